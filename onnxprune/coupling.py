@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One pass over the graph: which channels of which weights live or die together, and which must stay.
+
+Weights own the labels, rules tie them, and the engine holds the laws: no axis left behind, sizes agree, the border is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.graph import Graph, Node, subgraphs
+from onnxprune.labels import Axis, Flow, Labels, Pin, Tie
+from onnxprune.ops import RULES
+from onnxprune.ops.site import Site, Unsupported, Use
+
+# Users that multiply or add a weight, or only pass it on: masking the weight then makes its channels zero. Anything else
+# (a division, a maximum) may see the true values of a removed channel, so nothing downstream may count on zeros.
+MASKABLE = frozenset(
+    "Add BatchNormalization Cast Conv ConvTranspose Einsum Gemm Identity InstanceNormalization MatMul Mul PRelu Reshape "
+    "Squeeze Sub Sum Transpose Unsqueeze".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """An axis of a weight, and the first of its labels (position p has label `start + p`)."""
+
+    weight: str
+    axis: int
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """What the analysis found.
+
+    Attributes:
+        graph: the graph it is about.
+        flows: what each tensor carries.
+        owners: every labelled axis of every weight, by rising `start`.
+        roots: the class of every label (n_labels,).
+        free: whether the class of a label may be cut (n_labels,).
+        uses: weights at work.
+        ties, pins: why labels are one, why they stay.
+    """
+
+    graph: Graph = field(repr=False)
+    flows: Mapping[str, Flow] = field(repr=False)
+    owners: tuple[Owner, ...] = field(repr=False)
+    roots: NDArray[np.int64] = field(repr=False)
+    free: NDArray[np.bool_] = field(repr=False)
+    uses: tuple[Use, ...] = field(repr=False)
+    ties: tuple[Tie, ...] = field(repr=False)
+    pins: tuple[tuple[NDArray[np.int64], Pin], ...] = field(repr=False)
+
+    @cached_property
+    def owner_of(self) -> NDArray[np.int64]:
+        """For each label the index into `owners` of the axis that owns it, -1 for none (n_labels,)."""
+        found = np.full(len(self.roots), -1)
+        for k, o in enumerate(self.owners):
+            found[o.start : o.start + o.size] = k
+        return found
+
+    @cached_property
+    def first_pin(self) -> Mapping[int, Pin]:
+        """Class -> the first pin that holds it."""
+        found: dict[int, Pin] = {}
+        for labels, pin in self.pins:
+            for root in np.unique(self.roots[labels]).tolist():
+                found.setdefault(root, pin)
+        return found
+
+    def spans(self) -> list[NDArray[np.int64]]:
+        """The classes on every labelled axis of every tensor, each different axis once: one of them must stay."""
+        found: dict[bytes, NDArray[np.int64]] = {}
+        for flow in self.flows.values():
+            for axis in flow.axes:
+                if axis is not None and self.free[axis].all():
+                    roots = np.unique(self.roots[axis])
+                    found.setdefault(roots.tobytes(), roots)
+        return list(found.values())
+
+
+def couple(graph: Graph, kept: Mapping[int, str] | None = None) -> Coupled:
+    """Label every channel and tie what belongs together.
+
+    Args:
+        graph: the model.
+        kept: index of a node -> why the channels around it must stay, where cutting was tried and failed.
+    """
+    return _Pass(graph, kept or {}).run()
+
+
+class _Pass:
+    """The state of one pass; `run` once."""
+
+    def __init__(self, graph: Graph, kept: Mapping[int, str]) -> None:
+        self.graph, self.kept = graph, kept
+        self.labels = Labels()
+        self.flows: dict[str, Flow] = {}
+        self.owners: list[Owner] = []
+        self.uses: list[Use] = []
+        self.stored = set(graph.weights)
+
+    def run(self) -> Coupled:
+        self._seed()
+        for node in self.graph.nodes:
+            if node.outputs[0] not in self.graph.weights:
+                self._visit(node)
+        self._hold_outputs()
+        count = self.labels.count
+        return Coupled(
+            self.graph,
+            self.flows,
+            tuple(self.owners),
+            self.labels.root(np.arange(count)),
+            self.labels.free(),
+            tuple(self.uses),
+            tuple(self.labels.ties),
+            tuple(self.labels.pins),
+        )
+
+    def _seed(self) -> None:
+        """Fresh labels for every axis of every float weight that the graph uses."""
+        for name, facts in self.graph.facts.items():
+            self.flows[name] = Flow.plain(len(facts.cases[0].shape or ()))
+        for weight in self.graph.weights.values():
+            users = self.graph.consumers.get(weight.name, ())
+            if not weight.is_float or not users:
+                continue
+            variance = any(node.op == "BatchNormalization" and k == 4 for node, k in users)
+            zero = not variance and all(node.op in MASKABLE for node, _ in users)
+            axes: list[Axis] = []
+            for axis, size in enumerate(weight.shape):
+                labels = self.labels.fresh(size) if size > 1 else None
+                if labels is not None:
+                    self.owners.append(Owner(weight.name, axis, int(labels[0]), size))
+                axes.append(labels)
+            self.flows[weight.name] = Flow(tuple(axes), tuple(zero and x is not None for x in axes))
+
+    def _visit(self, node: Node) -> None:
+        inputs = tuple(self.flows[name] if name else None for name in node.inputs)
+        for name in node.implicit:
+            self._hold(self.flows.get(name), Pin(str(node), "uses them inside its body"))
+        if node.index in self.kept:
+            for flow in inputs:
+                self._hold(flow, Pin(str(node), self.kept[node.index]))
+        stored = tuple(bool(name) and name in self.stored for name in node.inputs)
+        if node.inputs and all(s or not n for s, n in zip(stored, node.inputs, strict=True)) and not any(subgraphs(node.proto)):
+            self.stored.update(node.outputs)
+        if not any(x is not None for flow in inputs if flow for x in flow.axes):
+            return
+        self.labels.touched.clear()
+        try:
+            outputs = self._apply(Site(node, self.graph, inputs, stored, self.labels, self.uses))
+        except Unsupported as declined:
+            for flow in inputs:
+                self._hold(flow, Pin(str(node), str(declined)))
+            return
+        self._account(node, inputs, outputs)
+        for name, flow in zip(node.outputs, outputs, strict=False):
+            if name:
+                self.flows[name] = self._checked(node, name, flow)
+
+    def _apply(self, site: Site) -> list[Flow]:
+        node = site.node
+        rule = RULES.get(node.op)
+        if rule is None:
+            raise Unsupported("is an operator without a rule")
+        tensors = [*node.inputs, *node.outputs]
+        if any(c.shape is None for name in tensors if name for c in self.graph.facts[name].cases):
+            raise Unsupported("has inputs or outputs of unknown rank")
+        outputs = rule(site)
+        for name in node.outputs[len(outputs) :]:
+            if name and (name in self.graph.consumers or name in self.graph.outputs):
+                raise Unsupported(f"has a second output '{name}' in use")
+        return outputs
+
+    def _account(self, node: Node, inputs: Sequence[Flow | None], outputs: Sequence[Flow]) -> None:
+        """No axis left behind: what the rule neither tied, pinned nor passed on stays, because nobody knows what it does."""
+        passed = [*(x for flow in outputs for x in flow.axes if x is not None), *self.labels.touched]
+        ids = {id(x) for x in passed}
+        seen = None
+        for flow in inputs:
+            for axis in flow.axes if flow else ():
+                if axis is None or id(axis) in ids:
+                    continue
+                seen = np.concatenate([x.ravel() for x in passed] or [np.zeros(0, np.int64)]) if seen is None else seen
+                if not np.isin(axis, seen).any():
+                    self.labels.pin(axis, Pin(str(node), "does something with this axis that no rule describes"))
+
+    def _checked(self, node: Node, name: str, flow: Flow) -> Flow:
+        """Labels must match sizes that are static, known and larger than one."""
+        shape = self.graph.shape(name) or ()
+        pin = Pin(str(node), "puts them where the size is dynamic, unknown or different")
+        if len(shape) != len(flow.axes):
+            self._hold(flow, pin)
+            return Flow.plain(len(shape))
+        axes: list[Axis] = []
+        for size, labels in zip(shape, flow.axes, strict=True):
+            fits = labels is not None and size == len(labels) and size > 1
+            if labels is not None and not fits:
+                self.labels.pin(labels, Pin(str(node), "keeps a single one of them") if size == 1 else pin)
+            axes.append(labels if fits else None)
+        return Flow(tuple(axes), tuple(z and x is not None for z, x in zip(flow.zero, axes, strict=True)))
+
+    def _hold(self, flow: Flow | None, pin: Pin) -> None:
+        for axis in flow.axes if flow else ():
+            if axis is not None:
+                self.labels.pin(axis, pin)
+
+    def _hold_outputs(self) -> None:
+        for name in self.graph.outputs:
+            if name in self.flows:
+                self._hold(self.flows[name], Pin(f"output '{name}'", "promises its size to the user"))

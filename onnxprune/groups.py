@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Atoms (channels that live or die together) and groups of atoms that are comparable with each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.coupling import Coupled
+from onnxprune.labels import Pin
+from onnxprune.ops.signatures import PRODUCERS
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Atoms that own slices of the same weights and axes: they compete for one width.
+
+    Attributes:
+        name: the first weight that makes these channels.
+        roots: the class of each atom (n_atoms,), in the order of the channels.
+        members: (weight, axis) of every slice.
+        producers: indices into `Coupled.uses` of the convolutions and matrix products that make these channels.
+        channels: how many output channels of the first producer one atom stands for.
+    """
+
+    name: str
+    roots: NDArray[np.int64] = field(repr=False)
+    members: tuple[tuple[str, int], ...]
+    producers: tuple[int, ...]
+    channels: int
+
+    def __len__(self) -> int:
+        """Number of atoms."""
+        return len(self.roots)
+
+
+def find_groups(coupled: Coupled) -> tuple[Group, ...]:
+    """All groups of free atoms, in the order of the graph."""
+    label = np.flatnonzero(coupled.free & (coupled.owner_of >= 0))
+    pairs = np.unique(np.stack([coupled.roots[label], coupled.owner_of[label]], 1), axis=0)
+    roots, first = np.unique(pairs[:, 0], return_index=True)
+    bounds = np.append(first, len(pairs))
+    by_owners: dict[bytes, list[int]] = {}
+    for k in range(len(roots)):
+        by_owners.setdefault(pairs[bounds[k] : bounds[k + 1], 1].tobytes(), []).append(k)
+    uses_of = _producers_by_class(coupled)
+    found = [_group(coupled, roots[np.array(ks)], np.frombuffer(owners, np.int64), uses_of) for owners, ks in by_owners.items()]
+    order = {name: k for k, name in enumerate(coupled.graph.weights)}
+    return tuple(sorted(found, key=lambda g: (g.producers[0] if g.producers else len(coupled.uses), order[g.members[0][0]])))
+
+
+def _producers_by_class(coupled: Coupled) -> dict[int, list[int]]:
+    """Class -> uses that make its channels. A bias is no producer."""
+    found: dict[int, list[int]] = {}
+    for k, use in enumerate(coupled.uses):
+        node = coupled.graph.nodes[use.node]
+        if use.produces and node.op in PRODUCERS and not (use.operand == 2):
+            for root in np.unique(coupled.roots[use.labels]).tolist():
+                found.setdefault(root, []).append(k)
+    return found
+
+
+def _group(
+    coupled: Coupled, roots: NDArray[np.int64], owners: NDArray[np.int64], uses_of: dict[int, list[int]]
+) -> Group:
+    members = tuple((coupled.owners[k].weight, coupled.owners[k].axis) for k in owners.tolist())
+    producers = tuple(sorted({u for root in roots.tolist() for u in uses_of.get(root, ())}))
+    if producers:
+        use = coupled.uses[producers[0]]
+        name = coupled.owners[coupled.owner_of[use.labels[0]]].weight
+        channels = int(np.isin(coupled.roots[use.labels], roots).sum()) // len(roots)
+    else:
+        name, channels = members[0][0], 1
+    return Group(name, roots, members, producers, max(1, channels))
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Channels that cannot be cut, and why.
+
+    Attributes:
+        pin: who needs them.
+        channels: how many output channels of convolutions and matrix products it holds.
+        weights: the weights that make them.
+    """
+
+    pin: Pin
+    channels: int
+    weights: tuple[str, ...]
+
+
+def find_held(coupled: Coupled) -> tuple[Held, ...]:
+    """What holds channels back, largest first. Channels of one weight held by one pin are counted once."""
+    counts: dict[Pin, int] = {}
+    weights: dict[Pin, dict[str, None]] = {}
+    for use in coupled.uses:
+        if not use.produces or use.operand == 2 or coupled.graph.nodes[use.node].op not in PRODUCERS:
+            continue
+        held = np.unique(use.labels[~coupled.free[use.labels]])
+        for root, many in zip(*np.unique(coupled.roots[held], return_counts=True), strict=True):
+            pin = coupled.first_pin[int(root)]
+            counts[pin] = counts.get(pin, 0) + int(many)
+            owner = coupled.owner_of[held[0]]
+            weights.setdefault(pin, {})[coupled.owners[owner].weight if owner >= 0 else "?"] = None
+    rows = [Held(pin, n, tuple(weights[pin])) for pin, n in counts.items()]
+    return tuple(sorted(rows, key=lambda h: -h.channels))

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labels on axes: every position of every axis of every tensor has one; labels tied together live or die together.
+
+`Labels` is a union-find over integers that records why things are tied and pinned, so that a report can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Axis = NDArray[np.int64] | None
+"""One label per position of an axis, or None for an axis that never shrinks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What a tensor carries.
+
+    Attributes:
+        axes: the labels of each axis.
+        zero: for each axis, whether positions whose label is dropped hold zeros once the weights are masked.
+            Sums over an axis are exact only where this holds.
+    """
+
+    axes: tuple[Axis, ...]
+    zero: tuple[bool, ...]
+
+    @classmethod
+    def plain(cls, rank: int) -> Flow:
+        """A tensor of which no axis shrinks."""
+        return cls((None,) * rank, (False,) * rank)
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Why channels are kept for ever: the node that needs them and what it does with them."""
+
+    node: str
+    why: str
+
+    def __str__(self) -> str:
+        """A sentence for reports."""
+        return f"{self.node} {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """Two arrays of labels that a node made one, position by position."""
+
+    a: NDArray[np.int64]
+    b: NDArray[np.int64]
+    node: int
+
+
+def find(parent: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The representative of each label, with path compression."""
+    root = parent[labels]
+    while True:
+        above = parent[root]
+        if np.array_equal(above, root):
+            parent[labels] = root
+            return root
+        root = above
+
+
+def unite(parent: NDArray[np.int64], a: NDArray[np.int64], b: NDArray[np.int64]) -> None:
+    """Make `a[i]` and `b[i]` one class for every i; the smallest label represents a class."""
+    while True:
+        ra, rb = find(parent, a), find(parent, b)
+        apart = ra != rb
+        if not apart.any():
+            return
+        low, high = np.minimum(ra, rb)[apart], np.maximum(ra, rb)[apart]
+        np.minimum.at(parent, high, low)
+
+
+class Labels:
+    """All labels of one graph. The only mutable object of the analysis."""
+
+    def __init__(self) -> None:
+        self._parent = np.arange(1024)
+        self._pinned = np.zeros(1024, bool)
+        self.count = 0
+        self.ties: list[Tie] = []
+        self.pins: list[tuple[NDArray[np.int64], Pin]] = []
+        self.touched: list[NDArray[np.int64]] = []
+
+    def fresh(self, size: int) -> NDArray[np.int64]:
+        """`size` new labels, each a class of its own."""
+        start, self.count = self.count, self.count + size
+        if self.count > len(self._parent):
+            room = max(self.count, 2 * len(self._parent))
+            self._parent = np.concatenate([self._parent, np.arange(len(self._parent), room)])
+            self._pinned = np.concatenate([self._pinned, np.zeros(room - len(self._pinned), bool)])
+        return np.arange(start, self.count)
+
+    def tie(self, a: NDArray[np.int64], b: NDArray[np.int64], node: int) -> None:
+        """Unite `a` and `b` position by position (broadcast against each other), because of `node`."""
+        a, b = (x.ravel() for x in np.broadcast_arrays(a, b))
+        self.touched += [a, b]
+        if a is not b and not np.array_equal(a, b):
+            self.ties.append(Tie(a, b, node))
+            held = self._pinned[self.root(a)] | self._pinned[self.root(b)]
+            unite(self._parent, a, b)
+            self._pinned[self.root(a[held])] = True
+
+    def pin(self, labels: NDArray[np.int64], pin: Pin) -> None:
+        """Keep these labels, and all that are or will be tied to them."""
+        labels = labels.ravel()
+        self.touched.append(labels)
+        self.pins.append((labels, pin))
+        self._pinned[self.root(labels)] = True
+
+    def fixed(self, size: int, pin: Pin) -> NDArray[np.int64]:
+        """Fresh pinned labels, for the part of an axis that never shrinks."""
+        labels = self.fresh(size)
+        self.pin(labels, pin)
+        return labels
+
+    def root(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The representative of each label."""
+        return find(self._parent, labels)
+
+    def free(self) -> NDArray[np.bool_]:
+        """For every label (n_labels,), whether its class has no pin."""
+        return ~self._pinned[self.root(np.arange(self.count))]
+
+    def atoms_left(self, ties: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]], of: NDArray[np.int64]) -> int:
+        """How many free classes the labels `of` would form after `ties`, without making them."""
+        pairs = [tuple(x.ravel() for x in np.broadcast_arrays(a, b)) for a, b in ties]
+        flat = [self.root(x) for x in (of.ravel(), *(x for pair in pairs for x in pair))]
+        names, dense = np.unique(np.concatenate(flat), return_inverse=True)
+        parts = np.split(dense, np.cumsum([len(x) for x in flat])[:-1])
+        local = np.arange(len(names))
+        for a, b in zip(parts[1::2], parts[2::2], strict=True):
+            unite(local, a, b)
+        held = find(local, np.flatnonzero(self._pinned[names]))
+        return len(np.setdiff1d(find(local, parts[0]), held))
+

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every operator does with channels, in one table: operator -> rule. An operator without a rule pins its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from onnxprune.ops.axes import (
+    REDUCTIONS,
+    along,
+    arg_extreme,
+    cumsum,
+    observe,
+    reduction,
+    resize,
+    softmax,
+    top_k,
+)
+from onnxprune.ops.convolution import convolution
+from onnxprune.ops.elementwise import BROADCAST, UNARY, elementwise
+from onnxprune.ops.movement import MOVES, gather, movement
+from onnxprune.ops.signatures import SIGNATURES, by_signature
+from onnxprune.ops.site import Rule
+
+__all__ = ["RULES"]
+
+
+def _table(*parts: tuple[Iterable[str], Rule]) -> Mapping[str, Rule]:
+    """Join the parts; an operator that is named twice is a mistake."""
+    table: dict[str, Rule] = {}
+    for names, rule in parts:
+        for name in names:
+            if name in table:
+                raise ValueError(f"two rules for {name}")
+            table[name] = rule
+    return table
+
+
+BY_FUNCTION: Mapping[str, Rule] = {
+    "Conv": convolution,
+    "ConvTranspose": convolution,
+    "Gather": gather,
+    "Softmax": softmax,
+    "LogSoftmax": softmax,
+    "Hardmax": softmax,
+    "LayerNormalization": along(-1, "normalises over this axis", onwards=True),
+    "LpNormalization": along(-1, "normalises over this axis"),
+    "CumSum": cumsum,
+    "ArgMax": arg_extreme,
+    "ArgMin": arg_extreme,
+    "TopK": top_k,
+    "ReduceLogSum": reduction,
+    "ReduceLogSumExp": reduction,
+    "Resize": resize,
+    "Upsample": resize,
+    "Shape": observe,
+    "Size": observe,
+}
+
+RULES: Mapping[str, Rule] = _table(
+    *(((op,), by_signature(signature)) for op, signature in SIGNATURES.items() if op not in BY_FUNCTION),
+    (UNARY | BROADCAST, elementwise),
+    (MOVES - BY_FUNCTION.keys(), movement),
+    (REDUCTIONS, reduction),
+    *(((op,), rule) for op, rule in BY_FUNCTION.items()),
+)

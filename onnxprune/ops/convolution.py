@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolutions, plain and grouped."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.labels import Flow
+from onnxprune.ops.signatures import SIGNATURES, by_signature
+from onnxprune.ops.site import Site, Unsupported
+
+Pairs = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
+
+
+def convolution(site: Site) -> list[Flow]:
+    """Conv and ConvTranspose: a signature, unless there are groups."""
+    if site.node.attribute("group", 1) == 1:
+        return by_signature(SIGNATURES[site.node.op])(site)
+    return grouped(site)
+
+
+def grouped(site: Site) -> list[Flow]:
+    """Grouped convolution. Either whole groups are cut, inputs and outputs together, or the same members of every group.
+
+    The one that leaves more channels apart is taken. Depthwise convolution is the first with one member in each group.
+    """
+    x, w = site.flow(0), site.flow(1)
+    group = site.node.attribute("group", 1)
+    for flow in (x, w):
+        for labels in flow.axes[2:]:
+            site.pin(labels, "works across this axis")
+    outs, ins = (0, 1) if site.node.op == "Conv" else (1, 0)
+    channels = x.axes[1] if len(x.axes) > 1 else None
+    if site.shape(0)[1] is None:
+        raise Unsupported("has a dynamic number of input channels")
+    if channels is None:
+        channels = site.fixed(int(site.shape(0)[1] or 0), "reads channels that cannot be cut")
+    if w.axes[0] is None and site.shape(1)[0] != 1:
+        raise Unsupported("has a kernel that is computed from data")
+    whole, within, out = _options(site, channels, group, outs)
+    of = np.concatenate([channels, out])
+    choose_whole = site.labels.atoms_left(whole, of) >= site.labels.atoms_left(within, of)
+    for a, b in whole if choose_whole else within:
+        site.tie(a, b)
+    if choose_whole:
+        site.pin(w.axes[1], "has its groups cut whole")
+    elif ins == 1 and w.axes[1] is not None:
+        site.labels.touched.append(w.axes[1])
+    zero = bool(w.zero[outs])
+    if site.has(2):
+        bias = site.flow(2)
+        if bias.axes[0] is None:
+            site.pin(out, "adds a bias that cannot be cut")
+        else:
+            site.tie(out, bias.axes[0])
+            site.use(2, bias.axes[0], True)
+        zero = zero and bias.zero[0]
+    if not choose_whole and not (x.zero[1] or w.zero[ins]):
+        site.pin(channels, "sums over channels that do not become zero")
+    site.pin(x.axes[0], "works on each sample")
+    rows = w.axes[outs] if w.axes[outs] is not None and len(w.axes[outs]) == len(out) else None
+    site.use(1, rows, True)
+    return [Flow((None, out, *(None,) * (site.rank() - 2)), (False, zero, *(False,) * (site.rank() - 2)))]
+
+
+def _options(site: Site, channels: NDArray[np.int64], group: int, outs: int) -> tuple[Pairs, Pairs, NDArray[np.int64]]:
+    """Ties for cutting whole groups, ties for cutting members of every group, and the labels of the output's channels."""
+    w = site.flow(1)
+    x = channels.reshape(group, -1)
+    whole: Pairs = [(x[:, :1], x)]
+    within: Pairs = [(x[:1], x)]
+    if site.node.op == "Conv":
+        out = w.axes[0]
+        if out is None:
+            raise Unsupported("has a single output channel in several groups")
+        grid = out.reshape(group, -1)
+        whole.append((x[:, :1], grid))
+        within.append((grid[:1], grid))
+        if w.axes[1] is not None:
+            within.append((x[:1], w.axes[1][None]))
+        return whole, within, out
+    members = site.shape(1)[1] or 1
+    rows = w.axes[0]
+    if rows is None:
+        raise Unsupported("has a single input channel in several groups")
+    out = site.labels.fresh(group * members)
+    grid = out.reshape(group, members)
+    whole += [(x, rows.reshape(group, -1)), (x[:, :1], grid)]
+    within += [(x, rows.reshape(group, -1)), (grid[:1], grid)]
+    if w.axes[1] is not None:
+        within.append((w.axes[1][None], grid))
+    return whole, within, out

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operators that work on each element by itself, with numpy broadcasting.
+
+Whether a dropped channel stays zero is not written in a table: the operator is run by ONNX's reference evaluator with zeros
+where the operands hold zeros, and with several different numbers where they hold anything.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto
+
+from onnxprune.facts import evaluate
+from onnxprune.graph import FLOATS
+from onnxprune.labels import Axis, Flow
+from onnxprune.ops.site import Site
+
+UNARY = frozenset(
+    "Abs Acos Acosh Asin Asinh Atan Atanh Cast CastLike Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp Floor Gelu HardSigmoid "
+    "HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh "
+    "Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu BitwiseNot".split()
+)
+BROADCAST = frozenset(
+    "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul "
+    "Or PRelu Pow Sub Sum Where Xor".split()
+)
+ANYTHING = (-2.3, 0.7, 11.0)
+"""Stands for values that are not known; a rule of zeros must hold for each."""
+
+
+def elementwise(site: Site) -> list[Flow]:
+    """Axes aligned to the right: operands that have the axis at full size are tied, and the others broadcast."""
+    rank = site.rank()
+    axes: list[tuple[Axis, bool]] = [_axis(site, axis - rank) for axis in range(rank)]
+    flow = Flow(tuple(a for a, _ in axes), tuple(z for _, z in axes))
+    return [flow for _ in site.node.outputs]
+
+
+def _axis(site: Site, axis: int) -> tuple[Axis, bool]:
+    """What the output carries on its axis `axis` (negative, from the right)."""
+    bearing = []
+    for k, flow in enumerate(site.inputs):
+        if flow is not None and -axis <= len(flow.axes) and site.shape(k)[axis] != 1:
+            bearing.append((k, flow.axes[axis], flow.zero[axis]))
+    labels = [x for _, x, _ in bearing if x is not None]
+    if not labels:
+        return None, False
+    if len(labels) < len(bearing) or len({len(x) for x in labels}) > 1:
+        for x in labels:
+            site.pin(x, "meets them with channels that cannot be cut")
+        return None, False
+    for other in labels[1:]:
+        site.tie(labels[0], other)
+    result = _at_zero(site, {k for k, _, zero in bearing if zero})
+    if result == "undefined":
+        site.pin(labels[0], "is not defined where a channel is zero")
+    return labels[0], result == "zero"
+
+
+def _at_zero(site: Site, zero: set[int]) -> str:
+    """What the operator makes of channels that are zero in the operands `zero`: "zero", "something" or "undefined"."""
+    operands: list[Any] = []
+    for k, flow in enumerate(site.inputs):
+        if flow is None:
+            operands.append(None)
+        elif k in zero:
+            operands.append((0.0,))
+        else:
+            value = site.value(k)
+            operands.append((float(value.ravel()[0]),) if value is not None and value.size == 1 else ANYTHING)
+    floats = tuple(site.inputs[k] is not None and site.cases(k)[0].dtype in FLOATS for k in range(len(site.inputs)))
+    if site.out_cases()[0].dtype not in FLOATS:
+        return "something"
+    attributes = tuple(a.SerializeToString(deterministic=True) for a in site.node.proto.attribute)
+    return _probe(site.node.op, site.node.opset, attributes, tuple(operands), floats)
+
+
+@lru_cache(4096)
+def _probe(op: str, opset: int, attributes: tuple[bytes, ...], operands: tuple[Any, ...], floats: tuple[bool, ...]) -> str:
+    unknown = sum(x == ANYTHING for x in operands)
+    if not any(x == (0.0,) for x in operands) or unknown > 5:
+        return "something"
+    node = NodeProto(op_type=op, output=["y"])
+    node.input.extend(f"x{k}" for k in range(len(operands)))
+    for a in attributes:
+        node.attribute.add().ParseFromString(a)
+    results = []
+    for values in product(*(x if x is not None else (None,) for x in operands)):
+        inputs = [None if v is None else _array(op, k, v, floats[k]) for k, v in enumerate(values)]
+        found = evaluate(node, {"": opset}, inputs)
+        if found is None:
+            return "something"
+        results.append(np.asarray(found[0], np.float64).ravel()[0])
+    if all(r == 0 for r in results):
+        return "zero"
+    return "something" if np.isfinite(results).all() else "undefined"
+
+
+def _array(op: str, k: int, value: float, is_float: bool) -> NDArray[Any]:
+    if op == "Where" and k == 0:
+        return np.array(value > 0)
+    scalar = np.float32(value) if is_float else np.int64(value)
+    # bounds and switches are scalars by definition; everything else gets an axis
+    return np.array(scalar) if op in ("Clip", "Dropout") and k > 0 else np.array([scalar])

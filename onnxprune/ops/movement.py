@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operators that only move elements: the rule is the operator, run by ONNX's reference evaluator on labels.
+
+For each labelled axis the operator moves a grid that holds, at every element, the label of its position on that axis.
+Where the result varies along one axis, that axis carries the labels. Where it varies along several (channels split into
+groups x members), `carry` chooses the axis that leaves most channels apart and ties the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.facts import evaluate
+from onnxprune.labels import Flow
+from onnxprune.ops.site import Site, Unsupported
+
+MOVES = frozenset(
+    "Concat DepthToSpace Expand Flatten Gather Pad Reshape Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze".split()
+)
+# These treat all axes alike but the one they work along, so the others may shrink to one position in a grid.
+ALONG = {"Concat": 1, "Gather": 0, "Split": 0}
+FREELY = frozenset({"Transpose", "Squeeze", "Unsqueeze"})
+# DepthToSpace stores a block size, not sizes: only its channel axis can shrink.
+CHANNELS_ONLY = frozenset({"DepthToSpace", "SpaceToDepth"})
+
+Grid = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """Labels that an output axis receives from one input axis."""
+
+    axis: int
+    labels: NDArray[np.int64]
+    zero: bool
+
+
+def movement(site: Site) -> list[Flow]:
+    """Where the labels of every input axis go."""
+    data = range(len(site.inputs)) if site.node.op == "Concat" else range(1)
+    if any(flow is not None for k, flow in enumerate(site.inputs) if k not in data and flow and any(_labelled(flow))):
+        raise Unsupported("takes sizes or indices from channels")
+    if site.node.op == "Pad" and _mode(site) != "constant":
+        for axis, pads in enumerate(zip(*_pads(site), strict=True)):
+            if any(pads):
+                site.pin(site.flow(0).axes[axis], f"pads this axis by '{_mode(site)}'")
+    received: list[list[Carried]] = [[] for _ in site.node.outputs]
+    for axis in range(max(len(site.flow(k).axes) for k in data)):
+        if any(site.flow(k).axes[axis] is not None for k in data):
+            for output, carried in enumerate(_move_axis(site, axis, data)):
+                if carried is not None:
+                    received[output].append(carried)
+    return [_merge(site, site.rank(output), carried) for output, carried in enumerate(received)]
+
+
+def _labelled(flow: Flow) -> list[bool]:
+    return [x is not None for x in flow.axes]
+
+
+def _mode(site: Site) -> str:
+    return str(site.node.attribute("mode", b"constant").decode())
+
+
+def _pads(site: Site) -> tuple[list[int], list[int]]:
+    """Positions added before and after each axis."""
+    rank = len(site.flow(0).axes)
+    value = site.value(1) if site.node.opset >= 11 else np.array(site.node.attribute("pads", []))
+    if value is None or (site.has(3) and site.value(3) is None):
+        raise Unsupported("pads by sizes that are not known")
+    begins, ends = [0] * rank, [0] * rank
+    axes = site.value(3) if site.has(3) else None
+    where = [int(a) % rank for a in axes] if axes is not None else list(range(rank))
+    for k, axis in enumerate(where):
+        begins[axis], ends[axis] = int(value[k]), int(value[k + len(where)])
+    return begins, ends
+
+
+def _move_axis(site: Site, axis: int, data: range) -> list[Carried | None]:
+    """Move the labels of one input axis; the same in all cases, or pinned."""
+    flows = [site.flow(k) for k in data]
+    labels = [
+        site.fixed(_size(site, k, axis), "joins them with channels that cannot be cut") if x is None else x
+        for k, x in zip(data, (f.axes[axis] for f in flows), strict=True)
+    ]
+    zero = all(f.zero[axis] or f.axes[axis] is None for f in flows)
+    every = [_run(site, axis, data, labels, case) for case in range(len(site.cases(0)))]
+    found = [
+        _carried(site, [grids[k] for grids in every], zero) if name else None for k, name in enumerate(site.node.outputs)
+    ]
+    if site.node.op == "Pad" and _pad_value(site) != 0:
+        found = [None if c is None else Carried(c.axis, c.labels, False) for c in found]
+    site.labels.touched.extend(labels)
+    return found
+
+
+def _size(site: Site, k: int, axis: int) -> int:
+    size = site.shape(k)[axis]
+    if size is None:
+        raise Unsupported("joins channels with an axis of dynamic size")
+    return size
+
+
+def _pad_value(site: Site) -> float:
+    if site.node.opset < 11:
+        return float(site.node.attribute("value", 0.0))
+    if not site.has(2):
+        return 0.0
+    value = site.value(2)
+    return float("nan") if value is None else float(value.ravel()[0])
+
+
+def _run(site: Site, axis: int, data: range, labels: list[NDArray[np.int64]], case: int) -> list[Grid]:
+    """The grids of all outputs for one case; -1 marks positions that the operator made itself."""
+    node = site.node
+    if node.op == "Reshape":
+        return [_reshape(site, labels[0], axis, case)]
+    inputs: list[Any] = []
+    for k in range(len(site.inputs)):
+        if site.inputs[k] is None:
+            inputs.append(None)
+        elif k in data:
+            shape = list(site.cases(k)[case].shape or ())
+            inputs.append(_grid(labels[data.index(k)], axis, _shrunk(site, shape, axis)))
+        else:
+            inputs.append(_operand(site, k, case))
+    if node.op == "Pad":
+        return [_pad(site, inputs[0])]
+    grids = evaluate(node.proto, {node.proto.domain: node.opset}, inputs)
+    if grids is None:
+        raise Unsupported("could not be run on labels")
+    return grids
+
+
+def _operand(site: Site, k: int, case: int) -> NDArray[Any]:
+    fact = site.cases(k)[case]
+    if fact.value is not None:
+        return fact.value
+    if site.node.op == "Gather" and fact.shape is not None:
+        # indices from data: any position may be taken, so that axis must stay (pinned in `gather`); the others move alike
+        return np.zeros(fact.shape, np.int64)
+    raise Unsupported("moves by sizes or indices that are not known")
+
+
+def _shrunk(site: Site, shape: list[int], axis: int) -> list[int]:
+    """Sizes of a grid: axes that the operator treats alike shrink to one position."""
+    along = site.node.attribute("axis", ALONG.get(site.node.op, 0))
+    return [
+        n
+        if k == axis or not (site.node.op in FREELY or (site.node.op in ALONG and k != along % len(shape)))
+        else 1
+        for k, n in enumerate(shape)
+    ]
+
+
+def _grid(labels: NDArray[np.int64], axis: int, shape: list[int]) -> Grid:
+    column = labels.reshape([-1 if k == axis else 1 for k in range(len(shape))])
+    return np.broadcast_to(column, shape)
+
+
+def blocks(a: tuple[int, ...], b: tuple[int, ...]) -> list[tuple[range, range]]:
+    """The finest pairs of axis ranges between which a row-major reshape from `a` to `b` moves elements.
+
+    >>> blocks((2, 12, 5), (2, 3, 4, 5))
+    [(range(0, 1), range(0, 1)), (range(1, 2), range(1, 3)), (range(2, 3), range(3, 4))]
+    """
+    found: list[tuple[range, range]] = []
+    i = j = 0
+    while i < len(a) and j < len(b):
+        i0, j0, left, right = i, j, a[i], b[j]
+        i, j = i + 1, j + 1
+        while left != right:
+            if left < right:
+                left, i = left * a[i], i + 1
+            else:
+                right, j = right * b[j], j + 1
+        found.append((range(i0, i), range(j0, j)))
+    if found:  # what is left over has size 1
+        found[-1] = (range(found[-1][0].start, len(a)), range(found[-1][1].start, len(b)))
+    return found
+
+
+def _reshape(site: Site, labels: NDArray[np.int64], axis: int, case: int) -> Grid:
+    """Reshape on a grid from which the blocks that do not hold `axis` are left out."""
+    a, b = site.cases(0)[case].shape, site.out_cases()[case].shape
+    if not a or not b or np.prod(a) != np.prod(b) or min(a) <= 0:
+        raise Unsupported("reshapes by sizes that are not known")
+    small_a, small_b = [1] * len(a), [1] * len(b)
+    for own, other in blocks(a, b):
+        if axis in own:
+            small_a[own.start : own.stop] = a[own.start : own.stop]
+            small_b[other.start : other.stop] = b[other.start : other.stop]
+    return np.ascontiguousarray(_grid(labels, axis, small_a)).reshape(small_b)
+
+
+def _pad(site: Site, grid: Grid) -> Grid:
+    begins, ends = _pads(site)
+    for axis, (b, e) in enumerate(zip(begins, ends, strict=True)):
+        if b < 0 or e < 0:
+            grid = np.take(grid, range(max(0, -b), grid.shape[axis] - max(0, -e)), axis)
+    width = [(max(0, b), max(0, e)) for b, e in zip(begins, ends, strict=True)]
+    return np.pad(grid, width, constant_values=-1) if _mode(site) == "constant" else np.pad(grid, width, mode="edge")
+
+
+def _carried(site: Site, grids: list[Grid], zero: bool) -> Carried | None:
+    """The axis of the output that carries these labels, agreed by all cases."""
+    labels = np.unique(np.concatenate([g.ravel() for g in grids]))
+    labels = labels[labels >= 0]
+    if not len(labels):
+        return None
+    varying = [_varying(g) for g in grids]
+    spanned = sorted(set().union(*varying))
+    if not spanned:
+        site.pin(labels, "keeps a single one of them")
+        return None
+    fixed_size = [k for k in spanned if len({g.shape[k] for g in grids}) == 1]
+    options = [1] if site.node.op in CHANNELS_ONLY and 1 in fixed_size else [] if site.node.op in CHANNELS_ONLY else fixed_size
+    if not options:
+        site.pin(labels, "moves them onto an axis of dynamic size")
+        return None
+    rows = {k: [_rows(g, k) for g in grids] for k in options}
+    best = options[0] if len(options) == 1 else max(options, key=lambda k: (site.labels.atoms_left(_ties(rows[k]), labels), k))
+    return Carried(best, _tie_rows(site, rows[best]), zero)
+
+
+def _varying(grid: Grid) -> list[int]:
+    """Axes along which a grid is not constant."""
+    return [k for k, n in enumerate(grid.shape) if n > 1 and bool((np.take(grid, [0], k) != grid).any())]
+
+
+def _rows(grid: Grid, axis: int) -> Grid:
+    """(size of the axis, everything else), each distinct column once."""
+    rows = np.moveaxis(grid, axis, 0).reshape(grid.shape[axis], -1)
+    if rows.shape[1] > 1:
+        keep = np.ones(rows.shape[1], bool)
+        keep[1:] = (rows[:, 1:] != rows[:, :-1]).any(0)
+        rows = rows[:, keep]
+    return rows
+
+
+def _ties(rows: list[Grid]) -> list[tuple[Grid, Grid]]:
+    """Labels that must be one for each position of the axis to carry a single label."""
+    pairs = []
+    first = rows[0].max(1)
+    for r in rows:
+        known = (r >= 0) & (first >= 0)[:, None]
+        pairs.append((np.broadcast_to(first[:, None], r.shape)[known], r[known]))
+    return pairs
+
+
+def _tie_rows(site: Site, rows: list[Grid]) -> NDArray[np.int64]:
+    """Tie them; positions that no label reached (padding) get fresh labels that no weight owns."""
+    labels = rows[0].max(1).copy()
+    for a, b in _ties(rows):
+        site.tie(a, b)
+    empty = labels < 0
+    labels[empty] = site.labels.fresh(int(empty.sum()))
+    return labels
+
+
+def _merge(site: Site, rank: int, received: list[Carried]) -> Flow:
+    """One flow from what each input axis brought; where two meet on one axis, the one with more channels stays free."""
+    axes: list[Carried | None] = [None] * rank
+    for c in received:
+        rival = axes[c.axis]
+        if rival is not None:
+            few, many = sorted((rival, c), key=lambda x: site.labels.atoms_left([], x.labels))
+            site.pin(few.labels, "folds them into an axis with other channels")
+            c = many
+        axes[c.axis] = c
+    return Flow(tuple(c and c.labels for c in axes), tuple(bool(c and c.zero) for c in axes))
+
+
+def gather(site: Site) -> list[Flow]:
+    """Gather: indices that are computed from data hold the axis that they point into."""
+    flow = site.flow(0)
+    axis = site.node.attribute("axis", 0) % max(1, len(flow.axes))
+    if any(c.value is None for c in site.cases(1)):
+        site.pin(flow.axes[axis], "picks them by indices that are computed from data")
+        axes = tuple(None if k == axis else x for k, x in enumerate(flow.axes))
+        site = Site(site.node, site.graph, (Flow(axes, flow.zero), *site.inputs[1:]), site.stored, site.labels, site.uses)
+    return movement(site)

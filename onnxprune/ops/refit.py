@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operators that store sizes: what changes in the node, or in the constants it reads, when channels go.
+
+Everything else needs no refit: its shapes follow from its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto
+
+from onnxprune.coupling import Coupled
+from onnxprune.graph import Fact, Graph, Node
+from onnxprune.ops.site import Unsupported
+
+Mask = NDArray[np.bool_]
+FAR = np.iinfo(np.int64).max
+
+
+class Cutting(Protocol):
+    """What a refit may ask of the rewrite."""
+
+    coupled: Coupled
+    graph: Graph
+    facts: list[dict[str, Fact]]
+    weights: dict[str, TensorProto]
+    taken: set[str]
+
+    def masks(self, name: str) -> list[Mask | None]:
+        """For each axis of a tensor which positions stay."""
+        ...
+
+    def expected(self, name: str, case: int) -> tuple[int, ...] | None:
+        """The shape that a tensor must have once cut."""
+        ...
+
+
+class Patch:
+    """One node under change.
+
+    Attributes:
+        node: the node as it was.
+        proto: the node as it will be.
+        before, after: nodes to add around it.
+        settled: operands that a refit has dealt with.
+    """
+
+    def __init__(self, node: Node, proto: NodeProto, cutting: Cutting) -> None:
+        self.node, self.proto, self.cutting = node, proto, cutting
+        self.before: list[NodeProto] = []
+        self.after: list[NodeProto] = []
+        self.settled: set[int] = set()
+
+    def mask(self, operand: int, axis: int) -> Mask | None:
+        """Which positions of an input axis stay; None if the axis never shrinks."""
+        return self.cutting.masks(self.node.inputs[operand])[axis]
+
+    def out_mask(self, axis: int, output: int = 0) -> Mask | None:
+        """Which positions of an output axis stay."""
+        return self.cutting.masks(self.node.outputs[output])[axis]
+
+    def old(self, operand: int) -> list[NDArray[Any] | None]:
+        """The value of an operand in the original graph, for each case."""
+        return [c.value for c in self.cutting.graph.facts[self.node.inputs[operand]].cases]
+
+    def new(self, operand: int) -> list[NDArray[Any] | None]:
+        """The value of an operand in the graph as it is cut so far, for each case."""
+        return [case[self.node.inputs[operand]].value for case in self.cutting.facts]
+
+    def has(self, operand: int) -> bool:
+        """Whether the operand is given."""
+        return operand < len(self.node.inputs) and bool(self.node.inputs[operand])
+
+    def cases(self) -> range:
+        """Indices of the cases."""
+        return range(len(self.cutting.facts))
+
+    def out_shapes(self, output: int = 0) -> list[tuple[int, ...]]:
+        """The shape that an output must have, for each case."""
+        shapes = [self.cutting.expected(self.node.outputs[output], case) for case in self.cases()]
+        return [s if s is not None else () for s in shapes]
+
+    def set_operand(self, k: int, values: Sequence[NDArray[Any]]) -> None:
+        """Make operand `k` read `values` (one for each case).
+
+        What already reads so is left alone. A value that is the same in all cases becomes a constant of its own; otherwise
+        the elements that do not depend on dynamic sizes are replaced and the others go on being computed.
+        """
+        self.settled.add(k)
+        now = self.new(k) if self.has(k) else [None for _ in values]
+        if all(a is not None and np.array_equal(a, b) for a, b in zip(now, values, strict=True)):
+            return
+        first = values[0]
+        if all(np.array_equal(first, v) for v in values[1:]):
+            self._put(k, self.constant(f"{self._stem(k)}", first))
+            return
+        stable = np.all([np.equal(first, v) for v in values], axis=0) if len({v.shape for v in values}) == 1 else None
+        if stable is None or any(a is None or a.shape != first.shape for a in now):
+            raise Unsupported("computes a size in a way that cannot be followed")
+        mixed = [np.where(stable, first, a) for a in now]
+        if not all(np.array_equal(a, b) for a, b in zip(mixed, values, strict=True)):
+            raise Unsupported("computes a size from dynamic sizes and channel counts together")
+        patched = self.name(f"{self._stem(k)}_patched")
+        mask, constant = self.constant(f"{self._stem(k)}_mask", stable), self.constant(self._stem(k), first)
+        self.before.append(onnx.helper.make_node("Where", [mask, constant, self.node.inputs[k]], [patched], name=patched))
+        self._put(k, patched)
+
+    def _stem(self, k: int) -> str:
+        return self.node.inputs[k] if self.has(k) else f"{self.node.outputs[0]}_operand{k}"
+
+    def _put(self, k: int, name: str) -> None:
+        self.proto.input.extend([""] * (k + 1 - len(self.proto.input)))
+        self.proto.input[k] = name
+
+    def name(self, stem: str) -> str:
+        """A tensor name that is not taken."""
+        name, n = f"{stem}_pruned", 1
+        while name in self.cutting.taken:
+            name, n = f"{stem}_pruned{n}", n + 1
+        self.cutting.taken.add(name)
+        return name
+
+    def constant(self, stem: str, value: NDArray[Any]) -> str:
+        """A new initializer; other readers of an old one keep theirs."""
+        name = self.name(stem)
+        self.cutting.weights[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(value), name)
+        for case in self.cutting.facts:
+            case[name] = Fact(self.cutting.weights[name].data_type, value.shape, value)
+        return name
+
+    def set_attribute(self, name: str, value: Any) -> None:
+        """Replace or add an attribute."""
+        for k, a in enumerate(self.proto.attribute):
+            if a.name == name:
+                del self.proto.attribute[k]
+                break
+        if value is not None:
+            self.proto.attribute.append(onnx.helper.make_attribute(name, value))
+
+    def gather_after(self, axis: int, positions: NDArray[np.int64]) -> None:
+        """Pick positions from the output by a Gather."""
+        inner = self.name(self.node.outputs[0])
+        self.proto.output[0] = inner
+        indices = self.constant(f"{inner}_indices", positions)
+        self.after.append(onnx.helper.make_node("Gather", [inner, indices], [self.node.outputs[0]], axis=axis, name=inner))
+
+
+def group(patch: Patch) -> None:
+    """Conv, ConvTranspose: as many groups as the inputs that are left make with the weight that is left."""
+    if patch.node.attribute("group", 1) == 1:
+        return
+    ins = patch.cutting.facts[0][patch.node.inputs[0]].shape
+    weight = patch.cutting.facts[0][patch.node.inputs[1]].shape
+    if ins is None or weight is None:
+        raise Unsupported("has inputs of unknown shape")
+    old = patch.cutting.graph.facts[patch.node.inputs[1]].cases[0].shape or ()
+    if patch.node.op == "Conv":
+        new = ins[1] // weight[1]
+    else:  # the weight of ConvTranspose counts inputs: they shrink with whole groups, or within each
+        whole = weight[1] == old[1] and ins[1] % (old[0] // patch.node.attribute("group")) == 0
+        new = ins[1] // (old[0] // patch.node.attribute("group")) if whole and _whole_groups(patch) else patch.node.attribute("group")
+    patch.set_attribute("group", int(new))
+
+
+def _whole_groups(patch: Patch) -> bool:
+    mask = patch.mask(1, 0)
+    if mask is None:
+        return False
+    rows = mask.reshape(patch.node.attribute("group"), -1)
+    return bool((rows.all(1) | ~rows.any(1)).all())
+
+
+def reshape(patch: Patch) -> None:
+    """Reshape: sizes in the operand follow; 0 and -1 stay where they still mean the right size."""
+    old, shapes = patch.old(1), patch.out_shapes()
+    if any(v is None for v in old):
+        raise Unsupported("reshapes to sizes that are not known")
+    if _resolves(patch, patch.new(1), shapes):
+        patch.settled.add(1)
+        return
+    keep = [np.array([v if v in (0, -1) else n for v, n in zip(o, s, strict=True)], np.int64) for o, s in zip(old, shapes, strict=True)]  # type: ignore[arg-type]
+    plain = [np.array(s, np.int64) for s in shapes]
+    for wanted in (keep, plain):
+        if _resolves(patch, wanted, shapes):
+            try:
+                patch.set_operand(1, wanted)
+                return
+            except Unsupported:
+                continue
+    # one dynamic size may be left to -1
+    first = plain[0]
+    moving = np.any([first != p for p in plain], axis=0) if len({p.shape for p in plain}) == 1 else np.ones(2, bool)
+    if moving.sum() == 1:
+        patch.set_operand(1, [np.where(moving, -1, p) for p in plain])
+        return
+    raise Unsupported("reshapes to sizes that cannot be followed")
+
+
+def _resolves(patch: Patch, operands: Sequence[NDArray[Any] | None], shapes: list[tuple[int, ...]]) -> bool:
+    """Whether these operands make these shapes."""
+    for case, (operand, shape) in enumerate(zip(operands, shapes, strict=True)):
+        data = patch.cutting.facts[case][patch.node.inputs[0]].shape
+        if operand is None or data is None or len(operand) != len(shape):
+            return False
+        zero_copies = not patch.node.attribute("allowzero", 0)
+        dims = [data[k] if v == 0 and zero_copies and k < len(data) else int(v) for k, v in enumerate(operand)]
+        if dims.count(-1) > 1:
+            return False
+        if -1 in dims:
+            rest = int(np.prod([d for d in dims if d != -1]))
+            total = int(np.prod(data))
+            if not rest or total % rest:
+                return False
+            dims[dims.index(-1)] = total // rest
+        if tuple(dims) != shape:
+            return False
+    return True
+
+
+def expand(patch: Patch) -> None:
+    """Expand: sizes in the operand follow those of the output; ones stay ones."""
+    wanted = []
+    for old, shape in zip(patch.old(1), patch.out_shapes(), strict=True):
+        if old is None:
+            raise Unsupported("expands to sizes that are not known")
+        tail = shape[len(shape) - len(old) :]
+        wanted.append(np.array([1 if v == 1 else n for v, n in zip(old, tail, strict=True)], np.int64))
+    patch.set_operand(1, wanted)
+
+
+def resize(patch: Patch) -> None:
+    """Resize by sizes: channels are among the sizes."""
+    if patch.node.opset < 11 or not patch.has(3):
+        return
+    shapes, axes = patch.out_shapes(), patch.node.attribute("axes")
+    patch.set_operand(3, [np.array([s[a] for a in axes] if axes else s, np.int64) for s in shapes])
+
+
+def split(patch: Patch) -> None:
+    """Split: each part keeps its own share."""
+    axis = patch.node.attribute("axis", 0)
+    sizes = []
+    for case in patch.cases():
+        shapes = [patch.cutting.expected(name, case) for name in patch.node.outputs if name]
+        sizes.append([s[axis] for s in shapes if s is not None])
+    if len(sizes[0]) != len(patch.node.outputs):
+        raise Unsupported("leaves out an output")
+    explicit = patch.has(1) or patch.node.attribute("split") is not None
+    if not explicit and all(len(set(s)) == 1 for s in sizes):
+        return
+    if patch.node.opset < 13:
+        patch.set_attribute("split", sizes[0])
+    else:
+        patch.set_attribute("num_outputs", None)
+        patch.set_operand(1, [np.array(s, np.int64) for s in sizes])
+
+
+def slices(patch: Patch) -> None:
+    """Slice: bounds move to where the kept positions are; what no bounds can say is picked by a Gather."""
+    new_style = patch.node.opset >= 10
+    starts, ends, axes, steps = _bounds(patch, new_style)
+    changed = False
+    for j in range(len(axes[0])):
+        axis = int(axes[0][j])
+        kept = patch.mask(0, axis)
+        if kept is None or kept.all():
+            continue
+        picked = np.arange(len(kept))[slice(*(_bound(b[0][j]) for b in (starts, ends, steps)))]
+        place = np.cumsum(kept) - 1
+        positions = place[picked[kept[picked]]]
+        start, end, step = _progression(positions)
+        if step == 0:
+            start, end, step = 0, FAR, 1
+            patch.gather_after(axis, positions)
+        for case in patch.cases():
+            starts[case][j], ends[case][j], steps[case][j] = start, end, step
+        changed = True
+    if not changed:
+        return
+    if not new_style:
+        patch.set_attribute("starts", starts[0].tolist())
+        patch.set_attribute("ends", ends[0].tolist())
+        return
+    kind = patch.old(1)[0].dtype  # type: ignore[union-attr]
+    far = np.iinfo(kind)
+    for k, values in ((1, starts), (2, ends)):
+        patch.set_operand(k, [v.clip(far.min, far.max).astype(kind) for v in values])
+    if patch.has(4) or any((v != 1).any() for v in steps):
+        if not patch.has(3):
+            patch.set_operand(3, [v.astype(kind) for v in axes])
+        patch.set_operand(4, [v.astype(kind) for v in steps])
+
+
+def _bound(value: Any) -> int:
+    return int(value)
+
+
+def _bounds(patch: Patch, new_style: bool) -> tuple[list[NDArray[np.int64]], ...]:
+    """Starts, ends, axes (not negative) and steps, for each case, as arrays that may be written to."""
+    rank = len(patch.cutting.masks(patch.node.inputs[0]))
+    found = []
+    for k, name in ((1, "starts"), (2, "ends"), (3, "axes"), (4, "steps")):
+        if new_style and patch.has(k):
+            values = patch.old(k)
+        else:
+            given = None if new_style else patch.node.attribute(name)
+            values = [None if given is None else np.array(given) for _ in patch.cases()]
+        if any(v is None for v in values):
+            if k < 3 or (new_style and patch.has(k)):
+                raise Unsupported("cuts at bounds that are not known")
+            count = len(found[0][0])
+            values = [np.arange(count) if k == 3 else np.ones(count, int) for _ in patch.cases()]
+        found.append([np.array(v, np.int64) % rank if k == 3 else np.array(v, np.int64) for v in values])
+    return tuple(found)
+
+
+def _progression(positions: NDArray[np.int64]) -> tuple[int, int, int]:
+    """Start, end and step of a Slice that picks these positions in this order; step 0 if there is none."""
+    first, last = int(positions[0]), int(positions[-1])
+    if len(positions) == 1:
+        return first, first + 1, 1
+    steps = np.diff(positions)
+    step = int(steps[0])
+    if (steps != step).any():
+        return 0, 0, 0
+    if step > 0:
+        return first, last + 1, step
+    return first, last - 1 if last else -FAR, step
+
+
+def gather(patch: Patch) -> None:
+    """Gather: indices count kept positions only, and those of removed positions go."""
+    rank = len(patch.cutting.masks(patch.node.inputs[0]))
+    axis = patch.node.attribute("axis", 0) % rank
+    kept = patch.mask(0, axis)
+    if kept is None or kept.all():
+        return
+    place = np.cumsum(kept) - 1
+    wanted = []
+    for indices in patch.old(1):
+        if indices is None:
+            raise Unsupported("picks by indices that are not known")
+        masks = [patch.out_mask(axis + k) for k in range(indices.ndim)]
+        for k, mask in enumerate(masks):
+            if mask is not None:
+                indices = np.compress(mask, indices, k)
+        indices = np.where(indices < 0, indices + len(kept), indices)
+        if not kept[indices].all():
+            raise Unsupported("picks a position that would go")
+        wanted.append(np.asarray(place[indices], patch.old(1)[0].dtype))  # type: ignore[union-attr]
+    patch.set_operand(1, wanted)
+
+
+def pad(patch: Patch) -> None:
+    """Pad: the positions it adds follow the axis, so fewer may be needed."""
+    shape = patch.cutting.graph.facts[patch.node.inputs[0]].cases[0].shape or ()
+    new_style = patch.node.opset >= 11
+    old = patch.old(1)[0] if new_style else np.array(patch.node.attribute("pads"))
+    if old is None:
+        raise Unsupported("pads by sizes that are not known")
+    pads = np.array(old)
+    axes = patch.old(3)[0] if new_style and patch.has(3) else np.arange(len(shape))
+    if axes is None:
+        raise Unsupported("pads axes that are not known")
+    changed = False
+    for k, axis in enumerate(a % len(shape) for a in axes.tolist()):
+        kept, begin, end = patch.out_mask(axis), int(pads[k]), int(pads[k + len(axes)])
+        if kept is None or kept.all() or (begin == 0 and end == 0):
+            continue
+        if begin < 0 or end < 0:
+            raise Unsupported("crops an axis that shrinks")
+        pads[k], pads[k + len(axes)] = kept[:begin].sum(), kept[len(kept) - end :].sum() if end else 0
+        changed = True
+    if not changed:
+        return
+    if new_style:
+        patch.set_operand(1, [pads for _ in patch.cases()])
+    else:
+        patch.set_attribute("pads", pads.tolist())
+
+
+REFITS: Mapping[str, Callable[[Patch], None]] = {
+    "Conv": group,
+    "ConvTranspose": group,
+    "Reshape": reshape,
+    "Expand": expand,
+    "Resize": resize,
+    "Split": split,
+    "Slice": slices,
+    "Gather": gather,
+    "Pad": pad,
+}

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules as data: operators whose channels can be told in one line of Einstein notation.
+
+Reading a signature
+    Letters name axes; the same letter is the same channels. A letter that is absent on the right is summed over, which is
+    exact only if one factor holds zeros there. `_` is an axis that never shrinks. `s*` stands for any number of axes;
+    `b*` broadcasts like a batch. An operand of lower rank is aligned to the right.
+    Operands are factors of a product, unless marked: `+` is added to the product, `~` takes part without making zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from onnxprune.labels import Axis, Flow
+from onnxprune.ops.site import Rule, Site, Unsupported
+
+PRODUCERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators whose weights make channels: their rows are what criteria score."""
+
+
+def gemm(site: Site) -> str:
+    """Gemm (A', B', C), where a prime transposes if transA or transB says so."""
+    a = "c n" if site.node.attribute("transA", 0) else "n c"
+    b = "o c" if site.node.attribute("transB", 0) else "c o"
+    return f"{a}, {b}, + n o -> n o"
+
+
+def matmul(site: Site) -> str:
+    """numpy.matmul: a vector on either side loses its axis."""
+    vector_a, vector_b = (len(site.shape(k)) == 1 for k in (0, 1))
+    a, b = "k" if vector_a else "b* i k", "k" if vector_b else "b* k j"
+    return f"{a}, {b} -> b*{'' if vector_a else ' i'}{'' if vector_b else ' j'}"
+
+
+def einsum(site: Site) -> str:
+    """Einsum's own equation, written with spaces."""
+    equation = site.node.attribute("equation", b"").decode().replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    if not arrow or "." in equation or any(len(set(t)) < len(t) for t in terms):
+        raise Unsupported("has an equation with an ellipsis, a diagonal or no arrow")
+    return f"{', '.join(' '.join(t) for t in terms)} -> {' '.join(right)}"
+
+
+def batch_norm(site: Site) -> str:
+    """BatchNormalization at inference: scale * (x - mean) / sqrt(variance + epsilon) + shift."""
+    if site.node.attribute("training_mode", 0) or len([o for o in site.node.outputs if o]) > 1:
+        raise Unsupported("computes batch statistics (training mode)")
+    return "~n c s*, c, + c, ~c, ~c -> n c s*"
+
+
+POOL = "n c _* -> n c _*"
+
+SIGNATURES: Mapping[str, str | Callable[[Site], str]] = {
+    "Conv": "n c _*, o c _*, + o -> n o _*",
+    "ConvTranspose": "n c _*, c o _*, + o -> n o _*",
+    "Gemm": gemm,
+    "MatMul": matmul,
+    "Einsum": einsum,
+    "BatchNormalization": batch_norm,
+    "InstanceNormalization": "~n c _*, c, + c -> n c _*",
+    "AveragePool": POOL,
+    "MaxPool": POOL,
+    "LpPool": POOL,
+    "GlobalAveragePool": POOL,
+    "GlobalMaxPool": POOL,
+    "GlobalLpPool": POOL,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One operand of a signature: its mark ("", "+" or "~") and a letter for each axis."""
+
+    mark: str
+    letters: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Where a letter stands: operand, axis, and what flows there."""
+
+    operand: int
+    axis: int
+    mark: str
+    labels: Axis
+    zero: bool
+    size: int | None
+
+
+def parse(text: str, rank: int) -> Term:
+    """Give each of `rank` axes its letter: a starred letter fills the middle, a lower rank aligns to the right.
+
+    >>> parse("+ n o", 1)
+    Term(mark='+', letters=('o',))
+    >>> parse("b* i k", 4).letters
+    ('b-2', 'b-1', 'i', 'k')
+    """
+    mark = text.strip()[:1] if text.strip()[:1] in ("+", "~") else ""
+    words = text.replace("+", " ").replace("~", " ").split()
+    stars = [k for k, w in enumerate(words) if w.endswith("*")]
+    if stars:
+        many = rank - len(words) + 1
+        if many < 0:
+            raise Unsupported(f"has rank {rank} where its signature says '{text.strip()}'")
+        name = words[stars[0]][:-1]
+        filled = [name if name == "_" else f"{name}{k - many}" for k in range(many)]
+        words[stars[0] : stars[0] + 1] = filled
+    return Term(mark, tuple(words[max(0, len(words) - rank) :]))
+
+
+def by_signature(signature: str | Callable[[Site], str]) -> Rule:
+    """The rule that a signature states."""
+
+    def rule(site: Site) -> list[Flow]:
+        text = signature if isinstance(signature, str) else signature(site)
+        left, _, right = text.partition("->")
+        seats = _seats(site, left.split(","))
+        target = parse(right, site.rank())
+        added = {s.operand for found in seats.values() for s in found if s.mark == "+"}
+        settled = {letter: _settle(site, letter, found, letter in target.letters, added) for letter, found in seats.items()}
+        axes = tuple(settled.get(letter, (None, False)) for letter in target.letters)
+        return [Flow(tuple(a for a, _ in axes), tuple(z for _, z in axes))]
+
+    return rule
+
+
+def _seats(site: Site, texts: list[str]) -> dict[str, list[Seat]]:
+    seats: dict[str, list[Seat]] = {}
+    for k, flow in enumerate(site.inputs):
+        if flow is None:
+            continue
+        if k >= len(texts):
+            raise Unsupported(f"has {len(site.inputs)} inputs")
+        term = parse(texts[k], len(flow.axes))
+        for axis, letter in enumerate(term.letters):
+            seat = Seat(k, axis, term.mark, flow.axes[axis], flow.zero[axis], site.shape(k)[axis])
+            seats.setdefault(letter, []).append(seat)
+    return seats
+
+
+def _settle(site: Site, letter: str, seats: list[Seat], on_the_right: bool, added: set[int]) -> tuple[Axis, bool]:
+    """Tie all that a letter stands for; returns the labels that the output carries there, and whether dropping makes zeros."""
+    if letter == "_":
+        for seat in seats:
+            site.pin(seat.labels, "works across this axis")
+        return None, False
+    wide = [s for s in seats if s.size != 1]
+    labels = [s.labels for s in wide if s.labels is not None]
+    if not labels:
+        return None, False
+    if len(labels) < len(wide) or len({len(x) for x in labels}) > 1:
+        for x in labels:
+            site.pin(x, "meets them with channels that cannot be cut")
+        return None, False
+    _record(site, wide, on_the_right)
+    for other in labels[1:]:
+        site.tie(labels[0], other)
+    factor = any(s.zero for s in wide if not s.mark)
+    if on_the_right:
+        return labels[0], factor and added <= {s.operand for s in wide if s.mark == "+" and s.zero}
+    site.labels.touched.extend(labels)
+    if not factor:
+        site.pin(labels[0], "sums over channels that do not become zero")
+    return None, False
+
+
+def _record(site: Site, wide: list[Seat], produces: bool) -> None:
+    if site.node.op in PRODUCERS or site.node.op == "BatchNormalization":
+        for s in wide:
+            site.use(s.operand, s.labels, produces)
+

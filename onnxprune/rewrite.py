@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dropped labels -> a smaller model. One generic loop cuts weights; operators that store sizes are refitted (`ops/refit.py`).
+
+The original graph is read once more with the smaller weights, node by node: whatever shape then comes out must be the
+original one with the dropped positions taken away, or the node is refused (`CutError`) and its channels stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from onnxprune.coupling import Coupled
+from onnxprune.errors import CutError
+from onnxprune.facts import Interpreter, fact_of_weight, skeleton
+from onnxprune.graph import UNKNOWN, Fact, Node, Weight, constant_tensor
+from onnxprune.ops.refit import REFITS, Patch
+from onnxprune.ops.site import Unsupported
+
+Mask = NDArray[np.bool_]
+
+
+def cut(coupled: Coupled, dropped: NDArray[np.bool_]) -> ModelProto:
+    """The model without the dropped channels.
+
+    Args:
+        dropped: (n_labels,) True for labels to remove, the same for all labels of a class.
+
+    Raises:
+        CutError: a node could not be brought to its new sizes.
+    """
+    return _Cutter(coupled, dropped).run()
+
+
+def cut_tensor(tensor: TensorProto, masks: Sequence[Mask | None]) -> TensorProto:
+    """A tensor with only the positions that the masks keep; name, type and doc string stay."""
+    array = onnx.numpy_helper.to_array(tensor)
+    for axis, mask in enumerate(masks):
+        if mask is not None and not mask.all():
+            array = np.compress(mask, array, axis)
+    new = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=array.shape, doc_string=tensor.doc_string)
+    new.raw_data = np.ascontiguousarray(array).tobytes()
+    return new
+
+
+class _Cutter:
+    """Builds the pruned model; `run` once."""
+
+    def __init__(self, coupled: Coupled, dropped: NDArray[np.bool_]) -> None:
+        self.coupled, self.graph, self.dropped = coupled, coupled.graph, dropped
+        self.model = skeleton(self.graph.model)
+        self.interpret = Interpreter(self.graph.model)
+        self.n_cases = len(next(iter(self.graph.facts.values())).cases) if self.graph.facts else 1
+        self.facts: list[dict[str, Fact]] = [{} for _ in range(self.n_cases)]
+        self.nodes: list[NodeProto] = []
+        self.weights: dict[str, TensorProto] = {}
+        self.taken = set(self.graph.facts)
+
+    def run(self) -> ModelProto:
+        for weight in self.graph.weights.values():
+            self._cut_weight(weight)
+        for name in self.graph.facts:
+            if name not in self.graph.producers and name not in self.graph.weights:
+                for case, fact in zip(self.facts, self.graph.facts[name].cases, strict=True):
+                    case[name] = fact
+        for node in self.graph.nodes:
+            self._cut_node(node)
+        self._assemble()
+        return self.model
+
+    def masks(self, name: str) -> list[Mask | None]:
+        """For each axis of a tensor which positions stay; None for an axis without labels."""
+        return [None if x is None else ~self.dropped[x] for x in self.coupled.flows[name].axes]
+
+    def _cut_weight(self, weight: Weight) -> None:
+        masks = self.masks(weight.name)
+        if any(m is not None and not m.all() for m in masks):
+            self.weights[weight.name] = cut_tensor(weight.tensor, masks)
+            fact = fact_of_weight(Weight(weight.name, self.weights[weight.name]))
+            for case in self.facts:
+                case[weight.name] = fact
+            return
+        for case, old in zip(self.facts, self.graph.facts[weight.name].cases, strict=True):
+            case[weight.name] = old
+
+    def expected(self, name: str, case: int) -> tuple[int, ...] | None:
+        """The shape that a tensor must have once cut."""
+        shape = self.graph.facts[name].cases[case].shape
+        if shape is None:
+            return None
+        return tuple(n if m is None else int(m.sum()) for n, m in zip(shape, self.masks(name), strict=True))
+
+    def _cut_node(self, node: Node) -> None:
+        proto = NodeProto()
+        if constant_tensor(node.proto) is not None:
+            if node.outputs[0] not in self.weights:
+                proto.CopyFrom(node.proto)
+            else:
+                proto.op_type, proto.name, proto.doc_string = node.proto.op_type, node.proto.name, node.proto.doc_string
+                proto.domain = node.proto.domain
+                proto.output.extend(node.proto.output)
+                new = proto.attribute.add(name="value", type=onnx.AttributeProto.TENSOR)
+                new.t.CopyFrom(self.weights[node.outputs[0]])
+            self.nodes.append(proto)
+            return
+        proto.CopyFrom(node.proto)
+        if not self._touched(node):
+            self.nodes.append(proto)
+            for case, old in enumerate(self.facts):
+                old.update({name: self.graph.facts[name].cases[case] for name in node.outputs if name})
+            return
+        patch = Patch(node, proto, self)
+        try:
+            refit = REFITS.get(node.op)
+            if refit is not None:
+                refit(patch)
+            self._freeze(patch, node)
+        except Unsupported as declined:
+            raise CutError(f"{node} {declined}", node.index) from declined
+        for new_node in [*patch.before, proto, *patch.after]:
+            self.add(new_node, node.index)
+        self._compare(node)
+
+    def _touched(self, node: Node) -> bool:
+        """Whether anything that the node reads has changed."""
+        for case, old in enumerate(self.facts):
+            for name in (*node.inputs, *node.implicit):
+                if name and old.get(name, UNKNOWN) is not self.graph.facts[name].cases[case]:
+                    return True
+        return False
+
+    def _freeze(self, patch: Patch, node: Node) -> None:
+        """Numbers that the graph computes from sizes keep their old values, unless they only make other such numbers."""
+        arithmetic = all(c.value is not None for name in node.outputs if name for c in self.graph.facts[name].cases)
+        if arithmetic or node.op in ("Shape", "Size"):
+            return
+        for name in node.implicit:
+            for case, old in enumerate(self.facts):
+                if not _same_value(old.get(name, UNKNOWN), self.graph.facts[name].cases[case]):
+                    raise Unsupported("uses inside its body a size that would change")
+        for k, name in enumerate(node.inputs):
+            if name and k not in patch.settled and not any(x is not None for x in self.coupled.flows[name].axes):
+                before = [c.value for c in self.graph.facts[name].cases if c.value is not None]
+                if len(before) == len(self.facts):
+                    patch.set_operand(k, before)
+
+    def add(self, proto: NodeProto, index: int) -> None:
+        """Append a node and learn the facts of its outputs."""
+        self.nodes.append(proto)
+        self.taken.update(proto.output)
+        for case in self.facts:
+            try:
+                case.update(self.interpret(proto, case))
+            except Exception as e:  # InferenceError and its kin: the operator does not accept the new sizes
+                why = str(e).splitlines()[0][:200]
+                raise CutError(f"{self.graph.nodes[index]} does not accept the smaller sizes: {why}", index) from e
+
+    def _compare(self, node: Node) -> None:
+        """The shapes that come out are the expected ones; what inference cannot tell must not have been labelled."""
+        for case, facts in enumerate(self.facts):
+            for name in node.outputs:
+                if not name:
+                    continue
+                want, old = self.expected(name, case), self.graph.facts[name].cases[case]
+                got = facts.get(name, UNKNOWN)
+                if want is not None and -1 not in want and got.shape != want and not _open(got.shape):
+                    raise CutError(f"{node} would make {got.shape} where {want} is expected", node.index)
+                if got.shape != want or not got.dtype:
+                    got = Fact(old.dtype, want, got.value)
+                # the same fact object says that nothing has changed here
+                facts[name] = old if want == old.shape and _same_value(got, old) and not self._cuts(name) else got
+
+    def _cuts(self, name: str) -> bool:
+        return any(m is not None and not m.all() for m in self.masks(name))
+
+    def _assemble(self) -> None:
+        graph = self.model.graph
+        for name in self.graph.outputs:
+            for case, facts in enumerate(self.facts):
+                if name in self.graph.producers and not _same_value(facts[name], self.graph.facts[name].cases[case]):
+                    raise CutError(f"output '{name}' reports a size that would change", self.graph.producers[name].index)
+        nodes = self._without_dead(self.nodes)
+        graph.node.extend(nodes)
+        used = {name for n in nodes for name in n.input} | set(self.graph.outputs)
+        used |= {name for n in self.graph.nodes for name in n.implicit}
+        for t in self.graph.model.graph.initializer:
+            if t.name in used or t.name not in self.graph.consumers:
+                graph.initializer.add().CopyFrom(self.weights.get(t.name, t))
+        known = {t.name for t in graph.initializer}
+        graph.initializer.extend(t for name, t in self.weights.items() if name not in self.graph.weights and name in used)
+        gone = {t.name for t in self.graph.model.graph.initializer} - known
+        for value in [v for v in graph.input if v.name in gone]:
+            graph.input.remove(value)
+        self._update_shapes(graph)
+
+    def _without_dead(self, nodes: list[NodeProto]) -> list[NodeProto]:
+        """Leave out nodes that only served what a refit replaced; nodes that were idle in the original stay."""
+        idle = {n.outputs[0] for n in self.graph.nodes if not any(o in self.graph.consumers for o in n.outputs if o)}
+        used = set(self.graph.outputs) | {name for n in self.graph.nodes for name in n.implicit}
+        alive = []
+        for n in reversed(nodes):
+            if any(o in used for o in n.output) or (n.output and n.output[0] in idle):
+                used.update(n.input)
+                alive.append(n)
+        return alive[::-1]
+
+    def _update_shapes(self, graph: GraphProto) -> None:
+        """Value infos follow; those of tensors that are gone go."""
+        made = {o for n in graph.node for o in n.output} | {t.name for t in graph.initializer} | {v.name for v in graph.input}
+        for value in [v for v in graph.value_info if v.name not in made]:
+            graph.value_info.remove(value)
+        for value in [*graph.value_info, *graph.input]:
+            if value.name not in self.coupled.flows:
+                continue
+            dims = value.type.tensor_type.shape.dim
+            for dim, mask in zip(dims, self.masks(value.name), strict=False):
+                if mask is not None and not mask.all():
+                    dim.Clear()
+                    dim.dim_value = int(mask.sum())
+            fact = self.facts[0].get(value.name, UNKNOWN)
+            if fact.value is not None and fact.shape is not None and len(dims) == len(fact.shape):
+                for dim, size in zip(dims, fact.shape, strict=True):
+                    if dim.HasField("dim_value"):
+                        dim.dim_value = size
+
+
+def _open(shape: tuple[int, ...] | None) -> bool:
+    return shape is None or -1 in shape
+
+
+def _same_value(a: Fact, b: Fact) -> bool:
+    if a.value is None or b.value is None:
+        return a.value is None and b.value is None
+    return np.array_equal(a.value, b.value, equal_nan=a.value.dtype.kind == "f")
