@@ -25,6 +25,7 @@ MOST_INTEGERS, MOST_FLOATS = 65536, 16
 # Small sizes keep the analysis fast; they differ in every place so that a mix-up shows, and 16 divides the spatial ones.
 # (height or depth, width); the next pair is tried where a model contradicts the one before.
 FIRST = ((64, 64), (48, 48), (32, 32), (224, 224), (299, 299), (512, 512))
+CASES_OF_BENCHMARK = ((224, 224), (48, 320), *FIRST)
 SECOND = ((96, 96), (48, 96), (32, 96), (96, 48))
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 
@@ -318,22 +319,38 @@ def read_graph(model: ModelProto, fed: Mapping[str, Sequence[int]] | None = None
     """
     nodes, weights = read_nodes(model), read_weights(model)
     inputs = free_inputs(model)
-    open_sizes = any(-1 in (fact_of_type(v.type).shape or (-1,)) for v in inputs)
-
-    def read(pairs: Sequence[tuple[int, int]], batch: int, other: int, given: Mapping[str, Sequence[int]]) -> Reading:
-        best = None
-        for height, width in pairs:
-            sizes = {"batch": batch, "height": height, "width": width, "other": other}
-            reading = interpret(model, nodes, weights, sizes, given)
-            best = reading if best is None or reading.contradictions < best.contradictions else best
-            if not best.contradictions:
-                break
-        assert best is not None
-        return best
-
-    readings = [read(FIRST if open_sizes else FIRST[:1], 1, 16, fed or {})]
-    if open_sizes:
-        readings.append(read(SECOND, 2, 24, {}))
+    dynamic = any(-1 in (fact_of_type(v.type).shape or (-1,)) for v in inputs)
+    readings = [_best_reading(model, nodes, weights, FIRST if dynamic else FIRST[:1], {"batch": 1, "other": 16}, fed or {})]
+    if dynamic:
+        readings.append(_best_reading(model, nodes, weights, SECOND, {"batch": 2, "other": 24}, {}))
     cases = [r.facts for r in readings]
     facts = {name: Facts(tuple(c.get(name, UNKNOWN) for c in cases)) for name in cases[0]}
     return Graph(model, nodes, weights, facts, tuple(v.name for v in inputs), tuple(v.name for v in model.graph.output))
+
+
+def read_once(
+    model: ModelProto, pairs: Sequence[tuple[int, int]], fed: Mapping[str, Sequence[int]]
+) -> tuple[dict[str, Fact], tuple[str, ...]]:
+    """The facts of every tensor for the first of some (height, width) that the model does not contradict, and its inputs."""
+    nodes, weights = read_nodes(model), read_weights(model)
+    reading = _best_reading(model, nodes, weights, pairs, {"batch": 1, "other": 16}, fed)
+    return reading.facts, tuple(v.name for v in free_inputs(model))
+
+
+def _best_reading(
+    model: ModelProto,
+    nodes: Sequence[Node],
+    weights: Mapping[str, Weight],
+    pairs: Sequence[tuple[int, int]],
+    sizes: Mapping[str, int],
+    fed: Mapping[str, Sequence[int]],
+) -> Reading:
+    best: Reading | None = None
+    for height, width in pairs:
+        reading = interpret(model, nodes, weights, {**sizes, "height": height, "width": width}, fed)
+        if best is None or reading.contradictions < best.contradictions:
+            best = reading
+        if not best.contradictions:
+            break
+    assert best is not None
+    return best

@@ -89,33 +89,45 @@ def _remove_lowest(scores: Sequence[Vector], room: list[int], remove: int) -> li
     return np.bincount(owner[order], minlength=len(scores)).tolist()
 
 
-def widths_allowed(size: int, unit: int, lowest: int) -> list[int]:
+def widths_allowed(size: int, unit: int, lowest: int, relaxed: int = 0) -> list[int]:
     """The widths that suit a group of `size` atoms, ascending: multiples of `unit`, or of less where the group is narrow.
 
     Half a unit in a group narrower than two units, a quarter in one narrower than one: a preference for round widths must
-    never turn a cut into none.
+    never turn a cut into none. Each step of `relaxed` halves that again, in wide groups one step later than in narrow ones.
 
     >>> widths_allowed(64, 16, 7)
     [16, 32, 48, 64]
     >>> widths_allowed(24, 16, 3)
     [8, 16, 24]
-    >>> widths_allowed(10, 16, 1)
-    [4, 8, 10]
+    >>> widths_allowed(16, 16, 2, relaxed=1)
+    [4, 8, 12, 16]
     """
-    step = unit if size >= 2 * unit else unit // 2 if size >= unit else unit // 4
-    step = max(1, step)
+    wide = size >= 2 * unit
+    step = unit if wide else unit // 2 if size >= unit else unit // 4
+    step = max(1, step >> max(0, relaxed - wide))
     return [w for w in range(step, size, step) if w >= lowest] + [size]
 
 
 def aligned_widths(groups: Sequence[Group], scores: Sequence[Vector], free: list[int], budget: Budget) -> list[int]:
     """Widths that suit the runtime, with as nearly as possible the same total as the free ones.
 
-    Each group first takes the allowed width next to its free one; then, one step at a time, the group that loses least by
-    it (or gains most) gives or takes until the total cannot come nearer.
+    Where round widths cannot come within one percent of the asked total, they are relaxed step by step until they can.
     """
+    total, target = sum(len(g) for g in groups), sum(free)
+    widths = free
+    for relaxed in range(budget.align.bit_length() + 2):
+        widths = _rounded(groups, scores, free, budget, relaxed)
+        if abs(sum(widths) - target) <= 0.01 * total:
+            break
+    return widths
+
+
+def _rounded(groups: Sequence[Group], scores: Sequence[Vector], free: list[int], budget: Budget, relaxed: int) -> list[int]:
+    """Each group takes the allowed width next to its free one; then, one step at a time, the group that loses least by it
+    (or gains most) gives or takes until the total cannot come nearer."""
     lowest = [least(len(g), budget.floor) for g in groups]
     units = [max(1, budget.align // g.channels) for g in groups]
-    allowed = [widths_allowed(len(g), u, low) for g, u, low in zip(groups, units, lowest, strict=True)]
+    allowed = [widths_allowed(len(g), u, low, relaxed) for g, u, low in zip(groups, units, lowest, strict=True)]
     at = [int(np.argmin([abs(w - f) for w in widths])) for widths, f in zip(allowed, free, strict=True)]
     target = sum(free)
     ranked = [np.sort(s)[::-1] for s in scores]
@@ -129,10 +141,10 @@ def aligned_widths(groups: Sequence[Group], scores: Sequence[Vector], free: list
             change = widths[k + step] - widths[k]
             if abs(excess + change) < abs(excess):
                 low, high = sorted((widths[k], widths[k + step]))
-                # prefer what the scores say, and among equals the group that is farthest from its free width
-                worth = float(ranked[g][low:high].mean())
-                away = (widths[k] - free[g]) / len(groups[g])
-                moves.append((step * -worth + step * away if budget.scope == "global" else step * away, g))
+                away = step * (widths[k + step] - free[g]) / len(groups[g])
+                # globally the scores decide who gives; locally whoever then is least far from its free width
+                worth = -step * float(ranked[g][low:high].mean()) if budget.scope == "global" else 0.0
+                moves.append((away + worth, g))
         if not moves:
             return [widths[k] for widths, k in zip(allowed, at, strict=True)]
         at[min(moves)[1]] += step

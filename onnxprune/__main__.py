@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m onnxprune`."""
+
+from onnxprune.cli import main
+
+main()

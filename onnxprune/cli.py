@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: options in, report out. No numerics here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from typer.core import TyperGroup
+
+from onnxprune import api
+from onnxprune.errors import OptionError, PruneError, VerificationError
+from onnxprune.io import check_output, load
+from onnxprune.plan import Plan
+from onnxprune.report import PinRow
+from onnxprune.scoring import NAMES
+
+
+# typer carries a copy of click in newer releases and imports click in older ones; the base class is the same place in both
+USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
+
+
+class PruneIsDefault(TyperGroup):
+    """`onnxprune MODEL --ratio R` means `onnxprune prune MODEL --ratio R`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Take the first argument for a model where it names no command."""
+        if args and self.get_command(ctx, args[0]) is None:
+            args = ["prune", *args]
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Options before the model belong to `prune` too."""
+        if args and args[0].startswith("-") and args[0] not in ("--help", "--version", "--install-completion", "--show-completion"):
+            args = ["prune", *args]
+        return super().parse_args(ctx, args)
+
+
+class Format(str, Enum):
+    """How results are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+app = typer.Typer(
+    cls=PruneIsDefault,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Make a trained ONNX network smaller and faster: remove channels, prove the result equal, measure it.\n\n"
+    "The usual call is [bold]onnxprune MODEL.onnx --ratio 0.5[/]. It writes MODEL.pruned.onnx and its plan, "
+    "and reports what was asked, what was reached and what held it back.",
+    rich_markup_mode="rich",
+)
+
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The trained model. It is never changed.", show_default=False)]
+FormatOption = Annotated[Format, typer.Option("--format", help="table for people; json: the report and nothing else on stdout.")]
+ShapeOption = Annotated[
+    list[str], typer.Option("--input-shape", metavar="[NAME:]1x3x224x224", help="Sizes of an input that the file leaves open.")
+]
+OutOption = Annotated[Path | None, typer.Option("--output", "-o", help="Where the result goes. [default: MODEL.pruned.onnx]", show_default=False)]
+PlanOption = Annotated[Path | None, typer.Option("--plan", help="Where the plan goes. [default: beside the output]", show_default=False)]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+VerifyOption = Annotated[bool, typer.Option("--verify/--no-verify", help="Prove the result equal to the original with those channels zeroed.")]
+BenchOption = Annotated[bool, typer.Option("--bench/--no-bench", help="Time both models in onnxruntime.")]
+ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of onnxruntime in the benchmark.")]
+
+
+@app.command()
+def prune(
+    model: ModelArgument,
+    ratio: Annotated[float, typer.Option("--ratio", "-r", help="Fraction of prunable channels to REMOVE, 0 <= R < 1.", show_default=False)],
+    output: OutOption = None,
+    criterion: Annotated[str, typer.Option("--criterion", help=f"What makes a channel worth keeping: {', '.join(NAMES)}.")] = "ccprune",
+    scores: Annotated[Path | None, typer.Option("--scores", help="Scores made elsewhere: .npz, weight name -> one score a channel.")] = None,
+    scope: Annotated[str, typer.Option("--scope", help="global: rank all channels together. local: the same fraction of every group.")] = "global",
+    align: Annotated[str, typer.Option("--align", help="Widths in multiples of: auto (what this processor is fast at), a number, none.")] = "auto",
+    include: Annotated[list[str], typer.Option("--include", metavar="GLOB", help="Only cut weights with such names.")] = [],  # noqa: B006
+    exclude: Annotated[list[str], typer.Option("--exclude", metavar="GLOB", help="Never cut weights with such names.")] = [],  # noqa: B006
+    data: Annotated[Path | None, typer.Option("--data", help="Inputs and labels (.npz) to measure accuracy before and after.")] = None,
+    input_shape: ShapeOption = [],  # noqa: B006
+    recover: Annotated[str, typer.Option("--recover", help="What is done to keep accuracy after the cut; none changes no kept weight.")] = "none",
+    plan: PlanOption = None,
+    verify: VerifyOption = True,
+    bench: BenchOption = True,
+    threads: ThreadsOption = 1,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the criterion 'random'.")] = 0,
+    format: FormatOption = Format.TABLE,
+    force: ForceOption = False,
+) -> None:
+    """Remove channels from MODEL (the default command)."""
+    wish = api.Options(
+        ratio, criterion, scope, align, scores, include, exclude, data, {}, recover, verify, bench, threads, seed
+    )
+    loaded = load(model)
+    wish = replace(wish, input_shape=_shapes(input_shape, loaded))
+    out, plan_path = _places(model, output, plan, force)
+    with _progress() as progress:
+        result = api.prune_loaded(loaded, wish, progress)
+    _deliver(result, out, plan_path, format)
+
+
+@app.command("apply")
+def apply_command(
+    model: ModelArgument,
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN.json", help="A plan that onnxprune wrote.")],
+    output: OutOption = None,
+    input_shape: ShapeOption = [],  # noqa: B006
+    verify: VerifyOption = True,
+    bench: BenchOption = True,
+    threads: ThreadsOption = 1,
+    format: FormatOption = Format.TABLE,
+    force: ForceOption = False,
+) -> None:
+    """Cut MODEL by a plan made earlier (also a retrained copy with the same graph)."""
+    plan = Plan.load(plan_file)
+    loaded = load(model)
+    out = output or model.with_suffix(".pruned.onnx")
+    check_output(out, force, model, plan_file)
+    with _progress() as progress:
+        options: dict[str, Any] = {"verify": verify, "bench": bench, "threads": threads, "input_shape": _shapes(input_shape, loaded)}
+        result = api.apply_plan(model, plan, progress, **options)
+    _deliver(result, out, None, format)
+
+
+@app.command()
+def inspect(model: ModelArgument, input_shape: ShapeOption = [], format: FormatOption = Format.TABLE) -> None:  # noqa: B006
+    """Show groups of channels, their widths, what cannot be cut and why."""
+    loaded = load(model)
+    with _progress() as progress:
+        progress("analyse", 0)
+        analysis = api.analyze(loaded.model, _shapes(input_shape, loaded))
+    pins = [PinRow(h.channels, str(h.pin), h.weights) for h in analysis.held]
+    if format is Format.JSON:
+        from onnxprune.render.json import to_json
+
+        groups = [{"name": g.name, "channels": len(g), "members": [f"{w}[{a}]" for w, a in g.members]} for g in analysis.groups]
+        print(to_json({"model": str(model), "prunable": analysis.prunable, "groups": groups, "pins": [_plain(p) for p in pins]}))
+        return
+    from onnxprune.render.table import print_analysis
+
+    print_analysis(analysis, pins, _console())
+
+
+@app.command()
+def explain(
+    model: ModelArgument,
+    tensor: Annotated[str, typer.Argument(help="A weight, any other tensor, or a node.")],
+    input_shape: ShapeOption = [],  # noqa: B006
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Show what ties the channels of TENSOR to others, and the chain that leads to what pins them."""
+    from onnxprune.explain import explain as tell
+
+    loaded = load(model)
+    stories = tell(api.analyze(loaded.model, _shapes(input_shape, loaded)).coupled, tensor)
+    if format is Format.JSON:
+        from onnxprune.render.json import to_json
+
+        print(to_json({"tensor": tensor, "axes": [_plain(s) for s in stories]}))
+        return
+    console = _console()
+    for s in stories:
+        size = "dynamic" if s.size is None else s.size
+        console.print(f"[bold]{tensor}[/] axis {s.axis} (size {size}): {s.free} channels can be removed", highlight=False)
+        if s.partners:
+            console.print(f"  cut together with {', '.join(s.partners)}", highlight=False, markup=False)
+        for step in s.chain:
+            console.print(f"  {step.node} ties it to {step.reaches}", highlight=False, markup=False)
+        if s.reason:
+            console.print(f"  kept because {s.reason}", highlight=False, markup=False)
+
+
+@app.command()
+def verify(
+    original: Annotated[Path, typer.Argument(help="The model before pruning.")],
+    pruned: Annotated[Path, typer.Argument(help="The model after pruning.")],
+    plan: Annotated[Path, typer.Argument(metavar="PLAN.json", help="The plan between the two.")],
+    input_shape: ShapeOption = [],  # noqa: B006
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Prove that PRUNED is ORIGINAL with the channels of PLAN removed."""
+    loaded = load(original)
+    proof = api.verify_files(original, pruned, plan, _shapes(input_shape, loaded))
+    if format is Format.JSON:
+        from onnxprune.render.json import to_json
+
+        print(to_json(proof))
+        return
+    from onnxprune.render.table import proof_text
+
+    _console().print(f"proven: {proof_text(proof)}", markup=False)
+
+
+@app.command()
+def bench(
+    models: Annotated[list[Path], typer.Argument(metavar="A.onnx [B.onnx ...]", help="Models with the same inputs; the first is the yardstick.")],
+    input_shape: ShapeOption = [],  # noqa: B006
+    threads: ThreadsOption = 1,
+    seconds: Annotated[float, typer.Option("--seconds", help="About how long to measure.")] = 4.0,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Time models in turn (A B A B ...) in onnxruntime on the CPU."""
+    from onnxprune import benchmark
+
+    if seconds <= 0 or threads < 1:
+        raise OptionError(f"--seconds and --threads: got {seconds:g} and {threads}, expected more than 0 and at least 1")
+    loaded = [load(m) for m in models]
+    first = loaded[0]
+    inputs = benchmark.cost(first.model, _shapes(input_shape, first)).inputs
+    with _progress() as progress:
+        feeds = api.random_feeds(first.model, inputs)
+        result = benchmark.benchmark([m.model for m in loaded], feeds, threads, seconds, lambda done: progress("benchmark", done))
+    names = [m.name for m in loaded]
+    if format is Format.JSON:
+        from onnxprune.render.json import benchmark_values, to_json
+
+        print(to_json(benchmark_values(result, names)))
+        return
+    from onnxprune.render.table import print_benchmark
+
+    print_benchmark(result, names, _console())
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(value)
+
+
+def _places(model: Path, output: Path | None, plan: Path | None, force: bool) -> tuple[Path, Path]:
+    out = output or model.with_suffix(".pruned.onnx")
+    plan_path = plan or out.with_suffix(".plan.json")
+    if out == plan_path:
+        raise OptionError(f"{out}: is named for both the model and the plan; choose two names")
+    check_output(out, force, model)
+    check_output(plan_path, force, model)
+    return out, plan_path
+
+
+def _deliver(result: api.Result, out: Path, plan: Path | None, format: Format) -> None:
+    """Write the files, print the report, and exit with 1 where a stated limit was missed."""
+    result.save(out, plan)
+    report = replace(result.report, output=str(out))
+    if format is Format.JSON:
+        from onnxprune.render.json import to_json
+
+        print(to_json(report))
+    else:
+        from onnxprune.render.table import print_report
+
+        print_report(report, _console())
+    if report.missed:
+        raise typer.Exit(1)
+
+
+def _shapes(texts: Sequence[str], loaded: Any) -> dict[str, tuple[int, ...]]:
+    """`image:1x3x224x224` or, for a model with one input, `1x3x224x224`."""
+    from onnxprune.graph import free_inputs
+
+    names = [v.name for v in free_inputs(loaded.model)]
+    found = {}
+    for text in texts:
+        name, colon, dims = text.rpartition(":")
+        name = name if colon else names[0]
+        sizes = dims.lower().replace(",", "x").split("x")
+        if name not in names or not all(s.isdigit() and int(s) > 0 for s in sizes):
+            raise OptionError(f"--input-shape: got '{text}', expected NAME:1x3x224x224 with a name of {', '.join(names)}")
+        found[name] = tuple(int(s) for s in sizes)
+    return found
+
+
+def _console() -> Console:
+    """Standard output; wide where it is no terminal, so that nothing is cut off."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160, soft_wrap=False)
+
+
+class _progress:  # noqa: N801 - used as a function
+    """A progress bar on stderr where that is a terminal; silent elsewhere."""
+
+    def __enter__(self) -> api.Progress:
+        console = Console(stderr=True)
+        columns = (SpinnerColumn(), TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn())
+        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._bar.start()
+        self._tasks: dict[str, Any] = {}
+        return self._show
+
+    def _show(self, stage: str, done: float) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bar.add_task(stage, total=1.0)
+        self._bar.update(self._tasks[stage], completed=done)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; every failure is one line on stderr and an exit status."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """The exit status of a command line: 0 done, 1 a stated limit was missed, 2 wrong command or input, 130 Ctrl-C."""
+    try:
+        status = app(list(arguments) if arguments is not None else None, standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except VerificationError as e:
+        return _fail(f"verification failed, nothing was written: {e}", 1)
+    except PruneError as e:
+        return _fail(str(e), 2)
+    except (typer.Abort, KeyboardInterrupt):
+        return _fail("stopped; nothing was written", 130)
+    except USAGE_ERROR as e:
+        return _fail(e.format_message() + " ('onnxprune --help' lists all options)", 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except MemoryError:
+        return _fail("out of memory; use a machine with more, or a smaller --input-shape", 2)
+
+
+def _fail(message: str, status: int) -> int:
+    print("onnxprune: " + " ".join(message.split()), file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reports as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from onnxprune.api import Analysis
+from onnxprune.benchmark import Benchmark, Latency
+from onnxprune.report import Change, PinRow, Report
+from onnxprune.verify import Verification
+
+MOST_ROWS = 60
+MOST_PINS = 12
+
+
+def print_report(report: Report, console: Console) -> None:
+    """The whole report."""
+    console.print(_headline(report))
+    console.print(_costs(report))
+    console.print(_groups(report))
+    if report.pins:
+        console.print(pins_table(report.pins))
+    for line in _closing(report):
+        console.print(line)
+
+
+def _headline(report: Report) -> Text:
+    asked = report.asked
+    text = Text.assemble(("onnxprune ", "bold"), report.model)
+    text.append(f"\nasked: {asked.get('ratio', 0):.0%} of the prunable channels, scope {asked.get('scope')}, criterion ")
+    text.append(f"{asked.get('criterion')}, align {asked.get('align')} ({report.align_reason})")
+    return text
+
+
+def _costs(report: Report) -> Table:
+    table = Table("", "before", "after", "kept", "note", box=None, pad_edge=False, header_style="bold")
+    for column in table.columns[1:4]:
+        column.justify = "right"
+    kept = report.prunable - report.removed
+    note = f"{report.ratio:.1%} of them removed"
+    table.add_row("prunable channels", f"{report.prunable:,}", f"{kept:,}", f"{1 - report.ratio:.1%}", note)
+    at = shapes_text(report.inputs)
+    table.add_row("MACs", *_change(report.macs, 1e6, "M"), f"one input of {at}")
+    table.add_row("parameters", *_change(report.params, 1e3, "k"))
+    table.add_row("file", *_change(report.bytes, 1e6, "MB"))
+    if report.benchmark:
+        a, b = report.benchmark.latencies[:2]
+        table.add_row("latency", _ms(a), _ms(b), f"{b.median_ms / a.median_ms:.1%}", _spread(a, b))
+        table.add_row("speed-up", "", *_speedup(report.benchmark))
+    if report.accuracy:
+        table.add_row("accuracy", f"{report.accuracy.before:.2%}", f"{report.accuracy.after:.2%}", "", f"{report.samples:,} samples, top-1")
+    return table
+
+
+def _change(change: Change, unit: float, name: str) -> tuple[str, str, str]:
+    return f"{change.before / unit:,.2f} {name}", f"{change.after / unit:,.2f} {name}", f"{change.kept:.1%}"
+
+
+def _ms(latency: Latency) -> str:
+    return f"{latency.median_ms:.3f} ms"
+
+
+def _spread(a: Latency, b: Latency) -> str:
+    return f"median of {a.runs} runs; 10-90 %: {a.low_ms:.3f}-{a.high_ms:.3f}, {b.low_ms:.3f}-{b.high_ms:.3f}"
+
+
+def _speedup(result: Benchmark) -> tuple[str, str, str]:
+    spread = f"10-90 %: {result.speedup_low[1]:.2f}-{result.speedup_high[1]:.2f}"
+    plural = "s" if result.threads > 1 else ""
+    return f"{result.speedup[1]:.2f}x", "", f"{spread}; {result.threads} thread{plural}, {result.provider}"
+
+
+def _groups(report: Report) -> Table:
+    table = Table("group", "width", "kept", title="groups of channels", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.columns[1].justify = table.columns[2].justify = "right"
+    rows = sorted(report.groups, key=lambda g: -g.before)[:MOST_ROWS] if len(report.groups) > MOST_ROWS else report.groups
+    for g in rows:
+        table.add_row(escape(g.name), f"{g.before} -> {g.after}", f"{g.after / g.before:.0%}")
+    if len(report.groups) > len(rows):
+        table.add_row(f"... and {len(report.groups) - len(rows)} narrower groups (--format json lists all)", "", "")
+    return table
+
+
+def pins_table(pins: Sequence[PinRow]) -> Table:
+    """What cannot be cut, largest first."""
+    table = Table("channels", "kept because", "made by", title="cannot be cut", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.columns[0].justify = "right"
+    for p in pins[:MOST_PINS]:
+        more = f" and {len(p.weights) - 2} more" if len(p.weights) > 2 else ""
+        table.add_row(f"{p.channels:,}", escape(p.reason), escape(", ".join(p.weights[:2])) + more)
+    if len(pins) > MOST_PINS:
+        rest = pins[MOST_PINS:]
+        table.add_row(f"{sum(p.channels for p in rest):,}", f"... {len(rest)} more reasons (--format json lists all)", "")
+    return table
+
+
+def _closing(report: Report) -> Iterable[RenderableType]:
+    proof = report.verification
+    if proof is not None:
+        yield Text("proven: ", style="green").append(Text(proof_text(proof), style="default"))
+    else:
+        yield Text("not verified (--no-verify)", style="yellow")
+    for note in report.notes:
+        yield Text("note: ", style="cyan").append(Text(note, style="default"))
+    for warning in report.warnings:
+        yield Text("warning: ", style="bold yellow").append(Text(warning, style="default"))
+    if report.output:
+        yield Text(f"wrote {report.output}")
+
+
+def proof_text(proof: Verification) -> str:
+    """One sentence on what was proven and how well."""
+    return (
+        f"equal to the original with the removed channels zeroed, error {proof.error:.1e} (allowed {proof.tolerance:.0e}) "
+        f"on {len(proof.inputs)} seeded inputs in {proof.engine}"
+    )
+
+
+def shapes_text(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Input shapes, as in `image 1x1x28x28`."""
+    return ", ".join(f"{n} {'x'.join(map(str, s)) or 'scalar'}" for n, s in shapes.items())
+
+
+def print_analysis(analysis: Analysis, pins: Sequence[PinRow], console: Console) -> None:
+    """What `inspect` shows: groups with their members, and what cannot be cut."""
+    held = sum(p.channels for p in pins)
+    console.print(f"{analysis.prunable:,} prunable channels in {len(analysis.groups)} groups; {held:,} channels cannot be cut")
+    table = Table("group", "channels", escape("lives in (weight[axis])"), box=None, pad_edge=False, header_style="bold")
+    table.columns[1].justify = "right"
+    for g in analysis.groups:
+        members = [f"{w}[{axis}]" for w, axis in g.members]
+        more = f", ... {len(members) - 4} more" if len(members) > 4 else ""
+        width = f"{len(g)}" if g.channels == 1 else f"{len(g)} x {g.channels}"
+        table.add_row(escape(g.name), width, escape(", ".join(members[:4]) + more))
+    console.print(table)
+    if pins:
+        console.print(pins_table(pins))
+
+
+def print_benchmark(result: Benchmark, names: Sequence[str], console: Console) -> None:
+    """What `bench` shows."""
+    table = Table("model", "median", "10-90 %", "speed-up", "10-90 %", box=None, pad_edge=False, header_style="bold")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for k, name in enumerate(names):
+        t = result.latencies[k]
+        spread = f"{result.speedup_low[k]:.2f}-{result.speedup_high[k]:.2f}" if k else ""
+        table.add_row(escape(name), _ms(t), f"{t.low_ms:.3f}-{t.high_ms:.3f}", f"{result.speedup[k]:.2f}x", spread)
+    about = f"{result.latencies[0].runs} rounds, models in turn, {result.threads} thread(s), {result.provider}, {shapes_text(result.inputs)}"
+    console.print(Group(table, Text(about)))

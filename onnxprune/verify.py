@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proof of a cut: the pruned model computes what the original computes with the removed channels set to zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto
+
+from onnxprune.coupling import Coupled
+from onnxprune.errors import VerificationError
+from onnxprune.facts import skeleton
+from onnxprune.graph import Graph, constant_tensor
+from onnxprune.io import runnable
+
+Feeds = dict[str, NDArray[Any]]
+# Rounding differs where sums have fewer terms; a wrong cut differs by far more.
+TOLERANCE = {np.dtype(np.float16): 3e-2, np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-6}
+LOOSEST = 8e-2
+# What float32 kernels themselves leave undecided around zero (onnxruntime's sigmoid errs by 1e-7 absolute).
+ABSOLUTE = 2e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was compared, and how far apart it was.
+
+    Attributes:
+        error: largest difference over largest value, over all outputs and inputs tried.
+        tolerance: what is allowed, for the least precise output type.
+        inputs: the shapes that were fed, one mapping a run.
+        engine: what computed both: onnxruntime, or onnx.reference where onnxruntime cannot run the original.
+    """
+
+    error: float
+    tolerance: float
+    inputs: tuple[Mapping[str, tuple[int, ...]], ...]
+    engine: str
+
+
+def masked(coupled: Coupled, dropped: NDArray[np.bool_]) -> ModelProto:
+    """The original with the dropped slices of its weights set to zero, wherever zero means absent (`MASKABLE`)."""
+    graph = coupled.graph
+    model = skeleton(graph.model)
+
+    def zeroed(t: TensorProto, name: str) -> TensorProto:
+        flow = coupled.flows[name]
+        if not any(flow.zero) or not any(x is not None and dropped[x].any() for x in flow.axes):
+            return t
+        array = onnx.numpy_helper.to_array(t).copy()
+        for axis, labels in enumerate(flow.axes):
+            if labels is not None:
+                array[(slice(None),) * axis + (dropped[labels],)] = 0
+        return TensorProto(name=t.name, data_type=t.data_type, dims=t.dims, raw_data=array.tobytes())
+
+    for t in graph.model.graph.initializer:
+        model.graph.initializer.append(zeroed(t, t.name))
+    for n in graph.model.graph.node:
+        tensor, new = constant_tensor(n), NodeProto()
+        new.CopyFrom(n)
+        if tensor is not None:
+            new.attribute[0].t.CopyFrom(zeroed(tensor, n.output[0]))
+        model.graph.node.append(new)
+    return model
+
+
+def verify(
+    coupled: Coupled, dropped: NDArray[np.bool_], pruned: ModelProto, progress: Callable[[float], None] = lambda _: None
+) -> Verification:
+    """Check a pruned model and compare it with the masked original on seeded inputs.
+
+    Inputs are standard normal, one run for each choice of the dynamic sizes and two at least.
+
+    Raises:
+        VerificationError: the model is not valid, its interface changed, or its results differ.
+    """
+    check_valid(pruned)
+    _check_interface(coupled.graph.model, pruned)
+    original = masked(coupled, dropped)
+    tries = [feeds_for(coupled.graph, case, seed) for seed, case in enumerate(_cases(coupled.graph))]
+    with runnable(original) as a, runnable(pruned) as b:
+        run_a, engine = runner(a, original)
+        run_b, _ = runner(b, pruned, engine)
+        return _compare(run_a, run_b, tries, engine, [v.name for v in original.graph.output], progress)
+
+
+def _cases(graph: Graph) -> list[int]:
+    count = len(next(iter(graph.facts.values())).cases)
+    return [0, count - 1]
+
+
+def check_valid(model: ModelProto) -> None:
+    """onnx.checker and shape inference accept the model; VerificationError says what they do not like."""
+    try:
+        with runnable(model) as source:
+            onnx.checker.check_model(source)
+            if isinstance(source, bytes):
+                onnx.shape_inference.infer_shapes(source)
+    except Exception as e:  # checker.ValidationError, shape_inference.InferenceError
+        domains = {n.domain for n in model.graph.node} - {"", "ai.onnx"}
+        if domains and "No Op registered" in str(e):
+            return
+        raise VerificationError(f"onnx.checker rejects the pruned model: {str(e).splitlines()[0][:200]}") from e
+
+
+def _check_interface(original: ModelProto, pruned: ModelProto) -> None:
+    for kind in ("input", "output"):
+        before = {v.name: v.type.SerializeToString() for v in getattr(original.graph, kind)}
+        after = {v.name: v.type.SerializeToString() for v in getattr(pruned.graph, kind)}
+        stored = {t.name for t in original.graph.initializer}
+        if {n: t for n, t in before.items() if n not in stored} != {n: t for n, t in after.items() if n not in stored}:
+            raise VerificationError(f"the {kind}s of the pruned model differ in name, type or shape from the original's")
+
+
+def _compare(
+    run_a: Callable[[Feeds], list[Any]],
+    run_b: Callable[[Feeds], list[Any]],
+    tries: Sequence[Feeds],
+    engine: str,
+    names: list[str],
+    progress: Callable[[float], None],
+) -> Verification:
+    worst, allowed, shapes, failures = 0.0, 0.0, [], []
+    for k, feeds in enumerate(tries):
+        try:
+            expected = run_a(feeds)
+        except Exception as e:  # the sizes may not suit this model; another try may
+            failures.append(str(e).splitlines()[0][:200])
+            continue
+        shapes.append({name: tuple(x.shape) for name, x in feeds.items()})
+        for name, p, q in zip(names, expected, run_b(feeds), strict=True):
+            error, tolerance = difference(name, p, q)
+            worst, allowed = max(worst, error), max(allowed, tolerance)
+            if error > tolerance:
+                raise VerificationError(f"output '{name}' differs from the masked original: error {error:.1e}, allowed {tolerance:.0e}")
+        progress((k + 1) / len(tries))
+    if not shapes:
+        raise VerificationError(f"the original does not run, so nothing can be proven: {failures[0]}; give its sizes with --input-shape")
+    return Verification(worst, allowed, tuple(shapes), engine)
+
+
+def difference(name: str, expected: Any, got: Any) -> tuple[float, float]:
+    """Largest difference over largest expected value, and what is allowed for the type.
+
+    A small constant in the denominator forgives rounding noise around zero. Where the original is not finite nothing is
+    compared.
+    """
+    p, q = np.asarray(expected), np.asarray(got)
+    if p.shape != q.shape or p.dtype != q.dtype:
+        raise VerificationError(f"output '{name}' is {q.dtype}{q.shape}, the original's is {p.dtype}{p.shape}")
+    tolerance = TOLERANCE.get(p.dtype, LOOSEST if p.dtype.kind not in "iub" else 0.0)
+    if p.dtype.kind in "iub":
+        return float((p != q).mean()) if p.size else 0.0, 0.05 if p.size > 100 else 0.0
+    if p.dtype.kind not in "fV" or not p.size:
+        return 0.0, tolerance
+    a, b = p.astype(np.float64), q.astype(np.float64)
+    finite = np.isfinite(a)
+    if not finite.any():
+        return 0.0, tolerance
+    gap = np.abs(a - b)[finite].max()
+    floor = ABSOLUTE / tolerance if p.dtype.itemsize < 8 else 1e-12
+    return float(np.inf if np.isnan(gap) else gap / (np.abs(a[finite]).max() + floor)), tolerance
+
+
+def feeds_for(graph: Graph, case: int, seed: int) -> Feeds:
+    """Seeded inputs of the sizes of one case."""
+    rng = np.random.default_rng(seed)
+    facts = {name: graph.facts[name].cases[case] for name in graph.inputs}
+    return {name: sample(rng, f.dtype, tuple(1 if d < 0 else d for d in f.shape or ())) for name, f in facts.items()}
+
+
+def sample(rng: np.random.Generator, dtype: int, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Normal numbers, small integers, or True; `dtype` as TensorProto numbers it."""
+    kind = onnx.helper.tensor_dtype_to_np_dtype(dtype) if dtype else np.dtype(np.float32)
+    if kind.kind in "iu":
+        return rng.integers(0, 8, shape).astype(kind)
+    return np.ones(shape, bool) if kind.kind == "b" else rng.standard_normal(shape).astype(kind)
+
+
+def runner(source: bytes | str, model: ModelProto, engine: str | None = None) -> tuple[Callable[[Feeds], list[Any]], str]:
+    """A function that computes a model's outputs: onnxruntime, or onnx.reference where onnxruntime declines the model."""
+    failure = ""
+    if engine != "onnx.reference":
+        try:
+            ort_session = session(source)
+            return (lambda feeds: list(ort_session.run(None, feeds))), "onnxruntime"
+        except Exception as e:  # not implemented in onnxruntime, for example bfloat16 convolutions
+            failure = str(e).splitlines()[0][:200]
+            if engine == "onnxruntime":
+                raise VerificationError(f"onnxruntime does not accept the pruned model: {failure}") from e
+    from onnx.reference import ReferenceEvaluator
+
+    try:
+        evaluator = ReferenceEvaluator(model)
+    except Exception as e:
+        raise VerificationError(f"neither onnxruntime nor onnx.reference runs the model, so nothing can be proven: {failure}") from e
+    return (lambda feeds: list(evaluator.run(None, feeds))), "onnx.reference"
+
+
+def session(source: bytes | str, threads: int = 1) -> Any:
+    """An onnxruntime session on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
