@@ -92,19 +92,18 @@ def _remove_lowest(scores: Sequence[Vector], room: list[int], remove: int) -> li
 def widths_allowed(size: int, unit: int, lowest: int, relaxed: int = 0) -> list[int]:
     """The widths that suit a group of `size` atoms, ascending: multiples of `unit`, or of less where the group is narrow.
 
-    Half a unit in a group narrower than two units, a quarter in one narrower than one: a preference for round widths must
-    never turn a cut into none. Each step of `relaxed` halves that again, in wide groups one step later than in narrow ones.
+    A group of one unit may also take half of it, a narrower one multiples of a quarter: a preference for round widths must
+    never turn a cut into none. Each step of `relaxed` halves the multiple, in wide groups one step later than in narrow ones.
 
     >>> widths_allowed(64, 16, 7)
     [16, 32, 48, 64]
-    >>> widths_allowed(24, 16, 3)
-    [8, 16, 24]
+    >>> widths_allowed(24, 16, 3), widths_allowed(16, 16, 2), widths_allowed(12, 16, 2)
+    ([16, 24], [8, 16], [4, 8, 12])
     >>> widths_allowed(16, 16, 2, relaxed=1)
     [4, 8, 12, 16]
     """
-    wide = size >= 2 * unit
-    step = unit if wide else unit // 2 if size >= unit else unit // 4
-    step = max(1, step >> max(0, relaxed - wide))
+    step = unit if size > unit else unit // 2 if size == unit else unit // 4
+    step = max(1, step >> max(0, relaxed - (size >= 2 * unit)))
     return [w for w in range(step, size, step) if w >= lowest] + [size]
 
 
