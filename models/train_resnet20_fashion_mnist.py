@@ -41,7 +41,7 @@ def read_idx(folder: pathlib.Path, stem: str) -> np.ndarray:
         raw = gzip.decompress(packed.read_bytes())
     else:
         raise SystemExit(
-            f"{folder}: found neither {stem} nor {stem}.gz. Install Debian's dataset-fashion-mnist, or name a folder with --data"
+            f"{folder}: found neither {stem} nor {stem}.gz; install Debian's dataset-fashion-mnist, or name a folder: --data"
         )
     rank = raw[3]
     shape = np.frombuffer(raw, ">u4", rank, offset=4)

@@ -7,8 +7,10 @@
 (314, 448)
 """
 
-from onnxprune.api import Analysis, Options, Result, analyze, apply_plan, prune, verify_files
+from onnxprune.api import Result, analyze, apply_plan, prune, verify_files
+from onnxprune.decision import Analysis
 from onnxprune.errors import PruneError
+from onnxprune.options import Options
 from onnxprune.plan import Plan
 from onnxprune.report import Report
 

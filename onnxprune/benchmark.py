@@ -156,5 +156,7 @@ def _run(ort_session: Any, feeds: Feeds) -> float:
     except Exception as e:  # sizes that do not suit the model
         shapes = ", ".join(f"{n}:{'x'.join(map(str, x.shape))}" for n, x in feeds.items())
         what = str(e).splitlines()[0][:160]
-        raise DataError(f"onnxruntime fails on inputs {shapes}: {what}; give suitable sizes with --input-shape, or --no-bench") from e
+        raise DataError(
+            f"onnxruntime fails on inputs {shapes}: {what}; give suitable sizes with --input-shape, or --no-bench"
+        ) from e
     return time.perf_counter() - start

@@ -19,10 +19,10 @@ from typer.core import TyperGroup
 from onnxprune import api
 from onnxprune.errors import OptionError, PruneError, VerificationError
 from onnxprune.io import check_output, load
+from onnxprune.options import Options
 from onnxprune.plan import Plan
 from onnxprune.report import PinRow
 from onnxprune.scoring import NAMES
-
 
 # typer carries a copy of click in newer releases and imports click in older ones; the base class is the same place in both
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
@@ -39,7 +39,11 @@ class PruneIsDefault(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         """Options before the model belong to `prune` too."""
-        if args and args[0].startswith("-") and args[0] not in ("--help", "--version", "--install-completion", "--show-completion"):
+        if (
+            args
+            and args[0].startswith("-")
+            and args[0] not in ("--help", "--version", "--install-completion", "--show-completion")
+        ):
             args = ["prune", *args]
         return super().parse_args(ctx, args)
 
@@ -63,15 +67,25 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The trained model. It is never changed.", show_default=False)]
-FormatOption = Annotated[Format, typer.Option("--format", help="table for people; json: the report and nothing else on stdout.")]
+ModelArgument = Annotated[
+    Path, typer.Argument(metavar="MODEL.onnx", help="The trained model. It is never changed.", show_default=False)
+]
+FormatOption = Annotated[
+    Format, typer.Option("--format", help="table for people; json: the report and nothing else on stdout.")
+]
 ShapeOption = Annotated[
     list[str], typer.Option("--input-shape", metavar="[NAME:]1x3x224x224", help="Sizes of an input that the file leaves open.")
 ]
-OutOption = Annotated[Path | None, typer.Option("--output", "-o", help="Where the result goes. [default: MODEL.pruned.onnx]", show_default=False)]
-PlanOption = Annotated[Path | None, typer.Option("--plan", help="Where the plan goes. [default: beside the output]", show_default=False)]
+OutOption = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Where the result goes. [default: MODEL.pruned.onnx]", show_default=False)
+]
+PlanOption = Annotated[
+    Path | None, typer.Option("--plan", help="Where the plan goes. [default: beside the output]", show_default=False)
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
-VerifyOption = Annotated[bool, typer.Option("--verify/--no-verify", help="Prove the result equal to the original with those channels zeroed.")]
+VerifyOption = Annotated[
+    bool, typer.Option("--verify/--no-verify", help="Prove the result equal to the original with those channels zeroed.")
+]
 BenchOption = Annotated[bool, typer.Option("--bench/--no-bench", help="Time both models in onnxruntime.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of onnxruntime in the benchmark.")]
 
@@ -79,17 +93,31 @@ ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of onnxru
 @app.command()
 def prune(
     model: ModelArgument,
-    ratio: Annotated[float, typer.Option("--ratio", "-r", help="Fraction of prunable channels to REMOVE, 0 <= R < 1.", show_default=False)],
+    ratio: Annotated[
+        float, typer.Option("--ratio", "-r", help="Fraction of prunable channels to REMOVE, 0 <= R < 1.", show_default=False)
+    ],
     output: OutOption = None,
-    criterion: Annotated[str, typer.Option("--criterion", help=f"What makes a channel worth keeping: {', '.join(NAMES)}.")] = "ccprune",
-    scores: Annotated[Path | None, typer.Option("--scores", help="Scores made elsewhere: .npz, weight name -> one score a channel.")] = None,
-    scope: Annotated[str, typer.Option("--scope", help="global: rank all channels together. local: the same fraction of every group.")] = "global",
-    align: Annotated[str, typer.Option("--align", help="Widths in multiples of: auto (what this processor is fast at), a number, none.")] = "auto",
+    criterion: Annotated[
+        str, typer.Option("--criterion", help=f"What makes a channel worth keeping: {', '.join(NAMES)}.")
+    ] = "ccprune",
+    scores: Annotated[
+        Path | None, typer.Option("--scores", help="Scores made elsewhere: .npz, weight name -> one score a channel.")
+    ] = None,
+    scope: Annotated[
+        str, typer.Option("--scope", help="global: rank all channels together. local: the same fraction of every group.")
+    ] = "global",
+    align: Annotated[
+        str, typer.Option("--align", help="Widths in multiples of: auto (what this processor is fast at), a number, none.")
+    ] = "auto",
     include: Annotated[list[str], typer.Option("--include", metavar="GLOB", help="Only cut weights with such names.")] = [],  # noqa: B006
     exclude: Annotated[list[str], typer.Option("--exclude", metavar="GLOB", help="Never cut weights with such names.")] = [],  # noqa: B006
-    data: Annotated[Path | None, typer.Option("--data", help="Inputs and labels (.npz) to measure accuracy before and after.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Inputs and labels (.npz) to measure accuracy before and after.")
+    ] = None,
     input_shape: ShapeOption = [],  # noqa: B006
-    recover: Annotated[str, typer.Option("--recover", help="What is done to keep accuracy after the cut; none changes no kept weight.")] = "none",
+    recover: Annotated[
+        str, typer.Option("--recover", help="What is done to keep accuracy after the cut; none changes no kept weight.")
+    ] = "none",
     plan: PlanOption = None,
     verify: VerifyOption = True,
     bench: BenchOption = True,
@@ -99,9 +127,7 @@ def prune(
     force: ForceOption = False,
 ) -> None:
     """Remove channels from MODEL (the default command)."""
-    wish = api.Options(
-        ratio, criterion, scope, align, scores, include, exclude, data, {}, recover, verify, bench, threads, seed
-    )
+    wish = Options(ratio, criterion, scope, align, scores, include, exclude, data, {}, recover, verify, bench, threads, seed)
     loaded = load(model)
     wish = replace(wish, input_shape=_shapes(input_shape, loaded))
     out, plan_path = _places(model, output, plan, force)
@@ -128,7 +154,12 @@ def apply_command(
     out = output or model.with_suffix(".pruned.onnx")
     check_output(out, force, model, plan_file)
     with _progress() as progress:
-        options: dict[str, Any] = {"verify": verify, "bench": bench, "threads": threads, "input_shape": _shapes(input_shape, loaded)}
+        options: dict[str, Any] = {
+            "verify": verify,
+            "bench": bench,
+            "threads": threads,
+            "input_shape": _shapes(input_shape, loaded),
+        }
         result = api.apply_plan(model, plan, progress, **options)
     _deliver(result, out, None, format)
 
@@ -145,7 +176,9 @@ def inspect(model: ModelArgument, input_shape: ShapeOption = [], format: FormatO
         from onnxprune.render.json import to_json
 
         groups = [{"name": g.name, "channels": len(g), "members": [f"{w}[{a}]" for w, a in g.members]} for g in analysis.groups]
-        print(to_json({"model": str(model), "prunable": analysis.prunable, "groups": groups, "pins": [_plain(p) for p in pins]}))
+        print(
+            to_json({"model": str(model), "prunable": analysis.prunable, "groups": groups, "pins": [_plain(p) for p in pins]})
+        )
         return
     from onnxprune.render.table import print_analysis
 
@@ -204,7 +237,10 @@ def verify(
 
 @app.command()
 def bench(
-    models: Annotated[list[Path], typer.Argument(metavar="A.onnx [B.onnx ...]", help="Models with the same inputs; the first is the yardstick.")],
+    models: Annotated[
+        list[Path],
+        typer.Argument(metavar="A.onnx [B.onnx ...]", help="Models with the same inputs; the first is the yardstick."),
+    ],
     input_shape: ShapeOption = [],  # noqa: B006
     threads: ThreadsOption = 1,
     seconds: Annotated[float, typer.Option("--seconds", help="About how long to measure.")] = 4.0,
@@ -220,7 +256,9 @@ def bench(
     inputs = benchmark.cost(first.model, _shapes(input_shape, first)).inputs
     with _progress() as progress:
         feeds = api.random_feeds(first.model, inputs)
-        result = benchmark.benchmark([m.model for m in loaded], feeds, threads, seconds, lambda done: progress("benchmark", done))
+        result = benchmark.benchmark(
+            [m.model for m in loaded], feeds, threads, seconds, lambda done: progress("benchmark", done)
+        )
     names = [m.name for m in loaded]
     if format is Format.JSON:
         from onnxprune.render.json import benchmark_values, to_json

@@ -21,8 +21,10 @@ from onnxprune.ops.site import Site, Unsupported, Use
 # Users that multiply or add a weight, or only pass it on: masking the weight then makes its channels zero. Anything else
 # (a division, a maximum) may see the true values of a removed channel, so nothing downstream may count on zeros.
 MASKABLE = frozenset(
-    "Add BatchNormalization Cast Conv ConvTranspose Einsum Gemm Identity InstanceNormalization MatMul Mul PRelu Reshape "
-    "Squeeze Sub Sum Transpose Unsqueeze".split()
+    (
+        "Add BatchNormalization Cast Conv ConvTranspose Einsum Gemm Identity InstanceNormalization MatMul Mul PRelu Reshape "
+        "Squeeze Sub Sum Transpose Unsqueeze"
+    ).split()
 )
 
 

@@ -57,7 +57,9 @@ def load_data(path: str | Path, model: ModelProto) -> Data:
     for value in inputs:
         fact, array = fact_of_type(value.type), arrays[value.name]
         want = fact.shape or ()
-        fits = len(array.shape) == len(want) and all(w < 0 or k == 0 or w == n for k, (w, n) in enumerate(zip(want, array.shape, strict=True)))
+        fits = len(array.shape) == len(want) and all(
+            w < 0 or k == 0 or w == n for k, (w, n) in enumerate(zip(want, array.shape, strict=True))
+        )
         if not fits:
             shown = [n if n >= 0 else "any" for n in want]
             raise DataError(f"{path}: '{value.name}' has shape {list(array.shape)}, the model expects {shown}")

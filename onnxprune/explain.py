@@ -12,6 +12,7 @@ import numpy as np
 from onnxprune.coupling import Coupled
 from onnxprune.errors import OptionError
 from onnxprune.graph import Node
+from onnxprune.labels import Pin
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +63,14 @@ def explain(coupled: Coupled, tensor: str) -> tuple[AxisStory, ...]:
 def _axis(coupled: Coupled, tensor: str, axis: int, size: int | None) -> AxisStory:
     labels = coupled.flows[tensor].axes[axis]
     if labels is None:
-        why = "its size is dynamic" if size is None else "it has one position" if size == 1 else _without_labels(coupled, tensor)
+        why = (
+            "its size is dynamic" if size is None else "it has one position" if size == 1 else _without_labels(coupled, tensor)
+        )
         return AxisStory(axis, size, 0, (), why, ())
     held = labels[~coupled.free[labels]]
     free = labels[coupled.free[labels]]
-    owners = np.unique(coupled.owner_of[np.isin(coupled.roots, coupled.roots[free])]) if len(free) else []
-    partners = tuple(f"{coupled.owners[k].weight}[{coupled.owners[k].axis}]" for k in owners if k >= 0)
+    together = np.unique(coupled.owner_of[np.isin(coupled.roots, coupled.roots[free])]).tolist() if len(free) else []
+    partners = tuple(f"{coupled.owners[k].weight}[{coupled.owners[k].axis}]" for k in together if k >= 0)
     if not len(held):
         return AxisStory(axis, size, len(free), (), "", partners)
     chain, reason = _chain(coupled, int(held[0]))
@@ -88,7 +91,7 @@ def _without_labels(coupled: Coupled, tensor: str) -> str:
 def _chain(coupled: Coupled, start: int) -> tuple[tuple[Step, ...], str]:
     """Breadth-first over single ties, from one label to the nearest pinned one of its class."""
     root = coupled.roots[start]
-    pinned = {}
+    pinned: dict[int, Pin] = {}
     for labels, pin in coupled.pins:
         for label in labels[coupled.roots[labels] == root].tolist():
             pinned.setdefault(label, pin)

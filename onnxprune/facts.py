@@ -165,7 +165,9 @@ def _tensor(value: NDArray[Any] | None) -> TensorProto:
     return onnx.numpy_helper.from_array(np.asarray(value))
 
 
-def input_fact(value: ValueInfoProto, sizes: Mapping[str, int], named: dict[str, int], fed: Mapping[str, Sequence[int]]) -> Fact:
+def input_fact(
+    value: ValueInfoProto, sizes: Mapping[str, int], named: dict[str, int], fed: Mapping[str, Sequence[int]]
+) -> Fact:
     """The fact of a graph input with its open sizes filled in.
 
     A size the user gave (`fed`: input name -> shape) wins; the same symbol gets the same size everywhere.

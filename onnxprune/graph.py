@@ -111,7 +111,7 @@ class Facts:
         first = shapes[0]
         if first is None or any(s is None or len(s) != len(first) for s in shapes):
             return None
-        return tuple(s[0] if len(set(s)) == 1 and s[0] >= 0 else None for s in zip(*shapes, strict=True))  # type: ignore[arg-type]
+        return tuple(s[0] if len(set(s)) == 1 and s[0] >= 0 else None for s in zip(*shapes, strict=True))
 
     @property
     def value(self) -> NDArray[Any] | None:
@@ -205,7 +205,8 @@ def constant_tensor(node: NodeProto) -> TensorProto | None:
     if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
         for a in node.attribute:
             if a.name == "value":
-                return a.t
+                tensor: TensorProto = a.t
+                return tensor
     return None
 
 

@@ -56,15 +56,13 @@ def _producers_by_class(coupled: Coupled) -> dict[int, list[int]]:
     found: dict[int, list[int]] = {}
     for k, use in enumerate(coupled.uses):
         node = coupled.graph.nodes[use.node]
-        if use.produces and node.op in PRODUCERS and not (use.operand == 2):
+        if use.produces and node.op in PRODUCERS and use.operand != 2:
             for root in np.unique(coupled.roots[use.labels]).tolist():
                 found.setdefault(root, []).append(k)
     return found
 
 
-def _group(
-    coupled: Coupled, roots: NDArray[np.int64], owners: NDArray[np.int64], uses_of: dict[int, list[int]]
-) -> Group:
+def _group(coupled: Coupled, roots: NDArray[np.int64], owners: NDArray[np.int64], uses_of: dict[int, list[int]]) -> Group:
     members = tuple((coupled.owners[k].weight, coupled.owners[k].axis) for k in owners.tolist())
     producers = tuple(sorted({u for root in roots.tolist() for u in uses_of.get(root, ())}))
     if producers:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The border to files, to onnx and to onnx-graphsurgeon: what comes in is checked, what goes out appears whole or not at all."""
+"""The border to files, onnx and onnx-graphsurgeon: what comes in is checked, what goes out appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from onnxprune.graph import captured, opsets
 OLDEST_OPSET, OLDEST_IR = 9, 3
 INLINE_LIMIT = 2**31 - 2**20
 """Protobuf cannot hold 2 GiB or more in one message; larger models keep their weights in a file of their own."""
-BITS = {
+BITS: dict[int, int] = {
     TensorProto.FLOAT: 32, TensorProto.DOUBLE: 64, TensorProto.FLOAT16: 16, TensorProto.BFLOAT16: 16, TensorProto.INT64: 64,
     TensorProto.INT32: 32, TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.BOOL: 8,
 }  # fmt: skip
@@ -80,7 +80,9 @@ def _load_file(path: Path) -> Loaded:
     try:
         model.ParseFromString(data)
     except DecodeError as e:
-        raise ModelError(f"{path}: not an ONNX model, or a damaged one ({len(data)} bytes do not parse); export it again") from e
+        raise ModelError(
+            f"{path}: not an ONNX model, or a damaged one ({len(data)} bytes do not parse); export it again"
+        ) from e
     digest = hashlib.sha256(data).hexdigest()
     del data
     external = [t for t in model.graph.initializer if uses_external_data(t)]
@@ -117,7 +119,7 @@ def _check_external(path: Path, tensor: TensorProto) -> None:
         raise ModelError(f"{where}, which is missing; copy it beside the model")
     start, size = info.offset or 0, file.stat().st_size
     length = info.length if info.length is not None else size - start
-    bits = BITS.get(tensor.data_type)
+    bits = BITS.get(int(tensor.data_type))
     need = max(length, _count(tensor) * bits // 8) if bits else length
     if start + need > size:
         raise ModelError(f"{where}, which is cut short: got {size} bytes, expected at least {start + need}; copy it again")
@@ -134,9 +136,13 @@ def _check(loaded: Loaded) -> None:
     """The versions are supported, names are in order, and weights are as long as they say."""
     model, name = loaded.model, loaded.name
     if not model.graph.node or not model.opset_import:
-        raise ModelError(f"{name}: not an ONNX model (it has no nodes or names no opset); expected a file written by an exporter")
+        raise ModelError(
+            f"{name}: not an ONNX model (it has no nodes or names no opset); expected a file written by an exporter"
+        )
     if not OLDEST_IR <= model.ir_version <= onnx.IR_VERSION:
-        raise ModelError(f"{name}: IR version {model.ir_version}, expected {OLDEST_IR} to {onnx.IR_VERSION}; update onnx or export again")
+        raise ModelError(
+            f"{name}: IR version {model.ir_version}, expected {OLDEST_IR} to {onnx.IR_VERSION}; update onnx or export again"
+        )
     newest, opset = onnx.defs.onnx_opset_version(), opsets(model).get("", OLDEST_OPSET)
     if not OLDEST_OPSET <= opset <= newest:
         advice = "convert it with onnx.version_converter" if opset < OLDEST_OPSET else "update onnx"
@@ -146,13 +152,15 @@ def _check(loaded: Loaded) -> None:
     for node in model.graph.node:
         for used in (*node.input, *captured(node)):
             if used not in known:
-                raise ModelError(f"{name}: node '{node.name or node.op_type}' reads '{used}', which nothing before it makes; export again")
+                raise ModelError(
+                    f"{name}: node '{node.name or node.op_type}' reads '{used}', which nothing before it makes; export again"
+                )
         known.update(node.output)
     for v in model.graph.output:
         if v.name not in known:
             raise ModelError(f"{name}: output '{v.name}' is made by no node; export the model again")
     for t in model.graph.initializer:
-        bits = BITS.get(t.data_type)
+        bits = BITS.get(int(t.data_type))
         if bits and t.HasField("raw_data") and len(t.raw_data) != _count(t) * bits // 8:
             need = _count(t) * bits // 8
             raise ModelError(f"{name}: weight '{t.name}' has {len(t.raw_data)} bytes, expected {need}; export the model again")
@@ -198,7 +206,9 @@ def written_whole(*paths: Path) -> Iterator[list[Path]]:
             if draft.exists():
                 draft.replace(path)
     except (OSError, EncodeError) as e:
-        raise OutputError(f"{paths[0]}: cannot be written: {getattr(e, 'strerror', None) or _first_line(e)}; nothing was changed") from e
+        raise OutputError(
+            f"{paths[0]}: cannot be written: {getattr(e, 'strerror', None) or _first_line(e)}; nothing was changed"
+        ) from e
     finally:
         for draft in drafts:
             draft.unlink(missing_ok=True)

@@ -140,4 +140,3 @@ class Labels:
             unite(local, a, b)
         held = find(local, np.flatnonzero(self._pinned[names]))
         return len(np.setdiff1d(find(local, parts[0]), held))
-

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class Plan:
         for name, axes in data["kept"].items():
             kept[name] = {int(axis): tuple(int(p) for p in positions) for axis, positions in axes.items()}
             for axis, positions in kept[name].items():
-                if not positions or any(a >= b for a, b in zip(positions, positions[1:], strict=False)) or positions[0] < 0:
+                if not positions or any(a >= b for a, b in pairwise(positions)) or positions[0] < 0:
                     raise ValueError(f"'{name}' axis {axis}: kept positions must be ascending and at least one")
         return cls(str(data.get("model_sha256", "")), kept, data.get("made_by", {}))
 
@@ -101,7 +102,9 @@ def dropped_by(coupled: Coupled, plan: Plan) -> NDArray[np.bool_]:
         for axis, positions in axes.items():
             owner = owners.get((name, axis))
             if owner is None:
-                raise PlanError(f"the plan cuts axis {axis} of '{name}', which this model does not have: is it for another model?")
+                raise PlanError(
+                    f"the plan cuts axis {axis} of '{name}', which this model does not have: is it for another model?"
+                )
             if positions[-1] >= owner.size:
                 raise PlanError(f"the plan keeps position {positions[-1]} of '{name}' axis {axis}, which has only {owner.size}")
             gone = np.ones(owner.size, bool)

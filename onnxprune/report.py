@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from onnxprune.benchmark import Benchmark, Cost
+from onnxprune.decision import Decision
+from onnxprune.options import Options
 from onnxprune.verify import Verification
 
 
@@ -58,6 +60,7 @@ class Report:
         accuracy: top-1 before and after on `samples` samples of the user's data.
         groups, pins: widths; what cannot be cut, largest first.
         notes, warnings: sentences for the reader; a warning says that something fell short.
+        missed: whether the asked ratio was missed by more than two percent.
     """
 
     model: str
@@ -78,7 +81,7 @@ class Report:
     samples: int = 0
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    missed: bool = field(default=False)
+    missed: bool = False
 
     @property
     def ratio(self) -> float:
@@ -94,6 +97,45 @@ class Report:
         return found
 
 
-def cost_changes(before: Cost, after: Cost) -> dict[str, Change]:
-    """The costs of two models side by side."""
-    return {name: Change(getattr(before, name), getattr(after, name)) for name in ("macs", "params", "bytes")}
+def make_report(
+    name: str,
+    decision: Decision,
+    options: Options,
+    before: Cost,
+    after: Cost,
+    proof: Verification | None,
+    timing: Benchmark | None,
+) -> Report:
+    """Put together what a decision was, cost and brought."""
+    rows = tuple(
+        GroupRow(g.name, len(g), int((~decision.dropped[g.roots]).sum()), tuple(f"{w}[{axis}]" for w, axis in g.members))
+        for g in decision.groups
+    )
+    prunable, removed = sum(r.before for r in rows), sum(r.before - r.after for r in rows)
+    missed = removed < (options.ratio - 0.02) * prunable
+    warnings = []
+    if missed:
+        kept = "every group keeps at least a tenth of its channels, and every layer one"
+        warnings.append(f"reached {removed / prunable:.0%} instead of {options.ratio:.0%}: {kept}")
+    if timing and removed and timing.speedup[1] < 1.0:
+        advice = "try --align auto, a larger --ratio, or larger inputs (--input-shape)"
+        warnings.append(f"the pruned model is NOT faster here ({timing.speedup[1]:.2f}x): {advice}")
+    return Report(
+        model=name,
+        output="",
+        asked=options.asked(),
+        align_reason=options.alignment().reason,
+        prunable=prunable,
+        removed=removed,
+        macs=Change(before.macs, after.macs),
+        params=Change(before.params, after.params),
+        bytes=Change(before.bytes, after.bytes),
+        inputs=before.inputs,
+        groups=rows,
+        pins=tuple(PinRow(h.channels, str(h.pin), h.weights) for h in decision.analysis.held),
+        verification=proof,
+        benchmark=timing,
+        notes=decision.notes,
+        warnings=tuple(warnings),
+        missed=missed,
+    )

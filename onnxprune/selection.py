@@ -65,7 +65,9 @@ def free_widths(scores: Sequence[Vector], budget: Budget) -> list[int]:
     sizes = [len(s) for s in scores]
     remove = round(budget.ratio * sum(sizes))
     room = [n - least(n, budget.floor) for n in sizes]
-    gone = _remove_evenly(sizes, room, remove, budget.ratio) if budget.scope == "local" else _remove_lowest(scores, room, remove)
+    gone = (
+        _remove_evenly(sizes, room, remove, budget.ratio) if budget.scope == "local" else _remove_lowest(scores, room, remove)
+    )
     return [n - g for n, g in zip(sizes, gone, strict=True)]
 
 
@@ -86,7 +88,8 @@ def _remove_lowest(scores: Sequence[Vector], room: list[int], remove: int) -> li
     ranked = [np.sort(s)[:r] for s, r in zip(scores, room, strict=True)]
     owner = np.concatenate([np.full(len(r), k) for k, r in enumerate(ranked)] or [np.zeros(0, int)])
     order = np.argsort(np.concatenate([*ranked, np.zeros(0)]), kind="stable")[:remove]
-    return np.bincount(owner[order], minlength=len(scores)).tolist()
+    counts: list[int] = np.bincount(owner[order], minlength=len(scores)).tolist()
+    return counts
 
 
 def widths_allowed(size: int, unit: int, lowest: int, relaxed: int = 0) -> list[int]:

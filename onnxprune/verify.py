@@ -90,13 +90,13 @@ def verify(
         run_b, _ = runner(b, pruned, engine)
         try:
             return _compare(run_a, run_b, tries, engine, [v.name for v in original.graph.output], progress)
-        except Differs:
+        except DifferenceError:
             if engine != "onnxruntime":
                 raise
     return _node_by_node(coupled, dropped, original, pruned, tries)
 
 
-class Differs(VerificationError):
+class DifferenceError(VerificationError):
     """The outputs are further apart than rounding explains."""
 
 
@@ -206,10 +206,14 @@ def _compare(
             error, tolerance = difference(name, p, q)
             worst, allowed = max(worst, error), max(allowed, tolerance)
             if error > tolerance:
-                raise Differs(f"output '{name}' differs from the masked original: error {error:.1e}, allowed {tolerance:.0e}")
+                raise DifferenceError(
+                    f"output '{name}' differs from the masked original: error {error:.1e}, allowed {tolerance:.0e}"
+                )
         progress((k + 1) / len(tries))
     if not shapes:
-        raise VerificationError(f"the original does not run, so nothing can be proven: {failures[0]}; give its sizes with --input-shape")
+        raise VerificationError(
+            f"the original does not run, so nothing can be proven: {failures[0]}; give its sizes with --input-shape"
+        )
     return Verification(worst, allowed, tuple(shapes), engine)
 
 
@@ -267,7 +271,9 @@ def runner(source: bytes | str, model: ModelProto, engine: str | None = None) ->
     try:
         evaluator = ReferenceEvaluator(model)
     except Exception as e:
-        raise VerificationError(f"neither onnxruntime nor onnx.reference runs the model, so nothing can be proven: {failure}") from e
+        raise VerificationError(
+            f"neither onnxruntime nor onnx.reference runs the model, so nothing can be proven: {failure}"
+        ) from e
     return (lambda feeds: list(evaluator.run(None, feeds))), "onnx.reference"
 
 

@@ -9,7 +9,9 @@ from onnxprune.labels import Axis, Flow
 from onnxprune.ops.site import Rule, Site, Unsupported
 
 # Reductions of zeros that are zero: channels that pass stay zero.
-REDUCTIONS = frozenset("ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare".split())
+REDUCTIONS = frozenset(
+    ["ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"]
+)
 # Those for which a zero among the reduced elements changes nothing.
 SUMS = frozenset({"ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare"})
 

@@ -59,8 +59,8 @@ def grouped(site: Site) -> list[Flow]:
     if not choose_whole and not (x.zero[1] or w.zero[ins]):
         site.pin(channels, "sums over channels that do not become zero")
     site.pin(x.axes[0], "works on each sample")
-    rows = w.axes[outs] if w.axes[outs] is not None and len(w.axes[outs]) == len(out) else None
-    site.use(1, rows, True)
+    rows = w.axes[outs]
+    site.use(1, rows if rows is not None and len(rows) == len(out) else None, True)
     return [Flow((None, out, *(None,) * (site.rank() - 2)), (False, zero, *(False,) * (site.rank() - 2)))]
 
 

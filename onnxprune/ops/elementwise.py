@@ -21,13 +21,17 @@ from onnxprune.labels import Axis, Flow
 from onnxprune.ops.site import Site
 
 UNARY = frozenset(
-    "Abs Acos Acosh Asin Asinh Atan Atanh Cast CastLike Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp Floor Gelu HardSigmoid "
-    "HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh "
-    "Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu BitwiseNot".split()
+    (
+        "Abs Acos Acosh Asin Asinh Atan Atanh Cast CastLike Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp Floor Gelu "
+        "HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign "
+        "Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu BitwiseNot"
+    ).split()
 )
 BROADCAST = frozenset(
-    "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul "
-    "Or PRelu Pow Sub Sum Where Xor".split()
+    (
+        "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod "
+        "Mul Or PRelu Pow Sub Sum Where Xor"
+    ).split()
 )
 ANYTHING = (-2.3, 0.7, 11.0)
 """Stands for values that are not known; a rule of zeros must hold for each."""

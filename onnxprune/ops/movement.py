@@ -88,9 +88,7 @@ def _move_axis(site: Site, axis: int, data: range) -> list[Carried | None]:
     ]
     zero = all(f.zero[axis] or f.axes[axis] is None for f in flows)
     every = [_run(site, axis, data, labels, case) for case in range(len(site.cases(0)))]
-    found = [
-        _carried(site, [grids[k] for grids in every], zero) if name else None for k, name in enumerate(site.node.outputs)
-    ]
+    found = [_carried(site, [grids[k] for grids in every], zero) if name else None for k, name in enumerate(site.node.outputs)]
     if site.node.op == "Pad" and _pad_value(site) != 0:
         found = [None if c is None else Carried(c.axis, c.labels, False) for c in found]
     site.labels.touched.extend(labels)
@@ -149,9 +147,7 @@ def _shrunk(site: Site, shape: list[int], axis: int) -> list[int]:
     """Sizes of a grid: axes that the operator treats alike shrink to one position."""
     along = site.node.attribute("axis", ALONG.get(site.node.op, 0))
     return [
-        n
-        if k == axis or not (site.node.op in FREELY or (site.node.op in ALONG and k != along % len(shape)))
-        else 1
+        n if k == axis or not (site.node.op in FREELY or (site.node.op in ALONG and k != along % len(shape))) else 1
         for k, n in enumerate(shape)
     ]
 
@@ -253,7 +249,7 @@ def _ties(rows: list[Grid]) -> list[tuple[Grid, Grid]]:
 
 def _tie_rows(site: Site, rows: list[Grid]) -> NDArray[np.int64]:
     """Tie them; positions that no label reached (padding) get fresh labels that no weight owns."""
-    labels = rows[0].max(1).copy()
+    labels: Grid = rows[0].max(1)
     for a, b in _ties(rows):
         site.tie(a, b)
     empty = labels < 0
@@ -271,7 +267,7 @@ def _merge(site: Site, rank: int, received: list[Carried]) -> Flow:
             site.pin(few.labels, "folds them into an axis with other channels")
             c = many
         axes[c.axis] = c
-    return Flow(tuple(c and c.labels for c in axes), tuple(bool(c and c.zero) for c in axes))
+    return Flow(tuple(c.labels if c else None for c in axes), tuple(bool(c and c.zero) for c in axes))
 
 
 def gather(site: Site) -> list[Flow]:

@@ -72,6 +72,13 @@ class Patch:
         """The value of an operand in the graph as it is cut so far, for each case."""
         return [case[self.node.inputs[operand]].value for case in self.cutting.facts]
 
+    def known(self, operand: int) -> list[NDArray[Any]]:
+        """`old`, where the operand must be known."""
+        values = [v for v in self.old(operand) if v is not None]
+        if len(values) < len(self.cases()):
+            raise Unsupported("works by sizes or indices that are not known")
+        return values
+
     def has(self, operand: int) -> bool:
         """Whether the operand is given."""
         return operand < len(self.node.inputs) and bool(self.node.inputs[operand])
@@ -102,7 +109,7 @@ class Patch:
         stable = np.all([np.equal(first, v) for v in values], axis=0) if len({v.shape for v in values}) == 1 else None
         if stable is None or any(a is None or a.shape != first.shape for a in now):
             raise Unsupported("computes a size in a way that cannot be followed")
-        mixed = [np.where(stable, first, a) for a in now]
+        mixed = [np.where(stable, first, np.asarray(a)) for a in now]
         if not all(np.array_equal(a, b) for a, b in zip(mixed, values, strict=True)):
             raise Unsupported("computes a size from dynamic sizes and channel counts together")
         patched = self.name(f"{self._stem(k)}_patched")
@@ -163,7 +170,11 @@ def group(patch: Patch) -> None:
         new = ins[1] // weight[1]
     else:  # the weight of ConvTranspose counts inputs: they shrink with whole groups, or within each
         whole = weight[1] == old[1] and ins[1] % (old[0] // patch.node.attribute("group")) == 0
-        new = ins[1] // (old[0] // patch.node.attribute("group")) if whole and _whole_groups(patch) else patch.node.attribute("group")
+        new = (
+            ins[1] // (old[0] // patch.node.attribute("group"))
+            if whole and _whole_groups(patch)
+            else patch.node.attribute("group")
+        )
     patch.set_attribute("group", int(new))
 
 
@@ -177,13 +188,11 @@ def _whole_groups(patch: Patch) -> bool:
 
 def reshape(patch: Patch) -> None:
     """Reshape: sizes in the operand follow; 0 and -1 stay where they still mean the right size."""
-    old, shapes = patch.old(1), patch.out_shapes()
-    if any(v is None for v in old):
-        raise Unsupported("reshapes to sizes that are not known")
+    old, shapes = patch.known(1), patch.out_shapes()
     if _resolves(patch, patch.new(1), shapes):
         patch.settled.add(1)
         return
-    keep = [np.array([v if v in (0, -1) else n for v, n in zip(o, s, strict=True)], np.int64) for o, s in zip(old, shapes, strict=True)]  # type: ignore[arg-type]
+    keep = [np.where(np.isin(o, (0, -1)), o, s) for o, s in zip(old, shapes, strict=True)]
     plain = [np.array(s, np.int64) for s in shapes]
     for wanted in (keep, plain):
         if _resolves(patch, wanted, shapes):
@@ -225,9 +234,7 @@ def _resolves(patch: Patch, operands: Sequence[NDArray[Any] | None], shapes: lis
 def expand(patch: Patch) -> None:
     """Expand: sizes in the operand follow those of the output; ones stay ones."""
     wanted = []
-    for old, shape in zip(patch.old(1), patch.out_shapes(), strict=True):
-        if old is None:
-            raise Unsupported("expands to sizes that are not known")
+    for old, shape in zip(patch.known(1), patch.out_shapes(), strict=True):
         tail = shape[len(shape) - len(old) :]
         wanted.append(np.array([1 if v == 1 else n for v, n in zip(old, tail, strict=True)], np.int64))
     patch.set_operand(1, wanted)
@@ -270,7 +277,7 @@ def slices(patch: Patch) -> None:
         kept = patch.mask(0, axis)
         if kept is None or kept.all():
             continue
-        picked = np.arange(len(kept))[slice(*(_bound(b[0][j]) for b in (starts, ends, steps)))]
+        picked = np.arange(len(kept))[slice(*(int(b[0][j]) for b in (starts, ends, steps)))]
         place = np.cumsum(kept) - 1
         positions = place[picked[kept[picked]]]
         start, end, step = _progression(positions)
@@ -286,7 +293,7 @@ def slices(patch: Patch) -> None:
         patch.set_attribute("starts", starts[0].tolist())
         patch.set_attribute("ends", ends[0].tolist())
         return
-    kind = patch.old(1)[0].dtype  # type: ignore[union-attr]
+    kind = patch.known(1)[0].dtype
     far = np.iinfo(kind)
     for k, values in ((1, starts), (2, ends)):
         patch.set_operand(k, [v.clip(far.min, far.max).astype(kind) for v in values])
@@ -296,27 +303,21 @@ def slices(patch: Patch) -> None:
         patch.set_operand(4, [v.astype(kind) for v in steps])
 
 
-def _bound(value: Any) -> int:
-    return int(value)
-
-
-def _bounds(patch: Patch, new_style: bool) -> tuple[list[NDArray[np.int64]], ...]:
+def _bounds(patch: Patch, new_style: bool) -> list[list[NDArray[np.int64]]]:
     """Starts, ends, axes (not negative) and steps, for each case, as arrays that may be written to."""
     rank = len(patch.cutting.masks(patch.node.inputs[0]))
-    found = []
+    found: list[list[NDArray[np.int64]]] = []
     for k, name in ((1, "starts"), (2, "ends"), (3, "axes"), (4, "steps")):
+        given = None if new_style else patch.node.attribute(name)
         if new_style and patch.has(k):
-            values = patch.old(k)
+            values = patch.known(k)
+        elif given is not None:
+            values = [np.array(given) for _ in patch.cases()]
         else:
-            given = None if new_style else patch.node.attribute(name)
-            values = [None if given is None else np.array(given) for _ in patch.cases()]
-        if any(v is None for v in values):
-            if k < 3 or (new_style and patch.has(k)):
-                raise Unsupported("cuts at bounds that are not known")
             count = len(found[0][0])
             values = [np.arange(count) if k == 3 else np.ones(count, int) for _ in patch.cases()]
         found.append([np.array(v, np.int64) % rank if k == 3 else np.array(v, np.int64) for v in values])
-    return tuple(found)
+    return found
 
 
 def _progression(positions: NDArray[np.int64]) -> tuple[int, int, int]:
@@ -342,9 +343,8 @@ def gather(patch: Patch) -> None:
         return
     place = np.cumsum(kept) - 1
     wanted = []
-    for indices in patch.old(1):
-        if indices is None:
-            raise Unsupported("picks by indices that are not known")
+    for given in patch.known(1):
+        indices = given
         masks = [patch.out_mask(axis + k) for k in range(indices.ndim)]
         for k, mask in enumerate(masks):
             if mask is not None:
@@ -352,7 +352,7 @@ def gather(patch: Patch) -> None:
         indices = np.where(indices < 0, indices + len(kept), indices)
         if not kept[indices].all():
             raise Unsupported("picks a position that would go")
-        wanted.append(np.asarray(place[indices], patch.old(1)[0].dtype))  # type: ignore[union-attr]
+        wanted.append(np.asarray(place[indices], given.dtype))
     patch.set_operand(1, wanted)
 
 
@@ -360,13 +360,8 @@ def pad(patch: Patch) -> None:
     """Pad: the positions it adds follow the axis, so fewer may be needed."""
     shape = patch.cutting.graph.facts[patch.node.inputs[0]].cases[0].shape or ()
     new_style = patch.node.opset >= 11
-    old = patch.old(1)[0] if new_style else np.array(patch.node.attribute("pads"))
-    if old is None:
-        raise Unsupported("pads by sizes that are not known")
-    pads = np.array(old)
-    axes = patch.old(3)[0] if new_style and patch.has(3) else np.arange(len(shape))
-    if axes is None:
-        raise Unsupported("pads axes that are not known")
+    pads = np.array(patch.known(1)[0] if new_style else patch.node.attribute("pads"))
+    axes = patch.known(3)[0] if new_style and patch.has(3) else np.arange(len(shape))
     changed = False
     for k, axis in enumerate(a % len(shape) for a in axes.tolist()):
         kept, begin, end = patch.out_mask(axis), int(pads[k]), int(pads[k + len(axes)])

@@ -171,4 +171,3 @@ def _record(site: Site, wide: list[Seat], produces: bool) -> None:
     if site.node.op in PRODUCERS or site.node.op == "BatchNormalization":
         for s in wide:
             site.use(s.operand, s.labels, produces)
-

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from onnxprune.api import Analysis
 from onnxprune.benchmark import Benchmark, Latency
+from onnxprune.decision import Analysis
 from onnxprune.report import Change, PinRow, Report
 from onnxprune.verify import Verification
 
@@ -54,7 +54,13 @@ def _costs(report: Report) -> Table:
         table.add_row("latency", _ms(a), _ms(b), f"{b.median_ms / a.median_ms:.1%}", _spread(a, b))
         table.add_row("speed-up", "", *_speedup(report.benchmark))
     if report.accuracy:
-        table.add_row("accuracy", f"{report.accuracy.before:.2%}", f"{report.accuracy.after:.2%}", "", f"{report.samples:,} samples, top-1")
+        table.add_row(
+            "accuracy",
+            f"{report.accuracy.before:.2%}",
+            f"{report.accuracy.after:.2%}",
+            "",
+            f"{report.samples:,} samples, top-1",
+        )
     return table
 
 
@@ -77,7 +83,9 @@ def _speedup(result: Benchmark) -> tuple[str, str, str]:
 
 
 def _groups(report: Report) -> Table:
-    table = Table("group", "width", "kept", title="groups of channels", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(
+        "group", "width", "kept", title="groups of channels", title_justify="left", title_style="bold", box=None, pad_edge=False
+    )
     table.columns[1].justify = table.columns[2].justify = "right"
     rows = sorted(report.groups, key=lambda g: -g.before)[:MOST_ROWS] if len(report.groups) > MOST_ROWS else report.groups
     for g in rows:
@@ -89,7 +97,16 @@ def _groups(report: Report) -> Table:
 
 def pins_table(pins: Sequence[PinRow]) -> Table:
     """What cannot be cut, largest first."""
-    table = Table("channels", "kept because", "made by", title="cannot be cut", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(
+        "channels",
+        "kept because",
+        "made by",
+        title="cannot be cut",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+    )
     table.columns[0].justify = "right"
     for p in pins[:MOST_PINS]:
         more = f" and {len(p.weights) - 2} more" if len(p.weights) > 2 else ""
@@ -152,5 +169,6 @@ def print_benchmark(result: Benchmark, names: Sequence[str], console: Console) -
         t = result.latencies[k]
         spread = f"{result.speedup_low[k]:.2f}-{result.speedup_high[k]:.2f}" if k else ""
         table.add_row(escape(name), _ms(t), f"{t.low_ms:.3f}-{t.high_ms:.3f}", f"{result.speedup[k]:.2f}x", spread)
-    about = f"{result.latencies[0].runs} rounds, models in turn, {result.threads} thread(s), {result.provider}, {shapes_text(result.inputs)}"
+    threads = f"{result.threads} thread{'s' if result.threads > 1 else ''}"
+    about = f"{result.latencies[0].runs} rounds, models in turn, {threads}, {result.provider}, {shapes_text(result.inputs)}"
     console.print(Group(table, Text(about)))

@@ -47,7 +47,7 @@ def unit_mean(x: Vector) -> Vector:
 
 
 def ccprune_product(p: Producer) -> Vector:
-    """|W|_1 / mean * |gamma| / mean: a channel must be strong in both. After CCPrune (Chen et al., Neurocomputing 451, 2021)."""
+    """|W|_1 / mean * |gamma| / mean: a channel must be strong in both. After CCPrune (Chen et al., 2021)."""
     return p.l1 if p.gamma is None else unit_mean(p.l1) * unit_mean(p.gamma)
 
 
@@ -228,7 +228,9 @@ def scores_from_file(coupled: Coupled, groups: tuple[Group, ...], given: Mapping
             raise DataError(f"--scores: '{name}' makes no prunable channels; those that do: {_some(list(owners))}")
         size = len(coupled.uses[owners[name]].labels)
         if values.shape != (size,) or not np.isfinite(values.astype(np.float64)).all():
-            raise DataError(f"--scores: '{name}' has shape {values.shape}, expected ({size},) finite numbers, one an output channel")
+            raise DataError(
+                f"--scores: '{name}' has shape {values.shape}, expected ({size},) finite numbers, one an output channel"
+            )
     names = {u: name for name, u in owners.items()}
     scores: list[Vector | None] = []
     for g in groups:

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Graph and options -> which channels go, and the model without them."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxprune.coupling import Coupled, couple
+from onnxprune.data import read_arrays
+from onnxprune.errors import CutError, ModelError, OptionError, PruneError
+from onnxprune.graph import Graph
+from onnxprune.groups import Group, Held, find_groups, find_held
+from onnxprune.options import Options
+from onnxprune.rewrite import cut
+from onnxprune.scoring import Scored, score_groups, scores_from_file
+from onnxprune.selection import Budget, keep_one_everywhere, select
+
+MOST_RETRIES = 30
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What can be cut, and what cannot.
+
+    Attributes:
+        coupled: labels, ties and pins.
+        groups: channels that can be removed, by groups of one width.
+        held: what holds other channels, largest first.
+        refused: index of a node -> why it could not be cut, found when a cut was tried.
+    """
+
+    coupled: Coupled = field(repr=False)
+    groups: tuple[Group, ...]
+    held: tuple[Held, ...]
+    refused: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def prunable(self) -> int:
+        """How many channels can be removed or kept one by one."""
+        return sum(len(g) for g in self.groups)
+
+
+def analyse(graph: Graph, refused: Mapping[int, str]) -> Analysis:
+    """Couple the channels of a graph; nodes in `refused` keep theirs."""
+    coupled = couple(graph, refused)
+    return Analysis(coupled, find_groups(coupled), find_held(coupled), refused)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which labels go, and the model without them.
+
+    Attributes:
+        analysis: what the decision was made from.
+        dropped: (n_labels,) True for labels that go.
+        pruned: the model without them.
+        groups: the groups that were allowed to shrink.
+        notes: what the reader should know.
+    """
+
+    analysis: Analysis = field(repr=False)
+    dropped: NDArray[np.bool_] = field(repr=False)
+    pruned: ModelProto = field(repr=False)
+    groups: tuple[Group, ...] = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+
+def decide(graph: Graph, options: Options, name: str) -> Decision:
+    """Choose channels and cut them; a node that cannot follow keeps its channels, and the choice is made again."""
+    refused: dict[int, str] = {}
+    for _ in range(MOST_RETRIES):
+        analysis = analyse(graph, refused)
+        if not analysis.groups:
+            reason = (
+                f"; most are held because {analysis.held[0].pin}" if analysis.held else " (no convolution or matrix product)"
+            )
+            raise ModelError(f"{name}: has no prunable channel{reason}. 'onnxprune inspect' lists all reasons")
+        groups = _eligible(analysis, options)
+        scored = _score(analysis.coupled, groups, options)
+        dropped = _choose(analysis.coupled, groups, scored, options)
+        try:
+            return Decision(analysis, dropped, cut(analysis.coupled, dropped), groups, _notes(refused, scored, groups))
+        except CutError as e:
+            for index in _around(graph, e.node_index) if e.node_index in refused else [e.node_index]:
+                refused[index] = f"cannot follow a cut ({e})"
+    raise PruneError(f"{name}: could not be cut after {MOST_RETRIES} tries; last: {list(refused.values())[-1]}")
+
+
+def _around(graph: Graph, index: int) -> list[int]:
+    """All nodes that a node depends on: where it fails although its own inputs are kept, sizes come from further up."""
+    found, queue = {index}, [index]
+    while queue:
+        node = graph.nodes[queue.pop()]
+        for tensor in (*node.inputs, *node.implicit):
+            above = graph.producers.get(tensor)
+            if above is not None and above.index not in found:
+                found.add(above.index)
+                queue.append(above.index)
+    return sorted(found)
+
+
+def _eligible(analysis: Analysis, options: Options) -> tuple[Group, ...]:
+    """Groups that --include and --exclude leave: every producer included, no member excluded."""
+    coupled = analysis.coupled
+    names = sorted({o.weight for o in coupled.owners})
+    for option, patterns in (("--include", options.include), ("--exclude", options.exclude)):
+        for pattern in patterns:
+            if not fnmatch.filter(names, pattern):
+                near = difflib.get_close_matches(pattern.strip("*"), names, 3, 0.3) or names[:3]
+                raise OptionError(f"{option}: '{pattern}' matches no weight; near names: {', '.join(near)}")
+
+    def matches(weight: str, patterns: Sequence[str]) -> bool:
+        return any(fnmatch.fnmatchcase(weight, p) for p in patterns)
+
+    def makers(group: Group) -> list[str]:
+        owners = {int(coupled.owner_of[coupled.uses[u].labels[0]]) for u in group.producers}
+        return [coupled.owners[k].weight for k in owners if k >= 0] or [group.name]
+
+    left = tuple(
+        g
+        for g in analysis.groups
+        if (not options.include or all(matches(w, options.include) for w in makers(g)))
+        and not any(matches(w, options.exclude) for w, _ in g.members)
+    )
+    if not left:
+        raise OptionError(
+            "--include/--exclude: leave no prunable channel; every weight that makes the channels of a group must match"
+        )
+    return left
+
+
+def _score(coupled: Coupled, groups: tuple[Group, ...], options: Options) -> Scored:
+    if options.scores is None:
+        return score_groups(coupled, groups, options.criterion, options.seed)
+    given = options.scores if isinstance(options.scores, Mapping) else read_arrays(options.scores, "--scores")
+    return scores_from_file(coupled, groups, given)
+
+
+def _choose(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options: Options) -> NDArray[np.bool_]:
+    """The labels (n_labels,) that go."""
+    known = [(g, s) for g, s in zip(groups, scored.scores, strict=True) if s is not None]
+    budget = Budget(options.ratio, options.scope, options.alignment().multiple)
+    keep = select([g for g, _ in known], [s for _, s in known], budget)
+    gone: dict[int, float] = {}
+    for (group, scores), kept in zip(known, keep, strict=True):
+        gone.update(zip(group.roots[~kept].tolist(), scores[~kept].tolist(), strict=True))
+    for root in keep_one_everywhere(coupled.spans(), gone):
+        del gone[root]
+    dead = np.zeros(len(coupled.roots), bool)
+    dead[list(gone)] = True
+    return dead[coupled.roots]
+
+
+def _notes(refused: Mapping[int, str], scored: Scored, groups: tuple[Group, ...]) -> tuple[str, ...]:
+    notes = []
+    bare = len(scored.without_batch_norm)
+    if bare:
+        lost = "so the scale's own vote is lost and the L1 norm of the folded filter decides"
+        cure = "to keep it, export with training=TrainingMode.PRESERVE in eval mode"
+        notes.append(f"{bare} of {len(groups)} groups have no BatchNormalization after their weights, {lost}; {cure}")
+    notes += [f"kept channels because a node {why}" for why in refused.values()][:5]
+    return tuple(notes)

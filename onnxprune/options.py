@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the user asks for: every option of the command line as a checked value."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from onnxprune.errors import OptionError
+from onnxprune.scoring import NAMES
+from onnxprune.selection import Alignment, auto_alignment
+
+Shapes = Mapping[str, Sequence[int]]
+RECOVERIES = ("none",)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user asked for; each field is an option of the command line.
+
+    Attributes:
+        ratio: fraction of prunable channels to remove, 0 <= ratio < 1.
+        criterion: a name in `onnxprune.scoring.NAMES`.
+        scope: "global" or "local".
+        align: "auto", "none", or a number of channels.
+        scores: path of an .npz, or weight name -> scores, instead of the criterion.
+        include, exclude: patterns of weight names that may, or may not, be cut.
+        data: path of an .npz with inputs, and labels to measure accuracy.
+        input_shape: input name -> shape, for sizes that the file leaves open.
+        recover: what is done to keep accuracy after the cut.
+        verify, bench: whether to prove and to time the result.
+        threads: threads of onnxruntime in the benchmark.
+        seed: seed of the criterion `random`.
+    """
+
+    ratio: float
+    criterion: str = "ccprune"
+    scope: str = "global"
+    align: str | int = "auto"
+    scores: str | Path | Mapping[str, NDArray[Any]] | None = None
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    data: str | Path | None = None
+    input_shape: Shapes = field(default_factory=dict)
+    recover: str = "none"
+    verify: bool = True
+    bench: bool = True
+    threads: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range, before any work."""
+        if not 0 <= self.ratio < 1:
+            raise OptionError(
+                f"--ratio: got {self.ratio:g}, expected 0 <= ratio < 1, the fraction of channels to remove (0.5 = half)"
+            )
+        if self.criterion not in NAMES:
+            near = difflib.get_close_matches(self.criterion, NAMES, 1)
+            hint = f"did you mean '{near[0]}'? " if near else ""
+            raise OptionError(f"--criterion: got '{self.criterion}'; {hint}expected one of {', '.join(NAMES)}")
+        if self.scope not in ("global", "local"):
+            raise OptionError(f"--scope: got '{self.scope}', expected global or local")
+        if self.recover not in RECOVERIES:
+            raise OptionError(f"--recover: got '{self.recover}', expected one of {', '.join(RECOVERIES)}")
+        if self.threads < 1:
+            raise OptionError(f"--threads: got {self.threads}, expected at least 1")
+        self.alignment()
+
+    def alignment(self) -> Alignment:
+        """The multiple that widths are rounded to."""
+        text = str(self.align).lower()
+        if text == "auto":
+            return auto_alignment()
+        if text == "none":
+            return Alignment(1, "not asked for")
+        if text.isdigit() and int(text) > 0:
+            return Alignment(int(text), "as asked")
+        raise OptionError(f"--align: got '{self.align}', expected auto, none, or a number of channels such as 8")
+
+    def asked(self) -> dict[str, Any]:
+        """The options that decide the cut, for plans and reports."""
+        by = "scores" if self.scores is not None else self.criterion
+        return {
+            "ratio": self.ratio,
+            "criterion": by,
+            "scope": self.scope,
+            "align": self.alignment().multiple,
+            "recover": self.recover,
+        }
