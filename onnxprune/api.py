@@ -152,7 +152,7 @@ def _judged(loaded: Loaded, decision: Decision, plan: Plan, options: Options, da
     proof = timing = hits = None
     if options.verify:
         proof = verify(decision.analysis.coupled, decision.dropped, decision.pruned, lambda done: progress("verify", done))
-    before = bench.cost(loaded.model, options.input_shape)
+    before = bench.cost(loaded.model, options.input_shape, loaded.size)
     after = bench.cost(decision.pruned, before.inputs)
     if options.bench:
         models, feeds = (loaded.model, decision.pruned), random_feeds(loaded.model, before.inputs)

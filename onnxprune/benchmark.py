@@ -74,12 +74,17 @@ class Benchmark:
     inputs: Mapping[str, tuple[int, ...]]
 
 
-def cost(model: ModelProto, fed: Mapping[str, Sequence[int]] | None = None) -> Cost:
-    """Count what a model stores and multiplies, at the given input shapes or at usual ones where the file leaves them open."""
+def cost(model: ModelProto, fed: Mapping[str, Sequence[int]] | None = None, size: int | None = None) -> Cost:
+    """Count what a model stores and multiplies, at the given input shapes or at usual ones where the file leaves them open.
+
+    Args:
+        size: bytes of the file, where they are known; counting them means to serialize the model.
+    """
     nodes, weights = read_nodes(model), read_weights(model)
     facts, inputs = read_once(model, CASES_OF_BENCHMARK, fed or {})
     params = sum(int(np.prod(w.shape)) for w in weights.values() if w.is_float or len(w.shape) > 1)
-    return Cost(sum(macs_of(n, facts) for n in nodes), params, model.ByteSize(), {n: facts[n].shape or () for n in inputs})
+    size = model.ByteSize() if size is None else size
+    return Cost(sum(macs_of(n, facts) for n in nodes), params, size, {n: facts[n].shape or () for n in inputs})
 
 
 def macs_of(node: Node, facts: Mapping[str, Fact]) -> int:

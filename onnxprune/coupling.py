@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxprune.graph import Graph, Node, subgraphs
 from onnxprune.labels import Axis, Flow, Labels, Pin, Tie
-from onnxprune.ops import RULES
+from onnxprune.ops import RULES, SOURCES
 from onnxprune.ops.site import Site, Unsupported, Use
 
 # Users that multiply or add a weight, or only pass it on: masking the weight then makes its channels zero. Anything else
@@ -156,7 +156,7 @@ class _Pass:
         stored = tuple(bool(name) and name in self.stored for name in node.inputs)
         if node.inputs and all(s or not n for s, n in zip(stored, node.inputs, strict=True)) and not any(subgraphs(node.proto)):
             self.stored.update(node.outputs)
-        if not any(x is not None for flow in inputs if flow for x in flow.axes):
+        if node.op not in SOURCES and not any(x is not None for flow in inputs if flow for x in flow.axes):
             return
         self.labels.touched.clear()
         try:

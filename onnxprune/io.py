@@ -39,12 +39,14 @@ class Loaded:
         name: how messages call it: the path, or a stand-in.
         sha256: digest of the file; empty for a model that came from no file.
         external: whether the file keeps weights in other files.
+        size: bytes of the file and its external data; None for a model that came from no file.
     """
 
     model: ModelProto = field(repr=False)
     name: str
     sha256: str = ""
     external: bool = False
+    size: int | None = None
 
 
 def load(source: Any) -> Loaded:
@@ -83,16 +85,18 @@ def _load_file(path: Path) -> Loaded:
         raise ModelError(
             f"{path}: not an ONNX model, or a damaged one ({len(data)} bytes do not parse); export it again"
         ) from e
-    digest = hashlib.sha256(data).hexdigest()
+    digest, size = hashlib.sha256(data).hexdigest(), len(data)
     del data
     external = [t for t in model.graph.initializer if uses_external_data(t)]
+    places = {ExternalDataInfo(t).location for t in external}
     for tensor in external:
         _check_external(path, tensor)
     try:
         load_external_data_for_model(model, str(path.parent))
     except Exception as e:  # onnx raises its own ValidationError, ValueError or OSError here
         raise ModelError(f"{path}: its external data cannot be read: {_first_line(e)}") from e
-    return Loaded(model, str(path), digest, bool(external))
+    size += sum((path.parent / place).stat().st_size for place in places)
+    return Loaded(model, str(path), digest, bool(external), size)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -126,7 +126,9 @@ class _Cutter:
         self._compare(node)
 
     def _touched(self, node: Node) -> bool:
-        """Whether anything that the node reads has changed."""
+        """Whether anything that the node reads or makes changes."""
+        if any(self._cuts(name) for name in node.outputs if name):
+            return True
         for case, old in enumerate(self.facts):
             for name in (*node.inputs, *node.implicit):
                 if name and old.get(name, UNKNOWN) is not self.graph.facts[name].cases[case]:

@@ -17,12 +17,12 @@ from onnxprune.ops.axes import (
     top_k,
 )
 from onnxprune.ops.convolution import convolution
-from onnxprune.ops.elementwise import BROADCAST, UNARY, elementwise
-from onnxprune.ops.movement import MOVES, gather, movement
+from onnxprune.ops.elementwise import BROADCAST, UNARY, cast_like, elementwise
+from onnxprune.ops.movement import MOVES, constant_of_shape, expand, gather, movement
 from onnxprune.ops.signatures import SIGNATURES, by_signature
 from onnxprune.ops.site import Rule
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "SOURCES"]
 
 
 def _table(*parts: tuple[Iterable[str], Rule]) -> Mapping[str, Rule]:
@@ -39,7 +39,10 @@ def _table(*parts: tuple[Iterable[str], Rule]) -> Mapping[str, Rule]:
 BY_FUNCTION: Mapping[str, Rule] = {
     "Conv": convolution,
     "ConvTranspose": convolution,
+    "CastLike": cast_like,
     "Gather": gather,
+    "Expand": expand,
+    "ConstantOfShape": constant_of_shape,
     "Softmax": softmax,
     "LogSoftmax": softmax,
     "Hardmax": softmax,
@@ -56,6 +59,9 @@ BY_FUNCTION: Mapping[str, Rule] = {
     "Shape": observe,
     "Size": observe,
 }
+
+SOURCES = frozenset({"Expand", "ConstantOfShape"})
+"""Operators that make positions of their own, so that their rule runs even where no input has channels."""
 
 RULES: Mapping[str, Rule] = _table(
     *(((op,), by_signature(signature)) for op, signature in SIGNATURES.items() if op not in BY_FUNCTION),

@@ -123,8 +123,8 @@ def observe(site: Site) -> list[Flow]:
             continue
         if unknown:
             site.pin(labels, "reads their number where other sizes are not known")
-        elif site.stored[0]:
-            site.pin(labels, "reads their number from the weight")
+        elif all(node.op in ("Shape", "Size") for node, _ in site.graph.consumers[site.node.inputs[0]]):
+            site.pin(labels, "is all that reads them")
         else:
             site.labels.touched.append(labels)
     return [Flow.plain(site.rank())]

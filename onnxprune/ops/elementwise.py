@@ -22,7 +22,7 @@ from onnxprune.ops.site import Site
 
 UNARY = frozenset(
     (
-        "Abs Acos Acosh Asin Asinh Atan Atanh Cast CastLike Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp Floor Gelu "
+        "Abs Acos Acosh Asin Asinh Atan Atanh Cast Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp Floor Gelu "
         "HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign "
         "Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu BitwiseNot"
     ).split()
@@ -43,6 +43,14 @@ def elementwise(site: Site) -> list[Flow]:
     axes: list[tuple[Axis, bool]] = [_axis(site, axis - rank) for axis in range(rank)]
     flow = Flow(tuple(a for a, _ in axes), tuple(z for _, z in axes))
     return [flow for _ in site.node.outputs]
+
+
+def cast_like(site: Site) -> list[Flow]:
+    """CastLike reads of its second input the type alone."""
+    for labels in site.flow(1).axes:
+        if labels is not None:
+            site.labels.touched.append(labels)
+    return [site.flow(0)]
 
 
 def _axis(site: Site, axis: int) -> tuple[Axis, bool]:

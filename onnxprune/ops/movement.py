@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from onnxprune.facts import evaluate
+from onnxprune.graph import FLOATS
 from onnxprune.labels import Flow
 from onnxprune.ops.site import Site, Unsupported
 
@@ -279,3 +281,31 @@ def gather(site: Site) -> list[Flow]:
         axes = tuple(None if k == axis else x for k, x in enumerate(flow.axes))
         site = Site(site.node, site.graph, (Flow(axes, flow.zero), *site.inputs[1:]), site.stored, site.labels, site.uses)
     return movement(site)
+
+
+def expand(site: Site) -> list[Flow]:
+    """Expand: what it repeats is the same everywhere, so any of the repeats may go."""
+    flow = site.flow(0)
+    moved = movement(site)[0] if any(_labelled(flow)) else Flow.plain(site.rank())
+    value = site.value(0)
+    return [_repeated(site, moved, len(flow.axes), value is not None and not value.any())]
+
+
+def constant_of_shape(site: Site) -> list[Flow]:
+    """ConstantOfShape: like Expand of a single number."""
+    value = site.node.attribute("value")
+    return [_repeated(site, Flow.plain(site.rank()), 0, value is None or not onnx.numpy_helper.to_array(value).any())]
+
+
+def _repeated(site: Site, flow: Flow, rank: int, zero: bool) -> Flow:
+    """Give the axes along which a tensor is repeated labels that no weight owns; only numbers repeat, not sizes."""
+    if site.out_cases()[0].dtype not in FLOATS or any(c.shape is None for c in site.out_cases()):
+        return flow
+    axes, zeros = list(flow.axes), list(flow.zero)
+    for k in range(len(axes)):
+        own = k - (len(axes) - rank)
+        sizes = {(c.shape or ())[k] for c in site.out_cases()}
+        single = own < 0 or all((c.shape or ())[own] == 1 for c in site.cases(0))
+        if single and len(sizes) == 1 and (size := sizes.pop()) > 1:
+            axes[k], zeros[k] = site.labels.fresh(size), zero
+    return Flow(tuple(axes), tuple(zeros))

@@ -240,6 +240,11 @@ def expand(patch: Patch) -> None:
     patch.set_operand(1, wanted)
 
 
+def constant_of_shape(patch: Patch) -> None:
+    """ConstantOfShape: as many numbers as are left."""
+    patch.set_operand(0, [np.array(s, np.int64) for s in patch.out_shapes()])
+
+
 def resize(patch: Patch) -> None:
     """Resize by sizes: channels are among the sizes."""
     if patch.node.opset < 11 or not patch.has(3):
@@ -384,6 +389,7 @@ REFITS: Mapping[str, Callable[[Patch], None]] = {
     "ConvTranspose": group,
     "Reshape": reshape,
     "Expand": expand,
+    "ConstantOfShape": constant_of_shape,
     "Resize": resize,
     "Split": split,
     "Slice": slices,

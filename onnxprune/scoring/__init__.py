@@ -78,7 +78,7 @@ def bn_scale(p: Producer) -> Vector:
 
 CRITERIA: Mapping[str, Callable[[Producer], Vector]] = MappingProxyType(
     {
-        "ccprune": ccprune_folded,
+        "ccprune": ccprune_product,
         "ccprune.product": ccprune_product,
         "ccprune.sum": ccprune_sum,
         "ccprune.folded": ccprune_folded,
@@ -88,7 +88,7 @@ CRITERIA: Mapping[str, Callable[[Producer], Vector]] = MappingProxyType(
     }
 )
 """Criteria by name. `random` stands apart: it needs no weights. The paper's exact way to combine is not public, so `ccprune`
-is a family, and its default the member that kept most accuracy when measured (tools/criteria.py)."""
+is a family, and its default the member that kept most accuracy when measured (`tools/criteria.py`, docs/criteria.md)."""
 NAMES = (*CRITERIA, "random")
 NEEDS_BATCH_NORM = frozenset({"ccprune", "ccprune.product", "ccprune.sum", "ccprune.folded", "bn_scale"})
 
