@@ -63,6 +63,10 @@ class Interpreter:
             return {}
         if any(not inputs[name].dtype for name in node.input if name):
             return {}
+        if node.op_type == "Squeeze" and len(node.input) == 1 and not node.attribute:
+            fact = inputs[node.input[0]]  # inference leaves open which axes go
+            shape = None if fact.shape is None or -1 in fact.shape else tuple(n for n in fact.shape if n != 1)
+            return {node.output[0]: Fact(fact.dtype, shape)}
         schema = onnx.defs.get_schema(node.op_type, self._versions.get(domain, 1), domain)
         data = {n: _tensor(inputs[n].value) for n in node.input if n and inputs[n].value is not None}
         types = {n: _type(inputs[n]) for n in node.input if n}

@@ -59,6 +59,8 @@ class _Cutter:
         self.nodes: list[NodeProto] = []
         self.weights: dict[str, TensorProto] = {}
         self.taken = set(self.graph.facts)
+        self.sized: set[str] = set()
+        self.captured = {name for n in self.graph.nodes for name in n.implicit}
 
     def run(self) -> ModelProto:
         for weight in self.graph.weights.values():
@@ -108,6 +110,7 @@ class _Cutter:
             self.nodes.append(proto)
             return
         proto.CopyFrom(node.proto)
+        self._trace_sizes(node)
         if not self._touched(node):
             self.nodes.append(proto)
             for case, old in enumerate(self.facts):
@@ -125,6 +128,14 @@ class _Cutter:
             self.add(new_node, node.index)
         self._compare(node)
 
+    def _trace_sizes(self, node: Node) -> None:
+        """Note numbers that are computed from sizes; what carries channels is data, whatever sizes it was made with."""
+        outputs = [name for name in node.outputs if name]
+        known = all(c.value is not None for name in outputs for c in self.graph.facts[name].cases)
+        data = any(axis is not None for name in outputs for axis in self.coupled.flows[name].axes)
+        if node.op in ("Shape", "Size") or (known and not data and any(name in self.sized for name in node.inputs)):
+            self.sized.update(outputs)
+
     def _touched(self, node: Node) -> bool:
         """Whether anything that the node reads or makes changes."""
         if any(self._cuts(name) for name in node.outputs if name):
@@ -137,15 +148,14 @@ class _Cutter:
 
     def _freeze(self, patch: Patch, node: Node) -> None:
         """Numbers that the graph computes from sizes keep their old values, unless they only make other such numbers."""
-        arithmetic = all(c.value is not None for name in node.outputs if name for c in self.graph.facts[name].cases)
-        if arithmetic or node.op in ("Shape", "Size"):
+        if all(name in self.sized for name in node.outputs if name):
             return
         for name in node.implicit:
             for case, old in enumerate(self.facts):
                 if not _same_value(old.get(name, UNKNOWN), self.graph.facts[name].cases[case]):
                     raise Unsupported("uses inside its body a size that would change")
         for k, name in enumerate(node.inputs):
-            if name and k not in patch.settled and not any(x is not None for x in self.coupled.flows[name].axes):
+            if name in self.sized and k not in patch.settled:
                 before = [c.value for c in self.graph.facts[name].cases if c.value is not None]
                 if len(before) == len(self.facts):
                     patch.set_operand(k, before)
@@ -165,7 +175,7 @@ class _Cutter:
         """The shapes that come out are the expected ones; what inference cannot tell must not have been labelled."""
         for case, facts in enumerate(self.facts):
             for name in node.outputs:
-                if not name:
+                if name in self.sized or not self._read(name):
                     continue
                 want, old = self.expected(name, case), self.graph.facts[name].cases[case]
                 got = facts.get(name, UNKNOWN)
@@ -175,6 +185,10 @@ class _Cutter:
                     got = Fact(old.dtype, want, got.value)
                 # the same fact object says that nothing has changed here
                 facts[name] = old if want == old.shape and _same_value(got, old) and not self._cuts(name) else got
+
+    def _read(self, name: str) -> bool:
+        """Whether anybody reads the tensor."""
+        return bool(name) and (name in self.graph.consumers or name in self.graph.outputs or name in self.captured)
 
     def _cuts(self, name: str) -> bool:
         return any(m is not None and not m.all() for m in self.masks(name))
@@ -188,7 +202,7 @@ class _Cutter:
         nodes = self._without_dead(self.nodes)
         graph.node.extend(nodes)
         used = {name for n in nodes for name in n.input} | set(self.graph.outputs)
-        used |= {name for n in self.graph.nodes for name in n.implicit}
+        used |= self.captured
         for t in self.graph.model.graph.initializer:
             if t.name in used or t.name not in self.graph.consumers:
                 graph.initializer.add().CopyFrom(self.weights.get(t.name, t))
@@ -202,7 +216,7 @@ class _Cutter:
     def _without_dead(self, nodes: list[NodeProto]) -> list[NodeProto]:
         """Leave out nodes that only served what a refit replaced; nodes that were idle in the original stay."""
         idle = {n.outputs[0] for n in self.graph.nodes if not any(o in self.graph.consumers for o in n.outputs if o)}
-        used = set(self.graph.outputs) | {name for n in self.graph.nodes for name in n.implicit}
+        used = set(self.graph.outputs) | self.captured
         alive = []
         for n in reversed(nodes):
             if any(o in used for o in n.output) or (n.output and n.output[0] in idle):
@@ -223,11 +237,11 @@ class _Cutter:
                 if mask is not None and not mask.all():
                     dim.Clear()
                     dim.dim_value = int(mask.sum())
-            fact = self.facts[0].get(value.name, UNKNOWN)
-            if fact.value is not None and fact.shape is not None and len(dims) == len(fact.shape):
-                for dim, size in zip(dims, fact.shape, strict=True):
-                    if dim.HasField("dim_value"):
-                        dim.dim_value = size
+            old, new = self.graph.facts[value.name].cases[0].shape, self.facts[0].get(value.name, UNKNOWN).shape
+            if old is not None and new is not None and len(dims) == len(old) == len(new):
+                for dim, before, after in zip(dims, old, new, strict=True):
+                    if before != after and dim.HasField("dim_value"):
+                        dim.dim_value = after
 
 
 def _open(shape: tuple[int, ...] | None) -> bool:

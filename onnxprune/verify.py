@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -194,7 +195,7 @@ def _compare(
     names: list[str],
     progress: Callable[[float], None],
 ) -> Verification:
-    worst, allowed, shapes, failures = 0.0, 0.0, [], []
+    worst, allowed, compared, shapes, failures = 0.0, 0.0, 0, [], []
     for k, feeds in enumerate(tries):
         try:
             expected = run_a(feeds)
@@ -204,6 +205,7 @@ def _compare(
         shapes.append({name: tuple(x.shape) for name, x in feeds.items()})
         for name, p, q in zip(names, expected, run_b(feeds), strict=True):
             error, tolerance = difference(name, p, q)
+            compared += not math.isnan(error)
             worst, allowed = max(worst, error), max(allowed, tolerance)
             if error > tolerance:
                 raise DifferenceError(
@@ -214,6 +216,8 @@ def _compare(
         raise VerificationError(
             f"the original does not run, so nothing can be proven: {failures[0]}; give its sizes with --input-shape"
         )
+    if not compared:
+        raise VerificationError("no output of the masked original is a finite number, so nothing can be proven")
     return Verification(worst, allowed, tuple(shapes), engine)
 
 
@@ -221,7 +225,7 @@ def difference(name: str, expected: Any, got: Any) -> tuple[float, float]:
     """Largest difference over largest expected value, and what is allowed for the type.
 
     A small constant in the denominator forgives rounding noise around zero. Where the original is not finite nothing is
-    compared.
+    compared; nan if it is finite nowhere.
     """
     p, q = np.asarray(expected), np.asarray(got)
     if p.shape != q.shape or p.dtype != q.dtype:
@@ -234,7 +238,7 @@ def difference(name: str, expected: Any, got: Any) -> tuple[float, float]:
     a, b = p.astype(np.float64), q.astype(np.float64)
     finite = np.isfinite(a)
     if not finite.any():
-        return 0.0, tolerance
+        return math.nan, tolerance
     gap = np.abs(a - b)[finite].max()
     floor = ABSOLUTE / tolerance if p.dtype.itemsize < 8 else 1e-12
     return float(np.inf if np.isnan(gap) else gap / (np.abs(a[finite]).max() + floor)), tolerance

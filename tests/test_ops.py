@@ -1273,11 +1273,6 @@ PATTERNS: dict[str, Sample] = {
         8,
         most=8,
     ),
-    "a part without a name": Sample(
-        conv("d, , f = Split <axis = 1> (a, k)  b = Concat <axis = 1> (f, d)", "", "int64[3] k = {2,3,3}", w2="4,5,1,1"),
-        8,
-        most=8,
-    ),
     "a weight with its mean taken away": Sample(
         conv("m = ReduceMean <axes = [1,2,3]> (w3)  c = Sub(w3, m)  b = Conv(a, c)", "float[6,8,1,1] w3", w2="4,6,1,1"), 6
     ),

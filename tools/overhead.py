@@ -40,7 +40,9 @@ def main() -> None:
         prune += ["-o", out, "--force"]
         pairs = [(timed(base), timed(prune)) for _ in range(options.runs + 1)][1:]
     for name, times in zip(("load and save with onnx", "onnxprune"), zip(*pairs, strict=True), strict=True):
-        print(f"{name:<24} median {statistics.median(times):.2f} s   {min(times):.2f}-{max(times):.2f} s over {len(times)} runs")
+        print(
+            f"{name:<24} median {statistics.median(times):.2f} s   {min(times):.2f}-{max(times):.2f} s over {len(times)} runs"
+        )
     ratios = sorted(b / a for a, b in pairs)
     print(f"ratio                    median {statistics.median(ratios):.2f}x  {ratios[0]:.2f}-{ratios[-1]:.2f}x (at most 2.5x)")
 

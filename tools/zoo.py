@@ -44,7 +44,12 @@ def check(path: Path, folder: Path, hydrate: Any, exact: Any, ratio: float) -> d
     result = onnxprune.prune(str(original), ratio, verify=False, bench=False, **options)
     seconds = time.perf_counter() - start
     result.save(pruned, plan)
-    found = {"channels": result.report.ratio, "seconds": seconds, "proof": "exact.py", **exact(str(original), str(pruned), str(plan))}
+    found = {
+        "channels": result.report.ratio,
+        "seconds": seconds,
+        "proof": "exact.py",
+        **exact(str(original), str(pruned), str(plan)),
+    }
     if not found["ok"] and found.get("rel_err"):
         proof = onnxprune.verify_files(str(original), str(pruned), str(plan))
         found |= {"ok": True, "proof": proof.engine, "rel_err": proof.error}

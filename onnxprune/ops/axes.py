@@ -77,6 +77,9 @@ def reduction(site: Site) -> list[Flow]:
             site.labels.touched.append(labels)
         else:
             site.pin(labels, "reduces over them, and zeros would count")
+    for k, labels in enumerate(flow.axes):
+        if site.node.op == "ReduceLogSum" and flow.zero[k] and k not in axes:
+            site.pin(labels, "is not defined where a channel is zero")
     passed = Flow(
         tuple(None if k in axes else x for k, x in enumerate(flow.axes)),
         tuple(z and k not in axes and site.node.op in REDUCTIONS for k, z in enumerate(flow.zero)),
@@ -106,13 +109,26 @@ def resize(site: Site) -> list[Flow]:
     if site.node.attribute("coordinate_transformation_mode", b"") == b"tf_crop_and_resize":
         raise Unsupported("crops while it resizes")
     flow = site.flow(0)
+    scaled = _scaled(site)
     axes: list[Axis] = []
     for k, labels in enumerate(flow.axes):
-        same = all((a.shape or ())[k] == (b.shape or ())[k] for a, b in zip(site.cases(0), site.out_cases(), strict=True))
+        same = k not in scaled and all(
+            (a.shape or ())[k] == (b.shape or ())[k] for a, b in zip(site.cases(0), site.out_cases(), strict=True)
+        )
         if not same:
             site.pin(labels, "resizes this axis")
         axes.append(labels if same else None)
     return [Flow(tuple(axes), flow.zero)]
+
+
+def _scaled(site: Site) -> set[int]:
+    """Axes with a scale other than one: rounding may hide it in the sizes."""
+    place = 2 if site.node.op == "Resize" and site.node.opset >= 11 else 1
+    scales = site.value(place)
+    if scales is None or not scales.size:
+        return set()
+    axes = site.node.attribute("axes") or range(scales.size)
+    return {axis for axis, scale in zip(axes, scales.tolist(), strict=True) if scale != 1.0}
 
 
 def observe(site: Site) -> list[Flow]:

@@ -46,10 +46,7 @@ def movement(site: Site) -> list[Flow]:
     data = range(len(site.inputs)) if site.node.op == "Concat" else range(1)
     if any(flow is not None for k, flow in enumerate(site.inputs) if k not in data and flow and any(_labelled(flow))):
         raise Unsupported("takes sizes or indices from channels")
-    if site.node.op == "Pad" and _mode(site) != "constant":
-        for axis, pads in enumerate(zip(*_pads(site), strict=True)):
-            if any(pads):
-                site.pin(site.flow(0).axes[axis], f"pads this axis by '{_mode(site)}'")
+    _hold_what_cannot_follow(site)
     received: list[list[Carried]] = [[] for _ in site.node.outputs]
     for axis in range(max(len(site.flow(k).axes) for k in data)):
         if any(site.flow(k).axes[axis] is not None for k in data):
@@ -57,6 +54,17 @@ def movement(site: Site) -> list[Flow]:
                 if carried is not None:
                     received[output].append(carried)
     return [_merge(site, site.rank(output), carried) for output, carried in enumerate(received)]
+
+
+def _hold_what_cannot_follow(site: Site) -> None:
+    """Pin axes that the operator works on in a way that no refit can follow."""
+    if site.node.op == "Pad":
+        for labels, pads in zip(site.flow(0).axes, zip(*_pads(site), strict=True), strict=True):
+            if min(pads) < 0 or (any(pads) and _mode(site) != "constant"):
+                site.pin(labels, "crops this axis" if min(pads) < 0 else f"pads this axis by '{_mode(site)}'")
+    if site.node.op in CHANNELS_ONLY:
+        for labels in site.flow(0).axes[2:]:
+            site.pin(labels, "cuts this axis into blocks")
 
 
 def _labelled(flow: Flow) -> list[bool]:
@@ -146,10 +154,10 @@ def _operand(site: Site, k: int, case: int) -> NDArray[Any]:
 
 
 def _shrunk(site: Site, shape: list[int], axis: int) -> list[int]:
-    """Sizes of a grid: axes that the operator treats alike shrink to one position."""
+    """Sizes of a grid: axes that the operator treats alike shrink to two positions (one would let Squeeze drop them)."""
     along = site.node.attribute("axis", ALONG.get(site.node.op, 0))
     return [
-        n if k == axis or not (site.node.op in FREELY or (site.node.op in ALONG and k != along % len(shape))) else 1
+        n if k == axis or not (site.node.op in FREELY or (site.node.op in ALONG and k != along % len(shape))) else min(n, 2)
         for k, n in enumerate(shape)
     ]
 
@@ -220,7 +228,7 @@ def _carried(site: Site, grids: list[Grid], zero: bool) -> Carried | None:
         site.pin(labels, "moves them onto an axis of dynamic size")
         return None
     rows = {k: [_rows(g, k) for g in grids] for k in options}
-    best = options[0] if len(options) == 1 else max(options, key=lambda k: (site.labels.atoms_left(_ties(rows[k]), labels), k))
+    best = options[0] if len(options) == 1 else max(options, key=lambda k: (site.labels.atoms_left(_ties(rows[k]), labels), -k))
     return Carried(best, _tie_rows(site, rows[best]), zero)
 
 

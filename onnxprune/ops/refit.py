@@ -135,7 +135,7 @@ class Patch:
     def constant(self, stem: str, value: NDArray[Any]) -> str:
         """A new initializer; other readers of an old one keep theirs."""
         name = self.name(stem)
-        self.cutting.weights[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(value), name)
+        self.cutting.weights[name] = onnx.numpy_helper.from_array(np.asarray(value), name)
         for case in self.cutting.facts:
             case[name] = Fact(self.cutting.weights[name].data_type, value.shape, value)
         return name
@@ -256,20 +256,23 @@ def resize(patch: Patch) -> None:
 def split(patch: Patch) -> None:
     """Split: each part keeps its own share."""
     axis = patch.node.attribute("axis", 0)
-    sizes = []
-    for case in patch.cases():
-        shapes = [patch.cutting.expected(name, case) for name in patch.node.outputs if name]
-        sizes.append([s[axis] for s in shapes if s is not None])
-    if len(sizes[0]) != len(patch.node.outputs):
-        raise Unsupported("leaves out an output")
-    explicit = patch.has(1) or patch.node.attribute("split") is not None
-    if not explicit and all(len(set(s)) == 1 for s in sizes):
+    kept = patch.mask(0, axis)
+    if kept is None or kept.all():
+        return
+    given = patch.known(1)[0] if patch.has(1) else patch.node.attribute("split")
+    count = len(patch.node.outputs)
+    old = np.array(given if given is not None else [len(x) for x in np.array_split(kept, count)])
+    if given is None and len(kept) % count:  # num_outputs: all parts but the last are of one size, rounded up
+        part = -(-len(kept) // count)
+        old = np.array([part] * (count - 1) + [len(kept) - part * (count - 1)])
+    sizes = [int(x.sum()) for x in np.split(kept, np.cumsum(old)[:-1])]
+    if given is None and len(set(sizes)) == 1:
         return
     if patch.node.opset < 13:
-        patch.set_attribute("split", sizes[0])
+        patch.set_attribute("split", sizes)
     else:
         patch.set_attribute("num_outputs", None)
-        patch.set_operand(1, [np.array(s, np.int64) for s in sizes])
+        patch.set_operand(1, [np.array(sizes, np.int64) for _ in patch.cases()])
 
 
 def slices(patch: Patch) -> None:
