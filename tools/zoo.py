@@ -86,7 +86,8 @@ def main() -> None:
     for name, r in rows(options):
         good, bad = good + bool(r["ok"]), bad + (not r["ok"])
         if r["ok"]:
-            line = f"| {name} | {r['channels']:.1%} | {r['macs_kept']:.1%} | {r['rel_err']:.0e} | {r['seconds']:.1f} | {r['proof']} |"
+            cells = f"{r['channels']:.1%} | {r['macs_kept']:.1%} | {r['rel_err']:.0e} | {r['seconds']:.1f} | {r['proof']}"
+            line = f"| {name} | {cells} |"
         else:
             line = f"| {name} | FAILED | | | | {r.get('why') or r.get('rel_err')} |"
         lines.append(line)
