@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.graph import Graph, Node, subgraphs
-from onnxprune.labels import Axis, Flow, Labels, Pin, Tie
+from onnxprune.labels import Axis, Flow, Labels, Pin, Rest, Tie
 from onnxprune.ops import RULES, SOURCES
 from onnxprune.ops.site import Site, Unsupported, Use
 
@@ -22,8 +22,8 @@ from onnxprune.ops.site import Site, Unsupported, Use
 # (a division, a maximum) may see the true values of a removed channel, so nothing downstream may count on zeros.
 MASKABLE = frozenset(
     (
-        "Add BatchNormalization Cast Conv ConvTranspose Einsum Gemm Identity InstanceNormalization MatMul Mul PRelu Reshape "
-        "Squeeze Sub Sum Transpose Unsqueeze"
+        "Add BatchNormalization Cast Conv ConvTranspose Einsum Gemm Identity InstanceNormalization LayerNormalization MatMul "
+        "Mul PRelu RMSNormalization Reshape Squeeze Sub Sum Transpose Unsqueeze"
     ).split()
 )
 
@@ -144,7 +144,8 @@ class _Pass:
                 if labels is not None:
                     self.owners.append(Owner(weight.name, axis, int(labels[0]), size))
                 axes.append(labels)
-            self.flows[weight.name] = Flow(tuple(axes), tuple(zero and x is not None for x in axes))
+            rest = Rest.ZERO if zero else Rest.CONSTANT
+            self.flows[weight.name] = Flow(tuple(axes), tuple(Rest.UNKNOWN if x is None else rest for x in axes))
 
     def _visit(self, node: Node) -> None:
         inputs = tuple(self.flows[name] if name else None for name in node.inputs)
@@ -210,7 +211,7 @@ class _Pass:
             if labels is not None and not fits:
                 self.labels.pin(labels, Pin(str(node), "keeps a single one of them") if size == 1 else pin)
             axes.append(labels if fits else None)
-        return Flow(tuple(axes), tuple(z and x is not None for z, x in zip(flow.zero, axes, strict=True)))
+        return Flow(tuple(axes), tuple(Rest.UNKNOWN if x is None else r for r, x in zip(flow.rest, axes, strict=True)))
 
     def _hold(self, flow: Flow | None, pin: Pin) -> None:
         for axis in flow.axes if flow else ():

@@ -37,8 +37,15 @@ class Group:
 
 
 def find_groups(coupled: Coupled) -> tuple[Group, ...]:
-    """All groups of free atoms, in the order of the graph."""
-    label = np.flatnonzero(coupled.free & (coupled.owner_of >= 0))
+    """All groups of free atoms, in the order of the graph.
+
+    What no convolution or matrix product makes or reads is no channel: it costs nothing to keep.
+    """
+    at_work = np.zeros(len(coupled.roots), bool)
+    for use in coupled.uses:
+        if coupled.graph.nodes[use.node].op in PRODUCERS:
+            at_work[coupled.roots[use.labels]] = True
+    label = np.flatnonzero(coupled.free & (coupled.owner_of >= 0) & at_work[coupled.roots])
     pairs = np.unique(np.stack([coupled.roots[label], coupled.owner_of[label]], 1), axis=0)
     roots, first = np.unique(pairs[:, 0], return_index=True)
     bounds = np.append(first, len(pairs))

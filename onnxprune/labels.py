@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,23 +17,41 @@ Axis = NDArray[np.int64] | None
 """One label per position of an axis, or None for an axis that never shrinks."""
 
 
+class Rest(IntEnum):
+    """What the positions of an axis whose label is dropped hold in the masked original; more is better."""
+
+    UNKNOWN = 0
+    """Anything."""
+    COMPUTED = 1
+    """What element-wise operators make of tensors that the pruned model has too."""
+    CONSTANT = 2
+    """The same numbers whatever the model is fed."""
+    ZERO = 3
+    """Zeros."""
+
+
 @dataclass(frozen=True, slots=True)
 class Flow:
     """What a tensor carries.
 
     Attributes:
         axes: the labels of each axis.
-        zero: for each axis, whether positions whose label is dropped hold zeros once the weights are masked.
-            Sums over an axis are exact only where this holds.
+        rest: for each axis, what dropped positions hold once the weights are masked. Sums over an axis are exact where it
+            is zero, or can be made exact where it is known.
     """
 
     axes: tuple[Axis, ...]
-    zero: tuple[bool, ...]
+    rest: tuple[Rest, ...]
 
     @classmethod
     def plain(cls, rank: int) -> Flow:
         """A tensor of which no axis shrinks."""
-        return cls((None,) * rank, (False,) * rank)
+        return cls((None,) * rank, (Rest.UNKNOWN,) * rank)
+
+    @property
+    def zero(self) -> tuple[bool, ...]:
+        """For each axis, whether dropped positions hold zeros."""
+        return tuple(r is Rest.ZERO for r in self.rest)
 
 
 @dataclass(frozen=True, slots=True)

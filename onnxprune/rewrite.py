@@ -18,8 +18,10 @@ from onnxprune.coupling import Coupled
 from onnxprune.errors import CutError
 from onnxprune.facts import Interpreter, fact_of_weight, skeleton
 from onnxprune.graph import UNKNOWN, Fact, Node, Weight, constant_tensor
-from onnxprune.ops.refit import REFITS, Patch
+from onnxprune.ops.patch import Patch
+from onnxprune.ops.refit import REFITS
 from onnxprune.ops.site import Unsupported
+from onnxprune.rests import Rests
 
 Mask = NDArray[np.bool_]
 
@@ -60,6 +62,7 @@ class _Cutter:
         self.weights: dict[str, TensorProto] = {}
         self.taken = set(self.graph.facts)
         self.sized: set[str] = set()
+        self.rests = Rests(coupled, dropped)
         self.captured = {name for n in self.graph.nodes for name in n.implicit}
 
     def run(self) -> ModelProto:

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, NodeProto
 
 from onnxprune.coupling import Coupled
 from onnxprune.errors import VerificationError
 from onnxprune.facts import skeleton
 from onnxprune.graph import FLOATS, Graph, constant_tensor
 from onnxprune.io import runnable
+from onnxprune.rests import mask_weight
 
 Feeds = dict[str, NDArray[Any]]
 # Rounding differs where sums have fewer terms; a wrong cut differs by far more.
@@ -49,23 +50,13 @@ def masked(coupled: Coupled, dropped: NDArray[np.bool_]) -> ModelProto:
     graph = coupled.graph
     model = skeleton(graph.model)
 
-    def zeroed(t: TensorProto, name: str) -> TensorProto:
-        flow = coupled.flows[name]
-        if not any(flow.zero) or not any(x is not None and dropped[x].any() for x in flow.axes):
-            return t
-        array = onnx.numpy_helper.to_array(t).copy()
-        for axis, labels in enumerate(flow.axes):
-            if labels is not None:
-                array[(slice(None),) * axis + (dropped[labels],)] = 0
-        return TensorProto(name=t.name, data_type=t.data_type, dims=t.dims, raw_data=array.tobytes())
-
     for t in graph.model.graph.initializer:
-        model.graph.initializer.append(zeroed(t, t.name))
+        model.graph.initializer.append(mask_weight(coupled, dropped, t, t.name))
     for n in graph.model.graph.node:
         tensor, new = constant_tensor(n), NodeProto()
         new.CopyFrom(n)
         if tensor is not None:
-            new.attribute[0].t.CopyFrom(zeroed(tensor, n.output[0]))
+            new.attribute[0].t.CopyFrom(mask_weight(coupled, dropped, tensor, n.output[0]))
         model.graph.node.append(new)
     return model
 

@@ -4,16 +4,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from onnxprune.labels import Axis, Flow
+from numpy.typing import NDArray
+
+from onnxprune.graph import Node
+from onnxprune.labels import Axis, Flow, Rest
+from onnxprune.ops.signatures import SIGNATURES, by_signature
 from onnxprune.ops.site import Rule, Site, Unsupported
 
 # Reductions of zeros that are zero: channels that pass stay zero.
 REDUCTIONS = frozenset(
     ["ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"]
 )
-# Those for which a zero among the reduced elements changes nothing.
+# Those for which a zero among the reduced elements changes nothing, and those that a refit makes right.
 SUMS = frozenset({"ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare"})
+ACCOUNTED = frozenset({"ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceSumSquare", "ReduceL1"})
 
 
 def along(default: int, why: str, onwards: bool = False) -> Rule:
@@ -33,22 +39,85 @@ def _keep(site: Site, flow: Flow, held: Iterable[int], why: str) -> Flow:
     """Pin the axes `held` and pass the others, which need not be zero any more."""
     for k in held:
         site.pin(flow.axes[k], why)
-    return Flow(tuple(None if k in held else x for k, x in enumerate(flow.axes)), (False,) * len(flow.axes))
+    return Flow(tuple(None if k in held else x for k, x in enumerate(flow.axes)), (Rest.UNKNOWN,) * len(flow.axes))
+
+
+def _hold_traces(site: Site, flow: Flow, axes: Iterable[int]) -> None:
+    """Pin what takes part in a normalisation with numbers that the smaller graph cannot put back."""
+    shrinking = [k for k in axes if flow.axes[k] is not None]
+    for k in shrinking:
+        if flow.rest[k] < (Rest.CONSTANT if len(shrinking) == 1 else Rest.ZERO):
+            site.pin(flow.axes[k], "normalises over them, and removed ones would leave a trace")
 
 
 def softmax(site: Site) -> list[Flow]:
     """Softmax, LogSoftmax, Hardmax: before opset 13 over all axes from `axis` (default 1) on, since then over one."""
-    new = site.node.opset >= 13
-    return along(-1 if new else 1, "normalises over this axis", onwards=not new)(site)
+    flow = site.flow(0)
+    rank = len(flow.axes)
+    _hold_traces(site, flow, softmax_axes(site.node, rank))
+    return [Flow(flow.axes, (Rest.UNKNOWN,) * rank)]
+
+
+def softmax_axes(node: Node, rank: int) -> range:
+    """The axes over which Softmax, LogSoftmax and Hardmax normalise."""
+    new = node.opset >= 13
+    axis = node.attribute("axis", -1 if new else 1) % rank
+    return range(axis, axis + 1 if new else rank)
 
 
 def cumsum(site: Site) -> list[Flow]:
-    """CumSum works along the axis that its second input names."""
-    axis = site.value(1)
-    if axis is None:
+    """CumSum works along the axis that its second input names; zeros on it add nothing."""
+    value = site.value(1)
+    if value is None:
         raise Unsupported("sums along an axis that is not known")
     flow = site.flow(0)
-    return [_keep(site, flow, (int(axis.ravel()[0]) % len(flow.axes),), "sums along this axis")]
+    axis = int(value.ravel()[0]) % len(flow.axes)
+    if flow.zero[axis]:
+        return [Flow(flow.axes, tuple(Rest.UNKNOWN if k == axis else r for k, r in enumerate(flow.rest)))]
+    return [_keep(site, flow, (axis,), "sums along this axis")]
+
+
+def trains(node: Node) -> bool:
+    """Whether a BatchNormalization normalises by the statistics of its input, as it does when weights are standardised."""
+    return bool(node.attribute("training_mode", 0)) or len([o for o in node.outputs if o]) > 1
+
+
+def batch_norm(site: Site) -> list[Flow]:
+    """BatchNormalization: scale * (x - mean) / sqrt(variance + epsilon) + shift."""
+    if trains(site.node):
+        flow = site.flow(0)
+        _hold_traces(site, flow, [k for k in range(len(flow.axes)) if k != 1])
+    return by_signature(SIGNATURES["BatchNormalization"])(site)
+
+
+def layer_norm(site: Site) -> list[Flow]:
+    """LayerNormalization, RMSNormalization over attribute `axis` and all after it, with scale and shift.
+
+    Where it is known what removed channels hold the refit puts that back for the statistics: they stay the original's.
+    """
+    flow = site.flow(0)
+    rank = len(flow.axes)
+    first = site.node.attribute("axis", -1) % rank
+    rest = [Rest.UNKNOWN] * rank
+    _hold_traces(site, flow, range(first, rank))
+    for k in range(first, rank):
+        labels = flow.axes[k]
+        if labels is None:
+            continue
+        site.labels.touched.append(labels)
+        made_zero = []
+        for operand in (1, 2):
+            if site.has(operand):
+                other = site.flow(operand)
+                at = k - rank + len(other.axes)
+                scales = other.axes[at] if at >= 0 else None
+                if scales is not None:
+                    site.tie(labels, scales)
+                    made_zero.append(other.zero[at])
+                elif at >= 0 and site.shape(operand)[at] != 1:
+                    site.pin(labels, "scales them by numbers that cannot be cut")
+        rest[k] = Rest.ZERO if made_zero and all(made_zero) else Rest.UNKNOWN
+    return [Flow(flow.axes, tuple(rest))]
 
 
 def arg_extreme(site: Site) -> list[Flow]:
@@ -65,43 +134,49 @@ def top_k(site: Site) -> list[Flow]:
 
 
 def reduction(site: Site) -> list[Flow]:
-    """Sums may lose positions that hold zeros; means, extremes and products need them all."""
+    """Sums may lose positions that hold zeros; a refit accounts for them in means and extremes; others need them all."""
     flow = site.flow(0)
     rank = len(flow.axes)
-    axes = _reduced(site, rank)
+    if site.has(1) and site.value(1) is None:
+        raise Unsupported("reduces over axes that are not known")
+    axes = reduced_axes(site.node, rank, site.value(1))
     for k in axes:
         labels = flow.axes[k]
         if labels is None:
             continue
-        if site.node.op in SUMS and flow.zero[k]:
+        alone = sum(flow.axes[j] is not None for j in axes) == 1
+        if (flow.zero[k] and site.node.op in SUMS | ACCOUNTED) or (flow.rest[k] and alone and site.node.op in ACCOUNTED):
             site.labels.touched.append(labels)
         else:
-            site.pin(labels, "reduces over them, and zeros would count")
+            site.pin(labels, "reduces over them, and removed ones would leave a trace")
     for k, labels in enumerate(flow.axes):
         if site.node.op == "ReduceLogSum" and flow.zero[k] and k not in axes:
             site.pin(labels, "is not defined where a channel is zero")
     passed = Flow(
         tuple(None if k in axes else x for k, x in enumerate(flow.axes)),
-        tuple(z and k not in axes and site.node.op in REDUCTIONS for k, z in enumerate(flow.zero)),
+        tuple(_passed(site, r) if k not in axes else Rest.UNKNOWN for k, r in enumerate(flow.rest)),
     )
     return [passed if site.node.attribute("keepdims", 1) else _without(passed, axes)]
 
 
-def _reduced(site: Site, rank: int) -> set[int]:
-    axes = site.node.attribute("axes")
-    if axes is None and site.has(1):
-        value = site.value(1)
-        if value is None:
-            raise Unsupported("reduces over axes that are not known")
-        axes = value.tolist()
+def reduced_axes(node: Node, rank: int, given: NDArray[Any] | None) -> set[int]:
+    """The axes that a reduction takes away; `given` is its second input, where it has one."""
+    axes = node.attribute("axes") if given is None else given.tolist()
     if not axes:
-        return set() if site.node.attribute("noop_with_empty_axes", 0) else set(range(rank))
+        return set() if node.attribute("noop_with_empty_axes", 0) else set(range(rank))
     return {a % rank for a in axes}
 
 
 def _without(flow: Flow, axes: set[int]) -> Flow:
     keep = [k for k in range(len(flow.axes)) if k not in axes]
-    return Flow(tuple(flow.axes[k] for k in keep), tuple(flow.zero[k] for k in keep))
+    return Flow(tuple(flow.axes[k] for k in keep), tuple(flow.rest[k] for k in keep))
+
+
+def _passed(site: Site, rest: Rest) -> Rest:
+    """What a reduction over other axes makes of removed channels."""
+    if rest is Rest.ZERO:
+        return Rest.ZERO if site.node.op in REDUCTIONS else Rest.UNKNOWN
+    return rest if rest is Rest.CONSTANT else Rest.UNKNOWN
 
 
 def resize(site: Site) -> list[Flow]:
@@ -118,7 +193,7 @@ def resize(site: Site) -> list[Flow]:
         if not same:
             site.pin(labels, "resizes this axis")
         axes.append(labels if same else None)
-    return [Flow(tuple(axes), flow.zero)]
+    return [Flow(tuple(axes), tuple(r if r is Rest.ZERO else Rest.UNKNOWN for r in flow.rest))]
 
 
 def _scaled(site: Site) -> set[int]:

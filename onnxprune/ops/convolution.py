@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.labels import Flow
+from onnxprune.labels import Flow, Rest
 from onnxprune.ops.signatures import SIGNATURES, by_signature
 from onnxprune.ops.site import Site, Unsupported
 
@@ -61,7 +61,9 @@ def grouped(site: Site) -> list[Flow]:
     site.pin(x.axes[0], "works on each sample")
     rows = w.axes[outs]
     site.use(1, rows if rows is not None and len(rows) == len(out) else None, True)
-    return [Flow((None, out, *(None,) * (site.rank() - 2)), (False, zero, *(False,) * (site.rank() - 2)))]
+    rank = site.rank()
+    rest = [Rest.ZERO if zero and k == 1 else Rest.UNKNOWN for k in range(rank)]
+    return [Flow(tuple(out if k == 1 else None for k in range(rank)), tuple(rest))]
 
 
 def _options(site: Site, channels: NDArray[np.int64], group: int, outs: int) -> tuple[Pairs, Pairs, NDArray[np.int64]]:

@@ -17,7 +17,7 @@ from onnx import NodeProto
 
 from onnxprune.facts import evaluate
 from onnxprune.graph import FLOATS
-from onnxprune.labels import Axis, Flow
+from onnxprune.labels import Axis, Flow, Rest
 from onnxprune.ops.site import Site
 
 UNARY = frozenset(
@@ -40,8 +40,8 @@ ANYTHING = (-2.3, 0.7, 11.0)
 def elementwise(site: Site) -> list[Flow]:
     """Axes aligned to the right: operands that have the axis at full size are tied, and the others broadcast."""
     rank = site.rank()
-    axes: list[tuple[Axis, bool]] = [_axis(site, axis - rank) for axis in range(rank)]
-    flow = Flow(tuple(a for a, _ in axes), tuple(z for _, z in axes))
+    axes = [_axis(site, axis - rank) for axis in range(rank)]
+    flow = Flow(tuple(a for a, _ in axes), tuple(r for _, r in axes))
     return [flow for _ in site.node.outputs]
 
 
@@ -53,25 +53,29 @@ def cast_like(site: Site) -> list[Flow]:
     return [site.flow(0)]
 
 
-def _axis(site: Site, axis: int) -> tuple[Axis, bool]:
+def _axis(site: Site, axis: int) -> tuple[Axis, Rest]:
     """What the output carries on its axis `axis` (negative, from the right)."""
     bearing = []
     for k, flow in enumerate(site.inputs):
         if flow is not None and -axis <= len(flow.axes) and site.shape(k)[axis] != 1:
-            bearing.append((k, flow.axes[axis], flow.zero[axis]))
+            bearing.append((k, flow.axes[axis], flow.rest[axis]))
     labels = [x for _, x, _ in bearing if x is not None]
     if not labels:
-        return None, False
+        return None, Rest.UNKNOWN
     if len(labels) < len(bearing) or len({len(x) for x in labels}) > 1:
         for x in labels:
             site.pin(x, "meets them with channels that cannot be cut")
-        return None, False
+        return None, Rest.UNKNOWN
     for other in labels[1:]:
         site.tie(labels[0], other)
-    result = _at_zero(site, {k for k, _, zero in bearing if zero})
+    result = _at_zero(site, {k for k, _, rest in bearing if rest is Rest.ZERO})
     if result == "undefined":
         site.pin(labels[0], "is not defined where a channel is zero")
-    return labels[0], result == "zero"
+    if result == "zero":
+        return labels[0], Rest.ZERO
+    others_stored = all(site.stored[k] for k in range(len(site.inputs)) if site.has(k) and k not in {k for k, _, _ in bearing})
+    known = min(rest for _, _, rest in bearing)
+    return labels[0], min(known, Rest.CONSTANT if others_stored else Rest.COMPUTED)
 
 
 def _at_zero(site: Site, zero: set[int]) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from onnxprune.facts import evaluate
 from onnxprune.graph import FLOATS
-from onnxprune.labels import Flow
+from onnxprune.labels import Flow, Rest
 from onnxprune.ops.site import Site, Unsupported
 
 MOVES = frozenset(
@@ -38,7 +38,7 @@ class Carried:
 
     axis: int
     labels: NDArray[np.int64]
-    zero: bool
+    rest: Rest
 
 
 def movement(site: Site) -> list[Flow]:
@@ -96,11 +96,14 @@ def _move_axis(site: Site, axis: int, data: range) -> list[Carried | None]:
         site.fixed(_size(site, k, axis), "joins them with channels that cannot be cut") if x is None else x
         for k, x in zip(data, (f.axes[axis] for f in flows), strict=True)
     ]
-    zero = all(f.zero[axis] or f.axes[axis] is None for f in flows)
+    rest = min(f.rest[axis] for f in flows if f.axes[axis] is not None)
+    by_data = any(c.value is None for k in range(len(site.inputs)) if site.has(k) and k not in data for c in site.cases(k))
+    if rest is Rest.COMPUTED or (rest is Rest.CONSTANT and by_data):
+        rest = Rest.UNKNOWN
     every = [_run(site, axis, data, labels, case) for case in range(len(site.cases(0)))]
-    found = [_carried(site, [grids[k] for grids in every], zero) if name else None for k, name in enumerate(site.node.outputs)]
+    found = [_carried(site, [grids[k] for grids in every], rest) if name else None for k, name in enumerate(site.node.outputs)]
     if site.node.op == "Pad" and _pad_value(site) != 0:
-        found = [None if c is None else Carried(c.axis, c.labels, False) for c in found]
+        found = [None if c is None else Carried(c.axis, c.labels, Rest.UNKNOWN) for c in found]
     site.labels.touched.extend(labels)
     return found
 
@@ -211,7 +214,7 @@ def _pad(site: Site, grid: Grid) -> Grid:
     return np.pad(grid, width, constant_values=-1) if _mode(site) == "constant" else np.pad(grid, width, mode="edge")
 
 
-def _carried(site: Site, grids: list[Grid], zero: bool) -> Carried | None:
+def _carried(site: Site, grids: list[Grid], rest: Rest) -> Carried | None:
     """The axis of the output that carries these labels, agreed by all cases."""
     labels = np.unique(np.concatenate([g.ravel() for g in grids]))
     labels = labels[labels >= 0]
@@ -229,7 +232,7 @@ def _carried(site: Site, grids: list[Grid], zero: bool) -> Carried | None:
         return None
     rows = {k: [_rows(g, k) for g in grids] for k in options}
     best = options[0] if len(options) == 1 else max(options, key=lambda k: (site.labels.atoms_left(_ties(rows[k]), labels), -k))
-    return Carried(best, _tie_rows(site, rows[best]), zero)
+    return Carried(best, _tie_rows(site, rows[best]), rest)
 
 
 def _varying(grid: Grid) -> list[int]:
@@ -277,7 +280,7 @@ def _merge(site: Site, rank: int, received: list[Carried]) -> Flow:
             site.pin(few.labels, "folds them into an axis with other channels")
             c = many
         axes[c.axis] = c
-    return Flow(tuple(c.labels if c else None for c in axes), tuple(bool(c and c.zero) for c in axes))
+    return Flow(tuple(c.labels if c else None for c in axes), tuple(c.rest if c else Rest.UNKNOWN for c in axes))
 
 
 def gather(site: Site) -> list[Flow]:
@@ -287,7 +290,7 @@ def gather(site: Site) -> list[Flow]:
     if any(c.value is None for c in site.cases(1)):
         site.pin(flow.axes[axis], "picks them by indices that are computed from data")
         axes = tuple(None if k == axis else x for k, x in enumerate(flow.axes))
-        site = Site(site.node, site.graph, (Flow(axes, flow.zero), *site.inputs[1:]), site.stored, site.labels, site.uses)
+        site = Site(site.node, site.graph, (Flow(axes, flow.rest), *site.inputs[1:]), site.stored, site.labels, site.uses)
     return movement(site)
 
 
@@ -309,11 +312,11 @@ def _repeated(site: Site, flow: Flow, rank: int, zero: bool) -> Flow:
     """Give the axes along which a tensor is repeated labels that no weight owns; only numbers repeat, not sizes."""
     if site.out_cases()[0].dtype not in FLOATS or any(c.shape is None for c in site.out_cases()):
         return flow
-    axes, zeros = list(flow.axes), list(flow.zero)
+    axes, rest = list(flow.axes), list(flow.rest)
     for k in range(len(axes)):
         own = k - (len(axes) - rank)
         sizes = {(c.shape or ())[k] for c in site.out_cases()}
         single = own < 0 or all((c.shape or ())[own] == 1 for c in site.cases(0))
         if single and len(sizes) == 1 and (size := sizes.pop()) > 1:
-            axes[k], zeros[k] = site.labels.fresh(size), zero
-    return Flow(tuple(axes), tuple(zeros))
+            axes[k], rest[k] = site.labels.fresh(size), Rest.ZERO if zero else Rest.UNKNOWN
+    return Flow(tuple(axes), tuple(rest))

@@ -7,154 +7,16 @@ Everything else needs no refit: its shapes follow from its inputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto
 
-from onnxprune.coupling import Coupled
-from onnxprune.graph import Fact, Graph, Node
+from onnxprune.ops import put_back
+from onnxprune.ops.patch import Patch
 from onnxprune.ops.site import Unsupported
 
-Mask = NDArray[np.bool_]
 FAR = np.iinfo(np.int64).max
-
-
-class Cutting(Protocol):
-    """What a refit may ask of the rewrite."""
-
-    coupled: Coupled
-    graph: Graph
-    facts: list[dict[str, Fact]]
-    weights: dict[str, TensorProto]
-    taken: set[str]
-
-    def masks(self, name: str) -> list[Mask | None]:
-        """For each axis of a tensor which positions stay."""
-        ...
-
-    def expected(self, name: str, case: int) -> tuple[int, ...] | None:
-        """The shape that a tensor must have once cut."""
-        ...
-
-
-class Patch:
-    """One node under change.
-
-    Attributes:
-        node: the node as it was.
-        proto: the node as it will be.
-        before, after: nodes to add around it.
-        settled: operands that a refit has dealt with.
-    """
-
-    def __init__(self, node: Node, proto: NodeProto, cutting: Cutting) -> None:
-        self.node, self.proto, self.cutting = node, proto, cutting
-        self.before: list[NodeProto] = []
-        self.after: list[NodeProto] = []
-        self.settled: set[int] = set()
-
-    def mask(self, operand: int, axis: int) -> Mask | None:
-        """Which positions of an input axis stay; None if the axis never shrinks."""
-        return self.cutting.masks(self.node.inputs[operand])[axis]
-
-    def out_mask(self, axis: int, output: int = 0) -> Mask | None:
-        """Which positions of an output axis stay."""
-        return self.cutting.masks(self.node.outputs[output])[axis]
-
-    def old(self, operand: int) -> list[NDArray[Any] | None]:
-        """The value of an operand in the original graph, for each case."""
-        return [c.value for c in self.cutting.graph.facts[self.node.inputs[operand]].cases]
-
-    def new(self, operand: int) -> list[NDArray[Any] | None]:
-        """The value of an operand in the graph as it is cut so far, for each case."""
-        return [case[self.node.inputs[operand]].value for case in self.cutting.facts]
-
-    def known(self, operand: int) -> list[NDArray[Any]]:
-        """`old`, where the operand must be known."""
-        values = [v for v in self.old(operand) if v is not None]
-        if len(values) < len(self.cases()):
-            raise Unsupported("works by sizes or indices that are not known")
-        return values
-
-    def has(self, operand: int) -> bool:
-        """Whether the operand is given."""
-        return operand < len(self.node.inputs) and bool(self.node.inputs[operand])
-
-    def cases(self) -> range:
-        """Indices of the cases."""
-        return range(len(self.cutting.facts))
-
-    def out_shapes(self, output: int = 0) -> list[tuple[int, ...]]:
-        """The shape that an output must have, for each case."""
-        shapes = [self.cutting.expected(self.node.outputs[output], case) for case in self.cases()]
-        return [s if s is not None else () for s in shapes]
-
-    def set_operand(self, k: int, values: Sequence[NDArray[Any]]) -> None:
-        """Make operand `k` read `values` (one for each case).
-
-        What already reads so is left alone. A value that is the same in all cases becomes a constant of its own; otherwise
-        the elements that do not depend on dynamic sizes are replaced and the others go on being computed.
-        """
-        self.settled.add(k)
-        now = self.new(k) if self.has(k) else [None for _ in values]
-        if all(a is not None and np.array_equal(a, b) for a, b in zip(now, values, strict=True)):
-            return
-        first = values[0]
-        if all(np.array_equal(first, v) for v in values[1:]):
-            self._put(k, self.constant(f"{self._stem(k)}", first))
-            return
-        stable = np.all([np.equal(first, v) for v in values], axis=0) if len({v.shape for v in values}) == 1 else None
-        if stable is None or any(a is None or a.shape != first.shape for a in now):
-            raise Unsupported("computes a size in a way that cannot be followed")
-        mixed = [np.where(stable, first, np.asarray(a)) for a in now]
-        if not all(np.array_equal(a, b) for a, b in zip(mixed, values, strict=True)):
-            raise Unsupported("computes a size from dynamic sizes and channel counts together")
-        patched = self.name(f"{self._stem(k)}_patched")
-        mask, constant = self.constant(f"{self._stem(k)}_mask", stable), self.constant(self._stem(k), first)
-        self.before.append(onnx.helper.make_node("Where", [mask, constant, self.node.inputs[k]], [patched], name=patched))
-        self._put(k, patched)
-
-    def _stem(self, k: int) -> str:
-        return self.node.inputs[k] if self.has(k) else f"{self.node.outputs[0]}_operand{k}"
-
-    def _put(self, k: int, name: str) -> None:
-        self.proto.input.extend([""] * (k + 1 - len(self.proto.input)))
-        self.proto.input[k] = name
-
-    def name(self, stem: str) -> str:
-        """A tensor name that is not taken."""
-        name, n = f"{stem}_pruned", 1
-        while name in self.cutting.taken:
-            name, n = f"{stem}_pruned{n}", n + 1
-        self.cutting.taken.add(name)
-        return name
-
-    def constant(self, stem: str, value: NDArray[Any]) -> str:
-        """A new initializer; other readers of an old one keep theirs."""
-        name = self.name(stem)
-        self.cutting.weights[name] = onnx.numpy_helper.from_array(np.asarray(value), name)
-        for case in self.cutting.facts:
-            case[name] = Fact(self.cutting.weights[name].data_type, value.shape, value)
-        return name
-
-    def set_attribute(self, name: str, value: Any) -> None:
-        """Replace or add an attribute."""
-        for k, a in enumerate(self.proto.attribute):
-            if a.name == name:
-                del self.proto.attribute[k]
-                break
-        if value is not None:
-            self.proto.attribute.append(onnx.helper.make_attribute(name, value))
-
-    def gather_after(self, axis: int, positions: NDArray[np.int64]) -> None:
-        """Pick positions from the output by a Gather."""
-        inner = self.name(self.node.outputs[0])
-        self.proto.output[0] = inner
-        indices = self.constant(f"{inner}_indices", positions)
-        self.after.append(onnx.helper.make_node("Gather", [inner, indices], [self.node.outputs[0]], axis=axis, name=inner))
 
 
 def group(patch: Patch) -> None:
@@ -398,4 +260,5 @@ REFITS: Mapping[str, Callable[[Patch], None]] = {
     "Slice": slices,
     "Gather": gather,
     "Pad": pad,
+    **put_back.REFITS,
 }

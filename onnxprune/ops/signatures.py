@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from onnxprune.labels import Axis, Flow
+from onnxprune.labels import Axis, Flow, Rest
 from onnxprune.ops.site import Rule, Site, Unsupported
 
 PRODUCERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -44,13 +44,6 @@ def einsum(site: Site) -> str:
     return f"{', '.join(' '.join(t) for t in terms)} -> {' '.join(right)}"
 
 
-def batch_norm(site: Site) -> str:
-    """BatchNormalization at inference: scale * (x - mean) / sqrt(variance + epsilon) + shift."""
-    if site.node.attribute("training_mode", 0) or len([o for o in site.node.outputs if o]) > 1:
-        raise Unsupported("computes batch statistics (training mode)")
-    return "~n c s*, c, + c, ~c, ~c -> n c s*"
-
-
 POOL = "n c _* -> n c _*"
 
 SIGNATURES: Mapping[str, str | Callable[[Site], str]] = {
@@ -59,7 +52,7 @@ SIGNATURES: Mapping[str, str | Callable[[Site], str]] = {
     "Gemm": gemm,
     "MatMul": matmul,
     "Einsum": einsum,
-    "BatchNormalization": batch_norm,
+    "BatchNormalization": "~n c s*, c, + c, ~c, ~c -> n c s*",
     "InstanceNormalization": "~n c _*, c, + c -> n c _*",
     "AveragePool": POOL,
     "MaxPool": POOL,
@@ -86,7 +79,7 @@ class Seat:
     axis: int
     mark: str
     labels: Axis
-    zero: bool
+    rest: Rest
     size: int | None
 
 
@@ -121,8 +114,8 @@ def by_signature(signature: str | Callable[[Site], str]) -> Rule:
         target = parse(right, site.rank())
         added = {s.operand for found in seats.values() for s in found if s.mark == "+"}
         settled = {letter: _settle(site, letter, found, letter in target.letters, added) for letter, found in seats.items()}
-        axes = tuple(settled.get(letter, (None, False)) for letter in target.letters)
-        return [Flow(tuple(a for a, _ in axes), tuple(z for _, z in axes))]
+        axes = tuple(settled.get(letter, (None, Rest.UNKNOWN)) for letter in target.letters)
+        return [Flow(tuple(a for a, _ in axes), tuple(r for _, r in axes))]
 
     return rule
 
@@ -136,35 +129,40 @@ def _seats(site: Site, texts: list[str]) -> dict[str, list[Seat]]:
             raise Unsupported(f"has {len(site.inputs)} inputs")
         term = parse(texts[k], len(flow.axes))
         for axis, letter in enumerate(term.letters):
-            seat = Seat(k, axis, term.mark, flow.axes[axis], flow.zero[axis], site.shape(k)[axis])
+            seat = Seat(k, axis, term.mark, flow.axes[axis], flow.rest[axis], site.shape(k)[axis])
             seats.setdefault(letter, []).append(seat)
     return seats
 
 
-def _settle(site: Site, letter: str, seats: list[Seat], on_the_right: bool, added: set[int]) -> tuple[Axis, bool]:
-    """Tie all that a letter stands for; returns the labels that the output carries there, and whether dropping makes zeros."""
+def _settle(site: Site, letter: str, seats: list[Seat], on_the_right: bool, added: set[int]) -> tuple[Axis, Rest]:
+    """Tie all that a letter stands for; returns the labels that the output carries there, and what dropped ones hold."""
     if letter == "_":
         for seat in seats:
             site.pin(seat.labels, "works across this axis")
-        return None, False
+        return None, Rest.UNKNOWN
     wide = [s for s in seats if s.size != 1]
     labels = [s.labels for s in wide if s.labels is not None]
     if not labels:
-        return None, False
+        return None, Rest.UNKNOWN
     if len(labels) < len(wide) or len({len(x) for x in labels}) > 1:
         for x in labels:
             site.pin(x, "meets them with channels that cannot be cut")
-        return None, False
+        return None, Rest.UNKNOWN
     _record(site, wide, on_the_right)
     for other in labels[1:]:
         site.tie(labels[0], other)
-    factor = any(s.zero for s in wide if not s.mark)
+    zeros = {s.operand for s in wide if s.rest is Rest.ZERO}
+    factor = any(s.operand in zeros for s in wide if not s.mark)
     if on_the_right:
-        return labels[0], factor and added <= {s.operand for s in wide if s.mark == "+" and s.zero}
+        if factor and added <= zeros:
+            return labels[0], Rest.ZERO
+        fixed = {s.operand for s in wide if s.rest >= Rest.CONSTANT}
+        all_fixed = all(site.stored[k] or k in fixed for k in range(len(site.inputs)) if site.has(k))
+        return labels[0], Rest.CONSTANT if all_fixed else Rest.UNKNOWN
     site.labels.touched.extend(labels)
     if not factor:
         site.pin(labels[0], "sums over channels that do not become zero")
-    return None, False
+    return None, Rest.UNKNOWN
 
 
 def _record(site: Site, wide: list[Seat], produces: bool) -> None:

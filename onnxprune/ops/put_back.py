@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operators that mix the axis which shrinks: what removed channels gave to the result is put back.
+
+A mean over fewer channels is not the original's mean, nor is a normalisation by it. Because it is known what removed channels
+hold here (`Flow.rest`, or the rule would have pinned them), the smaller graph can still compute the original's numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.labels import Rest
+from onnxprune.ops.axes import ACCOUNTED, reduced_axes, softmax_axes, trains
+from onnxprune.ops.patch import Patch
+
+
+def _kept(patch: Patch, axes: Iterable[int]) -> dict[int, tuple[int, int]]:
+    """Of these axes of the first input those that shrink: axis -> how many stay, how many there were."""
+    masks = {k: patch.mask(0, k) for k in axes}
+    return {k: (int(m.sum()), len(m)) for k, m in masks.items() if m is not None and not m.all()}
+
+
+def _put_back(patch: Patch, axes: Iterable[int], also: Iterable[int] = ()) -> None:
+    """Run the operator at the original width, with what removed channels hold behind those that are left; drop their results.
+
+    The order of channels does not matter to it. Operands `also` (scale, shift) are aligned to the first one's last axes.
+    """
+    shrunk = _kept(patch, axes)
+    if not shrunk:
+        return
+    data = patch.node.inputs[0]
+    flow = patch.cutting.coupled.flows[data]
+    patch.zeros_back(0, {k: before - after for k, (after, before) in shrunk.items()})
+    for k, (after, before) in shrunk.items():
+        if flow.rest[k] is Rest.CONSTANT:
+            _add_constant(patch, patch.cutting.rests.constant(data, k), k, after, before)
+    for operand in also:
+        own = patch.cutting.coupled.flows[patch.node.inputs[operand]].axes
+        shift = len(flow.axes) - len(own)
+        missing = {k - shift: b - a for k, (a, b) in shrunk.items() if k >= shift and own[k - shift] is not None}
+        if missing:
+            patch.zeros_back(operand, missing)
+    patch.first_after({k: after for k, (after, _) in shrunk.items()})
+
+
+def _add_constant(patch: Patch, rest: NDArray[Any], axis: int, after: int, before: int) -> None:
+    """Fill the positions behind the kept ones with constants."""
+    if not rest.any():
+        return
+    shape = [before if k == axis else n for k, n in enumerate(rest.shape)]
+    whole = np.zeros(shape, rest.dtype)
+    whole[(slice(None),) * axis + (slice(after, None),)] = rest
+    stem = f"{patch.node.inputs[0]}_rest"
+    patch.put(0, patch.add_before("Add", [patch.proto.input[0], patch.constant(stem, whole)], stem))
+
+
+def normalization(patch: Patch) -> None:
+    """LayerNormalization, RMSNormalization: the statistics of the original width."""
+    rank = len(patch.cutting.masks(patch.node.inputs[0]))
+    first = patch.node.attribute("axis", -1) % rank
+    _put_back(patch, range(first, rank), [k for k in (1, 2) if patch.has(k)])
+
+
+def batch_norm(patch: Patch) -> None:
+    """BatchNormalization by batch statistics: those of the original's positions."""
+    if trains(patch.node):
+        _put_back(patch, [k for k in range(len(patch.cutting.masks(patch.node.inputs[0]))) if k != 1])
+
+
+def softmax(patch: Patch) -> None:
+    """Softmax, LogSoftmax, Hardmax: removed channels count with what they hold."""
+    _put_back(patch, softmax_axes(patch.node, len(patch.cutting.masks(patch.node.inputs[0]))))
+
+
+def reduction(patch: Patch) -> None:
+    """Means over the original number of channels; sums and extremes with what removed channels hold."""
+    data, op = patch.node.inputs[0], patch.node.op
+    flow = patch.cutting.coupled.flows[data]
+    shrunk = _kept(patch, reduced_axes(patch.node, len(flow.axes), patch.old_value(1)))
+    if not shrunk:
+        return
+    share = prod(after / before for after, before in shrunk.values())
+    if op == "ReduceMean":
+        patch.combine_after("Mul", patch.scalar(f"{data}_share", share))
+    axis = next(iter(shrunk))
+    if all(flow.rest[k] is Rest.ZERO for k in shrunk):
+        if op in EXTREMES:
+            patch.combine_after(EXTREMES[op], patch.scalar("zero", 0.0))
+        return
+    rest = patch.rest(data, axis)
+    part = patch.add_copy(rest)
+    if op in EXTREMES:
+        patch.combine_after(EXTREMES[op], part)
+        return
+    after, before = shrunk[axis]
+    missing = before - after
+    factor = missing / before if op == "ReduceMean" else missing / patch.size(rest, axis)
+    patch.combine_after("Add", patch.add_before("Mul", [part, patch.scalar(f"{data}_missing", factor)], part))
+
+
+EXTREMES = {"ReduceMax": "Max", "ReduceMin": "Min"}
+
+REFITS: Mapping[str, Callable[[Patch], None]] = {
+    "BatchNormalization": batch_norm,
+    "LayerNormalization": normalization,
+    "RMSNormalization": normalization,
+    "Softmax": softmax,
+    "LogSoftmax": softmax,
+    "Hardmax": softmax,
+    **dict.fromkeys(ACCOUNTED, reduction),
+}

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What removed channels hold in the masked original where that is not zero but constant: a class token, a bias after the cut.
+
+Such numbers take part in means and normalisations. They do not depend on what the model is fed, so the smaller graph can carry
+them as constants and still compute the original's statistics.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnxprune.coupling import Coupled
+from onnxprune.facts import evaluate
+from onnxprune.graph import FLOATS, opsets
+from onnxprune.labels import Rest
+from onnxprune.ops.site import Unsupported
+
+
+def mask_weight(coupled: Coupled, dropped: NDArray[np.bool_], tensor: TensorProto, name: str) -> TensorProto:
+    """The weight with its dropped slices set to zero, if zero means absent for all who use it (`MASKABLE`)."""
+    flow = coupled.flows[name]
+    if not any(flow.zero) or not any(x is not None and dropped[x].any() for x in flow.axes):
+        return tensor
+    array = onnx.numpy_helper.to_array(tensor).copy()
+    for axis, labels in enumerate(flow.axes):
+        if labels is not None:
+            array[(slice(None),) * axis + (dropped[labels],)] = 0
+    return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=array.tobytes())
+
+
+class Rests:
+    """The numbers that dropped positions hold, found by running the masked original on nothing but its weights.
+
+    Attributes:
+        made: (tensor, axis) -> tensor of the pruned graph that holds what dropped positions would.
+        constants: content -> name of constants that were added, so that each is stored once.
+    """
+
+    def __init__(self, coupled: Coupled, dropped: NDArray[np.bool_]) -> None:
+        self._coupled, self._dropped = coupled, dropped
+        self._versions = opsets(coupled.graph.model)
+        self._full: dict[tuple[str, bytes], NDArray[Any]] = {}
+        self.made: dict[tuple[str, int], str] = {}
+        self.constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+
+    def constant(self, name: str, axis: int) -> NDArray[Any]:
+        """What the dropped positions of an axis hold; of size one along axes where all are the same.
+
+        Raises:
+            Unsupported: the numbers depend on sizes that the file leaves open, or cannot be computed here.
+        """
+        flow, cases = self._coupled.flows[name], self._coupled.graph.facts[name].cases
+        labels = flow.axes[axis]
+        assert labels is not None
+        found = self._run(name, np.unique(self._coupled.roots[labels[self._dropped[labels]]]))
+        for k, own in enumerate(flow.axes):
+            if own is not None:
+                found = np.compress(self._dropped[own] == (k == axis), found, k)
+        for k in range(found.ndim):
+            if (np.take(found, [0], k) == found).all():
+                found = np.take(found, [0], k)
+            elif len({(c.shape or ())[k] for c in cases}) > 1:
+                raise Unsupported("mixes removed channels whose values depend on a dynamic size")
+        return found
+
+    def _run(self, name: str, classes: NDArray[np.int64]) -> NDArray[Any]:
+        """A whole tensor of the masked original, right wherever a dropped label of these classes is.
+
+        What does not carry these classes is right everywhere: no shortcut by zeros may be taken on the way to it.
+        """
+        rest = self._rest_of(name, classes)
+        if rest is None:
+            classes = classes[:0]
+        key = (name, classes.tobytes())
+        if key not in self._full:
+            self._full[key] = self._compute(name, classes, rest)
+        return self._full[key]
+
+    def _compute(self, name: str, classes: NDArray[np.int64], rest: Rest | None) -> NDArray[Any]:
+        graph, fact = self._coupled.graph, self._coupled.graph.facts[name].cases[0]
+        if name in graph.weights:
+            tensor = graph.weights[name].tensor
+            return onnx.numpy_helper.to_array(mask_weight(self._coupled, self._dropped, tensor, name))
+        if fact.value is not None and fact.dtype not in FLOATS:
+            return fact.value
+        if rest is Rest.ZERO and fact.shape is not None:
+            return np.broadcast_to(np.zeros((), onnx.helper.tensor_dtype_to_np_dtype(fact.dtype)), fact.shape)
+        node = graph.producers.get(name)
+        values = None
+        if node is not None:
+            values = evaluate(node.proto, self._versions, [self._run(i, classes) if i else None for i in node.inputs])
+        if node is None or values is None:
+            raise Unsupported("mixes removed channels whose values cannot be computed")
+        return values[node.outputs.index(name)]
+
+    def _rest_of(self, name: str, classes: NDArray[np.int64]) -> Rest | None:
+        """What the tensor holds where labels of these classes are dropped; None if it does not carry them."""
+        flow = self._coupled.flows[name]
+        for labels, rest in zip(flow.axes, flow.rest, strict=True):
+            if labels is not None and np.isin(self._coupled.roots[labels], classes).any():
+                return rest
+        return None
