@@ -23,7 +23,7 @@ from onnxprune.ops.site import Site, Unsupported, Use
 MASKABLE = frozenset(
     (
         "Add BatchNormalization Cast Conv ConvTranspose Einsum Gemm Identity InstanceNormalization LayerNormalization MatMul "
-        "Mul PRelu RMSNormalization Reshape Squeeze Sub Sum Transpose Unsqueeze"
+        "Mul PRelu Reshape Squeeze Sub Sum Transpose Unsqueeze"
     ).split()
 )
 

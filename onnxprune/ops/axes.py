@@ -19,6 +19,7 @@ REDUCTIONS = frozenset(
 )
 # Those for which a zero among the reduced elements changes nothing, and those that a refit makes right.
 SUMS = frozenset({"ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare"})
+# A refit adds what removed channels hold; a sum must then be over them alone, for their numbers may be stored only once.
 ACCOUNTED = frozenset({"ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceSumSquare", "ReduceL1"})
 
 
@@ -116,7 +117,8 @@ def layer_norm(site: Site) -> list[Flow]:
                     made_zero.append(other.zero[at])
                 elif at >= 0 and site.shape(operand)[at] != 1:
                     site.pin(labels, "scales them by numbers that cannot be cut")
-        rest[k] = Rest.ZERO if made_zero and all(made_zero) else Rest.UNKNOWN
+        unshifted = site.node.op == "RMSNormalization" and flow.zero[k]
+        rest[k] = Rest.ZERO if unshifted or (made_zero and all(made_zero)) else Rest.UNKNOWN
     return [Flow(flow.axes, tuple(rest))]
 
 
@@ -144,7 +146,7 @@ def reduction(site: Site) -> list[Flow]:
         labels = flow.axes[k]
         if labels is None:
             continue
-        alone = sum(flow.axes[j] is not None for j in axes) == 1
+        alone = sum(flow.axes[j] is not None for j in axes) == 1 and (len(axes) == 1 or site.node.op not in SUMS)
         if (flow.zero[k] and site.node.op in SUMS | ACCOUNTED) or (flow.rest[k] and alone and site.node.op in ACCOUNTED):
             site.labels.touched.append(labels)
         else:
