@@ -26,6 +26,7 @@ from onnxprune.scoring import NAMES
 
 # typer carries a copy of click in newer releases and imports click in older ones; the base class is the same place in both
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
+INTERRUPTED = 130
 
 
 class PruneIsDefault(TyperGroup):
@@ -352,13 +353,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """The exit status of a command line: 0 done, 1 a stated limit was missed, 2 wrong command or input, 130 Ctrl-C."""
     try:
         status = app(list(arguments) if arguments is not None else None, standalone_mode=False)
+        if status == INTERRUPTED:  # newer releases of typer turn Ctrl-C into a status, older ones let it through
+            raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except VerificationError as e:
         return _fail(f"verification failed, nothing was written: {e}", 1)
     except PruneError as e:
         return _fail(str(e), 2)
     except (typer.Abort, KeyboardInterrupt):
-        return _fail("stopped; nothing was written", 130)
+        return _fail("stopped; nothing was written", INTERRUPTED)
     except USAGE_ERROR as e:
         return _fail(e.format_message() + " ('onnxprune --help' lists all options)", 2)
     except BrokenPipeError:

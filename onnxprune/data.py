@@ -73,8 +73,9 @@ def load_data(path: str | Path, model: ModelProto) -> Data:
 def read_arrays(path: str | Path, option: str) -> dict[str, NDArray[Any]]:
     """The arrays of an .npz by name, or of an .npy under the empty name; pickled objects are refused."""
     try:
-        found = np.load(path, allow_pickle=False)
-        return {"": found} if isinstance(found, np.ndarray) else {k: found[k] for k in found.files}
+        with Path(path).open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            return {"": found} if isinstance(found, np.ndarray) else {k: found[k] for k in found.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
         reason = getattr(e, "strerror", None) or "not an .npz or .npy of plain arrays"
         raise DataError(f"{option} {path}: {reason}; expected an .npz or .npy file") from e

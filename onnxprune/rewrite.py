@@ -230,7 +230,7 @@ class _Cutter:
     def _update_shapes(self, graph: GraphProto) -> None:
         """Value infos follow; those of tensors that are gone go."""
         made = {o for n in graph.node for o in n.output} | {t.name for t in graph.initializer} | {v.name for v in graph.input}
-        for value in [v for v in graph.value_info if v.name not in made]:
+        for value in [v for v in graph.value_info if v.name in self.graph.facts and v.name not in made]:
             graph.value_info.remove(value)
         for value in [*graph.value_info, *graph.input]:
             if value.name not in self.coupled.flows:

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small trained-looking network, as a model and as a file, for tests of everything around the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto
+
+from tests.models import model
+
+SMALL = """g (float[N,3,8,8] x, float[16,3,3,3] w1, float[16] ws1, float[16] wt1, float[16] wm1, float[16] wvar1,
+    float[12,16,3,3] w2, float[16,12,3,3] w3, float[5,16] w4) => (float[N,5] y) {
+    c1 = Conv <pads = [1,1,1,1]> (x, w1)  n1 = BatchNormalization(c1, ws1, wt1, wm1, wvar1)  r1 = Relu(n1)
+    c2 = Conv <pads = [1,1,1,1]> (r1, w2)  r2 = Relu(c2)  c3 = Conv <pads = [1,1,1,1]> (r2, w3)  a = Add(c3, r1)
+    p = GlobalAveragePool(a)  f = Flatten(p)  y = Gemm <transB = 1> (f, w4) }"""
+PINNED = "g (float[N,3,8,8] x, float[8,3,3,3] w1) => (float[N,8,6,6] y) { y = Conv(x, w1) }"
+
+
+def small(seed: int = 0) -> ModelProto:
+    """16 channels on a residual spine and 12 inside its branch."""
+    return model(SMALL, weights_seed=seed)
+
+
+def write(folder: Path, net: ModelProto | None = None, name: str = "net.onnx") -> Path:
+    """A model as a file."""
+    path = folder / name
+    onnx.save(small() if net is None else net, path)
+    return path

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What comes in is checked, what goes out appears whole or not at all, and what the cut does not concern stays as it was."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto
+
+import onnxprune
+from onnxprune.errors import ModelError, OptionError, OutputError
+from onnxprune.io import check_output, load, save
+from tests.models import model
+from tests.nets import small, write
+
+
+def one_line(e: BaseException, path: Path) -> bool:
+    return "\n" not in str(e) and str(path) in str(e)
+
+
+FILES: dict[str, tuple[bytes | None, str]] = {
+    "missing": (None, "no such file"),
+    "empty": (b"", "is empty"),
+    "text": (b"hello, this is no model\n" * 9, "not an ONNX model"),
+    "random bytes": (np.random.default_rng(0).bytes(4000), "not an ONNX model"),
+    "a valid message of another kind": (onnx.TensorProto(dims=[3]).SerializeToString(), "not an ONNX model"),
+}
+
+
+@pytest.mark.parametrize(("content", "why"), FILES.values(), ids=FILES)
+def test_a_file_that_is_no_model_gives_one_line(content: bytes | None, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match=why) as e:
+        load(path)
+    assert one_line(e.value, path)
+
+
+def test_a_folder_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is a folder"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_file_gives_one_line(keep: float, tmp_path: Path) -> None:
+    path = write(tmp_path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(ModelError) as e:
+        load(path)
+    assert one_line(e.value, path)
+
+
+def old_ir(m: ModelProto) -> None:
+    m.ir_version = 2
+
+
+def new_ir(m: ModelProto) -> None:
+    m.ir_version = onnx.IR_VERSION + 1
+
+
+def old_opset(m: ModelProto) -> None:
+    m.opset_import[0].version = 8
+
+
+def new_opset(m: ModelProto) -> None:
+    m.opset_import[0].version = onnx.defs.onnx_opset_version() + 1
+
+
+def unknown_input(m: ModelProto) -> None:
+    m.graph.node[2].input[0] = "nobody"
+
+
+def unknown_output(m: ModelProto) -> None:
+    m.graph.output[0].name = "nobody"
+
+
+def short_weight(m: ModelProto) -> None:
+    m.graph.initializer[0].raw_data = m.graph.initializer[0].raw_data[:-4]
+
+
+def no_nodes(m: ModelProto) -> None:
+    del m.graph.node[:]
+
+
+SPOILS: list[tuple[Callable[[ModelProto], None], str]] = [
+    (old_ir, "IR version 2, expected 3 to"),
+    (new_ir, "update onnx"),
+    (old_opset, "opset 8, expected 9 to"),
+    (new_opset, "update onnx"),
+    (unknown_input, "reads 'nobody'"),
+    (unknown_output, "output 'nobody' is made by no node"),
+    (short_weight, "bytes, expected"),
+    (no_nodes, "has no nodes"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "why"), SPOILS, ids=[s.__name__ for s, _ in SPOILS])
+def test_a_model_that_is_not_supported_gives_one_line(spoil: Callable[[ModelProto], None], why: str, tmp_path: Path) -> None:
+    net = small()
+    spoil(net)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(net.SerializeToString())
+    with pytest.raises(ModelError, match=why) as e:
+        load(path)
+    assert one_line(e.value, path)
+
+
+def external(folder: Path) -> Path:
+    path = folder / "net.onnx"
+    options: dict[str, Any] = {"all_tensors_to_one_file": True, "location": "net.bin", "size_threshold": 0}
+    onnx.save(small(), path, save_as_external_data=True, **options)
+    return path
+
+
+def test_external_data_comes_in_and_goes_out(tmp_path: Path) -> None:
+    path, out = external(tmp_path), tmp_path / "out.onnx"
+    result = onnxprune.prune(path, 0.5, align="none", bench=False)
+    result.save(out)
+    assert (tmp_path / "out.onnx.data").exists()
+    assert any(t.data_location == TensorProto.EXTERNAL for t in onnx.load(out, load_external_data=False).graph.initializer)
+    inside = onnxprune.prune(small(), 0.5, align="none", bench=False).model
+    assert {t.name: onnx.numpy_helper.to_array(t).tolist() for t in load(out).model.graph.initializer} == {
+        t.name: onnx.numpy_helper.to_array(t).tolist() for t in inside.graph.initializer
+    }
+
+
+def test_external_data_that_is_missing(tmp_path: Path) -> None:
+    path = external(tmp_path)
+    (tmp_path / "net.bin").unlink()
+    with pytest.raises(ModelError, match=r"'net\.bin', which is missing; copy it beside the model"):
+        load(path)
+
+
+def test_external_data_that_is_cut_short(tmp_path: Path) -> None:
+    path = external(tmp_path)
+    (tmp_path / "net.bin").write_bytes((tmp_path / "net.bin").read_bytes()[:-10])
+    with pytest.raises(ModelError, match="which is cut short: got"):
+        load(path)
+
+
+@pytest.mark.parametrize("place", ["../net.bin", "/etc/hostname", ""])
+def test_external_data_outside_the_folder_is_not_read(place: str, tmp_path: Path) -> None:
+    path = external(tmp_path)
+    (tmp_path.parent / "net.bin").write_bytes((tmp_path / "net.bin").read_bytes())
+    net = onnx.load(path, load_external_data=False)
+    for t in net.graph.initializer:
+        for entry in t.external_data:
+            if entry.key == "location":
+                entry.value = place
+    path.write_bytes(net.SerializeToString())
+    with pytest.raises(ModelError, match="outside the model's folder"):
+        load(path)
+
+
+class FullDisk:
+    """A file on which nothing more fits."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+def test_a_full_disk_leaves_nothing_behind(replaces: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, plan = tmp_path / "out.onnx", tmp_path / "out.json"
+    if replaces:
+        out.write_text("what was there")
+    # the model is written; the plan no longer fits
+    monkeypatch.setattr(Path, "write_text", FullDisk)
+    with pytest.raises(OutputError, match=r"No space left on device; nothing was changed"):
+        save(small(), out, {plan: "{}"})
+    assert sorted(p.name for p in tmp_path.iterdir()) == (["out.onnx"] if replaces else [])
+    assert not replaces or out.read_bytes() == b"what was there"
+
+
+def test_the_input_is_never_the_output(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    link = tmp_path / "link.onnx"
+    link.symlink_to(path)
+    for name in (path, link):
+        with pytest.raises(OptionError, match="is the input itself"):
+            check_output(name, True, path)
+
+
+def test_an_output_that_exists_needs_force(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    with pytest.raises(OptionError, match="--force"):
+        check_output(path, False)
+    check_output(path, True)
+
+
+def test_an_output_in_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="no such folder"):
+        check_output(tmp_path / "nowhere" / "out.onnx", False)
+    with pytest.raises(OutputError, match="is a folder"):
+        check_output(tmp_path, True)
+
+
+def test_an_output_in_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(OutputError, match="cannot be written to"):
+        check_output(tmp_path / "out.onnx", False)
+
+
+def decorated() -> ModelProto:
+    net = small()
+    net.ir_version, net.model_version, net.domain, net.doc_string = 7, 42, "org.example", "made by hand"
+    net.producer_name, net.producer_version = "hand", "1.2"
+    net.metadata_props.add(key="classes", value="cat,dog")
+    net.graph.doc_string = "a graph"
+    for k, node in enumerate(net.graph.node):
+        node.name, node.doc_string = f"node {k}", f"says {k}"
+    for t in net.graph.initializer:
+        t.doc_string = f"doc of {t.name}"
+    net.graph.input[0].doc_string = "an image"
+    net.graph.value_info.append(onnx.helper.make_tensor_value_info("r1", TensorProto.FLOAT, ["N", 16, 8, 8]))
+    net.graph.value_info.append(onnx.helper.make_tensor_value_info("y2", TensorProto.FLOAT, ["N", 5]))
+    net.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    return net
+
+
+def test_what_the_cut_does_not_concern_stays() -> None:
+    before = decorated()
+    after = onnxprune.prune(before, 0.5, align="none", bench=False).model
+    for field in ("ir_version", "model_version", "domain", "doc_string", "producer_name", "producer_version"):
+        assert getattr(after, field) == getattr(before, field)
+    assert list(after.metadata_props) == list(before.metadata_props)
+    assert list(after.opset_import) == list(before.opset_import)
+    assert list(after.graph.input) == list(before.graph.input)
+    assert list(after.graph.output) == list(before.graph.output)
+    assert (after.graph.name, after.graph.doc_string) == (before.graph.name, before.graph.doc_string)
+    assert list(after.graph.node) == list(before.graph.node)
+    assert [(t.name, t.doc_string) for t in after.graph.initializer] == [
+        (t.name, t.doc_string) for t in before.graph.initializer
+    ]
+    infos = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in after.graph.value_info}
+    width = next(t for t in after.graph.initializer if t.name == "w1").dims[0]
+    assert infos == {"r1": ["N", width, 8, 8], "y2": ["N", 5]}
+    assert width < 16
+
+
+def test_a_ratio_of_zero_changes_nothing() -> None:
+    before = decorated()
+    assert onnxprune.prune(before, 0.0, bench=False).model == before
+
+
+def test_initializers_that_are_inputs_too() -> None:
+    net = small()
+    net.ir_version = 3
+    for t in net.graph.initializer:
+        net.graph.input.append(onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims))
+    after = onnxprune.prune(net, 0.5, align="none", bench=False).model
+    shapes = {t.name: list(t.dims) for t in after.graph.initializer}
+    said = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in after.graph.input}
+    assert {name: said[name] for name in shapes} == shapes
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13, 17, onnx.defs.onnx_opset_version()])
+@pytest.mark.parametrize("kind", ["float", "double", "float16", "bfloat16"])
+def test_types_and_opsets(kind: str, opset: int) -> None:
+    if kind == "bfloat16" and opset < 22:
+        return  # ONNX has no such convolution
+    text = f"""g ({kind}[N,3,8,8] x, {kind}[8,3,3,3] w1, {kind}[4,8,1,1] w2) => ({kind}[N,4,6,6] y) {{
+        a = Conv(x, w1)  b = Relu(a)  y = Conv(b, w2) }}"""
+    result = onnxprune.prune(model(text, min(opset, 23)), 0.5, align="none", bench=False)
+    assert [list(t.dims) for t in result.model.graph.initializer] == [[4, 3, 3, 3], [4, 4, 1, 1]]
+    assert result.report.verification is not None
+
+
+def test_a_graphsurgeon_graph_comes_in_and_goes_out() -> None:
+    import onnx_graphsurgeon as gs
+
+    result = onnxprune.prune(gs.import_onnx(small()), 0.5, align="none", bench=False)
+    assert isinstance(result.to_graphsurgeon(), gs.Graph)
+    assert result.report.removed == 14
