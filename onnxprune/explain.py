@@ -70,7 +70,8 @@ def _axis(coupled: Coupled, tensor: str, axis: int, size: int | None) -> AxisSto
     held = labels[~coupled.free[labels]]
     free = labels[coupled.free[labels]]
     together = np.unique(coupled.owner_of[np.isin(coupled.roots, coupled.roots[free])]).tolist() if len(free) else []
-    partners = tuple(f"{coupled.owners[k].weight}[{coupled.owners[k].axis}]" for k in together if k >= 0)
+    owners = [coupled.owners[k] for k in together if k >= 0]
+    partners = tuple(f"{o.weight}[{o.axis}]" for o in owners if (o.weight, o.axis) != (tensor, axis))
     if not len(held):
         return AxisStory(axis, size, len(free), (), "", partners)
     chain, reason = _chain(coupled, int(held[0]))

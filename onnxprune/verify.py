@@ -125,7 +125,10 @@ def _node_by_node(
             values = dict(zip(names, session_a.run(None, feeds), strict=True))
             cut_values = {name: _cut_value(coupled, dropped, name, v) for name, v in values.items()}
             inputs = {**feeds, **{given[n]: v for n, v in cut_values.items()}}
-            found = session_b.run(None, {n: v for n, v in inputs.items() if n in wanted})
+            try:
+                found = session_b.run(None, {n: v for n, v in inputs.items() if n in wanted})
+            except Exception as e:  # its weights have other sizes than the plan says
+                raise VerificationError(f"the pruned model is not what the plan says: {str(e).splitlines()[0][:200]}") from e
             for name, got in zip(names, found, strict=True):
                 error, tolerance = difference(name, cut_values[name], got)
                 worst, allowed = max(worst, error), max(allowed, tolerance)
@@ -194,7 +197,13 @@ def _compare(
             failures.append(str(e).splitlines()[0][:200])
             continue
         shapes.append({name: tuple(x.shape) for name, x in feeds.items()})
-        for name, p, q in zip(names, expected, run_b(feeds), strict=True):
+        try:
+            got = run_b(feeds)
+        except Exception as e:
+            raise VerificationError(
+                f"the pruned model does not run where the original does: {str(e).splitlines()[0][:200]}"
+            ) from e
+        for name, p, q in zip(names, expected, got, strict=True):
             error, tolerance = difference(name, p, q)
             compared += not math.isnan(error)
             worst, allowed = max(worst, error), max(allowed, tolerance)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python functions, on the trained network in models/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxprune
+from onnxprune.errors import OptionError, PlanError
+from onnxprune.scoring import NAMES
+from tests.nets import small, write
+
+MODEL = Path(__file__).parent.parent / "models" / "resnet20-fashion-mnist.onnx"
+
+
+@pytest.mark.parametrize("criterion", NAMES)
+@pytest.mark.parametrize("scope", ["global", "local"])
+def test_every_criterion_reaches_the_ratio_on_a_trained_network(scope: str, criterion: str) -> None:
+    report = onnxprune.prune(MODEL, 0.5, scope=scope, criterion=criterion, align="none", bench=False).report
+    assert abs(report.ratio - 0.5) <= 0.02
+    assert report.macs.kept < 0.6
+    assert report.verification is not None
+    assert report.verification.error < 1e-4
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.25, 0.7])
+def test_ratios_on_a_trained_network(ratio: float) -> None:
+    report = onnxprune.prune(MODEL, ratio, align="none", bench=False).report
+    assert abs(report.ratio - ratio) <= 0.02
+    assert (report.macs.kept < 1) == (ratio > 0)
+
+
+def test_a_path_a_model_and_a_string_are_alike(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    found = [onnxprune.prune(m, 0.5, bench=False).model for m in (path, str(path), onnx.load(path))]
+    assert found[0] == found[1] == found[2]
+
+
+def test_the_given_model_is_not_changed() -> None:
+    net = small()
+    before = net.SerializeToString()
+    onnxprune.prune(net, 0.5, bench=False)
+    assert net.SerializeToString() == before
+
+
+def test_a_result_can_be_saved_proven_and_applied_again(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    result = onnxprune.prune(path, 0.5, bench=False)
+    result.save(tmp_path / "o.onnx", tmp_path / "o.json")
+    assert onnxprune.verify_files(path, tmp_path / "o.onnx", tmp_path / "o.json").error < 1e-5
+    again = onnxprune.apply_plan(path, tmp_path / "o.json", bench=False)
+    assert again.model == result.model
+    assert again.plan.kept == result.plan.kept
+    assert again.report.notes == ()
+
+
+def test_a_plan_for_another_model(tmp_path: Path) -> None:
+    plan = onnxprune.prune(MODEL, 0.5, bench=False, verify=False).plan
+    with pytest.raises(PlanError, match="is it for another model"):
+        onnxprune.apply_plan(small(), plan)
+
+
+def test_include_and_exclude_choose_groups() -> None:
+    only = onnxprune.prune(small(), 0.5, include=["w2"], bench=False)
+    assert set(only.plan.kept) == {"w2", "w3"}
+    without = onnxprune.prune(small(), 0.5, exclude=["w1"], align="none", bench=False)
+    assert without.plan.kept == {"w2": {0: without.plan.kept["w3"][1]}, "w3": {1: without.plan.kept["w3"][1]}}
+    with pytest.raises(OptionError, match="matches no weight"):
+        onnxprune.prune(small(), 0.5, include=["conv*"])
+
+
+def test_progress_is_told() -> None:
+    told: list[tuple[str, float]] = []
+    onnxprune.prune(small(), 0.5, lambda stage, done: told.append((stage, done)))
+    assert told[0][0] == "analyse"
+    for stage in ("analyse", "verify", "benchmark"):
+        done = [d for s, d in told if s == stage]
+        assert done == sorted(done)
+        assert done[-1] == 1
+
+
+def test_analyze_finds_channels_and_pins() -> None:
+    found = onnxprune.analyze(small())
+    assert found.prunable == 28
+    assert [(h.channels, h.weights) for h in found.held] == [(5, ("w4",))]
+
+
+def test_the_sample_shows_the_accuracy_of_the_trained_model() -> None:
+    report = onnxprune.prune(MODEL, 0.1, data=MODEL.with_suffix(".npz"), bench=False, verify=False).report
+    assert report.accuracy is not None
+    assert report.samples == 1000
+    assert report.accuracy.before >= 0.925
+    assert report.accuracy.after > 0.9
+
+
+def test_inputs_are_in_the_promised_form() -> None:
+    """Input [N, 1, 28, 28] in [0, 1], output [N, 10], BatchNormalization kept."""
+    net = onnx.load(MODEL)
+    shapes = [
+        [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (net.graph.input[0], net.graph.output[0])
+    ]
+    assert [s[1:] for s in shapes] == [[1, 28, 28], [10]]
+    assert all(isinstance(s[0], str) for s in shapes)
+    assert sum(n.op_type == "BatchNormalization" for n in net.graph.node) >= 19
+    with np.load(MODEL.with_suffix(".npz")) as data:
+        x = data[net.graph.input[0].name]
+        assert 0 <= x.min() < x.max() <= 1

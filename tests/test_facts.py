@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of tensors before anything is cut: shapes in two cases, and the values of sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxprune.facts import read_graph
+from onnxprune.graph import Graph
+from tests.models import model
+
+
+def read(text: str, opset: int = 17) -> Graph:
+    return read_graph(model(text, opset))
+
+
+def test_static_shapes_need_one_case() -> None:
+    graph = read("g (float[2,3,8,8] x, float[8,3,3,3] w1) => (float[2,8,6,6] y) { y = Conv(x, w1) }")
+    assert graph.shape("y") == (2, 8, 6, 6)
+
+
+def test_what_differs_between_cases_is_dynamic() -> None:
+    graph = read("g (float[N,3,H,W] x, float[8,3,3,3] w1) => (float[] y) { y = Conv <strides = [2,2]> (x, w1) }")
+    assert graph.shape("y") == (None, 8, None, None)
+    assert graph.shape("w1") == (8, 3, 3, 3)
+    heights = {c.shape[2] for c in graph.facts["x"].cases if c.shape}
+    assert len(heights) == 2
+
+
+def test_the_same_symbol_is_the_same_size() -> None:
+    graph = read("g (float[N,T] x, float[N,T] z) => (float[N,T] y) { y = Add(x, z) }")
+    for case in range(len(graph.facts["x"].cases)):
+        assert graph.facts["x"].cases[case].shape == graph.facts["z"].cases[case].shape
+
+
+def test_given_sizes_win() -> None:
+    net = model("g (float[N,3,H,W] x, float[8,3,3,3] w1) => (float[] y) { y = Conv(x, w1) }")
+    graph = read_graph(net, {"x": (1, 3, 40, 56)})
+    assert graph.facts["y"].cases[0].shape == (1, 8, 38, 54)
+    # the plan must not depend on the sizes that were given: they stay dynamic
+    assert graph.shape("y") == (None, 8, None, None)
+
+
+def test_unnamed_channels_come_from_the_first_convolution() -> None:
+    net = model("g (float[N,5,8,8] x, float[8,5,3,3] w1) => (float[] y) { y = Conv(x, w1) }")
+    for dim in net.graph.input[0].type.tensor_type.shape.dim:
+        dim.Clear()
+    assert read_graph(net).shape("x")[1] == 5  # type: ignore[index]
+
+
+SIZES: dict[str, tuple[str, str, list[int] | None]] = {
+    "static": ("s = Shape(x)", "s", [2, 12, 4]),
+    "gathered": ("s = Shape(x)  k = Gather(s, one)", "k", [12]),
+    "halved": ("s = Shape(x)  k = Gather(s, one)  h = Div(k, two)", "h", [6]),
+    "joined": ("s = Shape(x)  k = Gather(s, one)  j = Concat <axis = 0> (k, two, two)", "j", [12, 2, 2]),
+    "cast": ("s = Shape(x)  f = Cast <to = 1> (s)  g = Cast <to = 7> (f)", "g", [2, 12, 4]),
+    "root": ("s = Size(x)  f = Cast <to = 1> (s)  r = Sqrt(f)  g = Cast <to = 7> (r)", "g", [9]),
+    "counted": ("k = Range(nought, six, step)", "k", [0, 2, 4]),
+}
+
+
+@pytest.mark.parametrize(("body", "name", "value"), SIZES.values(), ids=SIZES)
+def test_sizes_are_computed(body: str, name: str, value: list[int]) -> None:
+    graph = read(
+        f"""g (float[2,12,4] x) => (float[2,12,4] y) <int64[1] one = {{1}}, int64[1] two = {{2}}, int64 nought = {{0}},
+        int64 six = {{6}}, int64 step = {{2}}> {{ {body}  y = Relu(x) }}"""
+    )
+    found = graph.facts[name].value
+    assert found is not None
+    assert np.ravel(found).tolist() == value
+
+
+def test_a_dynamic_size_has_a_value_in_each_case_but_none_of_its_own() -> None:
+    graph = read("g (float[N,12] x) => (int64[2] s) { s = Shape(x) }")
+    facts = graph.facts["s"]
+    assert facts.value is None
+    values = [c.value.tolist() for c in facts.cases if c.value is not None]
+    assert len(values) == len(facts.cases) > 1
+    assert {v[1] for v in values} == {12}
+    assert len({v[0] for v in values}) > 1
+
+
+def test_sizes_that_contradict_the_model_are_tried_again() -> None:
+    """At 64 x 64 the flattened map has 128 numbers; the model wants what 32 x 32 makes."""
+    graph = read(
+        """g (float[N,3,H,W] x, float[8,3,1,1] w1, float[512,4] w2) => (float[] y) {
+        a = Conv(x, w1)  p = MaxPool <kernel_shape = [4,4], strides = [4,4]> (a)  f = Flatten(p)  y = MatMul(f, w2) }"""
+    )
+    assert graph.facts["f"].cases[0].shape == (1, 512)
+
+
+def test_random_numbers_are_not_known() -> None:
+    graph = read("g (float[2,3] x) => (float[2,3] y) { r = RandomNormal <shape = [2,3]> ()  y = Add(x, r) }")
+    assert graph.facts["r"].value is None
+
+
+def test_what_the_file_says_fills_gaps() -> None:
+    net = model("g (float[2,3] x, float[3,4] w1) => (float[] y) { a = MatMul(x, w1)  y = Relu(a) }")
+    net.graph.node[0].domain, net.graph.node[0].op_type = "custom", "Product"
+    net.opset_import.append(onnx.helper.make_opsetid("custom", 1))
+    net.graph.value_info.append(onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, [2, 4]))
+    assert read_graph(net).shape("a") == (2, 4)

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Groups: channels that compete for one width, and what holds the others."""
+
+from __future__ import annotations
+
+from onnxprune.coupling import couple
+from onnxprune.facts import read_graph
+from onnxprune.groups import find_groups, find_held
+from tests.models import model
+from tests.nets import small
+
+
+def test_a_residual_spine_is_one_group() -> None:
+    coupled = couple(read_graph(small()))
+    spine, branch = find_groups(coupled)
+    assert (spine.name, len(spine)) == ("w1", 16)
+    assert {("w1", 0), ("w3", 0), ("w2", 1), ("w4", 1), ("ws1", 0)} <= set(spine.members)
+    assert (branch.name, len(branch), branch.members) == ("w2", 12, (("w2", 0), ("w3", 1)))
+    makers = [coupled.graph.nodes[coupled.uses[u].node].outputs[0] for u in spine.producers]
+    assert makers == ["c1", "c3"]
+
+
+def test_an_atom_may_stand_for_several_channels() -> None:
+    net = model(
+        """g (float[N,3,8,8] x, float[12,3,1,1] w1, float[12,3,3,3] w2, float[4,12,1,1] w3) => (float[] y) {
+        a = Conv(x, w1)  b = Conv <group = 4> (a, w2)  y = Conv(b, w3) }"""
+    )
+    assert [(len(g), g.channels) for g in find_groups(couple(read_graph(net)))] == [(3, 4), (3, 4)]
+
+
+def test_what_nothing_multiplies_is_no_channel() -> None:
+    net = model(
+        "g (float[N,8] x, float[8,6] w1, float[3,6] w3, float[6,4] w2) => (float[] y) <int64[1] k = {0}> {"
+        " a = MatMul(x, w1)  m = ReduceMean <axes = [0]> (w3)  b = Add(a, m)  y = MatMul(b, w2) }"
+    )
+    assert [(g.name, len(g)) for g in find_groups(couple(read_graph(net)))] == [("w1", 6)]
+
+
+def test_held_channels_are_counted_once_and_largest_first() -> None:
+    net = model(
+        """g (float[N,3,8,8] x, float[8,3,1,1] w1, float[8,3,1,1] w2, float[20,8,1,1] w3) => (float[] y, float[] z) {
+        a = Conv(x, w1)  c = Conv(x, w2)  y = Add(a, c)  z = Conv(y, w3) }"""
+    )
+    held = find_held(couple(read_graph(net)))
+    assert [(h.channels, h.pin.node, h.weights) for h in held] == [(20, "output 'z'", ("w3",)), (8, "output 'y'", ("w1",))] or [
+        (h.channels, h.pin.node, set(h.weights)) for h in held
+    ] == [(20, "output 'z'", {"w3"}), (16, "output 'y'", {"w1", "w2"})]

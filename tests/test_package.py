@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The package as a whole: quick to import, imports in one direction, everything public described."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import inspect
+import pkgutil
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import onnxprune
+
+ROOT = Path(onnxprune.__file__).parent
+MODULES = sorted(m.name for m in pkgutil.walk_packages([str(ROOT)], "onnxprune.") if m.name != "onnxprune.__main__")
+HEAVY = ("torch", "onnxruntime", "typer", "rich", "onnx_graphsurgeon")
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_import_is_quick() -> None:
+    code = "import time; t = time.perf_counter(); import onnxprune; print(time.perf_counter() - t)"
+    # the best of several: a busy machine says nothing about the package
+    assert min(float(python(code)) for _ in range(7)) < 0.3
+
+
+def test_import_leaves_heavy_packages_alone() -> None:
+    assert python(f"import onnxprune, sys; print([m for m in {HEAVY} if m in sys.modules])").strip() == "[]"
+
+
+def imports(path: Path, everywhere: bool) -> set[str]:
+    """Modules that a file imports: when it is loaded, or also inside its functions."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = ast.walk(tree) if everywhere else iter(tree.body)
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
+    return found
+
+
+def path_of(module: str) -> Path:
+    return Path(str(importlib.import_module(module).__file__))
+
+
+def test_imports_point_one_way() -> None:
+    # a package's own __init__ stands for its table, so `onnxprune.ops` counts as a module like any other
+    uses = {m: (imports(path_of(m), False) & set(MODULES)) - {m} for m in MODULES}
+    order = list(TopologicalSorter(uses).static_order())
+    assert order.index("onnxprune.labels") < order.index("onnxprune.coupling") < order.index("onnxprune.rewrite")
+    assert order.index("onnxprune.rewrite") < order.index("onnxprune.api") < order.index("onnxprune.cli")
+
+
+def test_torch_stays_in_training() -> None:
+    for path in ROOT.rglob("*.py"):
+        if "training" not in path.parts:
+            assert not {m for m in imports(path, True) if m.split(".")[0] == "torch"}, path
+
+
+@pytest.mark.parametrize("module", ["onnxprune", *MODULES])
+def test_public_names_are_described(module: str) -> None:
+    loaded = importlib.import_module(module)
+    assert loaded.__doc__
+    for name, value in vars(loaded).items():
+        if name.startswith("_") or getattr(value, "__module__", None) != module:
+            continue
+        if inspect.isfunction(value) or inspect.isclass(value):
+            assert inspect.getdoc(value), f"{module}.{name}"
+        if inspect.isfunction(value):
+            assert "return" in value.__annotations__, f"{module}.{name}"
+
+
+def test_the_package_is_typed_and_has_one_version() -> None:
+    assert (ROOT / "py.typed").exists()
+    assert importlib.metadata.version("onnxprune") == onnxprune.__version__
+
+
+def test_public_names_exist() -> None:
+    assert all(hasattr(onnxprune, name) for name in onnxprune.__all__)

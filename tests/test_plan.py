@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan: a small file, checked against the model before anything is cut."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import onnxprune
+from onnxprune.errors import PlanError
+from onnxprune.plan import FORMAT, Plan
+from tests.nets import small
+
+Kept = dict[str, dict[str, list[int]]]
+
+
+def made() -> Plan:
+    return onnxprune.prune(small(), 0.5, align="none", bench=False, verify=False).plan
+
+
+def test_a_plan_survives_a_file(tmp_path: Path) -> None:
+    plan = made()
+    plan.save(tmp_path / "p.json")
+    assert Plan.load(tmp_path / "p.json") == plan
+    assert json.loads(plan.to_json())["format"] == FORMAT == "onnxprune-plan/1"
+
+
+def test_the_same_plan_makes_the_same_model() -> None:
+    result = onnxprune.prune(small(), 0.5, align="none", bench=False)
+    assert onnxprune.apply_plan(small(), result.plan, bench=False).model == result.model
+
+
+def test_every_cut_axis_is_listed_with_positions_of_the_original() -> None:
+    kept = made().kept
+    assert set(kept) == {"w1", "ws1", "wt1", "wm1", "wvar1", "w2", "w3", "w4"}
+    spine, branch = kept["w1"][0], kept["w2"][0]
+    assert kept["w2"] == {0: branch, 1: spine}
+    assert kept["w3"] == {0: spine, 1: branch}
+    assert kept["w4"] == {1: spine}
+    assert len(spine) + len(branch) == 14
+    assert max(spine) < 16
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"format": "other/1", "kept": {}}', '{"format": "onnxprune-plan/1"}', "\x00", '{"format":'],
+)
+def test_what_is_no_plan_gives_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text(text)
+    with pytest.raises(PlanError, match="not a plan") as e:
+        Plan.load(tmp_path / "p.json")
+    assert "\n" not in str(e.value)
+
+
+def to_json(change: Callable[[Kept], Any]) -> Plan:
+    data = json.loads(made().to_json())
+    change(data["kept"])
+    return Plan.from_json(data)
+
+
+@pytest.mark.parametrize("positions", [[], [2, 1], [1, 1], [-1, 2]])
+def test_positions_are_ascending(positions: list[int]) -> None:
+    def spoil(kept: Kept) -> None:
+        kept["w1"]["0"] = positions
+
+    with pytest.raises(ValueError, match="'w1' axis 0: kept positions"):
+        to_json(spoil)
+
+
+def another_name(kept: Kept) -> None:
+    kept["w99"] = kept.pop("w1")
+
+
+def another_axis(kept: Kept) -> None:
+    kept["w1"]["7"] = [0]
+
+
+def too_far(kept: Kept) -> None:
+    kept["w2"]["0"] = [0, 12]
+
+
+def apart(kept: Kept) -> None:
+    kept["w3"]["0"] = [p for p in range(16) if p not in kept["w3"]["0"]]
+
+
+def an_output(kept: Kept) -> None:
+    kept["w4"]["0"] = [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (another_name, "which this model does not have"),
+        (another_axis, "which this model does not have"),
+        (too_far, "keeps position 12 of 'w2' axis 0, which has only 12"),
+        (apart, "but cuts channels tied to it"),
+        (an_output, "promises its size to the user"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused(spoil: Callable[[Kept], Any], why: str) -> None:
+    with pytest.raises(PlanError, match=why):
+        onnxprune.apply_plan(small(), to_json(spoil), bench=False)

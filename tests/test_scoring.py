@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Criteria against numpy by hand, and what a joint score over a group means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+import onnxprune
+from onnxprune.coupling import couple
+from onnxprune.errors import DataError, OptionError
+from onnxprune.facts import read_graph
+from onnxprune.groups import find_groups
+from onnxprune.scoring import NAMES, score_groups, scores_from_file
+from tests.models import model
+from tests.nets import small
+
+BN_NET = """g (float[N,3,8,8] x, float[6,3,3,3] w1, float[6] ws, float[6] wt, float[6] wm, float[6] wvar, float[4,6,1,1] w2)
+    => (float[N,4,6,6] y) { a = Conv(x, w1)  b = BatchNormalization(a, ws, wt, wm, wvar)  c = Relu(b)  y = Conv(c, w2) }"""
+
+
+def scores(net: ModelProto, criterion: str) -> dict[str, Any]:
+    coupled = couple(read_graph(net))
+    groups = find_groups(coupled)
+    found = score_groups(coupled, groups, criterion).scores
+    return {g.name: s for g, s in zip(groups, found, strict=True)}
+
+
+def weights(net: ModelProto) -> dict[str, NDArray[np.float64]]:
+    return {t.name: onnx.numpy_helper.to_array(t).astype(np.float64) for t in net.graph.initializer}
+
+
+def unit(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(x / x.mean())
+
+
+def test_criteria_by_hand() -> None:
+    net = model(BN_NET)
+    w = weights(net)
+    l1, gamma = np.abs(w["w1"]).sum((1, 2, 3)), np.abs(w["ws"])
+    by_hand = {
+        "l1": l1,
+        "l2": np.sqrt((w["w1"] ** 2).sum((1, 2, 3))),
+        "bn_scale": gamma,
+        "ccprune.product": unit(l1) * unit(gamma),
+        "ccprune.sum": (unit(l1) + unit(gamma)) / 2,
+        "ccprune.folded": l1 * gamma / np.sqrt(w["wvar"] + 1e-5),
+    }
+    assert set(NAMES) == {*by_hand, "ccprune", "random"}
+    for name, expected in by_hand.items():
+        np.testing.assert_allclose(scores(net, name)["w1"], unit(expected), rtol=1e-5, err_msg=name)
+    np.testing.assert_array_equal(scores(net, "ccprune")["w1"], scores(net, "ccprune.product")["w1"])
+
+
+def replaced(net: ModelProto, **arrays: NDArray[np.float64]) -> ModelProto:
+    for t in net.graph.initializer:
+        if t.name in arrays:
+            t.CopyFrom(onnx.numpy_helper.from_array(arrays[t.name].astype(np.float32), t.name))
+    return net
+
+
+def test_the_folded_score_does_not_see_how_a_convolution_is_scaled() -> None:
+    net = model(BN_NET)
+    w, scale = weights(net), np.array([1, 2, 0.5, 4, 1, 3.0])
+    moved = replaced(
+        model(BN_NET),
+        w1=w["w1"] * scale[:, None, None, None],
+        wm=w["wm"] * scale,
+        wvar=(w["wvar"] + 1e-5) * scale**2 - 1e-5,
+    )
+    np.testing.assert_allclose(scores(moved, "ccprune.folded")["w1"], scores(net, "ccprune.folded")["w1"], rtol=1e-4)
+    assert not np.allclose(scores(moved, "ccprune.product")["w1"], scores(net, "ccprune.product")["w1"], rtol=1e-2)
+
+
+def test_every_branch_of_a_residual_spine_has_its_say() -> None:
+    net = small()
+    w = weights(net)
+    first, last = np.abs(w["w1"]).sum((1, 2, 3)), np.abs(w["w3"]).sum((1, 2, 3))
+    np.testing.assert_allclose(scores(net, "l1")["w1"], (unit(first) + unit(last)) / 2, rtol=1e-5)
+
+
+def test_random_depends_on_the_seed_alone() -> None:
+    plans = [onnxprune.prune(small(), 0.5, criterion="random", seed=s, bench=False, verify=False).plan for s in (1, 1, 2)]
+    assert plans[0] == plans[1]
+    assert plans[0].kept != plans[2].kept
+
+
+def test_without_batch_norm_the_reader_is_told() -> None:
+    result = onnxprune.prune(small(), 0.5, bench=False, verify=False)
+    [note] = result.report.notes
+    assert "1 of 2 groups have no BatchNormalization" in note
+    assert "PRESERVE" in note
+    assert onnxprune.prune(small(), 0.5, criterion="l1", bench=False, verify=False).report.notes == ()
+
+
+def test_given_scores_decide(tmp_path: Path) -> None:
+    order = np.arange(12.0)[::-1]
+    np.savez(tmp_path / "s.npz", w2=order)
+    result = onnxprune.prune(small(), 0.5, scores=tmp_path / "s.npz", scope="local", align="none", bench=False)
+    assert result.plan.kept == {"w2": {0: (0, 1, 2, 3, 4, 5)}, "w3": {1: (0, 1, 2, 3, 4, 5)}}
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"w99": np.ones(4)}, "'w99' makes no prunable channels; those that do: w1"),
+        ({"w1": np.ones(4)}, r"'w1' has shape \(4,\), expected \(16,\)"),
+        ({"w1": np.ones((16, 1))}, r"expected \(16,\)"),
+        ({"w1": np.full(16, np.nan)}, "finite numbers"),
+        ({"w4": np.ones(5)}, "'w4' makes no prunable channels"),
+    ],
+)
+def test_given_scores_that_do_not_fit(given: dict[str, NDArray[Any]], why: str) -> None:
+    coupled = couple(read_graph(small()))
+    with pytest.raises(DataError, match=why):
+        scores_from_file(coupled, find_groups(coupled), given)
+
+
+def test_an_unknown_criterion() -> None:
+    with pytest.raises(OptionError, match="expected one of"):
+        scores(small(), "best")

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores and a budget: the asked total is kept, floors hold, and widths suit the runtime."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxprune.groups import Group
+from onnxprune.selection import Budget, Vector, keep_one_everywhere, least, select, widths_allowed
+
+SIZES = st.lists(st.integers(1, 96), min_size=1, max_size=9)
+RATIOS = st.floats(0, 0.89)
+SCOPES = st.sampled_from(["global", "local"])
+
+
+def groups_of(sizes: list[int]) -> list[Group]:
+    starts = np.cumsum([0, *sizes])
+    return [Group(f"g{k}", np.arange(starts[k], starts[k + 1]), ((f"w{k}", 0),), (), 1) for k in range(len(sizes))]
+
+
+def scores_of(sizes: list[int], seed: int) -> list[Vector]:
+    rng = np.random.default_rng(seed)
+    return [rng.random(n) * rng.uniform(0.1, 2) for n in sizes]
+
+
+@settings(max_examples=200, deadline=None)
+@given(SIZES, RATIOS, SCOPES, st.integers(0, 9))
+def test_free_widths_keep_the_asked_total(sizes: list[int], ratio: float, scope: str, seed: int) -> None:
+    keep = select(groups_of(sizes), scores_of(sizes, seed), Budget(ratio, scope))
+    removed = sum(int((~k).sum()) for k in keep)
+    room = sum(n - least(n, 0.1) for n in sizes)
+    if scope == "global":
+        assert removed == min(round(ratio * sum(sizes)), room)
+    else:
+        assert abs(removed - ratio * sum(sizes)) <= 1 or removed == room or any(n < 10 for n in sizes)
+
+
+@settings(max_examples=200, deadline=None)
+@given(SIZES, RATIOS, SCOPES, st.sampled_from([1, 4, 8, 16]), st.integers(0, 9))
+def test_floors_hold_and_the_best_stay(sizes: list[int], ratio: float, scope: str, align: int, seed: int) -> None:
+    scores = scores_of(sizes, seed)
+    for n, s, kept in zip(sizes, scores, select(groups_of(sizes), scores, Budget(ratio, scope, align)), strict=True):
+        assert kept.shape == (n,)
+        assert kept.sum() >= max(1, math.ceil(n / 10 - 1e-9))
+        assert kept.all() or s[kept].min() >= s[~kept].max()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(8, 512), min_size=2, max_size=12), st.floats(0.05, 0.85), SCOPES, st.integers(0, 9))
+def test_alignment_keeps_the_asked_total(sizes: list[int], ratio: float, scope: str, seed: int) -> None:
+    groups, scores = groups_of(sizes), scores_of(sizes, seed)
+    free = sum(int(k.sum()) for k in select(groups, scores, Budget(ratio, scope)))
+    aligned = sum(int(k.sum()) for k in select(groups, scores, Budget(ratio, scope, 16)))
+    assert abs(aligned - free) <= max(1, 0.01 * sum(sizes))
+
+
+@pytest.mark.parametrize("size", range(2, 200))
+def test_half_of_a_group_is_never_nothing(size: int) -> None:
+    [kept] = select(groups_of([size]), scores_of([size], 0), Budget(0.5, "local", 16))
+    assert abs(int(kept.sum()) - size / 2) <= 1 + 0.01 * size
+
+
+def test_wide_groups_take_multiples() -> None:
+    sizes = [64, 128, 256, 192]
+    for ratio in (0.25, 0.5, 0.75):
+        kept = [int(k.sum()) for k in select(groups_of(sizes), scores_of(sizes, 1), Budget(ratio, "local", 16))]
+        assert all(n % 16 == 0 for n in kept), kept
+
+
+def test_local_takes_the_same_fraction_of_every_group() -> None:
+    sizes = [10, 20, 40, 80]
+    kept = select(groups_of(sizes), scores_of(sizes, 0), Budget(0.3, "local"))
+    assert [int(k.sum()) for k in kept] == [7, 14, 28, 56]
+
+
+def test_global_takes_the_weakest_wherever_they_are() -> None:
+    weak, strong = np.full(20, 0.1), np.linspace(1, 2, 20)
+    kept = select(groups_of([20, 20]), [weak, strong], Budget(0.4, "global"))
+    assert [int(k.sum()) for k in kept] == [4, 20]
+    kept = select(groups_of([20, 20]), [weak, strong], Budget(0.5, "global"))
+    assert [int(k.sum()) for k in kept] == [2, 18]
+    assert not kept[1][:2].any()
+
+
+def test_allowed_widths_end_with_the_whole_group() -> None:
+    for size in range(1, 130):
+        widths = widths_allowed(size, 16, 1)
+        assert widths == sorted(set(widths))
+        assert widths[-1] == size
+
+
+def test_one_channel_comes_back_where_an_axis_would_be_empty() -> None:
+    spans = [np.array([0, 1]), np.array([1, 2, 3])]
+    assert keep_one_everywhere(spans, {0: 0.2, 1: 0.1}) == {0}
+    assert keep_one_everywhere(spans, {0: 0.2, 1: 0.3, 2: 0.1, 3: 0.9}) == {1}
+    assert keep_one_everywhere(spans, {0: 0.2, 3: 0.1}) == set()

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The proof catches cuts that are wrong, however little."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxprune.coupling import Coupled, couple
+from onnxprune.errors import VerificationError
+from onnxprune.facts import read_graph
+from onnxprune.groups import find_groups
+from onnxprune.rewrite import cut
+from onnxprune.verify import verify
+from tests.models import choose, model
+from tests.nets import small
+
+Array = NDArray[np.float32]
+
+
+def made(net: ModelProto) -> tuple[Coupled, NDArray[np.bool_], ModelProto]:
+    coupled = couple(read_graph(net))
+    dropped = choose(coupled, find_groups(coupled), np.random.default_rng(0), 0.5)
+    return coupled, dropped, cut(coupled, dropped)
+
+
+def spoil(net: ModelProto, name: str, change: Callable[[Array], Array]) -> None:
+    t = next(t for t in net.graph.initializer if t.name == name)
+    t.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(change(onnx.numpy_helper.to_array(t).copy())), name))
+
+
+def one_percent_off(x: Array) -> Array:
+    x.ravel()[x.size // 2] += 0.01 * np.abs(x).max() * x.size**0.5
+    return x
+
+
+def swapped(x: Array) -> Array:
+    x[[0, 1]] = x[[1, 0]]
+    return x
+
+
+WRONG: dict[str, tuple[str, Callable[[Array], Array]]] = {
+    "two filters swapped": ("w2", swapped),
+    "inputs in another order": ("w3", lambda x: x[:, ::-1]),
+    "one weight off": ("w4", one_percent_off),
+    "a shift forgotten": ("wt1", np.zeros_like),
+    "everything one percent off": ("w1", lambda x: x * np.float32(1.05)),
+}
+
+
+def test_a_right_cut_is_proven() -> None:
+    proof = verify(*made(small()))
+    assert proof.error < 1e-5
+    assert proof.engine == "onnxruntime"
+    assert len(proof.inputs) == 2
+    assert proof.inputs[0] != proof.inputs[1]
+
+
+@pytest.mark.parametrize(("name", "change"), WRONG.values(), ids=WRONG)
+def test_a_wrong_cut_is_not(name: str, change: Callable[[Array], Array]) -> None:
+    coupled, dropped, pruned = made(small())
+    spoil(pruned, name, change)
+    with pytest.raises(VerificationError, match="differ from the masked original"):
+        verify(coupled, dropped, pruned)
+
+
+def test_a_channel_too_few_is_not_proven() -> None:
+    """The cut is consistent, but it is not the cut that was decided."""
+    coupled, dropped, _ = made(small())
+    more = dropped.copy()
+    group = find_groups(coupled)[0]
+    more[np.isin(coupled.roots, group.roots[~dropped[group.roots]][:1])] = True
+    with pytest.raises(VerificationError, match="is not what the plan says"):
+        verify(coupled, dropped, cut(coupled, more))
+
+
+def rename(m: ModelProto) -> None:
+    m.graph.output[0].name = m.graph.node[-1].output[0] = "z"
+
+
+def retype(m: ModelProto) -> None:
+    m.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "M"
+
+
+@pytest.mark.parametrize("change", [rename, retype])
+def test_the_interface_is_kept(change: Callable[[ModelProto], None]) -> None:
+    coupled, dropped, pruned = made(small())
+    change(pruned)
+    with pytest.raises(VerificationError, match="differ in name, type or shape"):
+        verify(coupled, dropped, pruned)
+
+
+def test_a_model_that_is_not_valid() -> None:
+    coupled, dropped, pruned = made(small())
+    pruned.graph.node[0].op_type = "Convolution"
+    with pytest.raises(VerificationError, match=r"onnx\.checker rejects"):
+        verify(coupled, dropped, pruned)
+
+
+CHAOTIC = """g (float[N,3,6,6] x, float[64,3,3,3] w1, float[64,64,3,3] w2, float[4,64,1,1] w3) => (float[] y)
+    <float big = {30000000.0}> {
+    a = Conv(x, w1)  b = Mul(a, big)  c = Sin(b)  d = Conv(c, w2)  e = Mul(d, big)  f = Sin(e)  y = Conv(f, w3) }"""
+
+
+def test_a_network_that_amplifies_rounding_is_proven_node_by_node() -> None:
+    coupled, dropped, pruned = made(model(CHAOTIC))
+    proof = verify(coupled, dropped, pruned)
+    assert "node by node" in proof.engine
+    assert proof.error < 1e-3
+    spoil(pruned, "w2", lambda x: x[:, ::-1])
+    with pytest.raises(VerificationError, match="makes 'd' differ"):
+        verify(coupled, dropped, pruned)
+
+
+def test_what_runs_nowhere_proves_nothing() -> None:
+    net = model(
+        """g (float[N,3,8,8] x, float[8,3,1,1] w1, float[4,8,1,1] w2) => (float[N,4,8,8] y) {
+        a = Conv(x, w1)  m = Abs(a)  n = Neg(m)  b = Log(n)  y = Conv(b, w2) }"""
+    )
+    coupled = couple(read_graph(net))
+    dropped = np.zeros(len(coupled.roots), bool)
+    with pytest.raises(VerificationError, match="no output of the masked original is a finite number"):
+        verify(coupled, dropped, cut(coupled, dropped))
