@@ -16,7 +16,7 @@ from onnx import TensorProto
 
 from onnxprune.coupling import Coupled
 from onnxprune.facts import evaluate
-from onnxprune.graph import FLOATS, opsets
+from onnxprune.graph import FLOATS, Node, opsets
 from onnxprune.labels import Rest
 from onnxprune.ops.site import Unsupported
 
@@ -89,14 +89,23 @@ class Rests:
         if fact.value is not None and fact.dtype not in FLOATS:
             return fact.value
         if rest is Rest.ZERO and fact.shape is not None:
-            return np.broadcast_to(np.zeros((), onnx.helper.tensor_dtype_to_np_dtype(fact.dtype)), fact.shape)
+            return self._zeros(name)
         node = graph.producers.get(name)
         values = None
         if node is not None:
-            values = evaluate(node.proto, self._versions, [self._run(i, classes) if i else None for i in node.inputs])
+            values = evaluate(node.proto, self._versions, [self._operand(node, i, classes) if i else None for i in node.inputs])
         if node is None or values is None:
             raise Unsupported("mixes removed channels whose values cannot be computed")
         return values[node.outputs.index(name)]
+
+    def _operand(self, node: Node, name: str, classes: NDArray[np.int64]) -> NDArray[Any]:
+        if node.op == "Concat" and len(classes) and self._rest_of(name, classes) is None:
+            return self._zeros(name)  # other channels, beside those that are asked for
+        return self._run(name, classes)
+
+    def _zeros(self, name: str) -> NDArray[Any]:
+        fact = self._coupled.graph.facts[name].cases[0]
+        return np.broadcast_to(np.zeros((), onnx.helper.tensor_dtype_to_np_dtype(fact.dtype)), fact.shape or ())
 
     def _rest_of(self, name: str, classes: NDArray[np.int64]) -> Rest | None:
         """What the tensor holds where labels of these classes are dropped; None if it does not carry them."""

@@ -326,10 +326,70 @@ def gram(b: Builder) -> None:
     b.push(b.project(b.now, mid), mid)
 
 
+def channels_last(b: Builder, change: Callable[[str], str]) -> None:
+    turned = change(b.op("Transpose", b.now.name, perm=[0, 2, 3, 1]))
+    b.push(b.op("Transpose", turned, perm=[0, 3, 1, 2]))
+
+
+def layer_norm(b: Builder) -> None:
+    n = b.now.channels
+    shift = [b.weight(n)] if b.chance() else []
+    if b.chance(0.3):
+        shape = (b.now.size, n)
+        channels_last(b, lambda x: b.op("LayerNormalization", x, b.weight(*shape), b.weight(*shape), axis=-2))
+    else:
+        channels_last(b, lambda x: b.op("LayerNormalization", x, b.weight(n), *shift))
+
+
+def layer_norm_by_hand(b: Builder) -> None:
+    """Mean and variance over channels, written out."""
+    t = b.now
+    axes = b.one_of([1], [1], [1, 2, 3], [-3, -1])
+    centred = b.op("Sub", t.name, b.op("ReduceMean", t.name, axes=axes))
+    square = b.op("Mul", centred, centred) if b.chance() else b.op("Pow", centred, b.constant(np.array(2, np.float32)))
+    variance = b.op("Add", b.op("ReduceMean", square, axes=axes), b.constant(np.array(1e-3, np.float32)))
+    normal = b.op("Div", centred, b.op("Sqrt", variance))
+    scaled = b.op("Mul", normal, b.weight(t.channels, 1, 1)) if b.chance(0.8) else normal
+    b.push(b.op("Add", scaled, b.weight(t.channels, 1, 1)) if b.chance() else scaled)
+
+
+def mixed_in_space(b: Builder) -> None:
+    """A matrix product along the width, with a bias that fills every channel."""
+    t, inner = b.now, int(b.one_of(3, 5))
+    hidden = b.op(
+        b.one_of("Relu", "Tanh", "Sigmoid"), b.op("Add", b.op("MatMul", t.name, b.weight(t.size, inner)), b.weight(inner))
+    )
+    out = b.op("Add", b.op("MatMul", hidden, b.weight(inner, t.size)), b.weight(t.size))
+    b.push(b.op("Add", t.name, out) if b.chance(0.7) else out)
+
+
+def token(b: Builder) -> None:
+    """A learned column of the map takes the place of the last one."""
+    t = b.now
+    column = b.weight(1, t.channels, t.size, 1)
+    if b.batch == "N" or b.chance():
+        ones = b.op("Concat", b.op("Shape", t.name, start=0, end=1), b.constant([t.channels, t.size, 1]), axis=0)
+        column = b.op("Expand", column, ones)
+    else:
+        column = b.op("Concat", column, column, axis=0)
+    rest = b.op("Slice", t.name, b.constant([0]), b.constant([-1]), b.constant([3]))
+    b.push(b.op("Concat", *((column, rest) if b.chance() else (rest, column)), axis=3))
+
+
+def standardised(b: Builder) -> None:
+    """A convolution whose weight is normalised in the graph."""
+    t, out = b.now, int(b.one_of(3, 6))
+    w, axes = b.weight(out, t.channels, 1, 1), b.one_of([1, 2, 3], [1])
+    centred = b.op("Sub", w, b.op("ReduceMean", w, axes=axes))
+    norm = b.op("Sqrt", b.op("ReduceMean", b.op("Mul", centred, centred), axes=axes))
+    b.push(b.op("Conv", t.name, b.op("Div", centred, b.op("Add", norm, b.constant(np.array(1e-2, np.float32))))), out)
+
+
 LAYERS: Sequence[Callable[[Builder], None]] = (
     conv, conv, conv, grouped, depthwise, transposed, batch_norm, instance_norm, activation, activation, prelu, join, join,
     scale, excite, concat, stack_in_space, split, sliced, picked, shuffle, regroup, padded, pooled, enlarged, to_space,
     to_depth, pixel_shuffle, linear, attention, softmax, mean_gate, sum_gate, expanded, shared, selected, gram,
+    layer_norm, layer_norm, layer_norm_by_hand, mixed_in_space, token, standardised,
 )  # fmt: skip
 
 
