@@ -369,6 +369,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 141
     except MemoryError:
         return _fail("out of memory; use a machine with more, or a smaller --input-shape", 2)
+    except Exception as e:  # a mistake of this program; nothing has been written
+        if os.environ.get("ONNXPRUNE_TRACEBACK"):
+            raise
+        why = f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
+        return _fail(f"internal error, nothing was written: {why}; please report it (ONNXPRUNE_TRACEBACK=1 shows where)", 2)
 
 
 def _fail(message: str, status: int) -> int:

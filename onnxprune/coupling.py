@@ -22,8 +22,8 @@ from onnxprune.ops.site import Site, Unsupported, Use
 # (a division, a maximum) may see the true values of a removed channel, so nothing downstream may count on zeros.
 MASKABLE = frozenset(
     (
-        "Add BatchNormalization Cast Conv ConvTranspose Einsum Gemm Identity InstanceNormalization LayerNormalization MatMul "
-        "Mul PRelu Reshape Squeeze Sub Sum Transpose Unsqueeze"
+        "Add BatchNormalization Cast Conv ConvTranspose Einsum GRU Gemm GroupNormalization Identity InstanceNormalization "
+        "LSTM LayerNormalization MatMul Mul PRelu RNN Reshape Squeeze Sub Sum Transpose Unsqueeze"
     ).split()
 )
 

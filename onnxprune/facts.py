@@ -27,6 +27,8 @@ MOST_INTEGERS, MOST_FLOATS = 65536, 16
 FIRST = ((64, 64), (48, 48), (32, 32), (224, 224), (299, 299), (512, 512))
 CASES_OF_BENCHMARK = ((224, 224), (48, 320), *FIRST)
 SECOND = ((96, 96), (48, 96), (32, 96), (96, 48))
+# Operators that ONNX defines by a function, of which inference does not tell the shape: it is that of the first input.
+LIKE_FIRST = {"GroupNormalization"}
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 
 
@@ -67,6 +69,8 @@ class Interpreter:
             fact = inputs[node.input[0]]  # inference leaves open which axes go
             shape = None if fact.shape is None or -1 in fact.shape else tuple(n for n in fact.shape if n != 1)
             return {node.output[0]: Fact(fact.dtype, shape)}
+        if node.op_type in LIKE_FIRST:
+            return {node.output[0]: Fact(inputs[node.input[0]].dtype, inputs[node.input[0]].shape)}
         schema = onnx.defs.get_schema(node.op_type, self._versions.get(domain, 1), domain)
         data = {n: _tensor(inputs[n].value) for n in node.input if n and inputs[n].value is not None}
         types = {n: _type(inputs[n]) for n in node.input if n}

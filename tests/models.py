@@ -29,7 +29,7 @@ DOMAINS = ("com.microsoft", "custom", "local")
 ZEROABLE = frozenset(
     (
         "Conv ConvTranspose Gemm MatMul BatchNormalization InstanceNormalization Add Sub Sum Mul PRelu Einsum Transpose Cast "
-        "Identity Unsqueeze Squeeze Reshape LayerNormalization"
+        "Identity Unsqueeze Squeeze Reshape LayerNormalization GroupNormalization LSTM GRU RNN"
     ).split()
 )
 

@@ -216,6 +216,18 @@ def test_ctrl_c_leaves_nothing_behind(place: str, tmp_path: Path, capsys: Captur
     assert sorted(files(tmp_path)) == ["net.onnx"]
 
 
+def test_a_mistake_of_ours_is_one_line_too(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise IndexError("list index\nout of range")
+
+    path = write(tmp_path)
+    monkeypatch.setattr("onnxprune.api.decide", fails)
+    assert "internal error, nothing was written: IndexError" in refused([str(path), "--ratio", "0.5"], capsys)
+    monkeypatch.setenv("ONNXPRUNE_TRACEBACK", "1")
+    with pytest.raises(IndexError):
+        run([str(path), "--ratio", "0.5"])
+
+
 def test_a_cut_that_is_not_proven_is_not_written(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     from onnxprune import decision, rewrite
 

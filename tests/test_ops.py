@@ -138,6 +138,34 @@ def normalised(op: str, before: str = "Identity") -> list[Sample]:
     ]
 
 
+def layered(op: str, gates: int) -> list[Sample]:
+    """A linear layer, a recurrent one, and what reads its sequence or its last state."""
+    n = gates * 7
+
+    def net(body: str, more: str = "", directions: int = 1, attributes: str = "") -> str:
+        return f"""g (float[5,2,6] x, float[6,8] w1, float[{directions},{n},8] w3, float[{directions},{n},7] w4{more},
+            float[7,4] w2) => (float[] y) <int64[1] k = {{0}}, int64[1] j = {{1}}> {{
+            a = MatMul(x, w1)  h, s = {op} <hidden_size = 7{attributes}> (a, w3, w4{body} }}"""
+
+    squeezed = "  b = Squeeze(h, j)  y = MatMul(b, w2)"
+    bias = f", float[1,{2 * n}] w5"
+    two = f", float[2,{2 * n}] w5"
+    return [
+        Sample(net(f"){squeezed}"), 15),
+        Sample(net(f", w5){squeezed}", bias), 15),
+        Sample(net(", w5)  b = Squeeze(s, k)  y = MatMul(b, w2)", bias), 15),
+        Sample(net(f", w5, , w6){squeezed}", f"{bias}, float[1,2,7] w6"), 15),
+        Sample(net(", w5)  b = ReduceMax <axes = [1]> (h)  y = MatMul(b, w2)", two, 2, ', direction = "bidirectional"'), 15),
+        Sample(
+            net(f", w5, , q){squeezed}  ", bias)
+            .replace("a = MatMul(x, w1)", "a = MatMul(x, w1)  q = ReduceMean <axes = [0], keepdims = 1> (z)")
+            .replace("float[6,8] w1", "float[6,8] w1, float[3,2,7] z"),
+            8,
+            "a state that cannot be cut",
+        ),
+    ]
+
+
 def pooled(op: str, attributes: str = "") -> list[Sample]:
     return [Sample(conv(f"b = {op} <kernel_shape = [2,2], strides = [2,2]{attributes}> (a)"))]
 
@@ -504,6 +532,13 @@ PRODUCTS: dict[str, list[Sample]] = {
         Sample(conv("b = LayerNormalization <axis = 2> (a, w3)", "float[8,8] w3")),
         Sample(seq("n = LayerNormalization(x, w3)  m = MatMul(n, w4)  b = Relu(m)", "float[6] w3, float[6,8] w4")),
     ],
+    "GroupNormalization": [
+        Sample(conv("b = GroupNormalization <num_groups = 4> (a, w3, w4)", "float[8] w3, float[8] w4"), 4, most=4, opset=21),
+        Sample(
+            conv("e = Exp(a)  b = GroupNormalization <num_groups = 8> (e, w3, w4)", "float[8] w3, float[8] w4"), 8, opset=21
+        ),
+    ],
+    **{op: layered(op, gates) for op, gates in (("LSTM", 4), ("GRU", 3), ("RNN", 1))},
     "RMSNormalization": [
         Sample(seq("b = RMSNormalization(a, w3)", "float[8] w3"), 8, opset=23),
         Sample(seq("e = Exp(a)  b = RMSNormalization(e, w3)", "float[8] w3"), 8, opset=23),

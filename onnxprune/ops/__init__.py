@@ -11,6 +11,7 @@ from onnxprune.ops.axes import (
     arg_extreme,
     batch_norm,
     cumsum,
+    group_norm,
     layer_norm,
     observe,
     reduction,
@@ -21,6 +22,7 @@ from onnxprune.ops.axes import (
 from onnxprune.ops.convolution import convolution
 from onnxprune.ops.elementwise import BROADCAST, UNARY, cast_like, elementwise
 from onnxprune.ops.movement import MOVES, constant_of_shape, expand, gather, movement
+from onnxprune.ops.recurrent import GATES, recurrent
 from onnxprune.ops.signatures import SIGNATURES, by_signature
 from onnxprune.ops.site import Rule
 
@@ -49,6 +51,7 @@ BY_FUNCTION: Mapping[str, Rule] = {
     "LogSoftmax": softmax,
     "Hardmax": softmax,
     "BatchNormalization": batch_norm,
+    "GroupNormalization": group_norm,
     "LayerNormalization": layer_norm,
     "RMSNormalization": layer_norm,
     "LpNormalization": along(-1, "normalises over this axis"),
@@ -72,5 +75,6 @@ RULES: Mapping[str, Rule] = _table(
     (UNARY | BROADCAST, elementwise),
     (MOVES - BY_FUNCTION.keys(), movement),
     (REDUCTIONS, reduction),
+    (GATES, recurrent),
     *(((op,), rule) for op, rule in BY_FUNCTION.items()),
 )

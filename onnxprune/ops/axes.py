@@ -91,6 +91,25 @@ def batch_norm(site: Site) -> list[Flow]:
     return by_signature(SIGNATURES["BatchNormalization"])(site)
 
 
+def group_norm(site: Site) -> list[Flow]:
+    """GroupNormalization: whole groups are cut, for each is normalised by itself."""
+    flow, factors, shift = site.flow(0), site.flow(1), site.flow(2)
+    channels, scales, shifts = flow.axes[1], factors.axes[0], shift.axes[0]
+    for k in range(2, len(flow.axes)):
+        site.pin(flow.axes[k], "normalises over this axis")
+    if channels is None or scales is None or shifts is None:
+        raise Unsupported("meets channels that cannot be cut")
+    if not len(channels) == len(scales) == len(shifts):
+        raise Unsupported("has one scale for each group, as before opset 21")
+    groups = channels.reshape(site.node.attribute("num_groups"), -1)
+    site.tie(groups[:, :1], groups)
+    site.tie(channels, scales)
+    site.tie(channels, shifts)
+    rest = Rest.ZERO if factors.zero[0] and shift.zero[0] else Rest.UNKNOWN
+    rank = len(flow.axes)
+    return [Flow((None, channels, *(None,) * (rank - 2)), tuple(rest if k == 1 else Rest.UNKNOWN for k in range(rank)))]
+
+
 def layer_norm(site: Site) -> list[Flow]:
     """LayerNormalization, RMSNormalization over attribute `axis` and all after it, with scale and shift.
 

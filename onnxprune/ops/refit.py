@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from onnxprune.ops import put_back
 from onnxprune.ops.patch import Patch
+from onnxprune.ops.recurrent import GATES
 from onnxprune.ops.site import Unsupported
 
 FAR = np.iinfo(np.int64).max
@@ -249,6 +250,21 @@ def pad(patch: Patch) -> None:
         patch.set_attribute("pads", pads.tolist())
 
 
+def group_norm(patch: Patch) -> None:
+    """GroupNormalization: as many groups as are left."""
+    kept = patch.mask(0, 1)
+    if kept is not None:
+        groups = kept.reshape(patch.node.attribute("num_groups"), -1)
+        patch.set_attribute("num_groups", int(groups.any(1).sum()))
+
+
+def recurrent(patch: Patch) -> None:
+    """LSTM, GRU, RNN: as many hidden units as are left."""
+    kept = patch.mask(2, 2)
+    if kept is not None:
+        patch.set_attribute("hidden_size", int(kept.sum()))
+
+
 REFITS: Mapping[str, Callable[[Patch], None]] = {
     "Conv": group,
     "ConvTranspose": group,
@@ -260,5 +276,7 @@ REFITS: Mapping[str, Callable[[Patch], None]] = {
     "Slice": slices,
     "Gather": gather,
     "Pad": pad,
+    "GroupNormalization": group_norm,
+    **dict.fromkeys(GATES, recurrent),
     **put_back.REFITS,
 }

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from onnxprune.labels import Axis, Flow, Rest
 from onnxprune.ops.site import Rule, Site, Unsupported
 
-PRODUCERS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"})
+PRODUCERS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "GRU", "LSTM", "MatMul", "RNN"})
 """Operators whose weights make channels: their rows are what criteria score."""
 
 
