@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -86,7 +87,8 @@ def decide(graph: Graph, options: Options, name: str) -> Decision:
         scored = _score(analysis.coupled, groups, options)
         dropped = _choose(analysis.coupled, groups, scored, options)
         try:
-            return Decision(analysis, dropped, cut(analysis.coupled, dropped), groups, _notes(refused, scored, groups))
+            pruned = cut(analysis.coupled, dropped)
+            return Decision(analysis, dropped, pruned, groups, _notes(refused, scored, groups) + _added(graph, pruned))
         except CutError as e:
             for index in _around(graph, e.node_index) if e.node_index in refused else [e.node_index]:
                 refused[index] = f"cannot follow a cut ({e})"
@@ -156,6 +158,16 @@ def _choose(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options
     dead = np.zeros(len(coupled.roots), bool)
     dead[list(gone)] = True
     return dead[coupled.roots]
+
+
+def _added(graph: Graph, pruned: ModelProto) -> tuple[str, ...]:
+    """What the cut had to add to stay exact."""
+    kinds = Counter(n.op_type for n in pruned.graph.node) - Counter(n.proto.op_type for n in graph.nodes)
+    if not kinds:
+        return ()
+    listed = ", ".join(f"{n} {op}" for op, n in kinds.most_common(4))
+    what = f"{sum(kinds.values())} small nodes were added ({listed})"
+    return (f"{what}, so that sizes, means and normalisations stay what they were for the channels that are left",)
 
 
 def _notes(refused: Mapping[int, str], scored: Scored, groups: tuple[Group, ...]) -> tuple[str, ...]:
