@@ -117,6 +117,18 @@ def test_a_network_that_amplifies_rounding_is_proven_node_by_node() -> None:
         verify(coupled, dropped, pruned)
 
 
+FAINT = """g (float[N,3,6,6] x, float[8,3,3,3] w1, float[4,8,1,1] w3) => (float[] y) <float low = {-16.0}, float big = {0.01}> {
+    a = Conv(x, w1)  b = Relu(a)  c = Conv(b, w3)  s = Mul(c, big)  d = Add(s, low)  y = Sigmoid(d) }"""
+
+
+def test_outputs_that_are_nothing_but_rounding_prove_nothing_by_themselves() -> None:
+    coupled, dropped, pruned = made(model(FAINT))
+    assert "node by node" in verify(coupled, dropped, pruned).engine
+    spoil(pruned, "w3", lambda x: x[:, ::-1])
+    with pytest.raises(VerificationError, match="makes 'c' differ"):
+        verify(coupled, dropped, pruned)
+
+
 def test_what_runs_nowhere_proves_nothing() -> None:
     net = model(
         """g (float[N,3,8,8] x, float[8,3,1,1] w1, float[4,8,1,1] w2) => (float[N,4,8,8] y) {
