@@ -864,7 +864,13 @@ OTHERS: dict[str, list[Sample]] = {
         Sample(conv("e = Sigmoid(a)  b = LpNormalization <axis = 2, p = 1> (e)"), 8),
         Sample(conv("b = LpNormalization <axis = 2> (a)"), 8),
     ],
-    **{op: reduced(op, through=8) for op in ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")},
+    **{op: reduced(op, through=8) for op in ("ReduceSum", "ReduceL1", "ReduceSumSquare")},
+    "ReduceL2": [
+        *reduced("ReduceL2", through=8),
+        Sample(conv("p = Sigmoid(a)  q = ReduceL2 <axes = [1]> (p)  b = Mul(q, a)"), 8),
+        Sample(conv("m = ReduceMax <axes = [1]> (x)  p = Sub(a, m)  q = ReduceL2 <axes = [1]> (p)  b = Mul(q, a)"), 8),
+        Sample(seq("s = ReduceL2 <axes = [0]> (w3)  n = Div(w3, s)  b = MatMul(a, n)", "float[8,6] w3", w2="6,4"), 14),
+    ],
     **{op: [*reduced(op, through=8), *accounted(op)] for op in ("ReduceMean", "ReduceMax", "ReduceMin")},
     **{op: reduced(op) for op in ("ReduceProd", "ReduceLogSumExp")},
     "ReduceLogSum": [
@@ -1273,6 +1279,16 @@ PATTERNS: dict[str, Sample] = {
             "  e = Add(v, eps)  s = Sqrt(e)  n = Div(d, s)  o = Reshape(n, l)  b = Conv <pads = [1,1,1,1]> (a, o)",
             "float[6,8,3,3] w3",
             "int64[2] k = {6,-1}, int64[4] l = {6,8,3,3}, float eps = {0.00001}",
+            w2="4,6,1,1",
+        ),
+        14,
+    ),
+    "weights standardised over inputs and kernel": Sample(
+        conv(
+            "m = ReduceMean <axes = [1,2,3]> (w3)  d = Sub(w3, m)  q = Mul(d, d)  v = ReduceMean <axes = [1,2,3]> (q)"
+            "  e = Add(v, eps)  s = Sqrt(e)  n = Div(d, s)  b = Conv <pads = [1,1,1,1]> (a, n)",
+            "float[6,8,3,3] w3",
+            "float eps = {0.00001}",
             w2="4,6,1,1",
         ),
         14,

@@ -20,7 +20,7 @@ REDUCTIONS = frozenset(
 # Those for which a zero among the reduced elements changes nothing, and those that a refit makes right.
 SUMS = frozenset({"ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare"})
 # A refit adds what removed channels hold; a sum must then be over them alone, for their numbers may be stored only once.
-ACCOUNTED = frozenset({"ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceSumSquare", "ReduceL1"})
+ACCOUNTED = frozenset({"ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2"})
 
 
 def along(default: int, why: str, onwards: bool = False) -> Rule:
@@ -161,15 +161,12 @@ def reduction(site: Site) -> list[Flow]:
     if site.has(1) and site.value(1) is None:
         raise Unsupported("reduces over axes that are not known")
     axes = reduced_axes(site.node, rank, site.value(1))
+    accounted = _accounted(site, flow, axes)
     for k in axes:
-        labels = flow.axes[k]
-        if labels is None:
-            continue
-        alone = sum(flow.axes[j] is not None for j in axes) == 1 and (len(axes) == 1 or site.node.op not in SUMS)
-        if (flow.zero[k] and site.node.op in SUMS | ACCOUNTED) or (flow.rest[k] and alone and site.node.op in ACCOUNTED):
+        if k not in accounted:
+            site.pin(flow.axes[k], "reduces over them, and removed ones would leave a trace")
+        elif (labels := flow.axes[k]) is not None:
             site.labels.touched.append(labels)
-        else:
-            site.pin(labels, "reduces over them, and removed ones would leave a trace")
     for k, labels in enumerate(flow.axes):
         if site.node.op == "ReduceLogSum" and flow.zero[k] and k not in axes:
             site.pin(labels, "is not defined where a channel is zero")
@@ -178,6 +175,19 @@ def reduction(site: Site) -> list[Flow]:
         tuple(_passed(site, r) if k not in axes else Rest.UNKNOWN for k, r in enumerate(flow.rest)),
     )
     return [passed if site.node.attribute("keepdims", 1) else _without(passed, axes)]
+
+
+def _accounted(site: Site, flow: Flow, axes: set[int]) -> set[int]:
+    """The reduced axes that may shrink: all where removed channels are zero, else the one with most channels."""
+    op, labelled = site.node.op, {k: x for k in axes if (x := flow.axes[k]) is not None}
+    if op not in SUMS | ACCOUNTED:
+        return set()
+    if all(flow.zero[k] for k in labelled):
+        return axes
+    known = [k for k in labelled if flow.rest[k]]
+    if not known or op not in ACCOUNTED or (op in SUMS and len(axes) > 1):
+        return set()
+    return {max(known, key=lambda k: (site.labels.atoms_left([], labelled[k]), -k))}
 
 
 def reduced_axes(node: Node, rank: int, given: NDArray[Any] | None) -> set[int]:
@@ -235,8 +245,6 @@ def observe(site: Site) -> list[Flow]:
             continue
         if unknown:
             site.pin(labels, "reads their number where other sizes are not known")
-        elif all(node.op in ("Shape", "Size") for node, _ in site.graph.consumers[site.node.inputs[0]]):
-            site.pin(labels, "is all that reads them")
         else:
             site.labels.touched.append(labels)
     return [Flow.plain(site.rank())]

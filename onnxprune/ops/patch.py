@@ -256,9 +256,10 @@ class Patch:
         kind = onnx.helper.tensor_dtype_to_np_dtype(self.cutting.graph.facts[self.node.outputs[0]].cases[0].dtype)
         return self.constant(stem, np.array(number, kind))
 
-    def combine_after(self, op: str, other: str) -> None:
-        """The output becomes that of `op` (Mul, Add, Max or Min) of what it was and another tensor."""
+    def follow(self, op: str, *others: str) -> None:
+        """The output becomes `op` of what it was and other tensors; "" stands for what it was once more."""
         inner = self.name(self.node.outputs[0])
         last = self.after[-1] if self.after else self.proto
         last.output[0] = inner
-        self.after.append(onnx.helper.make_node(op, [inner, other], [self.node.outputs[0]], name=inner))
+        inputs = [inner, *(other or inner for other in others)]
+        self.after.append(onnx.helper.make_node(op, inputs, [self.node.outputs[0]], name=inner))

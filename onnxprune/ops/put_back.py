@@ -86,21 +86,26 @@ def reduction(patch: Patch) -> None:
         return
     share = prod(after / before for after, before in shrunk.values())
     if op == "ReduceMean":
-        patch.combine_after("Mul", patch.scalar(f"{data}_share", share))
+        patch.follow("Mul", patch.scalar(f"{data}_share", share))
     axis = next(iter(shrunk))
     if all(flow.rest[k] is Rest.ZERO for k in shrunk):
         if op in EXTREMES:
-            patch.combine_after(EXTREMES[op], patch.scalar("zero", 0.0))
+            patch.follow(EXTREMES[op], patch.scalar("zero", 0.0))
         return
     rest = patch.rest(data, axis)
     part = patch.add_copy(rest)
     if op in EXTREMES:
-        patch.combine_after(EXTREMES[op], part)
+        patch.follow(EXTREMES[op], part)
         return
     after, before = shrunk[axis]
     missing = before - after
     factor = missing / before if op == "ReduceMean" else missing / patch.size(rest, axis)
-    patch.combine_after("Add", patch.add_before("Mul", [part, patch.scalar(f"{data}_missing", factor)], part))
+    if op == "ReduceL2":
+        part = patch.add_before("Mul", [part, part], part)
+        patch.follow("Mul", "")
+    patch.follow("Add", patch.add_before("Mul", [part, patch.scalar(f"{data}_missing", factor)], part))
+    if op == "ReduceL2":
+        patch.follow("Sqrt")
 
 
 EXTREMES = {"ReduceMax": "Max", "ReduceMin": "Min"}
