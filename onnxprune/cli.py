@@ -172,7 +172,7 @@ def inspect(model: ModelArgument, input_shape: ShapeOption = [], format: FormatO
     with _progress() as progress:
         progress("analyse", 0)
         analysis = api.analyze(loaded.model, _shapes(input_shape, loaded))
-    pins = [PinRow(h.channels, str(h.pin), h.weights) for h in analysis.held]
+    pins = [PinRow(h.channels, str(h.pin), h.weights, h.macs) for h in analysis.held]
     if format is Format.JSON:
         from onnxprune.render.json import to_json
 

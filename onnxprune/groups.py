@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from onnxprune.coupling import Coupled
 from onnxprune.labels import Pin
+from onnxprune.macs import macs_of
 from onnxprune.ops.signatures import PRODUCERS
 
 
@@ -89,25 +90,32 @@ class Held:
         pin: who needs them.
         channels: how many output channels of convolutions and matrix products it holds.
         weights: the weights that make them.
+        macs: the share of the model's multiply-accumulates that makes them, 0 to 1.
     """
 
     pin: Pin
     channels: int
     weights: tuple[str, ...]
+    macs: float
 
 
 def find_held(coupled: Coupled) -> tuple[Held, ...]:
     """What holds channels back, largest first. Channels of one weight held by one pin are counted once."""
     counts: dict[Pin, int] = {}
+    macs: dict[Pin, float] = {}
     weights: dict[Pin, dict[str, None]] = {}
+    facts = {name: f.cases[0] for name, f in coupled.graph.facts.items()}
+    total = max(1, sum(macs_of(n, facts) for n in coupled.graph.nodes))
     for use in coupled.uses:
         if not use.produces or use.operand == 2 or coupled.graph.nodes[use.node].op not in PRODUCERS:
             continue
         held = np.unique(use.labels[~coupled.free[use.labels]])
+        each = macs_of(coupled.graph.nodes[use.node], facts) / total / len(use.labels)
         for root, many in zip(*np.unique(coupled.roots[held], return_counts=True), strict=True):
             pin = coupled.first_pin[int(root)]
             counts[pin] = counts.get(pin, 0) + int(many)
+            macs[pin] = macs.get(pin, 0.0) + int(many) * each
             owner = coupled.owner_of[held[0]]
             weights.setdefault(pin, {})[coupled.owners[owner].weight if owner >= 0 else "?"] = None
-    rows = [Held(pin, n, tuple(weights[pin])) for pin, n in counts.items()]
+    rows = [Held(pin, n, tuple(weights[pin]), macs[pin]) for pin, n in counts.items()]
     return tuple(sorted(rows, key=lambda h: -h.channels))

@@ -25,11 +25,12 @@ class GroupRow:
 
 @dataclass(frozen=True, slots=True)
 class PinRow:
-    """Channels that cannot be cut: how many, who needs them and why, and which weights make them."""
+    """Channels that cannot be cut: how many, who needs them and why, which weights make them, at what share of all MACs."""
 
     channels: int
     reason: str
     weights: tuple[str, ...]
+    macs: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ def make_report(
         bytes=Change(before.bytes, after.bytes),
         inputs=before.inputs,
         groups=rows,
-        pins=tuple(PinRow(h.channels, str(h.pin), h.weights) for h in decision.analysis.held),
+        pins=tuple(PinRow(h.channels, str(h.pin), h.weights, h.macs) for h in decision.analysis.held),
         verification=proof,
         benchmark=timing,
         notes=decision.notes,

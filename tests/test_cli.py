@@ -287,7 +287,10 @@ def test_inspect_lists_groups_and_pins(tmp_path: Path, capsys: Capture) -> None:
     assert run(["inspect", str(path), "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [(g["name"], g["channels"]) for g in found["groups"]] == [("w1", 16), ("w2", 12)]
-    assert found["pins"] == [{"channels": 5, "reason": "output 'y' promises its size to the user", "weights": ["w4"]}]
+    total = 27 * 16 * 64 + 144 * 12 * 64 + 108 * 16 * 64 + 80
+    [pin] = found["pins"]
+    assert pin.pop("macs") == pytest.approx(80 / total)
+    assert pin == {"channels": 5, "reason": "output 'y' promises its size to the user", "weights": ["w4"]}
     assert run(["inspect", str(path)]) == 0
     table = capsys.readouterr().out
     assert "w3[1]" in table

@@ -99,6 +99,7 @@ def pins_table(pins: Sequence[PinRow]) -> Table:
     """What cannot be cut, largest first."""
     table = Table(
         "channels",
+        "of MACs",
         "kept because",
         "made by",
         title="cannot be cut",
@@ -107,13 +108,14 @@ def pins_table(pins: Sequence[PinRow]) -> Table:
         box=None,
         pad_edge=False,
     )
-    table.columns[0].justify = "right"
+    table.columns[0].justify = table.columns[1].justify = "right"
     for p in pins[:MOST_PINS]:
         more = f" and {len(p.weights) - 2} more" if len(p.weights) > 2 else ""
-        table.add_row(f"{p.channels:,}", escape(p.reason), escape(", ".join(p.weights[:2])) + more)
+        table.add_row(f"{p.channels:,}", f"{p.macs:.1%}", escape(p.reason), escape(", ".join(p.weights[:2])) + more)
     if len(pins) > MOST_PINS:
         rest = pins[MOST_PINS:]
-        table.add_row(f"{sum(p.channels for p in rest):,}", f"... {len(rest)} more reasons (--format json lists all)", "")
+        counts = (f"{sum(p.channels for p in rest):,}", f"{sum(p.macs for p in rest):.1%}")
+        table.add_row(*counts, f"... {len(rest)} more reasons (--format json lists all)", "")
     return table
 
 
@@ -147,7 +149,10 @@ def shapes_text(shapes: Mapping[str, tuple[int, ...]]) -> str:
 def print_analysis(analysis: Analysis, pins: Sequence[PinRow], console: Console) -> None:
     """What `inspect` shows: groups with their members, and what cannot be cut."""
     held = sum(p.channels for p in pins)
-    console.print(f"{analysis.prunable:,} prunable channels in {len(analysis.groups)} groups; {held:,} channels cannot be cut")
+    console.print(
+        f"{analysis.prunable:,} prunable channels in {len(analysis.groups)} groups; {held:,} channels cannot be cut "
+        f"({sum(p.macs for p in pins):.1%} of the MACs make them)"
+    )
     table = Table("group", "channels", escape("lives in (weight[axis])"), box=None, pad_edge=False, header_style="bold")
     table.columns[1].justify = "right"
     for g in analysis.groups:
