@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 from onnxprune.graph import Graph, Node, subgraphs
 from onnxprune.labels import Axis, Flow, Labels, Pin, Rest, Tie
 from onnxprune.ops import RULES, SOURCES
+from onnxprune.ops.quantized import is_quantized, zero_point
 from onnxprune.ops.site import Site, Unsupported, Use
 
 # Users that multiply or add a weight, or only pass it on: masking the weight then makes its channels zero. Anything else
 # (a division, a maximum) may see the true values of a removed channel, so nothing downstream may count on zeros.
 MASKABLE = frozenset(
     (
-        "Add BatchNormalization Cast Conv ConvTranspose Einsum GRU Gemm GroupNormalization Identity InstanceNormalization "
-        "LSTM LayerNormalization MatMul Mul PRelu RNN Reshape Squeeze Sub Sum Transpose Unsqueeze"
+        "Add BatchNormalization Cast Conv ConvInteger ConvTranspose DequantizeLinear Einsum GRU Gemm GroupNormalization "
+        "Identity InstanceNormalization LSTM LayerNormalization MatMul MatMulInteger Mul PRelu RNN Reshape Squeeze Sub Sum "
+        "Transpose Unsqueeze"
     ).split()
 )
 
@@ -129,15 +131,16 @@ class _Pass:
         )
 
     def _seed(self) -> None:
-        """Fresh labels for every axis of every float weight that the graph uses."""
+        """Fresh labels for every axis of every weight that the graph uses, floating-point or quantized."""
         for name, facts in self.graph.facts.items():
             self.flows[name] = Flow.plain(len(facts.cases[0].shape or ()))
         for weight in self.graph.weights.values():
             users = self.graph.consumers.get(weight.name, ())
-            if not weight.is_float or not users:
+            if not users or not (weight.is_float or is_quantized(weight.tensor.data_type, users)):
                 continue
             variance = any(node.op == "BatchNormalization" and k == 4 for node, k in users)
             zero = not variance and all(node.op in MASKABLE for node, _ in users)
+            zero = zero and (weight.is_float or zero_point(self.graph, weight.name) is not None)
             axes: list[Axis] = []
             for axis, size in enumerate(weight.shape):
                 labels = self.labels.fresh(size) if size > 1 else None

@@ -18,18 +18,21 @@ from onnxprune.coupling import Coupled
 from onnxprune.facts import evaluate
 from onnxprune.graph import FLOATS, Node, opsets
 from onnxprune.labels import Rest
+from onnxprune.ops.quantized import INTEGERS, zero_point
 from onnxprune.ops.site import Unsupported
 
 
 def mask_weight(coupled: Coupled, dropped: NDArray[np.bool_], tensor: TensorProto, name: str) -> TensorProto:
-    """The weight with its dropped slices set to zero, if zero means absent for all who use it (`MASKABLE`)."""
+    """The weight with its dropped slices set to zero (integers: to their zero point), if zero means absent for all who use it
+    (`MASKABLE`)."""
     flow = coupled.flows[name]
     if not any(flow.zero) or not any(x is not None and dropped[x].any() for x in flow.axes):
         return tensor
     array = onnx.numpy_helper.to_array(tensor).copy()
+    fill = zero_point(coupled.graph, name) if tensor.data_type in INTEGERS else 0
     for axis, labels in enumerate(flow.axes):
         if labels is not None:
-            array[(slice(None),) * axis + (dropped[labels],)] = 0
+            array[(slice(None),) * axis + (dropped[labels],)] = fill
     return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=array.tobytes())
 
 

@@ -29,9 +29,12 @@ DOMAINS = ("com.microsoft", "custom", "local")
 ZEROABLE = frozenset(
     (
         "Conv ConvTranspose Gemm MatMul BatchNormalization InstanceNormalization Add Sub Sum Mul PRelu Einsum Transpose Cast "
-        "Identity Unsqueeze Squeeze Reshape LayerNormalization GroupNormalization LSTM GRU RNN"
+        "Identity Unsqueeze Squeeze Reshape LayerNormalization GroupNormalization LSTM GRU RNN DequantizeLinear"
     ).split()
 )
+
+# operators that read stored integers as numbers: where the integers stand, and their zero point
+INTEGER_WEIGHTS = {"DequantizeLinear": (0, 2), "ConvInteger": (1, 3), "MatMulInteger": (1, 3)}
 
 
 class Cut(NamedTuple):
@@ -79,6 +82,8 @@ def fill(graph: GraphProto, seed: int) -> None:
         if value.name.startswith("wvar"):
             array = np.abs(array) + 0.5
         dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+        if dtype.kind in "iu":
+            array = rng.integers(max(-90, np.iinfo(dtype).min), 90, shape)
         graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array).astype(dtype), value.name))
         graph.input.remove(value)
 
@@ -147,8 +152,15 @@ def check_law(original: ModelProto, pruned: ModelProto, kept: Mapping[str, Mappi
         if name in small:
             np.testing.assert_array_equal(onnx.numpy_helper.to_array(small[name]), expected, f"kept values of {name}")
         users = [(n.op_type, k) for n in original.graph.node for k, used in enumerate(n.input) if used == name]
-        if all(op in ZEROABLE and (op, k) != ("BatchNormalization", 4) for op, k in users):
+        if array.dtype.kind not in "iu" and all(op in ZEROABLE and (op, k) != ("BatchNormalization", 4) for op, k in users):
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.where(mask, array, 0).astype(array.dtype), tensor.name))
+        elif all(op in INTEGER_WEIGHTS and k == INTEGER_WEIGHTS[op][0] for op, k in users):
+            user = next(n for n in original.graph.node if name in n.input)
+            place = INTEGER_WEIGHTS[user.op_type][1]
+            point = onnx.numpy_helper.to_array(tensors[user.input[place]]) if len(user.input) > place else np.zeros(1)
+            if point.size == 1 or not point.any():
+                masked = np.where(mask, array, point.ravel()[0]).astype(array.dtype)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(masked, tensor.name))
     a, b = runner(reference), runner(pruned)
     for trial in range(2):
         feeds = random_feeds(original, np.random.default_rng([seed, trial]), 2 + trial)

@@ -166,6 +166,12 @@ def layered(op: str, gates: int) -> list[Sample]:
     ]
 
 
+QUANTIZED = "float sc = {0.05}, uint8 zp = {128}, int64[1] k = {1}"
+TO_INTEGERS = "q = QuantizeLinear(a, sc, zp)"
+DYNAMIC = "q, s, z = DynamicQuantizeLinear(a)"
+SCALED = "f = Cast <to = 1> (m)  b = Mul(f, s)"
+
+
 def pooled(op: str, attributes: str = "") -> list[Sample]:
     return [Sample(conv(f"b = {op} <kernel_shape = [2,2], strides = [2,2]{attributes}> (a)"))]
 
@@ -539,6 +545,77 @@ PRODUCTS: dict[str, list[Sample]] = {
         ),
     ],
     **{op: layered(op, gates) for op, gates in (("LSTM", 4), ("GRU", 3), ("RNN", 1))},
+    "QuantizeLinear": [
+        Sample(conv(f"{TO_INTEGERS}  b = DequantizeLinear(q, sc, zp)", "", QUANTIZED, w2="4,8,1,1"), 8),
+        Sample(
+            conv(f"{TO_INTEGERS}  d = DequantizeLinear(q, sc)  s = ReduceSum(d, k)  b = Add(s, a)", "", QUANTIZED), 0, "trace"
+        ),
+        Sample(conv(f"{TO_INTEGERS}  c = Cast <to = 1> (q)  b = Add(c, a)", "", QUANTIZED), 8),
+        Sample(
+            conv(
+                "q = QuantizeLinear <axis = 1> (a, wvar1, zs)  d = DequantizeLinear <axis = 1> (q, wvar1, zs)  b = Add(d, a)",
+                "float[8] wvar1",
+                "uint8[8] zs = {128,128,128,128,128,128,128,128}",
+            ),
+            8,
+        ),
+        Sample(conv("q = QuantizeLinear(a, sc)  d = DequantizeLinear(q, sc)  b = Add(d, a)", "", "float sc = {0.05}"), 8),
+    ],
+    "DequantizeLinear": [
+        Sample(conv("d = DequantizeLinear(w3, sc)  b = Conv(a, d)", "int8[6,8,1,1] w3", QUANTIZED, w2="4,6,1,1"), 14),
+        Sample(conv("d = DequantizeLinear(w3, sc, zp)  b = Conv(a, d)", "uint8[6,8,1,1] w3", QUANTIZED, w2="4,6,1,1"), 14),
+        Sample(
+            conv("d = DequantizeLinear <axis = 0> (w3, w4)  b = Conv(a, d)", "int8[6,8,1,1] w3, float[6] w4", w2="4,6,1,1"), 14
+        ),
+        Sample(
+            conv(
+                "d = DequantizeLinear <axis = 0> (w3, w4, w6)  e = DequantizeLinear <axis = 0> (w5, w4)  b = Conv(a, d, e)",
+                "int8[6,8,1,1] w3, float[6] w4, int32[6] w5, int8[6] w6",
+                w2="4,6,1,1",
+            ),
+            0,
+        ),
+        Sample(
+            conv(
+                "d = DequantizeLinear <axis = 0> (w3, w4, z)  e = DequantizeLinear <axis = 0> (w5, w4)  b = Conv(a, d, e)",
+                "int8[6,8,1,1] w3, float[6] w4, int32[6] w5",
+                "int8[6] z = {0,0,0,0,0,0}",
+                w2="4,6,1,1",
+            ),
+            14,
+        ),
+        Sample(
+            seq(
+                "d = DequantizeLinear <axis = 0, block_size = 4> (w3, w4)  b = MatMul(a, d)",
+                "int8[8,6] w3, float[2,6] w4",
+                w2="6,4",
+            ),
+            0,
+            "quantizes in blocks",
+            21,
+        ),
+    ],
+    "DynamicQuantizeLinear": [
+        Sample(seq("q, s, z = DynamicQuantizeLinear(a)  d = DequantizeLinear(q, s, z)  b = Add(d, a)"), 8),
+        Sample(
+            seq("e = Exp(a)  q, s, z = DynamicQuantizeLinear(e)  b = DequantizeLinear(q, s, z)"), 0, "finds its range", most=0
+        ),
+    ],
+    "MatMulInteger": [
+        Sample(seq(f"{DYNAMIC}  m = MatMulInteger(q, w3, z)  {SCALED}", "int8[8,6] w3", w2="6,4"), 14),
+        Sample(seq(f"{DYNAMIC}  m = MatMulInteger(q, w3, z, p)  {SCALED}", "uint8[8,6] w3", "uint8 p = {77}", w2="6,4"), 14),
+    ],
+    "ConvInteger": [
+        Sample(conv(f"{DYNAMIC}  m = ConvInteger(q, w3, z)  {SCALED}", "uint8[6,8,1,1] w3", w2="4,6,1,1"), 14),
+        Sample(
+            conv(f"{DYNAMIC}  m = ConvInteger(q, w3, z, p)  {SCALED}", "uint8[6,8,1,1] w3", "uint8 p = {77}", w2="4,6,1,1"), 14
+        ),
+        Sample(
+            conv(f"{DYNAMIC}  m = ConvInteger <group = 2> (q, w3, z)  {SCALED}", "uint8[6,4,1,1] w3", w2="4,6,1,1"),
+            0,
+            "multiplies integers in groups",
+        ),
+    ],
     "RMSNormalization": [
         Sample(seq("b = RMSNormalization(a, w3)", "float[8] w3"), 8, opset=23),
         Sample(seq("e = Exp(a)  b = RMSNormalization(e, w3)", "float[8] w3"), 8, opset=23),

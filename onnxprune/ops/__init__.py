@@ -22,6 +22,7 @@ from onnxprune.ops.axes import (
 from onnxprune.ops.convolution import convolution
 from onnxprune.ops.elementwise import BROADCAST, UNARY, cast_like, elementwise
 from onnxprune.ops.movement import MOVES, constant_of_shape, expand, gather, movement
+from onnxprune.ops.quantized import PAIR, dynamic, linear
 from onnxprune.ops.recurrent import GATES, recurrent
 from onnxprune.ops.signatures import SIGNATURES, by_signature
 from onnxprune.ops.site import Rule
@@ -42,6 +43,7 @@ def _table(*parts: tuple[Iterable[str], Rule]) -> Mapping[str, Rule]:
 
 BY_FUNCTION: Mapping[str, Rule] = {
     "Conv": convolution,
+    "ConvInteger": convolution,
     "ConvTranspose": convolution,
     "CastLike": cast_like,
     "Gather": gather,
@@ -56,6 +58,7 @@ BY_FUNCTION: Mapping[str, Rule] = {
     "RMSNormalization": layer_norm,
     "LpNormalization": along(-1, "normalises over this axis"),
     "CumSum": cumsum,
+    "DynamicQuantizeLinear": dynamic,
     "ArgMax": arg_extreme,
     "ArgMin": arg_extreme,
     "TopK": top_k,
@@ -76,5 +79,6 @@ RULES: Mapping[str, Rule] = _table(
     (MOVES - BY_FUNCTION.keys(), movement),
     (REDUCTIONS, reduction),
     (GATES, recurrent),
+    (PAIR, linear),
     *(((op,), rule) for op, rule in BY_FUNCTION.items()),
 )

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from onnxprune.labels import Axis, Flow, Rest
 from onnxprune.ops.site import Rule, Site, Unsupported
 
-PRODUCERS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "GRU", "LSTM", "MatMul", "RNN"})
+PRODUCERS = frozenset(
+    {"Conv", "ConvTranspose", "Einsum", "Gemm", "GRU", "LSTM", "MatMul", "RNN", "ConvInteger", "MatMulInteger"}
+)
 """Operators whose weights make channels: their rows are what criteria score."""
 
 
@@ -32,6 +34,12 @@ def matmul(site: Site) -> str:
     vector_a, vector_b = (len(site.shape(k)) == 1 for k in (0, 1))
     a, b = "k" if vector_a else "b* i k", "k" if vector_b else "b* k j"
     return f"{a}, {b} -> b*{'' if vector_a else ' i'}{'' if vector_b else ' j'}"
+
+
+def matmul_integer(site: Site) -> str:
+    """MatMul of integers, each side with a zero point, that of the right side perhaps a number a column."""
+    product, _, result = matmul(site).partition("->")
+    return f"{product}, , ~j ->{result}"
 
 
 def einsum(site: Site) -> str:
@@ -51,6 +59,8 @@ SIGNATURES: Mapping[str, str | Callable[[Site], str]] = {
     "ConvTranspose": "n c _*, c o _*, + o -> n o _*",
     "Gemm": gemm,
     "MatMul": matmul,
+    "ConvInteger": "n c _*, o c _*, , ~o -> n o _*",
+    "MatMulInteger": matmul_integer,
     "Einsum": einsum,
     "BatchNormalization": "~n c s*, c, + c, ~c, ~c -> n c s*",
     "InstanceNormalization": "~n c _*, c, + c -> n c _*",

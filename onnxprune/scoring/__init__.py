@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnxprune.coupling import Coupled
 from onnxprune.errors import DataError, OptionError
 from onnxprune.groups import Group
+from onnxprune.ops.quantized import dequantized
 from onnxprune.ops.site import Use
 
 Vector = NDArray[np.float64]
@@ -198,7 +199,7 @@ class _Reader:
     def _norms(self, weight: str, axis: int) -> tuple[Vector, Vector]:
         key = (weight, axis)
         if key not in self._rows:
-            w = self.coupled.graph.weights[weight].array
+            w = dequantized(self.coupled.graph, weight)
             if w.dtype.itemsize != 4:
                 w = w.astype(np.float32 if w.dtype.itemsize < 4 else np.float64)
             others = tuple(k for k in range(w.ndim) if k != axis)

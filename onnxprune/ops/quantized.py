@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quantized tensors: integers that stand for numbers. A removed channel is zero if it holds the zero point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnxprune.graph import Graph, Node
+from onnxprune.labels import Flow, Rest
+from onnxprune.ops.site import Site, Unsupported
+
+INTEGERS = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16, TensorProto.INT32})
+PAIR = ("QuantizeLinear", "DequantizeLinear")
+SCALE, ZERO_POINT = 1, 2
+WEIGHTS = {"DequantizeLinear": (0, 2), "ConvInteger": (1, 3), "MatMulInteger": (1, 3)}
+"""Operators that read stored integers as numbers: the place of the integers, and of their zero point."""
+DATA = {**WEIGHTS, "ConvInteger": (0, 2), "MatMulInteger": (0, 2)}
+"""The same for integers that are computed."""
+
+
+def is_quantized(dtype: int, users: Sequence[tuple[Node, int]]) -> bool:
+    """Whether a stored integer tensor is nothing but quantized numbers, or their zero points."""
+    as_weight = all(node.op in WEIGHTS and k == WEIGHTS[node.op][0] for node, k in users)
+    as_zero_point = all(k == (WEIGHTS[node.op][1] if node.op in WEIGHTS else ZERO_POINT) for node, k in users) and all(
+        node.op in WEIGHTS or node.op in PAIR for node, _ in users
+    )
+    return dtype in INTEGERS and (as_weight or as_zero_point)
+
+
+def zero_point(graph: Graph, name: str) -> NDArray[Any] | None:
+    """The integer that means zero in a quantized tensor; None where it differs between channels."""
+    for node, _ in graph.consumers.get(name, ()):
+        place = WEIGHTS.get(node.op, (0, ZERO_POINT))[1]
+        if len(node.inputs) > place and node.inputs[place]:
+            stored = graph.weights.get(node.inputs[place])
+            if stored is None or (stored.array.size > 1 and stored.array.any()):
+                return None
+            return np.asarray(stored.array.ravel()[0])
+    return np.asarray(0)
+
+
+def dequantized(graph: Graph, name: str) -> NDArray[Any]:
+    """The numbers that a stored tensor stands for; the tensor itself where it is not quantized."""
+    array = graph.weights[name].array
+    users = graph.consumers.get(name, ())
+    if not users or not is_quantized(graph.weights[name].tensor.data_type, users):
+        return array
+    node, place = users[0]
+    scale = graph.weights.get(node.inputs[SCALE]) if node.op == "DequantizeLinear" and place == 0 else None
+    point = zero_point(graph, name)
+    shape = [-1 if k == node.attribute("axis", 1) % array.ndim else 1 for k in range(array.ndim)] if array.ndim else []
+    factors = np.ones(1) if scale is None else scale.array.astype(np.float32)
+    wide = array.astype(np.float32) - (0.0 if point is None else float(point))
+    return np.asarray(wide * (factors.reshape(shape) if factors.size > 1 else factors.ravel()), np.float32)
+
+
+def linear(site: Site) -> list[Flow]:
+    """Both pass every axis. Scales and zero points are one for all, or one for each channel of `axis`."""
+    flow = site.flow(0)
+    rank = len(flow.axes)
+    if site.node.attribute("block_size", 0):
+        raise Unsupported("quantizes in blocks")
+    axis = site.node.attribute("axis", 1)
+    rest = [r if r is Rest.ZERO and _stands_for_zero(site) else Rest.UNKNOWN for r in flow.rest]
+    axes = list(flow.axes)
+    for k in (SCALE, ZERO_POINT):
+        if not site.has(k) or len(site.flow(k).axes) == 0 or site.shape(k)[0] == 1:
+            continue
+        at, numbers = axis % rank, site.flow(k).axes[0]
+        labels = axes[at]
+        if labels is None or numbers is None:
+            for x in (labels, numbers):
+                site.pin(x, "scales them by numbers that cannot be cut")
+            axes[at] = None
+        else:
+            site.tie(labels, numbers)
+    return [Flow(tuple(axes), tuple(Rest.UNKNOWN if x is None else r for x, r in zip(axes, rest, strict=True)))]
+
+
+def _stands_for_zero(site: Site) -> bool:
+    """Whether a removed channel is still read as zero: integers are, if whoever reads them has the same zero point."""
+    if site.node.op == "DequantizeLinear":
+        return True
+    name, own = site.node.outputs[0], _point(site.node, ZERO_POINT)
+    for node, k in site.graph.consumers.get(name, ()):
+        if node.op not in DATA or k != DATA[node.op][0]:
+            return False
+        other = _point(node, DATA[node.op][1])
+        if own != other and not _equal(site.graph, own, other):
+            return False
+    return name not in site.graph.outputs
+
+
+def _point(node: Node, place: int) -> str:
+    """The zero point that a node is given; DynamicQuantizeLinear makes its own."""
+    if node.op == "DynamicQuantizeLinear":
+        return node.outputs[ZERO_POINT]
+    return node.inputs[place] if len(node.inputs) > place else ""
+
+
+def _equal(graph: Graph, a: str, b: str) -> bool:
+    one, other = (graph.facts[name].value if name else np.zeros(1) for name in (a, b))
+    return one is not None and other is not None and np.array_equal(one.ravel(), other.ravel())
+
+
+def dynamic(site: Site) -> list[Flow]:
+    """DynamicQuantizeLinear finds its range itself; zero is always in it, so channels of zeros do not change it."""
+    flow = site.flow(0)
+    for labels, rest in zip(flow.axes, flow.rest, strict=True):
+        if rest is not Rest.ZERO:
+            site.pin(labels, "finds its range from them, and removed ones would leave a trace")
+    rest = Rest.ZERO if _stands_for_zero(site) else Rest.UNKNOWN
+    passed = Flow(flow.axes, tuple(rest if r is Rest.ZERO else Rest.UNKNOWN for r in flow.rest))
+    return [passed, Flow.plain(0), Flow.plain(0)]

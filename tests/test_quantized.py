@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models that onnxruntime's own tools have quantized."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+
+import onnxprune
+from tests.nets import write
+
+
+class Noise(CalibrationDataReader):  # type: ignore[misc]
+    """Calibration inputs."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self.left = [{"x": rng.standard_normal((2, 3, 8, 8)).astype(np.float32)} for _ in range(4)]
+
+    def get_next(self) -> Any:
+        return self.left.pop() if self.left else None
+
+
+@pytest.fixture(autouse=True)
+def _silence() -> None:
+    logging.getLogger().setLevel(logging.ERROR)  # it recommends preprocessing at every call
+
+
+KINDS = [QuantType.QInt8, QuantType.QUInt8]
+
+
+# per channel, unsigned integers have zero points of their own, and then zero is not one number
+@pytest.mark.parametrize(("kind", "per_channel"), [(KINDS[0], False), (KINDS[0], True), (KINDS[1], False)], ids=str)
+def test_static_quantization_is_cut_to_the_bit(kind: QuantType, per_channel: bool, tmp_path: Path) -> None:
+    source, target = write(tmp_path), tmp_path / "q.onnx"
+    quantize_static(
+        source, target, Noise(), QuantFormat.QDQ, per_channel=per_channel, weight_type=kind, activation_type=QuantType.QUInt8
+    )
+    report = onnxprune.prune(target, 0.5, scope="local", align="none", bench=False).report
+    assert (report.prunable, report.removed) == (28, 14)
+    assert report.verification is not None
+    assert report.verification.error == 0
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_dynamic_quantization_is_cut(kind: QuantType, per_channel: bool, tmp_path: Path) -> None:
+    source, target = write(tmp_path), tmp_path / "q.onnx"
+    quantize_dynamic(source, target, ["Conv", "MatMul", "Gemm"], per_channel=per_channel, weight_type=kind)
+    assert "ConvInteger" in {n.op_type for n in onnx.load(target).graph.node}
+    report = onnxprune.prune(target, 0.5, scope="local", align="none", bench=False).report
+    assert report.removed == 14
+    assert report.macs.kept < 0.35
+
+
+def test_the_strongest_channels_stay_whatever_their_scale(tmp_path: Path) -> None:
+    """Integers of a weak channel are as large as those of a strong one; its scale tells them apart."""
+    source, target = write(tmp_path), tmp_path / "q.onnx"
+    quantize_static(source, target, Noise(), QuantFormat.QDQ, per_channel=True, weight_type=QuantType.QInt8)
+    options: dict[str, Any] = {"criterion": "l2", "scope": "local", "align": "none", "bench": False, "verify": False}
+    float_plan, integer_plan = (onnxprune.prune(path, 0.5, **options).plan for path in (source, target))
+    [name] = [n for n in integer_plan.kept if n.startswith("w2_quantized")]
+    assert integer_plan.kept[name][0] == float_plan.kept["w2"][0]
