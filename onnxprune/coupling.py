@@ -182,6 +182,11 @@ class _Pass:
         tensors = [*node.inputs, *node.outputs]
         if any(c.shape is None for name in tensors if name for c in self.graph.facts[name].cases):
             raise Unsupported("has inputs or outputs of unknown rank")
+        labelled = [
+            n for n, flow in zip(node.inputs, site.inputs, strict=True) if flow and any(x is not None for x in flow.axes)
+        ]
+        if any(0 in (c.shape or ()) for name in (*labelled, *node.outputs) if name for c in self.graph.facts[name].cases):
+            raise Unsupported("works on an empty tensor")
         outputs = rule(site)
         for name in node.outputs[len(outputs) :]:
             if name and (name in self.graph.consumers or name in self.graph.outputs):

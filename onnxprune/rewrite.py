@@ -200,7 +200,7 @@ class _Cutter:
         graph = self.model.graph
         for name in self.graph.outputs:
             for case, facts in enumerate(self.facts):
-                if name in self.graph.producers and not _same_value(facts[name], self.graph.facts[name].cases[case]):
+                if name in self.sized and not _same_value(facts[name], self.graph.facts[name].cases[case]):
                     raise CutError(f"output '{name}' reports a size that would change", self.graph.producers[name].index)
         nodes = self._without_dead(self.nodes)
         graph.node.extend(nodes)

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import pytest
 from onnx import ModelProto
 
+from onnxprune.coupling import couple
 from onnxprune.errors import CutError
+from onnxprune.facts import read_graph
 from onnxprune.ops import RULES
-from tests.models import cut_some, model, pins, stored
+from tests.models import cut_some, free_atoms, model, pins, stored
 
 SEEDS = 3
 
@@ -203,6 +205,12 @@ UNARIES: dict[str, list[Sample]] = {
         unary("Dropout"),
         unary("Dropout", attributes="<ratio = 0.3>", opset=9),
         Sample(conv("d, m = Dropout(a, r)  e = Cast <to = 1> (m)  b = Mul(d, e)", consts="float r = {0.3}"), 8),
+        # the mask is true where a channel is zero, too
+        Sample(
+            conv("d, m = Dropout(a)  e = Cast <to = 1> (m)  s = ReduceSum(e, k)  b = Mul(a, s)", "", "int64[1] k = {1}"),
+            0,
+            "trace",
+        ),
     ],
     "Gelu": [unary("Gelu", opset=20), unary("Gelu", attributes='<approximate = "tanh">', opset=20)],
     "Swish": [unary("Swish", opset=24)],
@@ -391,6 +399,13 @@ PRODUCTS: dict[str, list[Sample]] = {
         ),
     ],
     "Gemm": [
+        # a number that is added to every channel leaves none at zero
+        Sample(
+            """g (float[5,6] x, float[6,8] w1, float[8,4] w2) => (float[] y) <float one = {0.7}, int64[1] k = {1}> {
+            a = Gemm(x, w1, one)  s = ReduceSum(a, k)  b = Mul(a, s)  y = Gemm(b, w2) }""",
+            0,
+            "leave a trace",
+        ),
         Sample("""g (float[5,6] x, float[6,8] w1, float[8] w1b, float[8,4] w2) => (float[] y) {
             a = Gemm(x, w1, w1b)  b = Relu(a)  y = Gemm(b, w2) }"""),
         Sample("""g (float[5,6] x, float[8,6] w1, float[1,8] w1b, float[4,8] w2, float[4] w2b) => (float[] y) {
@@ -1534,6 +1549,13 @@ def test_cut_law(sample: Sample) -> None:
     if sample.free > 1:
         assert all(r.dropped > 0 for r in results)
         assert any(numbers(r.pruned, made) < numbers(made, made) for r in results)
+
+
+def test_dropout_in_training_keeps_its_channels() -> None:
+    """It has no sample: it never computes the same twice."""
+    made = model(conv("b = Dropout(a, r, t)", "", "float r = {0.3}, bool t = {1}"))
+    assert "draws numbers at random" in pins(couple(read_graph(made)))
+    assert free_atoms(made) == 0
 
 
 def numbers(pruned: ModelProto, original: ModelProto) -> int:

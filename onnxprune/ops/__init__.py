@@ -20,7 +20,7 @@ from onnxprune.ops.axes import (
     top_k,
 )
 from onnxprune.ops.convolution import convolution
-from onnxprune.ops.elementwise import BROADCAST, UNARY, cast_like, elementwise
+from onnxprune.ops.elementwise import BROADCAST, UNARY, cast_like, dropout, elementwise
 from onnxprune.ops.movement import MOVES, constant_of_shape, expand, gather, movement
 from onnxprune.ops.quantized import PAIR, dynamic, linear
 from onnxprune.ops.recurrent import GATES, recurrent
@@ -58,6 +58,7 @@ BY_FUNCTION: Mapping[str, Rule] = {
     "RMSNormalization": layer_norm,
     "LpNormalization": along(-1, "normalises over this axis"),
     "CumSum": cumsum,
+    "Dropout": dropout,
     "DynamicQuantizeLinear": dynamic,
     "ArgMax": arg_extreme,
     "ArgMin": arg_extreme,

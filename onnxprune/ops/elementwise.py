@@ -18,11 +18,11 @@ from onnx import NodeProto
 from onnxprune.facts import evaluate
 from onnxprune.graph import FLOATS
 from onnxprune.labels import Axis, Flow, Rest
-from onnxprune.ops.site import Site
+from onnxprune.ops.site import Site, Unsupported
 
 UNARY = frozenset(
     (
-        "Abs Acos Acosh Asin Asinh Atan Atanh Cast Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp Floor Gelu "
+        "Abs Acos Acosh Asin Asinh Atan Atanh Cast Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu "
         "HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign "
         "Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu BitwiseNot"
     ).split()
@@ -42,7 +42,15 @@ def elementwise(site: Site) -> list[Flow]:
     rank = site.rank()
     axes = [_axis(site, axis - rank) for axis in range(rank)]
     flow = Flow(tuple(a for a, _ in axes), tuple(r for _, r in axes))
-    return [flow for _ in site.node.outputs]
+    return [flow]
+
+
+def dropout(site: Site) -> list[Flow]:
+    """Dropout does nothing at inference; its mask is true where nothing is dropped, so also for channels of zeros."""
+    if site.has(2) and (site.value(2) is None or np.any(site.value(2))):
+        raise Unsupported("draws numbers at random")
+    [flow] = elementwise(site)
+    return [flow, Flow(flow.axes, (Rest.UNKNOWN,) * len(flow.axes))]
 
 
 def cast_like(site: Site) -> list[Flow]:

@@ -193,6 +193,8 @@ def _bounds(patch: Patch, new_style: bool) -> list[list[NDArray[np.int64]]]:
 
 def _progression(positions: NDArray[np.int64]) -> tuple[int, int, int]:
     """Start, end and step of a Slice that picks these positions in this order; step 0 if there is none."""
+    if not len(positions):
+        return 0, 0, 1
     first, last = int(positions[0]), int(positions[-1])
     if len(positions) == 1:
         return first, first + 1, 1

@@ -120,9 +120,11 @@ def by_signature(signature: str | Callable[[Site], str]) -> Rule:
     def rule(site: Site) -> list[Flow]:
         text = signature if isinstance(signature, str) else signature(site)
         left, _, right = text.partition("->")
-        seats = _seats(site, left.split(","))
+        terms = left.split(",")
+        seats = _seats(site, terms)
         target = parse(right, site.rank())
-        added = {s.operand for found in seats.values() for s in found if s.mark == "+"}
+        # also one without axes: a number that is added to every channel
+        added = {k for k, term in enumerate(terms) if term.strip().startswith("+") and site.has(k)}
         settled = {letter: _settle(site, letter, found, letter in target.letters, added) for letter, found in seats.items()}
         axes = tuple(settled.get(letter, (None, Rest.UNKNOWN)) for letter in target.letters)
         return [Flow(tuple(a for a, _ in axes), tuple(r for _, r in axes))]
