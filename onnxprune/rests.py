@@ -41,6 +41,7 @@ class Rests:
 
     Attributes:
         made: (tensor, axis) -> tensor of the pruned graph that holds what dropped positions would.
+        widths: of tensors in `made`, the size of that axis: one where all removed channels hold the same.
         constants: content -> name of constants that were added, so that each is stored once.
     """
 
@@ -49,6 +50,7 @@ class Rests:
         self._versions = opsets(coupled.graph.model)
         self._full: dict[tuple[str, bytes], NDArray[Any]] = {}
         self.made: dict[tuple[str, int], str] = {}
+        self.widths: dict[str, int] = {}
         self.constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def constant(self, name: str, axis: int) -> NDArray[Any]:

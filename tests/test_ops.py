@@ -103,6 +103,9 @@ def reduced(op: str, before: str = "Identity", through: int = 0) -> list[Sample]
         samples = [s for s in samples if s.opset != 18]
         samples.append(Sample(conv("b = ReduceSum(a, s)", consts="int64[2] s = {2,3}"), opset=13))
         samples.append(Sample(conv("q = ReduceSum(a, s)  b = Mul(q, a)", consts="int64[1] s = {1}"), 8, opset=13))
+        # each removed channel holds something else, and it depends on the input
+        each = "m = ReduceMax <axes = [1]> (x)  u = Exp(w3)  o = Sub(a, m)  p = Add(o, u)  q = ReduceSum(p, s)  b = Mul(q, a)"
+        samples.append(Sample(conv(each, "float[8,1,1] w3", "int64[1] s = {1}"), 8, opset=13))
         samples.append(Sample(conv("p = Sigmoid(a)  q = ReduceSum(p)  b = Mul(q, a)"), 0, "leave a trace", opset=13))
         samples.append(
             Sample(conv("p = Sigmoid(a)  q = ReduceSum(p, s)  b = Mul(q, a)", consts="int64[1] s = {1}"), 8, opset=13)

@@ -202,8 +202,9 @@ class Patch:
     def size(self, tensor: str, axis: int) -> int:
         """The size of an axis of a tensor that `rest` made."""
         if tensor in self.cutting.weights:
-            return int(self.cutting.weights[tensor].dims[axis])
-        return 1
+            dims = self.cutting.weights[tensor].dims
+            return int(dims[axis]) if -axis <= len(dims) else 1
+        return self.cutting.rests.widths[tensor]
 
     def rest(self, tensor: str, axis: int) -> str:
         """A tensor of what the removed positions of an axis hold; of size one along axes where all are the same."""
@@ -215,11 +216,14 @@ class Patch:
             node = self.cutting.graph.producers[tensor]
             proto = NodeProto()
             proto.CopyFrom(node.proto)
+            width, back = 1, axis - len(flow.axes)
             for k, name in enumerate(node.inputs):
                 if name:
-                    proto.input[k] = self._operand_of_rest(name, axis - len(flow.axes))
+                    proto.input[k] = self._operand_of_rest(name, back)
+                    width = max(width, self.size(proto.input[k], back) if proto.input[k] != name else 1)
             del proto.output[1:]
             made[tensor, axis] = proto.output[0] = proto.name = self.name(f"{tensor}_rest")
+            self.cutting.rests.widths[made[tensor, axis]] = width
             self.before.append(proto)
         return made[tensor, axis]
 
