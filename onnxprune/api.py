@@ -75,12 +75,12 @@ def analyze(model: Any, input_shape: Shapes | None = None) -> Analysis:
     return analyse(read_graph(load(model).model, input_shape), {})
 
 
-def prune(model: Any, ratio: float, progress: Progress = silent, **options: Any) -> Result:
+def prune(model: Any, ratio: float | None = None, progress: Progress = silent, **options: Any) -> Result:
     """Remove channels from a trained model.
 
     Args:
         model: a path, an `onnx.ModelProto` or an `onnx_graphsurgeon.Graph`; it is not changed.
-        ratio: fraction of prunable channels to remove, 0 <= ratio < 1.
+        ratio: fraction of prunable channels to remove, 0 <= ratio < 1; or give `macs`, what may remain ("50%", "300M").
         progress: told what is being done.
         options: fields of `Options`.
 

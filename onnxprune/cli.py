@@ -95,8 +95,18 @@ ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of onnxru
 def prune(
     model: ModelArgument,
     ratio: Annotated[
-        float, typer.Option("--ratio", "-r", help="Fraction of prunable channels to REMOVE, 0 <= R < 1.", show_default=False)
-    ],
+        float | None,
+        typer.Option("--ratio", "-r", help="Fraction of prunable channels to REMOVE, 0 <= R < 1.", show_default=False),
+    ] = None,
+    macs: Annotated[
+        str | None,
+        typer.Option(
+            "--macs",
+            metavar="V",
+            help="Instead of --ratio: the multiply-accumulates that may REMAIN, such as 50% or 300M.",
+            show_default=False,
+        ),
+    ] = None,
     output: OutOption = None,
     criterion: Annotated[
         str, typer.Option("--criterion", help=f"What makes a channel worth keeping: {', '.join(NAMES)}.")
@@ -128,7 +138,9 @@ def prune(
     force: ForceOption = False,
 ) -> None:
     """Remove channels from MODEL (the default command)."""
-    wish = Options(ratio, criterion, scope, align, scores, include, exclude, data, {}, recover, verify, bench, threads, seed)
+    wish = Options(
+        ratio, criterion, scope, align, scores, include, exclude, data, {}, recover, verify, bench, threads, seed, macs
+    )
     loaded = load(model)
     wish = replace(wish, input_shape=_shapes(input_shape, loaded))
     out, plan_path = _places(model, output, plan, force)

@@ -13,8 +13,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.graph import Graph, Node, subgraphs
 from onnxprune.labels import Axis, Flow, Labels, Pin, Rest, Tie
+from onnxprune.macs import Meter, meter
 from onnxprune.ops import RULES, SOURCES
 from onnxprune.ops.quantized import is_quantized, zero_point
 from onnxprune.ops.site import Site, Unsupported, Use
@@ -80,8 +82,20 @@ class Coupled:
                 found.setdefault(root, pin)
         return found
 
+    @cached_property
+    def meter(self) -> Meter:
+        """Counts the MACs of any cut, at the input sizes that reports show."""
+        facts = {name: f.cases[0] for name, f in self.graph.facts.items()}
+        if any(len(f.cases) > 1 for f in self.graph.facts.values()):
+            facts, _ = read_once(self.graph.model, CASES_OF_BENCHMARK, self.graph.fed)
+        return meter(self.graph.nodes, self.flows, facts)
+
     def spans(self) -> list[NDArray[np.int64]]:
         """The classes on every labelled axis of every tensor, each different axis once: one of them must stay."""
+        return self._spans
+
+    @cached_property
+    def _spans(self) -> list[NDArray[np.int64]]:
         found: dict[bytes, NDArray[np.int64]] = {}
         for flow in self.flows.values():
             for axis in flow.axes:

@@ -335,7 +335,8 @@ def read_graph(model: ModelProto, fed: Mapping[str, Sequence[int]] | None = None
         readings.append(_best_reading(model, nodes, weights, SECOND, {"batch": 2, "other": 24}, {}))
     cases = [r.facts for r in readings]
     facts = {name: Facts(tuple(c.get(name, UNKNOWN) for c in cases)) for name in cases[0]}
-    return Graph(model, nodes, weights, facts, tuple(v.name for v in inputs), tuple(v.name for v in model.graph.output))
+    outputs = tuple(v.name for v in model.graph.output)
+    return Graph(model, nodes, weights, facts, tuple(v.name for v in inputs), outputs, fed or {})
 
 
 def read_once(

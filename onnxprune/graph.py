@@ -134,6 +134,7 @@ class Graph:
         facts: what is known of each tensor; every tensor of the main graph has an entry.
         inputs: names of the inputs that a caller must feed.
         outputs: names of the graph outputs.
+        fed: input name -> shape, where the user knows sizes that the file leaves open.
     """
 
     model: ModelProto = field(repr=False)
@@ -142,6 +143,7 @@ class Graph:
     facts: Mapping[str, Facts] = field(repr=False)
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    fed: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @cached_property
     def consumers(self) -> Mapping[str, tuple[tuple[Node, int], ...]]:

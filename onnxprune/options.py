@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnxprune.errors import OptionError
 from onnxprune.scoring import NAMES
 from onnxprune.selection import Alignment, auto_alignment
+from onnxprune.targets import Amount, amount
 
 Shapes = Mapping[str, Sequence[int]]
 RECOVERIES = ("none",)
@@ -24,7 +25,7 @@ class Options:
     """What the user asked for; each field is an option of the command line.
 
     Attributes:
-        ratio: fraction of prunable channels to remove, 0 <= ratio < 1.
+        ratio: fraction of prunable channels to remove, 0 <= ratio < 1; None where a budget is given instead.
         criterion: a name in `onnxprune.scoring.NAMES`.
         scope: "global" or "local".
         align: "auto", "none", or a number of channels.
@@ -36,9 +37,10 @@ class Options:
         verify, bench: whether to prove and to time the result.
         threads: threads of onnxruntime in the benchmark.
         seed: seed of the criterion `random`.
+        macs: instead of `ratio`, the multiply-accumulates that may remain: "50%", "300M", or a number of them.
     """
 
-    ratio: float
+    ratio: float | None = None
     criterion: str = "ccprune"
     scope: str = "global"
     align: str | int = "auto"
@@ -52,10 +54,17 @@ class Options:
     bench: bool = True
     threads: int = 1
     seed: int = 0
+    macs: str | float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is out of range, before any work."""
-        if not 0 <= self.ratio < 1:
+        if (self.ratio is None) == (self.macs is None):
+            given = "neither" if self.ratio is None else "both"
+            raise OptionError(
+                f"--ratio, --macs: got {given}, expected one of them: what goes (0.5) or what remains (50%, 300M)"
+            )
+        self.limit()
+        if self.ratio is not None and not 0 <= self.ratio < 1:
             raise OptionError(
                 f"--ratio: got {self.ratio:g}, expected 0 <= ratio < 1, the fraction of channels to remove (0.5 = half)"
             )
@@ -82,11 +91,15 @@ class Options:
             return Alignment(int(text), "as asked")
         raise OptionError(f"--align: got '{self.align}', expected auto, none, or a number of channels such as 8")
 
+    def limit(self) -> Amount | None:
+        """The multiply-accumulates that may remain; None where the ratio decides."""
+        return None if self.macs is None else amount(self.macs, "--macs")
+
     def asked(self) -> dict[str, Any]:
         """The options that decide the cut, for plans and reports."""
         by = "scores" if self.scores is not None else self.criterion
         return {
-            "ratio": self.ratio,
+            **({"ratio": self.ratio} if self.macs is None else {"macs": self.macs}),
             "criterion": by,
             "scope": self.scope,
             "align": self.alignment().multiple,

@@ -61,7 +61,7 @@ class Report:
         accuracy: top-1 before and after on `samples` samples of the user's data.
         groups, pins: widths; what cannot be cut, largest first.
         notes, warnings: sentences for the reader; a warning says that something fell short.
-        missed: whether the asked ratio was missed by more than two percent.
+        missed: whether the asked ratio was missed by more than two percent, or the asked budget at all.
     """
 
     model: str
@@ -113,11 +113,8 @@ def make_report(
         for g in decision.groups
     )
     prunable, removed = sum(r.before for r in rows), sum(r.before - r.after for r in rows)
-    missed = removed < (options.ratio - 0.02) * prunable
-    warnings = []
-    if missed:
-        kept = "every group keeps at least a tenth of its channels, and every layer one"
-        warnings.append(f"reached {removed / prunable:.0%} instead of {options.ratio:.0%}: {kept}")
+    short = _short_of_ratio(options, removed / prunable) or _short_of_budget(options, before, after, decision)
+    warnings = [short] if short else []
     if timing and removed and timing.speedup[1] < 1.0:
         advice = "try --align auto, a larger --ratio, or larger inputs (--input-shape)"
         warnings.append(f"the pruned model is NOT faster here ({timing.speedup[1]:.2f}x): {advice}")
@@ -138,5 +135,28 @@ def make_report(
         benchmark=timing,
         notes=decision.notes,
         warnings=tuple(warnings),
-        missed=missed,
+        missed=bool(short),
     )
+
+
+FLOORS = "every group keeps at least a tenth of its channels, and every layer one"
+
+
+def _short_of_ratio(options: Options, removed: float) -> str:
+    """What held the ratio back; empty where it was reached."""
+    if options.ratio is None or removed >= options.ratio - 0.02:
+        return ""
+    return f"reached {removed:.0%} instead of {options.ratio:.0%}: {FLOORS}"
+
+
+def _short_of_budget(options: Options, before: Cost, after: Cost, decision: Decision) -> str:
+    """What held the budget back; empty where it was kept."""
+    limit = options.limit()
+    if limit is None or after.macs <= limit.of(before.macs):
+        return ""
+    held = decision.analysis.held
+    share = sum(h.macs for h in held)
+    most = max(held, key=lambda h: h.macs, default=None)
+    pins = f"; channels that cannot be cut make {share:.1%} of the MACs, most because {most.pin}" if most else ""
+    got = f"{after.macs / before.macs:.1%} ({after.macs / 1e6:,.2f} M)"
+    return f"the budget of {options.macs} MACs cannot be reached, {got} are left: {FLOORS}{pins}"

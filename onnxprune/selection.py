@@ -43,13 +43,17 @@ class Budget:
 
 def select(groups: Sequence[Group], scores: Sequence[Vector], budget: Budget) -> list[NDArray[np.bool_]]:
     """Which atoms of each group stay (n_atoms,); the best-scored of each group, ties broken by position."""
-    widths = free_widths(scores, budget)
-    if budget.align > 1:
-        widths = aligned_widths(groups, scores, widths, budget)
-    return [_best(s, n) for s, n in zip(scores, widths, strict=True)]
+    return [best(s, n) for s, n in zip(scores, widths_for(groups, scores, budget), strict=True)]
 
 
-def _best(scores: Vector, count: int) -> NDArray[np.bool_]:
+def widths_for(groups: Sequence[Group], scores: Sequence[Vector], budget: Budget) -> list[int]:
+    """How many atoms each group keeps."""
+    free = free_widths(scores, budget)
+    return aligned_widths(groups, scores, free, budget) if budget.align > 1 else free
+
+
+def best(scores: Vector, count: int) -> NDArray[np.bool_]:
+    """The `count` atoms with the highest scores (n_atoms,), ties broken by position."""
     keep = np.zeros(len(scores), bool)
     keep[np.argsort(-scores, kind="stable")[:count]] = True
     return keep
@@ -110,6 +114,12 @@ def widths_allowed(size: int, unit: int, lowest: int, relaxed: int = 0) -> list[
     return [w for w in range(step, size, step) if w >= lowest] + [size]
 
 
+def ladders(groups: Sequence[Group], budget: Budget, relaxed: int = 0) -> list[list[int]]:
+    """The widths that each group may have, ascending."""
+    units = [max(1, budget.align // g.channels) for g in groups]
+    return [widths_allowed(len(g), u, least(len(g), budget.floor), relaxed) for g, u in zip(groups, units, strict=True)]
+
+
 def aligned_widths(groups: Sequence[Group], scores: Sequence[Vector], free: list[int], budget: Budget) -> list[int]:
     """Widths that suit the runtime, with as nearly as possible the same total as the free ones.
 
@@ -127,9 +137,7 @@ def aligned_widths(groups: Sequence[Group], scores: Sequence[Vector], free: list
 def _rounded(groups: Sequence[Group], scores: Sequence[Vector], free: list[int], budget: Budget, relaxed: int) -> list[int]:
     """Each group takes the allowed width next to its free one; then, one step at a time, the group that loses least by it
     (or gains most) gives or takes until the total cannot come nearer."""
-    lowest = [least(len(g), budget.floor) for g in groups]
-    units = [max(1, budget.align // g.channels) for g in groups]
-    allowed = [widths_allowed(len(g), u, low, relaxed) for g, u, low in zip(groups, units, lowest, strict=True)]
+    allowed = ladders(groups, budget, relaxed)
     at = [int(np.argmin([abs(w - f) for w in widths])) for widths, f in zip(allowed, free, strict=True)]
     target = sum(free)
     ranked = [np.sort(s)[::-1] for s in scores]

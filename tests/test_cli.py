@@ -55,6 +55,19 @@ def test_prune_writes_a_model_and_its_plan(tmp_path: Path, capsys: Capture) -> N
             assert pruned[name][int(axis)] == len(positions)
 
 
+def test_a_budget_is_kept_or_the_status_is_one(tmp_path: Path, capsys: Capture) -> None:
+    path = write(tmp_path)
+    assert run([str(path), "--macs", "60%", "--format", "json", *FAST]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert 0.5 < report["macs"]["kept"] <= 0.6
+    assert report["asked"]["macs"] == "60%"
+    assert run([str(path), "--macs", "1K", "--force", *FAST]) == 1
+    table = capsys.readouterr().out
+    assert "asked: at most 1K of MACs" in table
+    assert "the budget of 1K MACs cannot be reached" in table
+    assert (tmp_path / "net.pruned.onnx").exists()
+
+
 @pytest.mark.parametrize("order", [["prune", "M", "--ratio", "0.5"], ["--ratio", "0.5", "M"], ["M", "-r", "0.5"]])
 def test_prune_is_the_default_command(order: list[str], tmp_path: Path) -> None:
     path = write(tmp_path)
@@ -166,7 +179,9 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "ratio 7": (with_options("--ratio", "7"), "expected 0 <= ratio < 1"),
     "ratio nan": (with_options("--ratio", "nan"), "expected 0 <= ratio < 1"),
     "ratio abc": (with_options("--ratio", "abc"), "--ratio"),
-    "no ratio": (with_options(), "--ratio"),
+    "no ratio": (with_options(), "--ratio, --macs: got neither"),
+    "ratio and macs": (with_options("--ratio", "0.5", "--macs", "50%"), "got both"),
+    "macs": (with_options("--macs", "0.5"), "expected what may remain: a share such as 50%"),
     "criterion": (with_options("--ratio", "0.5", "--criterion", "ccprun"), "did you mean 'ccprune'"),
     "scope": (with_options("--ratio", "0.5", "--scope", "all"), "expected global or local"),
     "align": (with_options("--ratio", "0.5", "--align", "wide"), "expected auto, none, or a number"),

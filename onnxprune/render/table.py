@@ -33,8 +33,9 @@ def print_report(report: Report, console: Console) -> None:
 def _headline(report: Report) -> Text:
     asked = report.asked
     text = Text.assemble(("onnxprune ", "bold"), report.model)
-    text.append(f"\nasked: {asked.get('ratio', 0):.0%} of the prunable channels, scope {asked.get('scope')}, criterion ")
-    text.append(f"{asked.get('criterion')}, align {asked.get('align')} ({report.align_reason})")
+    what = f"at most {asked['macs']} of MACs" if "macs" in asked else f"{asked.get('ratio', 0):.0%} of the prunable channels"
+    text.append(f"\nasked: {what}, scope {asked.get('scope')}, criterion {asked.get('criterion')}, ")
+    text.append(f"align {asked.get('align')} ({report.align_reason})")
     return text
 
 
