@@ -12,12 +12,13 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune import benchmark as bench
-from onnxprune.data import Data, accuracy, load_data
+from onnxprune.data import Data, load_data
 from onnxprune.decision import Analysis, Decision, analyse, decide
 from onnxprune.errors import CutError, PlanError
 from onnxprune.facts import fact_of_type, read_graph
 from onnxprune.graph import free_inputs
 from onnxprune.io import Loaded, check_output, load, save, to_graphsurgeon
+from onnxprune.judge import accuracy
 from onnxprune.options import Options, Shapes
 from onnxprune.plan import Plan, dropped_by, plan_of
 from onnxprune.report import Change, Report, make_report

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 import onnxprune
-from onnxprune.data import accuracy, load_data
+from onnxprune.data import load_data
 from onnxprune.io import load
+from onnxprune.judge import accuracy
 from onnxprune.scoring import NAMES
 
 MODELS = Path(__file__).resolve().parent.parent / "models"

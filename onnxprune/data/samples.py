@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samples for the inputs of a model: frozen, in memory, handed out in batches that the model takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.errors import DataError
+from onnxprune.verify import Feeds
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Samples for the inputs of a model.
+
+    Attributes:
+        chunks: each input name -> array whose first axis counts samples. Within a chunk every input has one shape; shapes may
+            differ between chunks.
+        labels: what is right for each sample, in order, first axis = samples; None where nobody said.
+        fixed: the batch size that the file insists on; every batch has it. None: any.
+        stacked: inputs without an axis for samples. Their arrays have one axis more than the model's input, and a batch
+            (always one sample: `fixed` is 1) leaves it out.
+        notes: sentences for the report, such as how many images could not be read.
+    """
+
+    chunks: tuple[Feeds, ...] = field(repr=False)
+    labels: NDArray[Any] | None = field(default=None, repr=False)
+    fixed: int | None = None
+    stacked: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse arrays that do not count the same samples, or that batches of the fixed size would not use up."""
+        counts = [{len(x) for x in chunk.values()} for chunk in self.chunks]
+        if any(len(c) != 1 or 0 in c for c in counts):
+            held = sorted(set().union(*counts))
+            raise DataError(f"the arrays hold {held} samples; expected the same number, at least one, in each")
+        if any(n % self.unit for c in counts for n in c):
+            raise DataError(f"got {len(self)} samples of one shape, expected a multiple of {self.unit}, the model's batch size")
+        if self.labels is not None and len(self.labels) != len(self):
+            raise DataError(f"got {len(self.labels)} labels for {len(self)} samples; expected one for each")
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return sum(count(chunk) for chunk in self.chunks)
+
+    @property
+    def unit(self) -> int:
+        """Samples that stay together: `fixed`, or 1."""
+        return self.fixed or 1
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The inputs."""
+        return tuple(self.chunks[0]) if self.chunks else ()
+
+    def batches(self, size: int) -> Iterator[Feeds]:
+        """Feeds of at most `size` samples (exactly `fixed`, where the file insists), in order; shapes are never mixed."""
+        step = self.fixed or max(1, size)
+        for chunk in self.chunks:
+            for k in range(0, count(chunk), step):
+                yield {name: x[k] if name in self.stacked else x[k : k + step] for name, x in chunk.items()}
+
+    def split(self, held_out: int | float, seed: int = 0) -> tuple[Data, Data]:
+        """What to fit on, and what to judge by: disjoint, chosen by `seed`, in the old order.
+
+        Args:
+            held_out: how many samples (int) or which fraction (float) are held out: rounded up to whole batches of a fixed
+                size, and never more than half. Of a single sample nothing is held out: the second part is empty.
+        """
+        wish = held_out if isinstance(held_out, int) else math.ceil(held_out * len(self))
+        chosen = self._choose(min(-(-wish // self.unit) * self.unit, len(self) // 2), seed)
+        return self._part(~chosen), self._part(chosen)
+
+    def take(self, n: int, seed: int = 0) -> Data:
+        """At most `n` samples (at least one batch of a fixed size), chosen by `seed`, in the old order."""
+        return self if n >= len(self) else self._part(self._choose(max(n, self.unit), seed))
+
+    def _choose(self, n: int, seed: int) -> NDArray[np.bool_]:
+        """Which samples are among `n` chosen at random, whole units only."""
+        units = len(self) // self.unit
+        chosen = np.zeros(units, bool)
+        chosen[np.random.default_rng(seed).permutation(units)[: max(n, 0) // self.unit]] = True
+        return np.repeat(chosen, self.unit)
+
+    def _part(self, mask: NDArray[np.bool_]) -> Data:
+        chunks, at = [], 0
+        for chunk in self.chunks:
+            here = mask[at : at + count(chunk)]
+            at += len(here)
+            if here.any():
+                chunks.append({name: x[here] for name, x in chunk.items()})
+        return replace(self, chunks=tuple(chunks), labels=None if self.labels is None else self.labels[mask])
+
+
+def count(chunk: Feeds) -> int:
+    """Number of samples in a chunk."""
+    return len(next(iter(chunk.values())))

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers on how far one array of outputs is from another, as sums that add up over batches."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST = 2**26
+"""Values of one output that are remembered over all samples; of larger outputs, positions are chosen at random."""
+FAINT = 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Sums over what was compared; `gap + gap` joins two batches.
+
+    Attributes:
+        apart, old, new, both: sums of (y - y0)^2, y0^2, y^2 and y y0.
+        places, same: positions with class scores, and how many have the same best class in both.
+        nats: sum over positions of the Kullback-Leibler divergence of y's class probabilities from y0's.
+        divergent: positions that `nats` is over.
+    """
+
+    apart: float = 0.0
+    old: float = 0.0
+    new: float = 0.0
+    both: float = 0.0
+    places: float = 0.0
+    same: float = 0.0
+    nats: float = 0.0
+    divergent: float = 0.0
+
+    def __add__(self, other: Gap) -> Gap:
+        """Both batches together."""
+        return Gap(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def error(self) -> float:
+        """||y - y0|| / ||y0||; 0 where both are zero, infinite where y is no number."""
+        if not self.apart:
+            return 0.0
+        return math.sqrt(self.apart / self.old) if self.old and math.isfinite(self.apart) else math.inf
+
+    @property
+    def cosine(self) -> float:
+        """Of y and y0; 1 where both are zero."""
+        if not self.apart:
+            return 1.0
+        norm = math.sqrt(self.old) * math.sqrt(self.new) if math.isfinite(self.new) else 0.0
+        return self.both / norm if norm else 0.0
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of positions with the same best class; None without class scores."""
+        return self.same / self.places if self.places else None
+
+    @property
+    def divergence(self) -> float:
+        """Mean Kullback-Leibler divergence in nats of class scores, the squared relative error of anything else."""
+        return self.nats / self.divergent if self.divergent else self.error**2
+
+
+def rows_of(output: NDArray[Any], axis: int | None, samples: int, seed: int = 0) -> NDArray[Any]:
+    """An output as (samples, positions, classes), classes being 1 without a class axis; at most `MOST` values in all.
+
+    Args:
+        output: (batch, ...), one batch.
+        axis: where the classes are.
+        samples: how many samples there are over all batches.
+        seed: chooses the positions of an output that is too large; the same for every batch of that shape.
+    """
+    if not output.ndim:
+        return output.reshape(1, 1, 1)
+    last = output[..., None] if axis is None else np.moveaxis(output, axis, -1)
+    rows = last.reshape(len(output), -1, last.shape[-1])
+    room = max(1, MOST // (max(samples, 1) * rows.shape[2]))
+    if rows.shape[1] <= room:
+        return rows
+    return rows[:, np.sort(np.random.default_rng([seed, rows.shape[1]]).choice(rows.shape[1], room, replace=False))]
+
+
+def gap_between(old: NDArray[Any], new: NDArray[Any], scores: bool) -> Gap:
+    """How far `new` is from `old`, both (samples, positions, classes).
+
+    Where the original is no number nothing is compared. Whole numbers count as right or wrong. Arrays of different sizes (a
+    detector may find fewer objects) are filled up with zeros.
+    """
+    a, b = _same_shape(old, new)
+    if a.dtype.kind in "iub":
+        hits = float((a == b).sum())
+        return Gap(a.size - hits, a.size, hits, hits, a.size, hits)
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    b = np.where(np.isfinite(a), b, 0)
+    a = np.where(np.isfinite(a), a, 0)
+    with np.errstate(all="ignore"):
+        squares = Gap(*(float(x.sum()) for x in ((a - b) ** 2, a * a, b * b, a * b)))
+        if not scores:
+            return squares
+        places = a.shape[0] * a.shape[1]
+        nats, divergent = _nats(a, b, places)
+        same = float((a.argmax(2) == b.argmax(2)).sum())
+        return squares + Gap(places=places, same=same, nats=nats, divergent=divergent)
+
+
+def _nats(a: NDArray[Any], b: NDArray[Any], places: int) -> tuple[float, float]:
+    """Summed Kullback-Leibler divergence and the positions it is over; none where the scores are no logits of one choice."""
+    if are_probabilities(a):
+        p, q = np.log(np.maximum(a, FAINT)), np.log(np.maximum(b, FAINT))
+    elif a.shape[1] == 1 and not (a.min() >= 0 and a.max() <= 1):  # else a score for each class by itself, or boxes
+        p, q = _log_softmax(a), _log_softmax(b)
+    else:
+        return 0.0, 0.0
+    return float((np.exp(p) * (p - q)).sum()), places
+
+
+def are_probabilities(scores: NDArray[Any], axis: int = -1) -> bool:
+    """Whether scores along an axis are at least 0 and sum to 1."""
+    return bool(scores.shape[axis] > 1 and scores.min() >= 0 and np.abs(scores.sum(axis, dtype=np.float64) - 1).max() < 0.01)
+
+
+def class_axis(output: NDArray[Any], labels: NDArray[Any] | None = None) -> int | None:
+    """The axis of a first output along which classes are scored, None where there seems to be none.
+
+    It is the axis that labels do not have; one along which probabilities sum to 1; the last of up to three axes (a class a
+    sample, or a class a position in text) or the second of more (segmentation), unless that holds a grey or a colour image.
+    """
+    if output.dtype.kind != "f" or output.ndim < 2 or not output.size:
+        return None
+    ends = [k for k in dict.fromkeys((output.ndim - 1, 1)) if output.shape[k] > 1]
+    if labels is not None and labels.dtype.kind in "iu":
+        fits = [k for k in ends if output.shape[1:k] + output.shape[k + 1 :] == labels.shape[1:]]
+        if fits:
+            return fits[0]
+    likely = [k for k in ends if are_probabilities(output, k)]
+    likely += [output.ndim - 1] if output.ndim <= 3 else [1] if output.shape[1] != 3 else []
+    return next((k for k in likely if k in ends), None)
+
+
+def _log_softmax(x: NDArray[Any]) -> NDArray[Any]:
+    x = x - x.max(-1, keepdims=True)
+    return np.asarray(x - np.log(np.exp(x).sum(-1, keepdims=True)))
+
+
+def _same_shape(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    if a.shape == b.shape:
+        return a, b
+    shape = np.maximum(a.shape, b.shape)
+    filled = [np.pad(x, [(0, int(n - m)) for n, m in zip(shape, x.shape, strict=True)]) for x in (a, b)]
+    return filled[0], filled[1]

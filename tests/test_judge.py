@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How results are judged: laws on models whose outputs are their inputs, changed in a known way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto
+
+from onnxprune import judge as judge_module
+from onnxprune.data import Data
+from onnxprune.errors import DataError
+from onnxprune.judge import Judge, Outputs, accuracy, run
+from tests.models import Array, model
+
+RNG = np.random.default_rng(0)
+
+
+def same(shape: str = "N,4") -> ModelProto:
+    return model(f"g (float[{shape}] x) => (float[{shape}] y) {{ y = Identity(x) }}")
+
+
+def scaled(by: float, shape: str = "N,4") -> ModelProto:
+    return model(f"g (float[{shape}] x) => (float[{shape}] y) <float b = {{{by}}}> {{ y = Mul(x, b) }}")
+
+
+def softened(text: str, shape: str) -> ModelProto:
+    return model(f"g (float[{shape}] x) => (float[{shape}] y) {{ y = {text} }}")
+
+
+def data(*shape: int, labels: Array | None = None) -> Data:
+    return Data(({"x": RNG.standard_normal(shape).astype(np.float32)},), labels)
+
+
+def test_the_original_is_its_own_equal() -> None:
+    judged = Judge(same(), data(20, 4)).judge(same())
+    assert np.allclose([judged.error, judged.cosine, judged.loss], [0, 1, 0])
+    assert (judged.agreement, judged.accuracy, judged.samples) == (1.0, None, 20)
+
+
+@pytest.mark.parametrize("by", [0.5, -1.0, 0.0])
+def test_error_and_cosine_are_those_of_the_outputs(by: float) -> None:
+    judged = Judge(same("N,3,5,5"), data(70, 3, 5, 5)).judge(scaled(by, "N,3,5,5"))
+    assert judged.error == pytest.approx(abs(1 - by), rel=1e-6)
+    assert judged.cosine == pytest.approx(np.sign(by))
+    assert judged.agreement is None  # three channels of an image are no classes
+    assert judged.loss == pytest.approx((1 - by) ** 2, rel=1e-6)
+
+
+def test_divergence_of_logits_forgives_a_common_shift_and_that_of_others_does_not() -> None:
+    shift = model("g (float[N,4] x) => (float[N,4] y) <float b = {5}> { y = Add(x, b) }")
+    judged = Judge(same(), data(20, 4)).judge(shift)
+    assert judged.error > 1
+    assert judged.loss == pytest.approx(0, abs=1e-6)
+    x = data(20, 4).chunks[0]["x"]
+    p, q = (np.exp(v) / np.exp(v).sum(1, keepdims=True) for v in (x, 0.5 * x))
+    judged = Judge(same(), Data(({"x": x},))).judge(scaled(0.5))
+    assert judged.loss == pytest.approx((p * np.log(p / q)).sum(1).mean(), rel=1e-4)
+
+
+CLASSES = {"[N,C]": ("N,4", (30, 4), 1), "[N,T,C]": ("N,7,4", (30, 7, 4), 2), "[N,C,H,W]": ("N,4,5,6", (30, 4, 5, 6), 1)}
+
+
+@pytest.mark.parametrize(("shape", "sizes", "axis"), CLASSES.values(), ids=CLASSES)
+@pytest.mark.parametrize("soft", [False, True])
+def test_agreement_is_the_share_of_equal_best_classes(shape: str, sizes: tuple[int, ...], axis: int, soft: bool) -> None:
+    samples, factor = data(*sizes), RNG.uniform(0, 2, (1, *sizes[1:])).astype(np.float32)
+    text = f"g (float[{shape}] x, float[{','.join(map(str, factor.shape))}] wf) => (float[{shape}] y) {{ z = Mul(x, wf) "
+    text += f"y = Softmax <axis = {axis}> (z) }}" if soft else "y = Identity(z) }"
+    original = softened(f"Softmax <axis = {axis}> (x)", shape) if soft else same(shape)
+    candidate = model(text)
+    scores = [next(iter(run(m, samples)))[0]["y"].argmax(axis) for m in (original, candidate)]
+    judged = Judge(original, samples).judge(candidate)
+    assert judged.agreement == pytest.approx((scores[0] == scores[1]).mean())
+    assert 0.1 < (judged.agreement or 0) < 0.9
+
+
+@pytest.mark.parametrize(("shape", "sizes", "axis"), CLASSES.values(), ids=CLASSES)
+def test_labels_a_position_count_and_those_that_name_no_class_do_not(shape: str, sizes: tuple[int, ...], axis: int) -> None:
+    samples = data(*sizes)
+    labels = samples.chunks[0]["x"].argmax(axis)
+    labels[::2] = (labels[::2] + 1) % 4
+    labels[0] = 255
+    labels[1] = -100
+    judged = Judge(same(shape), Data(samples.chunks, labels))
+    assert judged.before.accuracy == pytest.approx(14 / 28)
+    assert accuracy(same(shape), Data(samples.chunks, labels)) == judged.before.accuracy
+
+
+def test_outputs_that_score_no_class_have_no_accuracy() -> None:
+    assert accuracy(same("N,4"), data(8, 4)) is None
+    assert accuracy(same("N,1"), data(8, 1, labels=np.zeros(8, np.int64))) is None
+    assert accuracy(same("N,4"), data(8, 4, labels=np.zeros((8, 7), np.int64))) is None
+
+
+def test_whole_numbers_agree_or_not() -> None:
+    pick = "g (float[N,4] x) => (int64[N] y) {{ {0} y = ArgMax <axis = 1, keepdims = 0> (z) }}"
+    original, other = (model(pick.format(t)) for t in ("z = Identity(x)", "z = Neg(x)"))
+    samples = data(40, 4, labels=RNG.integers(0, 4, 40))
+    best = [run_one(m, samples) for m in (original, other)]
+    judged = Judge(original, samples).judge(other)
+    assert judged.agreement == pytest.approx((best[0] == best[1]).mean())
+    assert judged.accuracy == pytest.approx((best[1] == samples.labels).mean())
+
+
+def run_one(net: ModelProto, samples: Data) -> Array:
+    return np.concatenate([next(iter(outputs.values())) for outputs, _ in run(net, samples)])
+
+
+def test_labels_decide_only_where_they_are_many() -> None:
+    x = RNG.standard_normal((4000, 4)).astype(np.float32)
+    wrong = x.argmin(1)
+    few, many = (Judge(same(), Data(({"x": x[:n]},), wrong[:n])) for n in (100, 4000))
+    inverse, close = scaled(-1), scaled(0.9)
+    assert few.judge(inverse).accuracy == 1.0
+    assert few.judge(close).loss < few.judge(inverse).loss
+    assert many.judge(close).loss > many.judge(inverse).loss
+    assert many.judge(scaled(-3)).loss > many.judge(scaled(-1)).loss - 1e-9  # among equals, fidelity
+
+
+def test_a_metric_is_given_outputs_and_labels_or_feeds() -> None:
+    x, seen = data(150, 4).chunks[0]["x"], []
+
+    def metric(outputs: Outputs, truth: Any) -> float:
+        seen.append((outputs["y"].shape, truth))
+        return float(outputs["y"][0, 0])
+
+    chunks = ({"x": x}, {"x": x[:50, :2]})
+    judged = Judge(same("N,K"), Data(chunks), metric).judge(same("N,K"))
+    assert judged.accuracy is not None
+    assert judged.accuracy == pytest.approx(x[0, 0])
+    assert [shape for shape, _ in seen[:2]] == [(150, 4), (50, 2)]
+    assert np.array_equal(seen[0][1]["x"], x)
+    seen.clear()
+    assert accuracy(same(), Data(({"x": x},), np.arange(150)), metric) == pytest.approx(x[0, 0])
+    assert np.array_equal(seen[0][1], np.arange(150))
+    assert judged.loss == pytest.approx(1 - judged.accuracy, abs=1e-3)
+
+
+def test_a_metric_that_fails_is_one_line() -> None:
+    def raises(outputs: Outputs, truth: Any) -> float:
+        return float(outputs["logits"].sum())
+
+    with pytest.raises(DataError, match="--metric: the function fails: KeyError: 'logits'"):
+        Judge(same(), data(5, 4), raises)
+    with pytest.raises(DataError, match="returned nan, expected a finite number"):
+        Judge(same(), data(5, 4), lambda *_: float("nan"))
+
+
+def test_large_outputs_are_sampled_and_judged_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = data(20, 4, 30, 30)
+    whole = Judge(same("N,4,H,W"), samples).judge(scaled(0.7, "N,4,H,W"))
+    monkeypatch.setattr("onnxprune.fidelity.MOST", 20 * 4 * 90)
+    judge = Judge(same("N,4,H,W"), samples)
+    assert judge._old[0][0].shape == (20, 90, 4)
+    assert judge.judge(scaled(0.7, "N,4,H,W")).error == pytest.approx(whole.error)
+
+
+def test_a_candidate_that_makes_no_numbers_loses() -> None:
+    broken = model("g (float[N,4] x) => (float[N,4] y) { n = Abs(x) m = Neg(n) y = Sqrt(m) }")
+    judged = Judge(same(), data(5, 4)).judge(broken)
+    assert judged.loss == judged.error == np.inf
+
+
+def test_what_the_original_does_not_know_is_not_compared() -> None:
+    root = model("g (float[N,4] x) => (float[N,4] y) { y = Sqrt(x) }")
+    assert Judge(root, data(5, 4)).judge(root).error == 0
+
+
+def test_outputs_of_a_length_that_depends_on_the_input() -> None:
+    found = model(
+        "g (float[N,4] x) => (float[K] y) { p = Relu(x) z = NonZero(p) t = Transpose(z) v = GatherND(x, t) y = Identity(v) }"
+    )
+    fewer = found.__class__.FromString(found.SerializeToString())
+    fewer.graph.node[0].op_type = "Identity"
+    judged = Judge(found, data(5, 4)).judge(fewer)
+    assert judged.error > 0
+    assert Judge(found, data(5, 4)).judge(found).error == 0
+
+
+def test_models_without_an_axis_for_samples() -> None:
+    net, half = (model(f"g (float[4] x) => (float[4] y) <float b = {{{b}}}> {{ y = Mul(x, b) }}") for b in (1, 0.5))
+    x = RNG.standard_normal((10, 4)).astype(np.float32)
+    judge = Judge(net, Data(({"x": x},), x.argmax(1), fixed=1, stacked=frozenset("x")))
+    assert judge.before.accuracy == 1.0
+    assert judge.judge(half).error == pytest.approx(0.5)
+
+
+def test_nothing_held_out_and_models_that_do_not_run() -> None:
+    with pytest.raises(DataError, match="at least two samples"):
+        Judge(same(), data(1, 4).split(0.5)[1])
+    with pytest.raises(DataError, match="--data: the model does not run on these inputs"):
+        Judge(same(), data(5, 3, 3))
+    assert judge_module._certain(1.0, 50) is False
