@@ -21,6 +21,7 @@ from onnxprune.io import Loaded, check_output, load, save, to_graphsurgeon
 from onnxprune.judge import accuracy
 from onnxprune.options import Options, Shapes
 from onnxprune.plan import Plan, dropped_by, plan_of
+from onnxprune.policy import Policy
 from onnxprune.report import Change, Report, make_report
 from onnxprune.rewrite import cut
 from onnxprune.verify import Feeds, Verification, sample, verify
@@ -59,12 +60,13 @@ class Result:
         return to_graphsurgeon(self.model)
 
 
-def analyze(model: Any, input_shape: Shapes | None = None) -> Analysis:
+def analyze(model: Any, input_shape: Shapes | None = None, policy: Policy | None = None) -> Analysis:
     """Find the channels of a model that can be removed.
 
     Args:
         model: a path, an `onnx.ModelProto` or an `onnx_graphsurgeon.Graph`.
         input_shape: input name -> shape, for sizes that the file leaves open.
+        policy: what is wished where several answers are right, as `Options.policy` makes it.
 
     >>> import onnxprune
     >>> found = onnxprune.analyze("models/resnet20-fashion-mnist.onnx")
@@ -73,7 +75,7 @@ def analyze(model: Any, input_shape: Shapes | None = None) -> Analysis:
     >>> print(found.held[0].pin)
     output 'logits' promises its size to the user
     """
-    return analyse(read_graph(load(model).model, input_shape), {})
+    return analyse(read_graph(load(model).model, input_shape), {}, policy)
 
 
 def prune(model: Any, ratio: float | None = None, progress: Progress = silent, **options: Any) -> Result:
@@ -123,7 +125,7 @@ def apply_plan(model: Any, plan: Plan | str | Path, progress: Progress = silent,
     plan = plan if isinstance(plan, Plan) else Plan.load(plan)
     wish = Options(0.0, **options)
     progress("analyse", 0)
-    analysis = analyse(read_graph(loaded.model, wish.input_shape), {})
+    analysis = analyse(read_graph(loaded.model, wish.input_shape), {}, plan.policy)
     dropped = dropped_by(analysis.coupled, plan)
     try:
         pruned = cut(analysis.coupled, dropped)
@@ -144,7 +146,7 @@ def verify_files(original: Any, pruned: Any, plan: Plan | str | Path, input_shap
         VerificationError: the two compute different things.
     """
     plan = plan if isinstance(plan, Plan) else Plan.load(plan)
-    analysis = analyse(read_graph(load(original).model, input_shape), {})
+    analysis = analyse(read_graph(load(original).model, input_shape), {}, plan.policy)
     return verify(analysis.coupled, dropped_by(analysis.coupled, plan), load(pruned).model)
 
 

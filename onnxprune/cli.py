@@ -21,6 +21,7 @@ from onnxprune.errors import OptionError, PruneError, VerificationError
 from onnxprune.io import check_output, load
 from onnxprune.options import Options
 from onnxprune.plan import Plan
+from onnxprune.policy import Policy, read_carrier
 from onnxprune.report import PinRow
 from onnxprune.scoring import NAMES
 
@@ -77,6 +78,16 @@ FormatOption = Annotated[
 ShapeOption = Annotated[
     list[str], typer.Option("--input-shape", metavar="[NAME:]1x3x224x224", help="Sizes of an input that the file leaves open.")
 ]
+CarrierOption = Annotated[
+    list[str],
+    typer.Option(
+        "--carrier",
+        metavar="[GLOB=]auto|outer|inner",
+        help="What channels that are split in two are cut by. In attention, outer: whole heads; inner: the size of every head. "
+        "In grouped convolutions, whole groups or members of every group. auto: what leaves most choice. "
+        "With a pattern, for weights of such names: '*attn*=outer'.",
+    ),
+]
 OutOption = Annotated[
     Path | None, typer.Option("--output", "-o", help="Where the result goes. [default: MODEL.pruned.onnx]", show_default=False)
 ]
@@ -126,6 +137,7 @@ def prune(
         Path | None, typer.Option("--data", help="Inputs and labels (.npz) to measure accuracy before and after.")
     ] = None,
     input_shape: ShapeOption = [],  # noqa: B006
+    carrier: CarrierOption = [],  # noqa: B006
     recover: Annotated[
         str, typer.Option("--recover", help="What is done to keep accuracy after the cut; none changes no kept weight.")
     ] = "none",
@@ -139,7 +151,7 @@ def prune(
 ) -> None:
     """Remove channels from MODEL (the default command)."""
     wish = Options(
-        ratio, criterion, scope, align, scores, include, exclude, data, {}, recover, verify, bench, threads, seed, macs
+        ratio, criterion, scope, align, scores, include, exclude, data, {}, recover, verify, bench, threads, seed, macs, carrier
     )
     loaded = load(model)
     wish = replace(wish, input_shape=_shapes(input_shape, loaded))
@@ -178,12 +190,17 @@ def apply_command(
 
 
 @app.command()
-def inspect(model: ModelArgument, input_shape: ShapeOption = [], format: FormatOption = Format.TABLE) -> None:  # noqa: B006
+def inspect(
+    model: ModelArgument,
+    input_shape: ShapeOption = [],  # noqa: B006
+    carrier: CarrierOption = [],  # noqa: B006
+    format: FormatOption = Format.TABLE,
+) -> None:
     """Show groups of channels, their widths, what cannot be cut and why."""
     loaded = load(model)
     with _progress() as progress:
         progress("analyse", 0)
-        analysis = api.analyze(loaded.model, _shapes(input_shape, loaded))
+        analysis = api.analyze(loaded.model, _shapes(input_shape, loaded), Policy(read_carrier(carrier)))
     pins = [PinRow(h.channels, str(h.pin), h.weights, h.macs) for h in analysis.held]
     if format is Format.JSON:
         from onnxprune.render.json import to_json
@@ -203,13 +220,15 @@ def explain(
     model: ModelArgument,
     tensor: Annotated[str, typer.Argument(help="A weight, any other tensor, or a node.")],
     input_shape: ShapeOption = [],  # noqa: B006
+    carrier: CarrierOption = [],  # noqa: B006
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Show what ties the channels of TENSOR to others, and the chain that leads to what pins them."""
     from onnxprune.explain import explain as tell
 
     loaded = load(model)
-    stories = tell(api.analyze(loaded.model, _shapes(input_shape, loaded)).coupled, tensor)
+    policy = Policy(read_carrier(carrier))
+    stories = tell(api.analyze(loaded.model, _shapes(input_shape, loaded), policy).coupled, tensor)
     if format is Format.JSON:
         from onnxprune.render.json import to_json
 

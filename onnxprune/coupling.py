@@ -20,6 +20,7 @@ from onnxprune.macs import Meter, meter
 from onnxprune.ops import RULES, SOURCES
 from onnxprune.ops.quantized import is_quantized, zero_point
 from onnxprune.ops.site import Site, Unsupported, Use
+from onnxprune.policy import DEFAULT, Policy
 
 # Users that multiply or add a weight, or only pass it on: masking the weight then makes its channels zero. Anything else
 # (a division, a maximum) may see the true values of a removed channel, so nothing downstream may count on zeros.
@@ -54,6 +55,7 @@ class Coupled:
         free: whether the class of a label may be cut (n_labels,).
         uses: weights at work.
         ties, pins: why labels are one, why they stay.
+        policy: what was wished where several answers are right.
     """
 
     graph: Graph = field(repr=False)
@@ -64,6 +66,7 @@ class Coupled:
     uses: tuple[Use, ...] = field(repr=False)
     ties: tuple[Tie, ...] = field(repr=False)
     pins: tuple[tuple[NDArray[np.int64], Pin], ...] = field(repr=False)
+    policy: Policy = DEFAULT
 
     @cached_property
     def owner_of(self) -> NDArray[np.int64]:
@@ -105,21 +108,22 @@ class Coupled:
         return list(found.values())
 
 
-def couple(graph: Graph, kept: Mapping[int, str] | None = None) -> Coupled:
+def couple(graph: Graph, kept: Mapping[int, str] | None = None, policy: Policy | None = None) -> Coupled:
     """Label every channel and tie what belongs together.
 
     Args:
         graph: the model.
         kept: index of a node -> why the channels around it must stay, where cutting was tried and failed.
+        policy: what is wished where several answers are right.
     """
-    return _Pass(graph, kept or {}).run()
+    return _Pass(graph, kept or {}, policy or DEFAULT).run()
 
 
 class _Pass:
     """The state of one pass; `run` once."""
 
-    def __init__(self, graph: Graph, kept: Mapping[int, str]) -> None:
-        self.graph, self.kept = graph, kept
+    def __init__(self, graph: Graph, kept: Mapping[int, str], policy: Policy) -> None:
+        self.graph, self.kept, self.policy = graph, kept, policy
         self.labels = Labels()
         self.flows: dict[str, Flow] = {}
         self.owners: list[Owner] = []
@@ -142,6 +146,7 @@ class _Pass:
             tuple(self.uses),
             tuple(self.labels.ties),
             tuple(self.labels.pins),
+            self.policy,
         )
 
     def _seed(self) -> None:
@@ -178,7 +183,7 @@ class _Pass:
             return
         self.labels.touched.clear()
         try:
-            outputs = self._apply(Site(node, self.graph, inputs, stored, self.labels, self.uses))
+            outputs = self._apply(Site(node, self.graph, inputs, stored, self.labels, self.uses, self.policy, self._owners))
         except Unsupported as declined:
             for flow in inputs:
                 self._hold(flow, Pin(str(node), str(declined)))
@@ -187,6 +192,13 @@ class _Pass:
         for name, flow in zip(node.outputs, outputs, strict=False):
             if name:
                 self.flows[name] = self._checked(node, name, flow)
+
+    def _owners(self, labels: NDArray[np.int64]) -> set[str]:
+        """The weights that own channels tied to these."""
+        roots = self.labels.root(np.arange(self.labels.count))
+        tied = np.flatnonzero(np.isin(roots, roots[labels]))
+        ends = np.cumsum([o.size for o in self.owners])  # owners have the first labels, one after the other
+        return {self.owners[k].weight for k in np.unique(np.searchsorted(ends, tied, "right")).tolist() if k < len(ends)}
 
     def _apply(self, site: Site) -> list[Flow]:
         node = site.node

@@ -19,6 +19,7 @@ from onnxprune.errors import CutError, ModelError, OptionError, PruneError
 from onnxprune.graph import Graph
 from onnxprune.groups import Group, Held, find_groups, find_held
 from onnxprune.options import Options
+from onnxprune.policy import Policy
 from onnxprune.rewrite import cut
 from onnxprune.scoring import Scored, score_groups, scores_from_file
 from onnxprune.selection import Budget, best, keep_one_everywhere, ladders, widths_for
@@ -49,9 +50,10 @@ class Analysis:
         return sum(len(g) for g in self.groups)
 
 
-def analyse(graph: Graph, refused: Mapping[int, str]) -> Analysis:
-    """Couple the channels of a graph; nodes in `refused` keep theirs."""
-    coupled = couple(graph, refused)
+def analyse(graph: Graph, refused: Mapping[int, str], policy: Policy | None = None) -> Analysis:
+    """Couple the channels of a graph as `policy` wishes; nodes in `refused` keep theirs."""
+    coupled = couple(graph, refused, policy)
+    _check_patterns("--carrier", [p for p, _ in coupled.policy.carrier], coupled)
     return Analysis(coupled, find_groups(coupled), find_held(coupled), refused)
 
 
@@ -78,7 +80,7 @@ def decide(graph: Graph, options: Options, name: str) -> Decision:
     """Choose channels and cut them; a node that cannot follow keeps its channels, and the choice is made again."""
     refused: dict[int, str] = {}
     for _ in range(MOST_RETRIES):
-        analysis = analyse(graph, refused)
+        analysis = analyse(graph, refused, options.policy())
         if not analysis.groups:
             reason = (
                 f"; most are held because {analysis.held[0].pin}" if analysis.held else " (no convolution or matrix product)"
@@ -112,12 +114,8 @@ def _around(graph: Graph, index: int) -> list[int]:
 def _eligible(analysis: Analysis, options: Options) -> tuple[Group, ...]:
     """Groups that --include and --exclude leave: every producer included, no member excluded."""
     coupled = analysis.coupled
-    names = sorted({o.weight for o in coupled.owners})
-    for option, patterns in (("--include", options.include), ("--exclude", options.exclude)):
-        for pattern in patterns:
-            if not fnmatch.filter(names, pattern):
-                near = difflib.get_close_matches(pattern.strip("*"), names, 3, 0.3) or names[:3]
-                raise OptionError(f"{option}: '{pattern}' matches no weight; near names: {', '.join(near)}")
+    _check_patterns("--include", options.include, coupled)
+    _check_patterns("--exclude", options.exclude, coupled)
 
     def matches(weight: str, patterns: Sequence[str]) -> bool:
         return any(fnmatch.fnmatchcase(weight, p) for p in patterns)
@@ -137,6 +135,14 @@ def _eligible(analysis: Analysis, options: Options) -> tuple[Group, ...]:
             "--include/--exclude: leave no prunable channel; every weight that makes the channels of a group must match"
         )
     return left
+
+
+def _check_patterns(option: str, patterns: Sequence[str], coupled: Coupled) -> None:
+    names = sorted({o.weight for o in coupled.owners})
+    for pattern in patterns:
+        if pattern != "*" and not fnmatch.filter(names, pattern):
+            near = difflib.get_close_matches(pattern.strip("*"), names, 3, 0.3) or names[:3]
+            raise OptionError(f"{option}: '{pattern}' matches no weight; near names: {', '.join(near)}")
 
 
 def _score(coupled: Coupled, groups: tuple[Group, ...], options: Options) -> Scored:

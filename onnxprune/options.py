@@ -12,6 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnxprune.errors import OptionError
+from onnxprune.policy import Policy, read_carrier
 from onnxprune.scoring import NAMES
 from onnxprune.selection import Alignment, auto_alignment
 from onnxprune.targets import Amount, amount
@@ -37,6 +38,8 @@ class Options:
         verify, bench: whether to prove and to time the result.
         threads: threads of onnxruntime in the benchmark.
         seed: seed of the criterion `random`.
+        carrier: what a split of channels carries, "outer" (whole heads, whole groups), "inner" (the size of every head, the
+            members of every group) or "auto"; also by patterns of weight names, `["*attn*=outer"]`.
         macs: instead of `ratio`, the multiply-accumulates that may remain: "50%", "300M", or a number of them.
     """
 
@@ -55,6 +58,7 @@ class Options:
     threads: int = 1
     seed: int = 0
     macs: str | float | None = None
+    carrier: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Refuse what is out of range, before any work."""
@@ -79,6 +83,7 @@ class Options:
         if self.threads < 1:
             raise OptionError(f"--threads: got {self.threads}, expected at least 1")
         self.alignment()
+        self.policy()
 
     def alignment(self) -> Alignment:
         """The multiple that widths are rounded to."""
@@ -90,6 +95,10 @@ class Options:
         if text.isdigit() and int(text) > 0:
             return Alignment(int(text), "as asked")
         raise OptionError(f"--align: got '{self.align}', expected auto, none, or a number of channels such as 8")
+
+    def policy(self) -> Policy:
+        """What is wished of the analysis."""
+        return Policy(read_carrier(self.carrier))
 
     def limit(self) -> Amount | None:
         """The multiply-accumulates that may remain; None where the ratio decides."""
@@ -104,4 +113,5 @@ class Options:
             "scope": self.scope,
             "align": self.alignment().multiple,
             "recover": self.recover,
+            **self.policy().to_dict(),
         }

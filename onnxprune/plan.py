@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from onnxprune.coupling import Coupled
 from onnxprune.errors import PlanError
+from onnxprune.policy import DEFAULT, Policy
 
 FORMAT = "onnxprune-plan/1"
 
@@ -27,11 +28,13 @@ class Plan:
         model_sha256: digest of the file that the plan was made for; empty for a model that came from no file.
         kept: weight -> axis -> kept positions of the original axis, ascending. Every axis that is cut is listed.
         made_by: how the plan came about (ratio, criterion, ...), for the reader.
+        policy: what was wished of the analysis; the same wishes tie the same channels.
     """
 
     model_sha256: str
     kept: Mapping[str, Mapping[int, tuple[int, ...]]] = field(repr=False)
     made_by: Mapping[str, Any] = field(default_factory=dict)
+    policy: Policy = DEFAULT
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON."""
@@ -41,6 +44,8 @@ class Plan:
         """The text of a plan file."""
         kept = {name: {str(axis): list(p) for axis, p in axes.items()} for name, axes in self.kept.items()}
         head = {"format": FORMAT, "model_sha256": self.model_sha256, "made_by": dict(self.made_by)}
+        if wishes := self.policy.to_dict():
+            head["policy"] = wishes
         lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(axes)}" for name, axes in kept.items())
         return json.dumps(head, indent=1)[:-2] + f',\n "kept": {{\n{lines}\n }}\n}}\n'
 
@@ -73,7 +78,8 @@ class Plan:
             for axis, positions in kept[name].items():
                 if not positions or any(a >= b for a, b in pairwise(positions)) or positions[0] < 0:
                     raise ValueError(f"'{name}' axis {axis}: kept positions must be ascending and at least one")
-        return cls(str(data.get("model_sha256", "")), kept, data.get("made_by", {}))
+        policy = Policy.from_dict(data.get("policy", {}))
+        return cls(str(data.get("model_sha256", "")), kept, data.get("made_by", {}), policy)
 
 
 def plan_of(coupled: Coupled, dropped: NDArray[np.bool_], sha256: str, made_by: Mapping[str, Any]) -> Plan:
@@ -87,7 +93,7 @@ def plan_of(coupled: Coupled, dropped: NDArray[np.bool_], sha256: str, made_by: 
         gone = dropped[o.start : o.start + o.size]
         if gone.any():
             kept.setdefault(o.weight, {})[o.axis] = tuple(np.flatnonzero(~gone).tolist())
-    return Plan(sha256, kept, made_by)
+    return Plan(sha256, kept, made_by, coupled.policy)
 
 
 def dropped_by(coupled: Coupled, plan: Plan) -> NDArray[np.bool_]:
@@ -96,6 +102,8 @@ def dropped_by(coupled: Coupled, plan: Plan) -> NDArray[np.bool_]:
     Raises:
         PlanError: the plan names what the model lacks, cuts what must stay, or cuts tied channels apart.
     """
+    if plan.policy != coupled.policy:
+        raise PlanError(f"the plan was made with {plan.policy}, the analysis with {coupled.policy}; analyse with `plan.policy`")
     owners = {(o.weight, o.axis): o for o in coupled.owners}
     dropped = np.zeros(len(coupled.roots), bool)
     for name, axes in plan.kept.items():

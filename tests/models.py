@@ -20,6 +20,7 @@ from onnxprune.coupling import Coupled, couple
 from onnxprune.facts import read_graph
 from onnxprune.groups import Group, find_groups
 from onnxprune.plan import plan_of
+from onnxprune.policy import Policy
 from onnxprune.rewrite import cut
 from onnxprune.verify import verify
 
@@ -104,7 +105,9 @@ def choose(coupled: Coupled, groups: Sequence[Group], rng: np.random.Generator, 
     return gone[coupled.roots]
 
 
-def cut_some(model: ModelProto, seed: int, fraction: float = 0.4, names: Sequence[str] | None = None) -> Cut:
+def cut_some(
+    model: ModelProto, seed: int, fraction: float = 0.4, names: Sequence[str] | None = None, policy: Policy | None = None
+) -> Cut:
     """Drop random atoms and check the law, once by the program's own proof and once without its help.
 
     Args:
@@ -112,9 +115,10 @@ def cut_some(model: ModelProto, seed: int, fraction: float = 0.4, names: Sequenc
         seed: chooses the atoms.
         fraction: how many of them go.
         names: only atoms that own a slice of one of these weights.
+        policy: what is wished of the analysis.
     """
     before = model.SerializeToString()
-    coupled = couple(read_graph(model))
+    coupled = couple(read_graph(model), policy=policy)
     groups = [g for g in find_groups(coupled) if names is None or any(w in names for w, _ in g.members)]
     dropped = choose(coupled, groups, np.random.default_rng(seed), fraction)
     pruned = cut(coupled, dropped)

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from onnxprune.labels import Flow, Rest
 from onnxprune.ops.signatures import SIGNATURES, by_signature
-from onnxprune.ops.site import Site, Unsupported
+from onnxprune.ops.site import Pair, Site, Unsupported
 
-Pairs = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
+Pairs = list[Pair]
 
 
 def convolution(site: Site) -> list[Flow]:
@@ -41,8 +41,7 @@ def grouped(site: Site) -> list[Flow]:
     if w.axes[0] is None and site.shape(1)[0] != 1:
         raise Unsupported("has a kernel that is computed from data")
     whole, within, out = _options(site, channels, group, outs)
-    of = np.concatenate([channels, out])
-    choose_whole = site.labels.atoms_left(whole, of) >= site.labels.atoms_left(within, of)
+    choose_whole = site.choose([whole, within], channels, out) == 0
     for a, b in whole if choose_whole else within:
         site.tie(a, b)
     if choose_whole:

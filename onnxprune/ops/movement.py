@@ -8,7 +8,7 @@ groups x members), `carry` chooses the axis that leaves most channels apart and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxprune.facts import evaluate
-from onnxprune.graph import FLOATS
+from onnxprune.graph import FLOATS, Graph
 from onnxprune.labels import Flow, Rest
 from onnxprune.ops.site import Site, Unsupported
 
@@ -101,7 +101,9 @@ def _move_axis(site: Site, axis: int, data: range) -> list[Carried | None]:
     if rest is Rest.COMPUTED or (rest is Rest.CONSTANT and by_data):
         rest = Rest.UNKNOWN
     every = [_run(site, axis, data, labels, case) for case in range(len(site.cases(0)))]
-    found = [_carried(site, [grids[k] for grids in every], rest) if name else None for k, name in enumerate(site.node.outputs)]
+    found = [
+        _carried(site, name, [grids[k] for grids in every], rest) if name else None for k, name in enumerate(site.node.outputs)
+    ]
     if site.node.op == "Pad" and _pad_value(site) != 0:
         found = [None if c is None else Carried(c.axis, c.labels, Rest.UNKNOWN) for c in found]
     site.labels.touched.extend(labels)
@@ -214,8 +216,8 @@ def _pad(site: Site, grid: Grid) -> Grid:
     return np.pad(grid, width, constant_values=-1) if _mode(site) == "constant" else np.pad(grid, width, mode="edge")
 
 
-def _carried(site: Site, grids: list[Grid], rest: Rest) -> Carried | None:
-    """The axis of the output that carries these labels, agreed by all cases."""
+def _carried(site: Site, name: str, grids: list[Grid], rest: Rest) -> Carried | None:
+    """The axis of the output `name` that carries these labels, agreed by all cases."""
     labels = np.unique(np.concatenate([g.ravel() for g in grids]))
     labels = labels[labels >= 0]
     if not len(labels):
@@ -230,9 +232,33 @@ def _carried(site: Site, grids: list[Grid], rest: Rest) -> Carried | None:
     if not options:
         site.pin(labels, "moves them onto an axis of dynamic size")
         return None
+    if len(options) > 1:
+        options = [k for k in options if not _picked_apart(site.graph, name, k)] or options
     rows = {k: [_rows(g, k) for g in grids] for k in options}
-    best = options[0] if len(options) == 1 else max(options, key=lambda k: (site.labels.atoms_left(_ties(rows[k]), labels), -k))
+    best = options[0] if len(options) == 1 else _choose(site, rows, labels)
     return Carried(best, _tie_rows(site, rows[best]), rest)
+
+
+def _choose(site: Site, rows: dict[int, list[Grid]], labels: Grid) -> int:
+    """The axis that carries. Only a Reshape splits channels; elsewhere they vary along two axes because different ones meet."""
+    return [*rows][site.choose([_ties(r) for r in rows.values()], labels, split=site.node.op == "Reshape")]
+
+
+def _picked_apart(graph: Graph, name: str, axis: int) -> bool:
+    """Whether single positions of the axis are picked next, as q, k and v are from a packed product: none of them can go."""
+    for node, place in graph.consumers.get(name, ()):
+        out, rank = node.outputs[0], len(graph.shape(name) or ())
+        if node.op == "Transpose":
+            order = node.attribute("perm", [*range(rank)][::-1])
+            picked = _picked_apart(graph, out, order.index(axis))
+        elif node.op == "Gather":
+            single = graph.shape(node.inputs[1]) in ((), (1,))
+            picked = place == 0 and single and node.attribute("axis", 0) % rank == axis
+        else:
+            picked = node.op in ("Slice", "Split") and (graph.shape(out) or ())[axis : axis + 1] == (1,)
+        if picked:
+            return True
+    return False
 
 
 def _varying(grid: Grid) -> list[int]:
@@ -290,7 +316,7 @@ def gather(site: Site) -> list[Flow]:
     if any(c.value is None for c in site.cases(1)):
         site.pin(flow.axes[axis], "picks them by indices that are computed from data")
         axes = tuple(None if k == axis else x for k, x in enumerate(flow.axes))
-        site = Site(site.node, site.graph, (Flow(axes, flow.rest), *site.inputs[1:]), site.stored, site.labels, site.uses)
+        site = replace(site, inputs=(Flow(axes, flow.rest), *site.inputs[1:]))
     return movement(site)
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from onnxprune.graph import Fact, Graph, Node
 from onnxprune.labels import Axis, Flow, Labels, Pin
+from onnxprune.policy import AUTO, DEFAULT, OUTER, Policy
 
 
 class Unsupported(Exception):  # noqa: N818 - not an error: the engine pins the node's inputs and goes on
@@ -46,6 +47,8 @@ class Site:
         stored: for each input, whether it comes from weights alone.
         labels: the union-find; rules tie and pin through the methods of this class.
         uses: where weights at work are recorded.
+        policy: what the user wishes where several answers are right.
+        owners: label -> names of the weights whose channels are tied to it; asked only where the policy names weights.
     """
 
     node: Node
@@ -54,6 +57,8 @@ class Site:
     stored: tuple[bool, ...]
     labels: Labels
     uses: list[Use] = field(repr=False)
+    policy: Policy = DEFAULT
+    owners: Callable[[NDArray[np.int64]], set[str]] = field(default=lambda _: set(), repr=False)
 
     def flow(self, k: int) -> Flow:
         """The flow of input `k`, which must be there."""
@@ -99,10 +104,27 @@ class Site:
         """Pinned labels for positions that no weight owns."""
         return self.labels.fixed(size, Pin(str(self.node), why))
 
+    def choose(self, options: Sequence[Iterable[Pair]], *of: NDArray[np.int64], split: bool = True) -> int:
+        """Which factor carries the labels `of`: the index of its ties among `options`, which go from outer to inner.
+
+        By default the one that leaves most channels apart. Where channels are split, a wish for another is followed unless it
+        leaves nothing to cut.
+        """
+        left = [self.labels.atoms_left(ties, np.concatenate(of)) for ties in options]
+        most = left.index(max(left))
+        if not split or not self.policy.carrier:
+            return most
+        wish = self.policy.carries(self.owners(np.concatenate(of)) if self.policy.needs_names else ())
+        wanted = 0 if wish == OUTER else len(options) - 1
+        cuts = all(self.labels.atoms_left(options[wanted], part) > 1 for part in of)
+        return wanted if wish != AUTO and cuts else most
+
     def use(self, operand: int, axis: Axis, produces: bool) -> None:
         """Record a weight at work."""
         if axis is not None and self.stored[operand]:
             self.uses.append(Use(self.node.index, operand, axis, produces))
 
 
+Pair = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Two arrays of labels to be tied."""
 Rule = Callable[[Site], list[Flow]]

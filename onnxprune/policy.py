@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the analysis does where several answers are right, as the user wishes. A plan remembers it: it decides what is tied."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnxprune.errors import OptionError
+
+AUTO, OUTER, INNER = "auto", "outer", "inner"
+CARRIERS = (AUTO, OUTER, INNER)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The wishes.
+
+    Attributes:
+        carrier: (pattern of weight names, what they carry where channels are split in two factors): "outer" is whole heads
+            or whole groups, "inner" the size of every head or the members of every group, "auto" what leaves most channels
+            apart. The last pattern that matches counts.
+    """
+
+    carrier: tuple[tuple[str, str], ...] = ()
+
+    def carries(self, weights: Collection[str]) -> str:
+        """What a split of channels carries that these weights own."""
+        found = AUTO
+        for pattern, word in self.carrier:
+            if pattern == "*" or fnmatch.filter(weights, pattern):
+                found = word
+        return found
+
+    @property
+    def needs_names(self) -> bool:
+        """Whether `carries` depends on the weights."""
+        return any(pattern != "*" for pattern, _ in self.carrier)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What differs from the default, as plain values for a plan."""
+        return {"carrier": [f"{p}={w}" for p, w in self.carrier]} if self.carrier else {}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Policy:
+        """The inverse of `to_dict`; ValueError for what is none."""
+        unknown = data.keys() - {"carrier"}
+        if unknown:
+            raise ValueError(f"policy: '{min(unknown)}' is not known to this version")
+        try:
+            return cls(read_carrier(data.get("carrier", ())))
+        except OptionError as e:
+            raise ValueError(str(e)) from e
+
+
+DEFAULT = Policy()
+
+
+def read_carrier(texts: str | Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Read `inner` or `GLOB=inner`, one or several.
+
+    Raises:
+        OptionError: what follows the pattern is neither auto, outer nor inner.
+
+    >>> read_carrier(["outer", "blocks.0.*=inner"])
+    (('*', 'outer'), ('blocks.0.*', 'inner'))
+    """
+    found = []
+    for text in [texts] if isinstance(texts, str) else texts:
+        pattern, equals, word = str(text).rpartition("=")
+        if word not in CARRIERS or (equals and not pattern):
+            raise OptionError(f"--carrier: got '{text}', expected {', '.join(CARRIERS)}, or a pattern of names: '*attn*=outer'")
+        found.append((pattern or "*", word))
+    return tuple(found)
