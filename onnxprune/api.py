@@ -15,8 +15,9 @@ from onnxprune import benchmark as bench
 from onnxprune.data import Data, load_data
 from onnxprune.decision import Analysis, Decision, analyse, decide
 from onnxprune.errors import CutError, PlanError
-from onnxprune.facts import fact_of_type, read_graph
+from onnxprune.facts import read_graph
 from onnxprune.graph import free_inputs
+from onnxprune.infer import fact_of_type
 from onnxprune.io import Loaded, check_output, load, save, to_graphsurgeon
 from onnxprune.judge import accuracy
 from onnxprune.options import Options, Shapes

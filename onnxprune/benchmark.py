@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from onnxprune.errors import DataError
 from onnxprune.facts import CASES_OF_BENCHMARK, read_once
-from onnxprune.graph import read_nodes, read_weights
+from onnxprune.graph import read_weights
 from onnxprune.io import runnable
 from onnxprune.macs import macs_of
 from onnxprune.verify import Feeds, session
@@ -77,11 +77,15 @@ def cost(model: ModelProto, fed: Mapping[str, Sequence[int]] | None = None, size
     Args:
         size: bytes of the file, where they are known; counting them means to serialize the model.
     """
-    nodes, weights = read_nodes(model), read_weights(model)
-    facts, inputs = read_once(model, CASES_OF_BENCHMARK, fed or {})
+    weights = read_weights(model)
+    reading, inputs = read_once(model, CASES_OF_BENCHMARK, fed or {})
+    macs, shapes = (
+        sum(macs_of(n, reading.facts) for n in reading.elementary()),
+        {n: reading.facts[n].shape or () for n in inputs},
+    )
     params = sum(int(np.prod(w.shape)) for w in weights.values() if w.is_float or len(w.shape) > 1)
     size = model.ByteSize() if size is None else size
-    return Cost(sum(macs_of(n, facts) for n in nodes), params, size, {n: facts[n].shape or () for n in inputs})
+    return Cost(macs, params, size, shapes)
 
 
 def benchmark(

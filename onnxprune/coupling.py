@@ -28,7 +28,7 @@ MASKABLE = frozenset(
     (
         "Add BatchNormalization Cast Conv ConvInteger ConvTranspose DequantizeLinear Einsum GRU Gemm GroupNormalization "
         "Identity InstanceNormalization LSTM LayerNormalization MatMul MatMulInteger Mul PRelu RNN Reshape Squeeze Sub Sum "
-        "Transpose Unsqueeze"
+        "Transpose Unsqueeze com.microsoft.FusedConv com.microsoft.FusedMatMul"
     ).split()
 )
 
@@ -90,8 +90,8 @@ class Coupled:
         """Counts the MACs of any cut, at the input sizes that reports show."""
         facts = {name: f.cases[0] for name, f in self.graph.facts.items()}
         if any(len(f.cases) > 1 for f in self.graph.facts.values()):
-            facts, _ = read_once(self.graph.model, CASES_OF_BENCHMARK, self.graph.fed)
-        return meter(self.graph.nodes, self.flows, facts)
+            facts = read_once(self.graph.model, CASES_OF_BENCHMARK, self.graph.fed)[0].facts
+        return meter(self.graph.elementary, self.flows, facts)
 
     def spans(self) -> list[NDArray[np.int64]]:
         """The classes on every labelled axis of every tensor, each different axis once: one of them must stay."""
@@ -134,7 +134,7 @@ class _Pass:
         self._seed()
         for node in self.graph.nodes:
             if node.outputs[0] not in self.graph.weights:
-                self._visit(node)
+                self._visit_parts(node)
         self._hold_outputs()
         count = self.labels.count
         return Coupled(
@@ -158,7 +158,7 @@ class _Pass:
             if not users or not (weight.is_float or is_quantized(weight.tensor.data_type, users)):
                 continue
             variance = any(node.op == "BatchNormalization" and k == 4 for node, k in users)
-            zero = not variance and all(node.op in MASKABLE for node, _ in users)
+            zero = not variance and all((node.fused or node.op) in MASKABLE for node, _ in users)
             zero = zero and (weight.is_float or zero_point(self.graph, weight.name) is not None)
             axes: list[Axis] = []
             for axis, size in enumerate(weight.shape):
@@ -169,6 +169,21 @@ class _Pass:
             rest = Rest.ZERO if zero else Rest.CONSTANT
             self.flows[weight.name] = Flow(tuple(axes), tuple(Rest.UNKNOWN if x is None else rest for x in axes))
 
+    def _visit_parts(self, node: Node) -> None:
+        """A fused node is what its parts are; what they do not tell of it, nobody knows."""
+        parts = self.graph.parts_of(node)
+        for part in parts:
+            self._visit(part)
+        if parts == (node,):
+            return
+        read, made = {i for part in parts for i in part.inputs}, {o for part in parts for o in part.outputs}
+        hidden = [o for o in node.outputs if o and o not in made and (o in self.graph.consumers or o in self.graph.outputs)]
+        for name in node.inputs:
+            if name and hidden:
+                self._hold(self.flows[name], Pin(str(node), f"has a further output '{hidden[0]}' in use"))
+            elif name and name not in read:
+                self._hold(self.flows[name], Pin(str(node), "does something with this axis that no rule describes"))
+
     def _visit(self, node: Node) -> None:
         inputs = tuple(self.flows[name] if name else None for name in node.inputs)
         for name in node.implicit:
@@ -177,6 +192,8 @@ class _Pass:
             for flow in inputs:
                 self._hold(flow, Pin(str(node), self.kept[node.index]))
         stored = tuple(bool(name) and name in self.stored for name in node.inputs)
+        if node.fused and node.op == "Constant":
+            self.stored.update(node.outputs)
         if node.inputs and all(s or not n for s, n in zip(stored, node.inputs, strict=True)) and not any(subgraphs(node.proto)):
             self.stored.update(node.outputs)
         if node.op not in SOURCES and not any(x is not None for flow in inputs if flow for x in flow.axes):

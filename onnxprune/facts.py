@@ -1,176 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each tensor is like: type, shape, and the values of sizes and other small constants.
 
-Shapes come from ONNX's own inference and values from ONNX's own reference evaluator, node by node. Sizes that the file
-leaves open are filled in twice with different numbers (two *cases*); what differs between the cases is dynamic.
+The graph is read node by node (`infer.py`). Sizes that the file leaves open are filled in twice with different numbers (two
+*cases*); what differs between the cases is dynamic.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx.shape_inference
-from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from onnxprune.graph import FLOATS, UNKNOWN, Fact, Facts, Graph, Node, Weight, free_inputs, opsets, read_nodes, read_weights
+from onnxprune.graph import UNKNOWN, Fact, Facts, Graph, Node, Weight, free_inputs, read_nodes, read_weights
+from onnxprune.infer import Interpreter, fact_of_type, fact_of_weight
 
-MOST_INTEGERS, MOST_FLOATS = 65536, 16
 # Small sizes keep the analysis fast; they differ in every place so that a mix-up shows, and 16 divides the spatial ones.
 # (height or depth, width); the next pair is tried where a model contradicts the one before.
 FIRST = ((64, 64), (48, 48), (32, 32), (224, 224), (299, 299), (512, 512))
 CASES_OF_BENCHMARK = ((224, 224), (48, 320), *FIRST)
 SECOND = ((96, 96), (48, 96), (32, 96), (96, 48))
-# Operators that ONNX defines by a function, of which inference does not tell the shape: it is that of the first input.
-LIKE_FIRST = {"GroupNormalization"}
-RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
-
-
-class Interpreter:
-    """Derives the facts of a node's outputs from those of its inputs, for one model's opsets."""
-
-    def __init__(self, model: ModelProto) -> None:
-        self._imports = list(model.opset_import)
-        self._versions = opsets(model)
-        self._ir = model.ir_version
-        self._functions = {(f.domain, f.name) for f in model.functions}
-
-    def __call__(self, node: NodeProto, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
-        """Facts of each named output; unknown where ONNX cannot tell.
-
-        Raises:
-            onnx.shape_inference.InferenceError: the input shapes contradict the operator.
-        """
-        types = self._infer(node, inputs)
-        known = all(inputs[name].value is not None for name in node.input if name)
-        found = {}
-        for name in node.output:
-            if name:
-                found[name] = types.get(name, UNKNOWN)
-        if known and not _has_graph(node) and node.op_type not in RANDOM and all(_is_small(f) for f in found.values()):
-            found.update(self._evaluate(node, inputs, found))
-        elif node.op_type in ("Shape", "Size") and node.domain in ("", "ai.onnx"):
-            found.update(self._sizes(node, inputs))
-        return found
-
-    def _infer(self, node: NodeProto, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        if (node.domain, node.op_type) in self._functions or not onnx.defs.has(node.op_type, domain):
-            return {}
-        if any(not inputs[name].dtype for name in node.input if name):
-            return {}
-        if node.op_type == "Squeeze" and len(node.input) == 1 and not node.attribute:
-            fact = inputs[node.input[0]]  # inference leaves open which axes go
-            shape = None if fact.shape is None or -1 in fact.shape else tuple(n for n in fact.shape if n != 1)
-            return {node.output[0]: Fact(fact.dtype, shape)}
-        if node.op_type in LIKE_FIRST:
-            return {node.output[0]: Fact(inputs[node.input[0]].dtype, inputs[node.input[0]].shape)}
-        schema = onnx.defs.get_schema(node.op_type, self._versions.get(domain, 1), domain)
-        data = {n: _tensor(inputs[n].value) for n in node.input if n and inputs[n].value is not None}
-        types = {n: _type(inputs[n]) for n in node.input if n}
-        found = onnx.shape_inference.infer_node_outputs(schema, node, types, data, None, self._imports, self._ir)
-        return {name: fact_of_type(t) for name, t in found.items()}
-
-    def _evaluate(self, node: NodeProto, inputs: Mapping[str, Fact], found: Mapping[str, Fact]) -> dict[str, Fact]:
-        values = evaluate(node, self._versions, [inputs[n].value if n else None for n in node.input])
-        if values is None:
-            return {}
-        return {
-            name: Fact(found[name].dtype, tuple(v.shape), v)
-            for name, v in zip(node.output, values, strict=False)
-            if name and isinstance(v, np.ndarray)
-        }
-
-    @staticmethod
-    def _sizes(node: NodeProto, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
-        shape = inputs[node.input[0]].shape
-        if shape is None or -1 in shape:
-            return {}
-        if node.op_type == "Size":
-            return {node.output[0]: Fact(TensorProto.INT64, (), np.array(int(np.prod(shape)), np.int64))}
-        bounds = {a.name: a.i for a in node.attribute}
-        value = np.array(shape[bounds.get("start", 0) : bounds.get("end", len(shape))], np.int64)
-        return {node.output[0]: Fact(TensorProto.INT64, value.shape, value)}
-
-
-def evaluate(node: NodeProto, versions: Mapping[str, int], inputs: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]] | None:
-    """The outputs of a node by ONNX's reference evaluator; None where it has no implementation or fails."""
-    attributes = tuple(a.SerializeToString(deterministic=True) for a in node.attribute)
-    present = tuple(x is not None for x in inputs)
-    runner = _runner(node.op_type, node.domain, versions.get(node.domain, 1), attributes, present, len(node.output))
-    if runner is None:
-        return None
-    feeds = {f"i{k}": x for k, x in enumerate(inputs) if x is not None}
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            return [np.asarray(v) for v in runner.run(None, feeds)]
-    except Exception:  # the evaluator raises whatever numpy does; not knowing a value is always safe
-        return None
-
-
-@lru_cache(4096)
-def _runner(op: str, domain: str, version: int, attributes: tuple[bytes, ...], present: tuple[bool, ...], outputs: int) -> Any:
-    from onnx.reference import ReferenceEvaluator
-
-    node = NodeProto(op_type=op, domain=domain)
-    node.input.extend(f"i{k}" if there else "" for k, there in enumerate(present))
-    node.output.extend(f"o{k}" for k in range(outputs))
-    node.attribute.extend(onnx.AttributeProto.FromString(a) for a in attributes)
-    graph = onnx.helper.make_graph(
-        [node],
-        "one",
-        [ValueInfoProto(name=n) for n in node.input if n],
-        [ValueInfoProto(name=n) for n in node.output],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid(domain, version)])
-    try:
-        return ReferenceEvaluator(model)
-    except Exception:  # no implementation of this operator at this version
-        return None
-
-
-def fact_of_type(t: TypeProto) -> Fact:
-    """Element type and shape of a tensor type."""
-    if not t.HasField("tensor_type"):
-        return UNKNOWN
-    shape = None
-    if t.tensor_type.HasField("shape"):
-        shape = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in t.tensor_type.shape.dim)
-    return Fact(t.tensor_type.elem_type, shape)
-
-
-def fact_of_weight(weight: Weight) -> Fact:
-    """Type and shape of a stored tensor, with its values if they are few."""
-    size = int(np.prod(weight.shape))
-    small = size <= (MOST_FLOATS if weight.is_float else MOST_INTEGERS)
-    return Fact(weight.tensor.data_type, weight.shape, weight.array if small else None)
-
-
-def _is_small(fact: Fact) -> bool:
-    if fact.shape is None or -1 in fact.shape:
-        return False
-    return int(np.prod(fact.shape)) <= (MOST_FLOATS if fact.dtype in FLOATS else MOST_INTEGERS)
-
-
-def _has_graph(node: NodeProto) -> bool:
-    return any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute)
-
-
-def _type(fact: Fact) -> TypeProto:
-    if fact.shape is None:
-        return onnx.helper.make_tensor_type_proto(fact.dtype, None)
-    return onnx.helper.make_tensor_type_proto(fact.dtype, [None if d < 0 else d for d in fact.shape])
-
-
-def _tensor(value: NDArray[Any] | None) -> TensorProto:
-    return onnx.numpy_helper.from_array(np.asarray(value))
 
 
 def input_fact(
@@ -211,10 +64,24 @@ def _first_channels(nodes: Sequence[Node], weights: Mapping[str, Weight], name: 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The facts of every tensor for one choice of the open sizes, and how often the model contradicts that choice."""
+    """The facts of every tensor for one choice of the open sizes.
+
+    Attributes:
+        facts: of every tensor of the main graph, and of those between the parts of fused nodes.
+        contradictions: how often the model contradicts that choice.
+        parts: index of a fused node -> the nodes that it stands for.
+        nodes: the nodes of the main graph.
+    """
 
     facts: dict[str, Fact]
     contradictions: int
+    parts: dict[int, tuple[Node, ...]]
+    nodes: Sequence[Node]
+
+    def elementary(self) -> Iterator[Node]:
+        """All nodes, with the parts of a fused node in its place."""
+        for node in self.nodes:
+            yield from self.parts.get(node.index, (node,))
 
 
 def interpret(
@@ -233,17 +100,20 @@ def interpret(
         channels = {f"channels of {value.name}": _first_channels(nodes, weights, value.name)}
         facts[value.name] = input_fact(value, {**sizes, **channels}, named, fed or {})
     said, contradictions = _Said(model), 0
+    parts: dict[int, tuple[Node, ...]] = {}
     for node in nodes:
         if node.inputs or node.outputs[0] not in facts:
             inputs = {name: facts.get(name, UNKNOWN) for name in node.inputs if name}
             try:
-                found = interpreter(node.proto, inputs)
+                pieces, found = interpreter.with_parts(node.proto, inputs)
+                if pieces:
+                    parts[node.index] = tuple(node.part(p) for p in pieces)
             except Exception:  # InferenceError and its kin: what is not known is pinned, and onnxruntime has the last word
                 found = {name: UNKNOWN for name in node.outputs if name}
                 contradictions += 1
             facts.update({name: said.better(name, fact) for name, fact in found.items()})
             contradictions += node.op == "Reshape" and not _same_count(facts[node.inputs[0]], facts[node.outputs[0]])
-    return Reading(facts, contradictions)
+    return Reading(facts, contradictions, parts, nodes)
 
 
 def _same_count(a: Fact, b: Fact) -> bool:
@@ -336,16 +206,16 @@ def read_graph(model: ModelProto, fed: Mapping[str, Sequence[int]] | None = None
     cases = [r.facts for r in readings]
     facts = {name: Facts(tuple(c.get(name, UNKNOWN) for c in cases)) for name in cases[0]}
     outputs = tuple(v.name for v in model.graph.output)
-    return Graph(model, nodes, weights, facts, tuple(v.name for v in inputs), outputs, fed or {})
+    return Graph(model, nodes, weights, facts, tuple(v.name for v in inputs), outputs, fed or {}, readings[0].parts)
 
 
 def read_once(
     model: ModelProto, pairs: Sequence[tuple[int, int]], fed: Mapping[str, Sequence[int]]
-) -> tuple[dict[str, Fact], tuple[str, ...]]:
-    """The facts of every tensor for the first of some (height, width) that the model does not contradict, and its inputs."""
+) -> tuple[Reading, tuple[str, ...]]:
+    """The reading for the first of some (height, width) that the model does not contradict, and the names of its inputs."""
     nodes, weights = read_nodes(model), read_weights(model)
     reading = _best_reading(model, nodes, weights, pairs, {"batch": 1, "other": 16}, fed)
-    return reading.facts, tuple(v.name for v in free_inputs(model))
+    return reading, tuple(v.name for v in free_inputs(model))
 
 
 def _best_reading(

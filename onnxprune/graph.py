@@ -29,6 +29,7 @@ class Node:
         op: operator with its domain, e.g. ``Conv`` or ``com.microsoft.Gelu``.
         opset: version of the operator's domain that the model imports.
         implicit: tensors that bodies of If, Loop and Scan take from the main graph.
+        fused: the operator in the file, where this node is one of the parts that a fused node stands for.
     """
 
     index: int
@@ -39,6 +40,12 @@ class Node:
     outputs: tuple[str, ...]
     implicit: tuple[str, ...]
     proto: NodeProto
+    fused: str = ""
+
+    def part(self, proto: NodeProto) -> Node:
+        """One of the nodes that this one stands for."""
+        name, opset = self.name or self.outputs[0], onnx.defs.onnx_opset_version()
+        return Node(self.index, proto.op_type, opset, name, tuple(proto.input), tuple(proto.output), (), proto, self.op)
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -54,7 +61,7 @@ class Node:
 
     def __str__(self) -> str:
         """Operator and name, the way messages and reports show a node."""
-        return f"{self.op} '{self.name or self.outputs[0]}'"
+        return f"{self.fused or self.op} '{self.name or self.outputs[0]}'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +142,7 @@ class Graph:
         inputs: names of the inputs that a caller must feed.
         outputs: names of the graph outputs.
         fed: input name -> shape, where the user knows sizes that the file leaves open.
+        parts: index of a fused node -> the nodes that it stands for.
     """
 
     model: ModelProto = field(repr=False)
@@ -144,12 +152,22 @@ class Graph:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     fed: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    parts: Mapping[int, tuple[Node, ...]] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def elementary(self) -> tuple[Node, ...]:
+        """All nodes, with the parts of a fused node in its place."""
+        return tuple(part for node in self.nodes for part in self.parts_of(node))
+
+    def parts_of(self, node: Node) -> tuple[Node, ...]:
+        """The nodes that a fused node stands for; the node itself where it is not fused."""
+        return self.parts.get(node.index, (node,))
 
     @cached_property
     def consumers(self) -> Mapping[str, tuple[tuple[Node, int], ...]]:
-        """Tensor name -> (node, input position) of each use in the main graph."""
+        """Tensor name -> (node, input position) of each use in the main graph, by parts where a node is fused."""
         found: dict[str, list[tuple[Node, int]]] = {}
-        for node in self.nodes:
+        for node in self.elementary:
             for k, name in enumerate(node.inputs):
                 if name:
                     found.setdefault(name, []).append((node, k))
@@ -159,6 +177,11 @@ class Graph:
     def producers(self) -> Mapping[str, Node]:
         """Tensor name -> the node that computes it."""
         return {name: node for node in self.nodes for name in node.outputs if name}
+
+    @cached_property
+    def makers(self) -> Mapping[str, Node]:
+        """Tensor name -> the node that computes it, by parts where a node is fused."""
+        return {name: node for node in self.elementary for name in node.outputs if name}
 
     def shape(self, name: str) -> tuple[int | None, ...] | None:
         """Sizes of a tensor, None where dynamic; None for an unknown rank or an absent input."""

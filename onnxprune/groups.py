@@ -44,7 +44,7 @@ def find_groups(coupled: Coupled) -> tuple[Group, ...]:
     """
     at_work = np.zeros(len(coupled.roots), bool)
     for use in coupled.uses:
-        if coupled.graph.nodes[use.node].op in PRODUCERS:
+        if use.op in PRODUCERS:
             at_work[coupled.roots[use.labels]] = True
     label = np.flatnonzero(coupled.free & (coupled.owner_of >= 0) & at_work[coupled.roots])
     pairs = np.unique(np.stack([coupled.roots[label], coupled.owner_of[label]], 1), axis=0)
@@ -63,8 +63,7 @@ def _producers_by_class(coupled: Coupled) -> dict[int, list[int]]:
     """Class -> uses that make its channels. A bias is no producer."""
     found: dict[int, list[int]] = {}
     for k, use in enumerate(coupled.uses):
-        node = coupled.graph.nodes[use.node]
-        if use.produces and node.op in PRODUCERS and use.operand != 2:
+        if use.produces and use.op in PRODUCERS and use.operand != 2:
             for root in np.unique(coupled.roots[use.labels]).tolist():
                 found.setdefault(root, []).append(k)
     return found
@@ -105,12 +104,13 @@ def find_held(coupled: Coupled) -> tuple[Held, ...]:
     macs: dict[Pin, float] = {}
     weights: dict[Pin, dict[str, None]] = {}
     facts = {name: f.cases[0] for name, f in coupled.graph.facts.items()}
-    total = max(1, sum(macs_of(n, facts) for n in coupled.graph.nodes))
+    total = max(1, sum(macs_of(n, facts) for n in coupled.graph.elementary))
     for use in coupled.uses:
-        if not use.produces or use.operand == 2 or coupled.graph.nodes[use.node].op not in PRODUCERS:
+        if not use.produces or use.operand == 2 or use.op not in PRODUCERS:
             continue
         held = np.unique(use.labels[~coupled.free[use.labels]])
-        each = macs_of(coupled.graph.nodes[use.node], facts) / total / len(use.labels)
+        parts = coupled.graph.parts_of(coupled.graph.nodes[use.node])
+        each = sum(macs_of(part, facts) for part in parts) / total / len(use.labels)
         for root, many in zip(*np.unique(coupled.roots[held], return_counts=True), strict=True):
             pin = coupled.first_pin[int(root)]
             counts[pin] = counts.get(pin, 0) + int(many)

@@ -14,8 +14,8 @@ from onnxprune.graph import Fact, Node
 from onnxprune.labels import Flow
 
 # Operators whose products are counted, with the place of the weight.
-WINDOWED = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}
-PRODUCTS = frozenset({"Gemm", "MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul"})
+WINDOWED = {"Conv": 1, "ConvInteger": 1}
+PRODUCTS = frozenset({"Gemm", "MatMul", "MatMulInteger"})
 
 
 def factors(node: Node, facts: Mapping[str, Fact]) -> tuple[tuple[str, int], ...] | None:
@@ -23,7 +23,7 @@ def factors(node: Node, facts: Mapping[str, Fact]) -> tuple[tuple[str, int], ...
 
     None where it multiplies nothing or its sizes are unknown.
     """
-    op = node.op.rpartition(".")[2]
+    op = node.op
     if op not in WINDOWED and op not in PRODUCTS and op != "ConvTranspose":
         return None
     data, weight, out = node.inputs[0], node.inputs[WINDOWED.get(op, 1)], node.outputs[0]

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxprune.coupling import Coupled
-from onnxprune.facts import evaluate
-from onnxprune.graph import FLOATS, Node, opsets
+from onnxprune.graph import FLOATS, Node
+from onnxprune.infer import evaluate
 from onnxprune.labels import Rest
 from onnxprune.ops.quantized import INTEGERS, zero_point
 from onnxprune.ops.site import Unsupported
@@ -47,7 +47,6 @@ class Rests:
 
     def __init__(self, coupled: Coupled, dropped: NDArray[np.bool_]) -> None:
         self._coupled, self._dropped = coupled, dropped
-        self._versions = opsets(coupled.graph.model)
         self._full: dict[tuple[str, bytes], NDArray[Any]] = {}
         self.made: dict[tuple[str, int], str] = {}
         self.widths: dict[str, int] = {}
@@ -95,10 +94,11 @@ class Rests:
             return fact.value
         if rest is Rest.ZERO and fact.shape is not None:
             return self._zeros(name)
-        node = graph.producers.get(name)
+        node = graph.makers.get(name)
         values = None
         if node is not None:
-            values = evaluate(node.proto, self._versions, [self._operand(node, i, classes) if i else None for i in node.inputs])
+            versions = {node.proto.domain: node.opset}
+            values = evaluate(node.proto, versions, [self._operand(node, i, classes) if i else None for i in node.inputs])
         if node is None or values is None:
             raise Unsupported("mixes removed channels whose values cannot be computed")
         return values[node.outputs.index(name)]

@@ -16,8 +16,9 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxprune.coupling import Coupled
 from onnxprune.errors import CutError
-from onnxprune.facts import Interpreter, fact_of_weight, skeleton
+from onnxprune.facts import skeleton
 from onnxprune.graph import UNKNOWN, Fact, Node, Weight, constant_tensor
+from onnxprune.infer import Interpreter, fact_of_weight
 from onnxprune.ops.patch import Patch
 from onnxprune.ops.refit import REFITS
 from onnxprune.ops.site import Unsupported

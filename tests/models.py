@@ -30,7 +30,8 @@ DOMAINS = ("com.microsoft", "custom", "local")
 ZEROABLE = frozenset(
     (
         "Conv ConvTranspose Gemm MatMul BatchNormalization InstanceNormalization Add Sub Sum Mul PRelu Einsum Transpose Cast "
-        "Identity Unsqueeze Squeeze Reshape LayerNormalization GroupNormalization LSTM GRU RNN DequantizeLinear"
+        "Identity Unsqueeze Squeeze Reshape LayerNormalization GroupNormalization LSTM GRU RNN DequantizeLinear FusedConv "
+        "FusedMatMul"
     ).split()
 )
 

@@ -16,8 +16,8 @@ from onnx import ModelProto
 
 from onnxprune.data.samples import Data
 from onnxprune.errors import DataError
-from onnxprune.facts import fact_of_type
 from onnxprune.graph import Fact, free_inputs
+from onnxprune.infer import fact_of_type
 from onnxprune.verify import Feeds
 
 LABELS = ("label", "labels", "y")

@@ -59,6 +59,7 @@ def random_data(
 ) -> Data:
     """Seeded standard normal numbers, small integers and True for the inputs of a model: for smoke tests."""
     rng = np.random.default_rng(seed)
-    facts, inputs = read_once(model, CASES_OF_BENCHMARK, shapes or {})
+    reading, inputs = read_once(model, CASES_OF_BENCHMARK, shapes or {})
+    facts = reading.facts
     calls = ({n: sample(rng, facts[n].dtype, facts[n].shape or ()) for n in inputs} for _ in range(count))
     return data_of_calls(calls, model, "random")

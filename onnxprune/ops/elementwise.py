@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from onnxprune.facts import evaluate
 from onnxprune.graph import FLOATS
+from onnxprune.infer import evaluate
 from onnxprune.labels import Axis, Flow, Rest
 from onnxprune.ops.site import Site, Unsupported
 

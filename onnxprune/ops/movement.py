@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxprune.facts import evaluate
 from onnxprune.graph import FLOATS, Graph
+from onnxprune.infer import evaluate
 from onnxprune.labels import Flow, Rest
 from onnxprune.ops.site import Site, Unsupported
 

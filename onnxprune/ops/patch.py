@@ -165,10 +165,10 @@ class Patch:
         indices = self.constant(f"{inner}_indices", positions)
         self.after.append(onnx.helper.make_node("Gather", [inner, indices], [self.node.outputs[0]], axis=axis, name=inner))
 
-    def _inner(self) -> str:
+    def _inner(self, output: int = 0) -> str:
         """Let the node write to a new tensor, from which `after` makes the old one."""
-        inner = self.name(self.node.outputs[0])
-        self.proto.output[0] = inner
+        inner = self.name(self.node.outputs[output])
+        self.proto.output[output] = inner
         return inner
 
     def zeros_back(self, operand: int, missing: Mapping[int, int]) -> None:
@@ -213,7 +213,9 @@ class Patch:
             return self.constant(f"{tensor}_rest", self.cutting.rests.constant(tensor, axis))
         made = self.cutting.rests.made
         if (tensor, axis) not in made:
-            node = self.cutting.graph.producers[tensor]
+            node = self.cutting.graph.makers[tensor]
+            if node.fused:
+                raise Unsupported("takes in what removed channels hold behind a fused operator")
             proto = NodeProto()
             proto.CopyFrom(node.proto)
             width, back = 1, axis - len(flow.axes)
@@ -238,18 +240,18 @@ class Patch:
             return self.constant(name, value)
         return name
 
-    def first_after(self, counts: Mapping[int, int]) -> None:
+    def first_after(self, counts: Mapping[int, int], output: int = 0) -> None:
         """Keep of each of these output axes the first positions: axis -> how many."""
-        inner, axes = self._inner(), sorted(counts)
+        inner, axes, outer = self._inner(output), sorted(counts), self.node.outputs[output]
         ends = [counts[k] for k in axes]
         if self._core >= 10:
             operands = [
                 self.constant(f"{inner}_{what}", np.array(v, np.int64))
                 for what, v in (("starts", [0] * len(axes)), ("ends", ends), ("axes", axes))
             ]
-            self.after.append(onnx.helper.make_node("Slice", [inner, *operands], [self.node.outputs[0]], name=inner))
+            self.after.append(onnx.helper.make_node("Slice", [inner, *operands], [outer], name=inner))
         else:
-            node = onnx.helper.make_node("Slice", [inner], [self.node.outputs[0]], name=inner)
+            node = onnx.helper.make_node("Slice", [inner], [outer], name=inner)
             node.attribute.extend(
                 onnx.helper.make_attribute(k, v) for k, v in (("axes", axes), ("starts", [0] * len(axes)), ("ends", ends))
             )

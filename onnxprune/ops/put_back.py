@@ -25,38 +25,41 @@ def _kept(patch: Patch, axes: Iterable[int]) -> dict[int, tuple[int, int]]:
     return {k: (int(m.sum()), len(m)) for k, m in masks.items() if m is not None and not m.all()}
 
 
-def _put_back(patch: Patch, axes: Iterable[int], also: Iterable[int] = ()) -> None:
+def _put_back(
+    patch: Patch, axes: Iterable[int], also: Iterable[int] = (), terms: Iterable[int] = (0,), results: Iterable[int] = (0,)
+) -> None:
     """Run the operator at the original width, with what removed channels hold behind those that are left; drop their results.
 
-    The order of channels does not matter to it. Operands `also` (scale, shift) are aligned to the first one's last axes.
+    The order of channels does not matter to it. Of the operands, `terms` are added up to what the operator works on, and `also`
+    (scale, shift) are applied to its results; all are aligned to the last axes of the first.
     """
     shrunk = _kept(patch, axes)
     if not shrunk:
         return
-    data = patch.node.inputs[0]
-    flow = patch.cutting.coupled.flows[data]
-    patch.zeros_back(0, {k: before - after for k, (after, before) in shrunk.items()})
-    for k, (after, before) in shrunk.items():
-        if flow.rest[k] is Rest.CONSTANT:
-            _add_constant(patch, patch.cutting.rests.constant(data, k), k, after, before)
-    for operand in also:
-        own = patch.cutting.coupled.flows[patch.node.inputs[operand]].axes
-        shift = len(flow.axes) - len(own)
-        missing = {k - shift: b - a for k, (a, b) in shrunk.items() if k >= shift and own[k - shift] is not None}
-        if missing:
-            patch.zeros_back(operand, missing)
-    patch.first_after({k: after for k, (after, _) in shrunk.items()})
+    rank = len(patch.cutting.coupled.flows[patch.node.inputs[0]].axes)
+    for operand in (*terms, *also):
+        name = patch.node.inputs[operand]
+        flow = patch.cutting.coupled.flows[name]
+        shift = len(flow.axes) - rank
+        own = {k + shift: sizes for k, sizes in shrunk.items() if k + shift >= 0 and flow.axes[k + shift] is not None}
+        if own:
+            patch.zeros_back(operand, {k: before - after for k, (after, before) in own.items()})
+        for k, (after, before) in own.items():
+            if operand in terms and flow.rest[k] is Rest.CONSTANT:
+                _add_constant(patch, operand, patch.cutting.rests.constant(name, k), k, after, before)
+    for output in results:
+        patch.first_after({k: after for k, (after, _) in shrunk.items()}, output)
 
 
-def _add_constant(patch: Patch, rest: NDArray[Any], axis: int, after: int, before: int) -> None:
+def _add_constant(patch: Patch, operand: int, rest: NDArray[Any], axis: int, after: int, before: int) -> None:
     """Fill the positions behind the kept ones with constants."""
     if not rest.any():
         return
     shape = [before if k == axis else n for k, n in enumerate(rest.shape)]
     whole = np.zeros(shape, rest.dtype)
     whole[(slice(None),) * axis + (slice(after, None),)] = rest
-    stem = f"{patch.node.inputs[0]}_rest"
-    patch.put(0, patch.add_before("Add", [patch.proto.input[0], patch.constant(stem, whole)], stem))
+    stem = f"{patch.node.inputs[operand]}_rest"
+    patch.put(operand, patch.add_before("Add", [patch.proto.input[operand], patch.constant(stem, whole)], stem))
 
 
 def normalization(patch: Patch) -> None:
@@ -64,6 +67,15 @@ def normalization(patch: Patch) -> None:
     rank = len(patch.cutting.masks(patch.node.inputs[0]))
     first = patch.node.attribute("axis", -1) % rank
     _put_back(patch, range(first, rank), [k for k in (1, 2) if patch.has(k)])
+
+
+def skip_normalization(patch: Patch) -> None:
+    """SkipLayerNormalization and its kin: the statistics of a sum of the original width; the sum is a result, too."""
+    rms = "Simplified" in patch.node.op
+    scales, terms = ((2,), (0, 1, 3)) if rms else ((2, 3), (0, 1, 4))
+    results = [k for k in (0, 3) if k < len(patch.node.outputs) and patch.node.outputs[k]]
+    last = len(patch.cutting.masks(patch.node.inputs[0])) - 1
+    _put_back(patch, [last], [k for k in scales if patch.has(k)], [k for k in terms if patch.has(k)], results)
 
 
 def batch_norm(patch: Patch) -> None:
@@ -114,6 +126,9 @@ REFITS: Mapping[str, Callable[[Patch], None]] = {
     "BatchNormalization": batch_norm,
     "LayerNormalization": normalization,
     "RMSNormalization": normalization,
+    "SimplifiedLayerNormalization": normalization,
+    "com.microsoft.SkipLayerNormalization": skip_normalization,
+    "com.microsoft.SkipSimplifiedLayerNormalization": skip_normalization,
     "Softmax": softmax,
     "LogSoftmax": softmax,
     "Hardmax": softmax,

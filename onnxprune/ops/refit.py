@@ -21,15 +21,16 @@ FAR = np.iinfo(np.int64).max
 
 
 def group(patch: Patch) -> None:
-    """Conv, ConvTranspose: as many groups as the inputs that are left make with the weight that is left."""
+    """Convolutions: as many groups as the inputs that are left make with the weight that is left."""
     if patch.node.attribute("group", 1) == 1:
         return
+    place = 3 if patch.node.op == "QLinearConv" else 1
     ins = patch.cutting.facts[0][patch.node.inputs[0]].shape
-    weight = patch.cutting.facts[0][patch.node.inputs[1]].shape
+    weight = patch.cutting.facts[0][patch.node.inputs[place]].shape
     if ins is None or weight is None:
         raise Unsupported("has inputs of unknown shape")
-    old = patch.cutting.graph.facts[patch.node.inputs[1]].cases[0].shape or ()
-    if patch.node.op == "Conv":
+    old = patch.cutting.graph.facts[patch.node.inputs[place]].cases[0].shape or ()
+    if patch.node.op != "ConvTranspose":
         new = ins[1] // weight[1]
     else:  # the weight of ConvTranspose counts inputs: they shrink with whole groups, or within each
         whole = weight[1] == old[1] and ins[1] % (old[0] // patch.node.attribute("group")) == 0
@@ -270,6 +271,8 @@ def recurrent(patch: Patch) -> None:
 REFITS: Mapping[str, Callable[[Patch], None]] = {
     "Conv": group,
     "ConvTranspose": group,
+    "QLinearConv": group,
+    "com.microsoft.FusedConv": group,
     "Reshape": reshape,
     "Expand": expand,
     "ConstantOfShape": constant_of_shape,

@@ -25,12 +25,14 @@ class Use:
 
     Attributes:
         node: index of the node.
-        operand: which input of the node.
+        op: its operator; for a fused node that of the part at work.
+        operand: which input of that operator.
         labels: labels of the axis, one a position.
         produces: True where the axis becomes a channel axis of the output, False where the node sums over it.
     """
 
     node: int
+    op: str
     operand: int
     labels: NDArray[np.int64]
     produces: bool
@@ -122,7 +124,7 @@ class Site:
     def use(self, operand: int, axis: Axis, produces: bool) -> None:
         """Record a weight at work."""
         if axis is not None and self.stored[operand]:
-            self.uses.append(Use(self.node.index, operand, axis, produces))
+            self.uses.append(Use(self.node.index, self.node.op, operand, axis, produces))
 
 
 Pair = tuple[NDArray[np.int64], NDArray[np.int64]]

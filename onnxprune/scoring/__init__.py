@@ -142,7 +142,7 @@ class _Reader:
         self._batch_norms: dict[int, dict[int, Use]] = {}
         nodes = coupled.graph.nodes
         for use in coupled.uses:
-            if nodes[use.node].op == "BatchNormalization":
+            if use.op == "BatchNormalization":
                 source = coupled.graph.producers.get(nodes[use.node].inputs[0])
                 if source is not None and len(coupled.graph.consumers[nodes[use.node].inputs[0]]) == 1:
                     self._batch_norms.setdefault(source.index, {})[use.operand] = use
