@@ -137,3 +137,161 @@ def test_random_is_seeded_and_fits() -> None:
     assert a.chunks[0]["x"].shape == (5, 3, 8, 8)
     assert not np.array_equal(a.chunks[0]["x"], b.chunks[0]["x"])
     assert np.array_equal(a.chunks[0]["x"], random_data(small(), 5, 0).chunks[0]["x"])
+
+
+TOKENS = "g (int64[N,T] x, int64[N,T] mask) => (float[N,T] y) { p = Mul(x, mask) y = Cast <to = 1> (p) }"
+SOURCE = """
+import numpy as np
+
+def whole():
+    for k in range(5):
+        yield {"x": np.full((2, 3 + k % 2), k), "mask": np.ones((2, 3 + k % 2), np.int64), "label": [k, k]}
+
+def single():
+    return [{"x": np.full(4, k), "mask": np.ones(4, np.int64), "label": k} for k in range(3)]
+
+def endless(path, seed=0):
+    while True:
+        yield {"x": np.array([[len(path)]]), "mask": np.array([[1]])}
+
+def fails():
+    yield {"x": np.zeros((1, 2), int), "mask": np.ones((1, 2), int)}
+    raise KeyError("a\\nb")
+
+def nothing():
+    return []
+
+def other():
+    yield {"x": np.zeros((1, 2), int)}
+
+def numbers():
+    yield 1.0
+
+def keyed():
+    return 5
+
+value = 3
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module in the working folder."""
+    name = f"mine_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+def test_a_function_yields_batches_of_several_shapes(mine: str) -> None:
+    data = load_data(f"{mine}:whole", model(TOKENS))
+    assert [c["x"].shape for c in data.chunks] == [(6, 3), (4, 4)]
+    assert data.labels is not None
+    assert data.labels.tolist() == [0, 0, 2, 2, 4, 4, 1, 1, 3, 3] == [int(v) for b in data.batches(2) for v in b["x"][:, 0]]
+
+
+def test_a_function_yields_single_samples(mine: str) -> None:
+    data = load_data(f"{mine}:single", model(TOKENS))
+    assert data.chunks[0]["x"].shape == (3, 4)
+    assert data.labels is not None
+    assert data.labels.tolist() == [0, 1, 2]
+
+
+def test_a_function_without_end_is_asked_for_some_and_given_the_model(mine: str) -> None:
+    data = load_data(f"{mine}:endless", model(TOKENS), samples=7, path="a/b.onnx")
+    assert len(data) == 7
+    assert data.chunks[0]["x"][0, 0] == len("a/b.onnx")
+
+
+ENTRY = {
+    "fails": ("{}:fails", r"--data .*:fails, at sample 2: KeyError: 'a\\nb' \(mine_.*\.py, line 17\)"),
+    "nothing": ("{}:nothing", "there are no samples"),
+    "an input is missing": ("{}:other", r"has names \['x'\].*mask is missing"),
+    "no dict": ("{}:numbers", "something that is no dict"),
+    "not a generator": ("{}:keyed", "TypeError: 'int' object is not iterable"),
+    "no function": ("{}:nowhere", "has no function 'nowhere'"),
+    "a value": ("{}:value", "has no function 'value'"),
+    "no module": ("no_such_module:f", "importing 'no_such_module': ModuleNotFoundError"),
+}
+
+
+@pytest.mark.parametrize(("source", "why"), ENTRY.values(), ids=ENTRY)
+def test_functions_that_do_not_do(source: str, why: str, mine: str) -> None:
+    with pytest.raises(DataError, match=why) as e:
+        load_data(source.format(mine), model(TOKENS))
+    assert "\n" not in str(e.value)
+
+
+def test_a_module_that_fails_is_one_line_with_its_place(mine: str, tmp_path: Path) -> None:
+    (tmp_path / f"{mine}_bad.py").write_text("x = 1\nx / 0\n")
+    with pytest.raises(DataError, match=r"ZeroDivisionError: division by zero \(mine_.*_bad\.py, line 2\)"):
+        load_data(f"{mine}_bad:f", model(TOKENS))
+
+
+def test_a_file_with_a_colon_in_its_name_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Path("a:b").open("wb") as file:
+        np.savez(file, x=X)
+    assert len(load_data("a:b", small())) == 4
+
+
+LABEL_FILES: dict[str, tuple[str, list[Any]]] = {
+    "numbers": ("3\n1\n2\n0\n", [3, 1, 2, 0]),
+    "a title": ("class\n3\n1\n2\n0\n", [3, 1, 2, 0]),
+    "several columns": ("k,class\n0,3\n1,1\n2,2\n3,0\n", [3, 1, 2, 0]),
+    "fractions": ("0.5\n1\n2\n3\n", [0.5, 1, 2, 3]),
+    "words": ("ant\nbee\ncat\ndog\n", ["ant", "bee", "cat", "dog"]),
+}
+
+
+@pytest.mark.parametrize(("text", "labels"), LABEL_FILES.values(), ids=LABEL_FILES)
+def test_labels_in_lines_of_text(text: str, labels: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text(text)
+    data = load_data({"x": X}, small(), labels=tmp_path / "l.csv")
+    assert data.labels is not None
+    assert data.labels.tolist() == labels
+
+
+def test_labels_in_arrays_stand_before_those_of_the_source(tmp_path: Path) -> None:
+    np.save(tmp_path / "l.npy", np.arange(4))
+    np.savez(tmp_path / "l.npz", other=np.zeros(9), y=np.arange(4))
+    np.savez(tmp_path / "bad.npz", a=np.zeros(4), b=np.zeros(4))
+    for name in ("l.npy", "l.npz"):
+        data = load_data({"x": X, "label": np.zeros(4)}, small(), labels=tmp_path / name)
+        assert data.labels is not None
+        assert data.labels.tolist() == [0, 1, 2, 3]
+    with pytest.raises(DataError, match=r"has arrays \['a', 'b'\], expected one"):
+        load_data({"x": X}, small(), labels=tmp_path / "bad.npz")
+    with pytest.raises(DataError, match="got 9 labels for 4 samples"):
+        load_data({"x": X}, small(), labels=np.zeros(9))
+    for text in ("", "\n\n"):
+        (tmp_path / "empty.csv").write_text(text)
+        with pytest.raises(DataError, match="is empty"):
+            load_data({"x": X}, small(), labels=tmp_path / "empty.csv")
+    with pytest.raises(DataError, match="No such file"):
+        load_data({"x": X}, small(), labels=tmp_path / "none.csv")
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(DataError, match="not a text file"):
+        load_data({"x": X}, small(), labels=tmp_path / "binary.csv")
+
+
+def test_samples_that_fill_no_batch_are_left_out_with_their_labels() -> None:
+    net = model("g (float[4,3] x) => (float[4,3] y) { y = Identity(x) }")
+    data = load_data({"x": np.zeros((10, 3), np.float32), "label": np.arange(10)}, net)
+    assert data.labels is not None
+    assert (len(data), data.labels.tolist(), data.fixed) == (8, list(range(8)), 4)
+    assert data.notes == ("2 of 10 samples are left out, for the model takes 4 at a time",)
+    with pytest.raises(DataError, match="expected 4 of one shape at least"):
+        load_data({"x": np.zeros((3, 3), np.float32)}, net)
+
+
+def test_options_that_do_not_belong_together() -> None:
+    with pytest.raises(DataError, match="--preprocess: is for a folder of images"):
+        load_data({"x": X}, small(), preprocess="size=8x8")
+    with pytest.raises(DataError, match="--samples: got 0"):
+        load_data({"x": X}, small(), samples=0)
+
+
+def test_some_samples_of_many() -> None:
+    data = load_data({"x": np.arange(100, dtype=np.float32)[:, None, None, None] * X[:1], "label": np.arange(100)}, small())
+    assert len(load_data(data, small(), samples=9)) == 9

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.data.samples import Data
+from onnxprune.data.samples import Data, count
 from onnxprune.errors import DataError
 from onnxprune.graph import Fact, free_inputs
 from onnxprune.infer import fact_of_type
@@ -50,10 +50,11 @@ def data_of_arrays(arrays: Mapping[str, NDArray[Any]], model: ModelProto, where:
     return data_of_chunks([{n: arrays[n] for n in facts}], model, where, labels)
 
 
-def data_of_chunks(chunks: list[Feeds], model: ModelProto, where: str, labels: NDArray[Any] | None = None) -> Data:
+def data_of_chunks(chunks: Sequence[Feeds], model: ModelProto, where: str, labels: NDArray[Any] | None = None) -> Data:
     """Samples from arrays with one sample an entry; what the model does not take is said with the input's name.
 
-    An array may have one axis more than its input: then that axis counts samples, and each is fed alone.
+    An array may have one axis more than its input: then that axis counts samples, and each is fed alone. Samples that do not
+    fill a batch of the size that the file insists on are left out.
     """
     facts = inputs_of(model)
     made = [{n: as_typed(n, chunk[n], facts[n], where) for n in facts} for chunk in chunks]
@@ -62,10 +63,26 @@ def data_of_chunks(chunks: list[Feeds], model: ModelProto, where: str, labels: N
         for n, x in chunk.items():
             _check_shape(n, x.shape[1:] if n in stacked else x.shape, facts[n], n not in stacked, where)
     try:
-        return Data(tuple(made), labels, 1 if stacked else fixed_batch(facts), stacked)
+        fixed = 1 if stacked else fixed_batch(facts)
     except DataError as e:
-        advice = "" if "count samples" not in str(e) else "; give every array one axis more, the samples first (numpy.stack)"
-        raise DataError(f"{where}: {e}{advice}") from None
+        raise DataError(f"{where}: {e}; give every array one axis more, the samples first (numpy.stack)") from None
+    try:
+        return _whole_batches(Data(tuple(made), labels, None, stacked), fixed)
+    except DataError as e:
+        raise DataError(f"{where}: {e}") from None
+
+
+def _whole_batches(data: Data, fixed: int | None) -> Data:
+    """The data with a fixed batch size, less the samples that fill no batch."""
+    counts = [count(chunk) for chunk in data.chunks]
+    kept = [n - n % (fixed or 1) for n in counts]
+    if not any(kept):
+        raise DataError(f"got {len(data)} samples, expected {fixed} of one shape at least, the model's batch size")
+    if kept == counts:
+        return replace(data, fixed=fixed)
+    mask = np.concatenate([np.arange(n) < k for n, k in zip(counts, kept, strict=True)])
+    note = f"{len(data) - sum(kept)} of {len(data):,} samples are left out, for the model takes {fixed} at a time"
+    return replace(data.where(mask), fixed=fixed, notes=(*data.notes, note))
 
 
 def inputs_of(model: ModelProto) -> dict[str, Fact]:
@@ -87,22 +104,57 @@ def fixed_batch(facts: Mapping[str, Fact]) -> int | None:
     return next(iter(stated), None)
 
 
-def data_of_calls(calls: Iterable[Feeds], model: ModelProto, where: str, notes: tuple[str, ...] = ()) -> Data:
-    """Samples from feeds as the model takes them, one sample or one batch each.
+def data_of_calls(calls: Iterable[Feeds], model: ModelProto, where: str) -> Data:
+    """Samples from feeds as the model takes them, one sample (with or without the axis that counts them) or one batch each.
 
-    Where the inputs have no common axis for samples, every feed is one sample.
+    Where the inputs have no common axis for samples, every feed is one sample. Labels may be among the feeds, as `label`.
     """
     facts, groups = inputs_of(model), dict[tuple[tuple[int, ...], ...], list[Feeds]]()
+    common = _common_axis(facts)
+    for call in calls:
+        call = _as_batch(_named(call, facts, where), facts, common)
+        groups.setdefault(tuple(call[n].shape[1:] for n in facts), []).append(call)
+    if not groups:
+        raise DataError(f"{where}: there are no samples")
+    names = [n for n in next(iter(groups.values()))[0] if all(n in call for group in groups.values() for call in group)]
+    chunks = [{n: np.concatenate([call[n] for call in group]) for n in names} for group in groups.values()]
+    labels = [chunk[n] for chunk in chunks for n in names if n not in facts]
+    return data_of_chunks(chunks, model, where, np.concatenate(labels) if labels else None)
+
+
+def _common_axis(facts: Mapping[str, Fact]) -> bool:
     try:
         fixed_batch(facts)
-        join: Callable[..., NDArray[Any]] = np.concatenate
+        return True
     except DataError:
-        join = np.stack
-    for call in calls:
-        key = tuple(np.shape(call[n])[join is np.concatenate :] for n in facts)
-        groups.setdefault(key, []).append(call)
-    chunks = [{n: join([c[n] for c in group]) for n in facts} for group in groups.values()]
-    return replace(data_of_chunks(chunks, model, where), notes=notes)
+        return False
+
+
+def _named(call: Any, facts: Mapping[str, Fact], where: str) -> Feeds:
+    """The feeds by name: of every input, and the label, if any, as `label`."""
+    if isinstance(call, Mapping) and list(call) == [""]:
+        call = call[""]
+    if not isinstance(call, Mapping):
+        call = {next(iter(facts)): call} if len(facts) == 1 else {}
+    missing = [n for n in facts if n not in call]
+    if missing:
+        got = f"names {sorted(map(str, call))}" if call else "something that is no dict"
+        raise DataError(f"{where}: a sample has {got}, expected input name -> array; {', '.join(missing)} is missing")
+    label = next((call[k] for k in LABELS if k in call and k not in facts), None)
+    found = {n: np.asarray(call[n]) for n in facts}
+    return found if label is None else {**found, "label": np.asarray(label)}
+
+
+def _as_batch(call: Feeds, facts: Mapping[str, Fact], common: bool) -> Feeds:
+    """The feeds with an axis for samples, which they lack where they are one sample."""
+    made = {}
+    for n, fact in facts.items():
+        lacks = not common or (fact.shape is not None and call[n].ndim == len(fact.shape) - 1)
+        made[n] = call[n][None] if lacks else call[n]
+    label, size = call.get("label"), count(made)
+    if label is not None:
+        made["label"] = label if label.shape[:1] == (size,) else label[None]
+    return made
 
 
 def as_typed(name: str, array: NDArray[Any], fact: Fact, where: str) -> NDArray[Any]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,19 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.data.arrays import data_of_arrays, data_of_calls, read_arrays
+from onnxprune.data.entry import data_of_entry, is_entry
+from onnxprune.data.images import Watch, data_of_images, image_files, subfolder_labels
+from onnxprune.data.labels import read_labels
 from onnxprune.data.samples import Data
+from onnxprune.errors import DataError
 from onnxprune.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.verify import sample
 
 Source = str | Path | Mapping[str, NDArray[Any]] | Data
-MADE_UP = 256
-"""How many samples `random` makes where nobody asks for a number."""
+Shapes = Mapping[str, Sequence[int]]
+Labels = str | Path | Sequence[Any] | NDArray[Any]
+MOST, MADE_UP = 1024, 256
+"""Samples that are read from a folder or asked of a function, and that are made up, where nobody asks for a number."""
 
 
 def load_data(
@@ -28,35 +35,110 @@ def load_data(
     preprocess: str | None = None,
     samples: int | None = None,
     seed: int = 0,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    labels: Labels | None = None,
+    shapes: Shapes | None = None,
+    path: str | None = None,
+    progress: Watch = lambda _: None,
 ) -> Data:
     """Samples for the inputs of a model.
 
     Args:
-        source: the path of an .npz or .npy, input name -> array, samples loaded before, or `random`.
+        source: the path of an .npz or .npy (one array an input, samples first), of a folder of images (or of such files);
+            `module:function`; `synthetic` or `random`; or input name -> array; or samples loaded before.
         model: the model that they are for.
-        preprocess: how images become inputs, for a folder of images.
-        samples: how many to use at most; a seeded choice.
+        preprocess: how images become inputs, as `size=224x224,mean=...`; what is not said follows from the model's input.
+        samples: how many to use at most, chosen by `seed`; by default all of an .npz, 1024 images, 256 made-up samples.
         seed: for what is chosen or made up.
+        labels: one a sample, or a file of them (.npy, .npz, .csv), instead of those that the source has.
         shapes: input name -> shape, for sizes that the file leaves open and the source does not tell.
+        path: of the model, for functions that want it.
+        progress: told how much of a folder is read.
 
     Raises:
         DataError: the source cannot be read, or does not fit the model's inputs.
     """
-    if isinstance(source, Data):
-        data = source
-    elif isinstance(source, Mapping):
-        data = data_of_arrays(source, model, "data")
-    elif str(source) == "random":
-        return random_data(model, samples or MADE_UP, seed, shapes)
-    else:
-        data = data_of_arrays(read_arrays(source, "--data"), model, str(source))
+    if samples is not None and samples < 1:
+        raise DataError(f"--samples: got {samples}, expected at least 1")
+    if isinstance(source, str | Path):
+        folder = Path(source)
+        if str(source) not in ("random", "synthetic") and folder.is_dir() and (files := image_files(folder)):
+            return _images(folder, files, model, preprocess, samples, seed, labels, progress)
+    if preprocess:
+        raise DataError("--preprocess: is for a folder of images; other inputs are given as the model takes them")
+    data = _given(source, model, samples, seed, shapes, path)
+    if labels is not None:
+        found = read_labels(labels) if isinstance(labels, str | Path) else np.asarray(labels)
+        data = replace(data, labels=found)
     return data if samples is None else data.take(samples, seed)
 
 
-def random_data(
-    model: ModelProto, count: int = MADE_UP, seed: int = 0, shapes: Mapping[str, Sequence[int]] | None = None
+def _given(
+    source: Source,
+    model: ModelProto,
+    samples: int | None,
+    seed: int,
+    shapes: Shapes | None,
+    path: str | None,
 ) -> Data:
+    """Everything but images."""
+    if isinstance(source, Data):
+        return source
+    if isinstance(source, Mapping):
+        return data_of_arrays(source, model, "data")
+    text = str(source)
+    if text == "random":
+        return random_data(model, samples or MADE_UP, seed, shapes)
+    if is_entry(text):
+        return data_of_entry(text, model, samples or MOST, path)
+    if Path(source).is_dir():
+        return _folder_of_arrays(Path(source), model)
+    return data_of_arrays(read_arrays(source, "--data"), model, text)
+
+
+def _images(
+    folder: Path,
+    files: Sequence[Path],
+    model: ModelProto,
+    preprocess: str | None,
+    samples: int | None,
+    seed: int,
+    labels: Labels | None,
+    progress: Watch,
+) -> Data:
+    """Some of the images of a folder, with the labels that a file or the folders in it give them."""
+    names = [p.relative_to(folder).as_posix() for p in files]
+    notes: list[str] = []
+    if labels is None:
+        found, notes = subfolder_labels(folder, files, classes_of(model))
+    else:
+        found = read_labels(labels, names) if isinstance(labels, str | Path) else np.asarray(labels)
+        if len(found) != len(files):
+            raise DataError(f"--labels: got {len(found)} labels for {len(files):,} images in {folder}; expected one for each")
+    most = samples or MOST
+    if len(files) > most:
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(files))[:most])
+        notes.append(f"{most:,} of {len(files):,} images are used, chosen at random (--samples)")
+        files, found = [files[k] for k in chosen], None if found is None else found[chosen]
+    data = data_of_images(folder, files, model, preprocess, found, progress)
+    return replace(data, notes=(*data.notes, *notes))
+
+
+def _folder_of_arrays(folder: Path, model: ModelProto) -> Data:
+    """The samples of all .npz and .npy in a folder, one or many a file."""
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".npz", ".npy"))
+    if not files:
+        raise DataError(f"--data {folder}: holds no images (.png, .jpg, .bmp, .webp, ...) and no .npz or .npy")
+    return data_of_calls((read_arrays(file, "--data") for file in files), model, f"--data {folder}")
+
+
+def classes_of(model: ModelProto) -> int | None:
+    """How many classes the first output scores, where it scores each sample as a whole."""
+    facts, _ = read_once(model, CASES_OF_BENCHMARK, {})
+    shape = facts[model.graph.output[0].name].shape or ()
+    return shape[1] if len(shape) > 1 and shape[1] > 1 and all(n == 1 for n in shape[2:]) else None
+
+
+def random_data(model: ModelProto, count: int = MADE_UP, seed: int = 0, shapes: Shapes | None = None) -> Data:
     """Seeded standard normal numbers, small integers and True for the inputs of a model: for smoke tests."""
     rng = np.random.default_rng(seed)
     reading, inputs = read_once(model, CASES_OF_BENCHMARK, shapes or {})

@@ -76,11 +76,11 @@ class Data:
         """
         wish = held_out if isinstance(held_out, int) else math.ceil(held_out * len(self))
         chosen = self._choose(min(-(-wish // self.unit) * self.unit, len(self) // 2), seed)
-        return self._part(~chosen), self._part(chosen)
+        return self.where(~chosen), self.where(chosen)
 
     def take(self, n: int, seed: int = 0) -> Data:
         """At most `n` samples (at least one batch of a fixed size), chosen by `seed`, in the old order."""
-        return self if n >= len(self) else self._part(self._choose(max(n, self.unit), seed))
+        return self if n >= len(self) else self.where(self._choose(max(n, self.unit), seed))
 
     def _choose(self, n: int, seed: int) -> NDArray[np.bool_]:
         """Which samples are among `n` chosen at random, whole units only."""
@@ -89,7 +89,8 @@ class Data:
         chosen[np.random.default_rng(seed).permutation(units)[: max(n, 0) // self.unit]] = True
         return np.repeat(chosen, self.unit)
 
-    def _part(self, mask: NDArray[np.bool_]) -> Data:
+    def where(self, mask: NDArray[np.bool_]) -> Data:
+        """The samples that a mask (one entry a sample) chooses."""
         chunks, at = [], 0
         for chunk in self.chunks:
             here = mask[at : at + count(chunk)]

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of images: what becomes of a pixel, and every way in which it can go wrong."""
+
+from __future__ import annotations
+
+import builtins
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto
+from PIL import Image
+
+from onnxprune.data import Data, load_data
+from onnxprune.data.preprocess import Preprocess, default_for, parse
+from onnxprune.errors import DataError
+from tests.models import Array, model
+
+RED = (200, 40, 0)
+
+
+def net(shape: str = "N,3,8,8", kind: str = "float", classes: int = 5) -> ModelProto:
+    """A model that takes images and scores classes."""
+    return model(
+        f"g ({kind}[{shape}] x, float[1,{classes}] w1) => (float[N,{classes}] y) {{ f = Cast <to = 1> (x) z = Flatten(f) "
+        "m = ReduceMean <axes = [1]> (z) y = MatMul(m, w1) }"
+    )
+
+
+def picture(path: Path, size: tuple[int, int] = (8, 8), colour: Any = RED, mode: str = "RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path)
+    return path
+
+
+def only(data: Data) -> Array:
+    assert len(data.chunks) == 1
+    return data.chunks[0]["x"]
+
+
+def test_pixels_are_scaled_normalised_and_laid_out(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    how = "mean=0.485:0.456:0.406,std=0.229:0.224:0.225,scale=255"
+    x = only(load_data(tmp_path, net(), preprocess=how))
+    assert x.shape == (1, 3, 8, 8)
+    assert x.dtype == np.float32
+    expected = (np.array(RED) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(x[0, :, 3, 3], expected, rtol=1e-5)
+    bgr = only(load_data(tmp_path, net("N,8,8,3"), preprocess="order=bgr,scale=1,mean=1:2:3"))
+    np.testing.assert_allclose(bgr[0, 3, 3], [0 - 1, 40 - 2, 200 - 3])
+
+
+DEFAULTS = {
+    "colour": ("N,3,224,224", "size=224x224,mean=0,std=1,scale=255,order=rgb,layout=nchw,resize=crop,crop=0.875"),
+    "grey": ("N,1,28,28", "size=28x28,mean=0,std=1,scale=255,order=grey,layout=nchw,resize=crop,crop=0.875"),
+    "channels last": ("1,48,192,3", "size=48x192,mean=0,std=1,scale=255,order=rgb,layout=nhwc,resize=stretch"),
+    "no batch": ("3,16,16", "size=16x16,mean=0,std=1,scale=255,order=rgb,layout=chw,resize=crop,crop=0.875"),
+    "no channels": ("N,20,16", "size=20x16,mean=0,std=1,scale=255,order=grey,layout=nhw,resize=stretch"),
+}
+
+
+@pytest.mark.parametrize(("shape", "said"), DEFAULTS.values(), ids=DEFAULTS)
+def test_the_shape_of_the_input_says_the_rest(shape: str, said: str, tmp_path: Path) -> None:
+    dims = tuple(int(d) if d.isdigit() else -1 for d in shape.split(","))
+    how = default_for(dims)
+    assert str(how) == said
+    assert parse(str(how), Preprocess()) == how
+    picture(tmp_path / "a.png", (60, 50))
+    data = load_data(tmp_path, net(shape))
+    batch = next(data.batches(1))["x"]
+    assert all(want in (got, -1) for want, got in zip(dims, batch.shape, strict=True))
+    assert data.notes == (f"images prepared with --preprocess {said}",)
+
+
+def test_whole_numbers_stay_pixels(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    x = only(load_data(tmp_path, net(kind="uint8")))
+    assert x.dtype == np.uint8
+    assert x[0, :, 0, 0].tolist() == list(RED)
+
+
+def half(path: Path, width: int, height: int) -> Path:
+    """Left half white, right half black."""
+    pixels = np.zeros((height, width), np.uint8)
+    pixels[:, : width // 2] = 255
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+RESIZES = {
+    # columns of the middle row, 1 = white, 0.5 = filled with grey, in 8 columns
+    "stretch": ("size=8x8,resize=stretch", [1, 1, 1, 1, 0, 0, 0, 0]),
+    "crop": ("size=8x8,resize=crop,crop=1", [1, 1, 1, 1, 0, 0, 0, 0]),
+    "letterbox": ("size=8x8,resize=letterbox,pad=127.5", [1, 1, 1, 1, 0, 0, 0, 0]),
+    "height": ("size=4x8,resize=height", [1, 1, 1, 1, 0, 0, 0, 0]),
+}
+
+
+@pytest.mark.parametrize(("how", "columns"), RESIZES.values(), ids=RESIZES)
+def test_ways_of_resizing(how: str, columns: list[float], tmp_path: Path) -> None:
+    half(tmp_path / "a.png", 80, 40)
+    x = only(load_data(tmp_path, net("N,1,H,W"), preprocess=how))[0, 0]
+    np.testing.assert_allclose(x[len(x) // 2], columns, atol=0.15)
+
+
+def test_a_letterbox_is_filled_on_both_sides_and_a_line_of_text_on_the_right(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", (20, 10), (255, 255, 255))
+    x = only(load_data(tmp_path, net(), preprocess="size=8x8,resize=letterbox"))[0, 0]
+    np.testing.assert_allclose(x[:, 0], [114 / 255] * 2 + [1] * 4 + [114 / 255] * 2, atol=1e-5)
+    x = only(load_data(tmp_path, net("N,3,8,32"), preprocess="resize=height,mean=0.5,std=0.5"))[0, 0]
+    np.testing.assert_allclose(x[4], [1] * 16 + [0] * 16)
+
+
+def test_an_image_of_the_right_size_is_not_touched(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    for how in ("resize=crop", "resize=stretch", "resize=letterbox", "resize=height"):
+        x = only(load_data(tmp_path, net(), preprocess=f"scale=1,{how}"))
+        assert np.array_equal(x[0].transpose(1, 2, 0), pixels)
+
+
+def test_a_height_alone_gives_widths_that_the_images_ask_for(tmp_path: Path) -> None:
+    for name, width in (("a", 40), ("b", 100), ("c", 44)):
+        picture(tmp_path / f"{name}.png", (width, 20))
+    folder_labels = np.array([7, 8, 9])
+    data = load_data(tmp_path, net("N,3,H,W"), preprocess="size=16,resize=height", labels=folder_labels)
+    assert [c["x"].shape for c in data.chunks] == [(1, 3, 16, 32), (1, 3, 16, 96), (1, 3, 16, 64)]
+    assert data.labels is not None
+    assert data.labels.tolist() == [7, 8, 9]
+    whole = load_data(tmp_path, net("N,3,H,W"), preprocess="resize=none")
+    assert sorted(c["x"].shape[3] for c in whole.chunks) == [40, 44, 100]
+
+
+def test_labels_follow_images_when_shapes_part_them(tmp_path: Path) -> None:
+    for k, width in enumerate((10, 20, 10, 20)):
+        picture(tmp_path / f"{k}.png", (width, 10), (k, k, k))
+    data = load_data(tmp_path, net("N,3,H,W"), preprocess="resize=none,scale=1", labels=np.arange(4))
+    assert data.labels is not None
+    assert data.labels.tolist() == [int(v) for b in data.batches(9) for v in b["x"][:, 0, 0, 0]] == [0, 2, 1, 3]
+
+
+def test_photographs_lie_as_the_camera_held_them(tmp_path: Path) -> None:
+    image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4)
+    exif = image.getexif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    image.save(tmp_path / "a.png", exif=exif)
+    x = only(load_data(tmp_path, net("N,1,8,8"), preprocess="scale=4"))
+    assert x[0, 0, 0].tolist() == [56, 48, 40, 32, 24, 16, 8, 0]
+
+
+def test_a_part_of_a_large_folder_is_seeded_and_counted(tmp_path: Path) -> None:
+    for k in range(30):
+        picture(tmp_path / f"{k:02}.png", colour=(k, 0, 0))
+    chosen = [
+        only(load_data(tmp_path, net(), samples=10, seed=s, preprocess="scale=1"))[:, 0, 0, 0].tolist() for s in (0, 0, 1)
+    ]
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert chosen[0] == sorted(chosen[0])
+    note = load_data(tmp_path, net(), samples=10).notes[-1]
+    assert note == "10 of 30 images are used, chosen at random (--samples)"
+
+
+def test_subfolders_are_classes_where_there_are_as_many(tmp_path: Path) -> None:
+    for k, name in enumerate(("cat", "ant", "bee")):
+        picture(tmp_path / name / "1.png", colour=(k, 0, 0))
+        picture(tmp_path / name / "deeper" / "2.png", colour=(k, 0, 0))
+    data = load_data(tmp_path, net(classes=3), preprocess="scale=1")
+    assert data.labels is not None
+    assert dict(zip(only(data)[:, 0, 0, 0].tolist(), data.labels.tolist(), strict=True)) == {0: 2, 1: 0, 2: 1}
+    other = load_data(tmp_path, net(classes=5))
+    assert other.labels is None
+    assert other.notes[-1] == "the 3 subfolders are not taken for labels, for the model's first output scores 5 classes"
+
+
+def test_subfolders_that_are_numbers_count(tmp_path: Path) -> None:
+    for k in range(11):
+        picture(tmp_path / str(k) / "1.png", colour=(k, 0, 0))
+    data = load_data(tmp_path, net(classes=11), preprocess="scale=1")
+    assert data.labels is not None
+    assert data.labels.tolist() == only(data)[:, 0, 0, 0].tolist()
+
+
+def test_images_that_cannot_be_read_are_named_and_counted(tmp_path: Path) -> None:
+    for k in range(3):
+        picture(tmp_path / f"{k}.png", colour=(k, 0, 0))
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:40])
+    (tmp_path / "3.jpg").write_text("not an image")
+    data = load_data(tmp_path, net(), labels=np.arange(4), preprocess="scale=1")
+    assert data.labels is not None
+    assert data.labels.tolist() == [0, 2] == only(data)[:, 0, 0, 0].tolist()
+    assert data.notes[-1].startswith("2 of 4 images cannot be read and are left out: 1.png: ")
+    (tmp_path / "0.png").write_text("")
+    (tmp_path / "2.png").write_text("")
+    with pytest.raises(DataError, match=r"none of 4 images can be read: 0\.png: cannot identify"):
+        load_data(tmp_path, net())
+
+
+WRONG = {
+    "unknown key": ("sise=8x8", "got 'sise=8x8'; did you mean 'size='"),
+    "no value": ("size", "got 'size'"),
+    "size": ("size=8by8", "a size such as 224x224"),
+    "mean": ("mean=a:b", "numbers such as"),
+    "std": ("std=0", "numbers above 0"),
+    "scale": ("scale=1:2", "one number"),
+    "crop": ("crop=1.5", "at most 1"),
+    "order": ("order=xyz", "one of rgb, bgr, grey"),
+    "channels": ("mean=1:2", "mean has 2 numbers, expected 1 or 3 with order=rgb"),
+    "other size": (
+        "size=9x9",
+        r"'x' has shape \[1, 3, 9, 9\], the model expects .*8, 8\]; write --preprocess size=8x8",
+    ),
+    "other layout": ("layout=nhwc", r"has shape \[1, 8, 8, 3\].*write --preprocess .*layout=nchw"),
+    "grey": ("order=grey", r"has shape \[1, 1, 8, 8\].*write --preprocess .*order=rgb"),
+    "no channels": ("layout=nhw", "no axis for channels"),
+}
+
+
+@pytest.mark.parametrize(("how", "why"), WRONG.values(), ids=WRONG)
+def test_what_does_not_fit_is_one_line_that_says_what_to_write(how: str, why: str, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    with pytest.raises(DataError, match=why) as e:
+        load_data(tmp_path, net(), preprocess=how)
+    assert "\n" not in str(e.value)
+
+
+def test_models_that_take_no_folder_of_images(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    two = model("g (float[N,3,8,8] x, float[N,2] s) => (float[N,3,8,8] y) { y = Identity(x) }")
+    with pytest.raises(DataError, match=r"has 2 \(x, s\); give an .npz"):
+        load_data(tmp_path, two)
+    with pytest.raises(DataError, match="which holds no images; give an .npz"):
+        load_data(tmp_path, net("N,2,3,8,8"))
+    with pytest.raises(DataError, match="leaves the size open; write size="):
+        load_data(tmp_path, net("N,3,H,W"))
+    with pytest.raises(DataError, match="expected one for each"):
+        load_data(tmp_path, net(), labels=np.arange(3))
+
+
+def test_a_folder_without_images_and_one_of_arrays(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no images"):
+        load_data(tmp_path, net())
+    for k in range(3):
+        np.savez(tmp_path / f"{k}.npz", x=np.full((3, 8, 8), k, np.float32), label=k)
+    data = load_data(tmp_path, net())
+    assert data.labels is not None
+    assert data.labels.tolist() == [0, 1, 2] == only(data)[:, 0, 0, 0].tolist()
+    for k in range(3):
+        (tmp_path / f"{k}.npz").unlink()
+        np.save(tmp_path / f"{k}.npy", np.full((2, 3, 8, 8), k, np.float32))
+    assert only(load_data(tmp_path, net()))[:, 0, 0, 0].tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_without_pillow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "a.png")
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name == "PIL":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(DataError, match=r"pip install 'onnxprune\[images\]'"):
+        load_data(tmp_path, net())
