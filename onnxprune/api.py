@@ -12,14 +12,14 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune import benchmark as bench
-from onnxprune.data import Data, load_data
+from onnxprune.data import Data, function_named, load_data
 from onnxprune.decision import Analysis, Decision, analyse, decide
 from onnxprune.errors import CutError, PlanError
 from onnxprune.facts import read_graph
 from onnxprune.graph import free_inputs
 from onnxprune.infer import fact_of_type
 from onnxprune.io import Loaded, check_output, load, save, to_graphsurgeon
-from onnxprune.judge import accuracy
+from onnxprune.judge import Metric, accuracy
 from onnxprune.options import Options, Shapes
 from onnxprune.plan import Plan, dropped_by, plan_of
 from onnxprune.policy import Policy
@@ -103,13 +103,32 @@ def prune(model: Any, ratio: float | None = None, progress: Progress = silent, *
 
 def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent) -> Result:
     """`prune` for a model in memory: read the graph, decide what goes, prove and measure what is left."""
-    data = load_data(options.data, loaded.model) if options.data else None
+    data, metric = _wanted_data(loaded, options, progress)
     progress("analyse", 0)
     graph = read_graph(loaded.model, options.input_shape)
     decision = decide(graph, options, loaded.name)
     plan = plan_of(decision.analysis.coupled, decision.dropped, loaded.sha256, options.asked())
     progress("analyse", 1)
-    return _judged(loaded, decision, plan, options, data, progress)
+    return _judged(loaded, decision, plan, options, data, metric, progress)
+
+
+def _wanted_data(loaded: Loaded, options: Options, progress: Progress) -> tuple[Data | None, Metric | None]:
+    """What --data, and what says how good a result is."""
+    metric = function_named(options.metric, "--metric") if isinstance(options.metric, str) else options.metric
+    if options.data is None:
+        return None, metric
+    data = load_data(
+        options.data,
+        loaded.model,
+        preprocess=options.preprocess,
+        samples=options.samples,
+        seed=options.seed,
+        labels=options.labels,
+        shapes=options.input_shape,
+        path=loaded.name,
+        progress=lambda done: progress("data", done),
+    )
+    return data, metric
 
 
 def apply_plan(model: Any, plan: Plan | str | Path, progress: Progress = silent, **options: Any) -> Result:
@@ -134,7 +153,7 @@ def apply_plan(model: Any, plan: Plan | str | Path, progress: Progress = silent,
         raise PlanError(f"{loaded.name}: the plan cannot be carried out: {e}") from e
     other = bool(plan.model_sha256 and loaded.sha256 and plan.model_sha256 != loaded.sha256)
     notes = ("the plan was made for a file with other contents (a retrained copy?); names and shapes fit",) if other else ()
-    result = _judged(loaded, Decision(analysis, dropped, pruned, analysis.groups, notes), plan, wish, None, progress)
+    result = _judged(loaded, Decision(analysis, dropped, pruned, analysis.groups, notes), plan, wish, None, None, progress)
     report = replace(result.report, asked=plan.made_by or {"plan": "given"}, align_reason="as planned")
     return replace(result, plan=replace(plan, model_sha256=loaded.sha256), report=report)
 
@@ -151,7 +170,15 @@ def verify_files(original: Any, pruned: Any, plan: Plan | str | Path, input_shap
     return verify(analysis.coupled, dropped_by(analysis.coupled, plan), load(pruned).model)
 
 
-def _judged(loaded: Loaded, decision: Decision, plan: Plan, options: Options, data: Data | None, progress: Progress) -> Result:
+def _judged(
+    loaded: Loaded,
+    decision: Decision,
+    plan: Plan,
+    options: Options,
+    data: Data | None,
+    metric: Metric | None,
+    progress: Progress,
+) -> Result:
     """Prove, time and report."""
     proof = timing = hits = None
     if options.verify:
@@ -162,9 +189,11 @@ def _judged(loaded: Loaded, decision: Decision, plan: Plan, options: Options, da
         models, feeds = (loaded.model, decision.pruned), random_feeds(loaded.model, before.inputs)
         timing = bench.benchmark(models, feeds, options.threads, progress=lambda done: progress("benchmark", done))
     if data:
-        hits = _accuracies(loaded.model, decision.pruned, data)
+        hits = _accuracies(loaded.model, decision.pruned, data, metric)
     report = make_report(loaded.name, decision, options, before, after, proof, timing)
-    report = replace(report, accuracy=hits, samples=len(data) if data and hits else 0)
+    if data:
+        notes, measure = (*report.notes, *data.notes), metric.__name__ if metric else report.measure
+        report = replace(report, accuracy=hits, samples=len(data) if hits else 0, measure=measure, notes=notes)
     return Result(decision.pruned, plan, report, loaded.external)
 
 
@@ -174,6 +203,6 @@ def random_feeds(model: ModelProto, shapes: Shapes) -> Feeds:
     return {v.name: sample(rng, fact_of_type(v.type).dtype, tuple(shapes[v.name])) for v in free_inputs(model)}
 
 
-def _accuracies(original: ModelProto, pruned: ModelProto, data: Data) -> Change | None:
-    before, after = accuracy(original, data), accuracy(pruned, data)
+def _accuracies(original: ModelProto, pruned: ModelProto, data: Data, metric: Metric | None) -> Change | None:
+    before, after = accuracy(original, data, metric), accuracy(pruned, data, metric)
     return None if before is None or after is None else Change(before, after)

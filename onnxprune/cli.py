@@ -101,6 +101,57 @@ VerifyOption = Annotated[
 BenchOption = Annotated[bool, typer.Option("--bench/--no-bench", help="Time both models in onnxruntime.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of onnxruntime in the benchmark.")]
 
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="SOURCE",
+        help="Typical inputs, to keep and to measure accuracy with. An .npz or .npy (one array an input, first axis = samples, "
+        "perhaps 'label'); a folder of images (see --preprocess; subfolders are classes where there are as many); a Python "
+        "function that yields dicts input -> array; random: noise, for smoke tests.",
+        show_default=False,
+    ),
+]
+PreprocessOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preprocess",
+        metavar="KEY=VALUE,...",
+        help="How images become inputs: size=224x224, mean=0.485:0.456:0.406, std=0.229:0.224:0.225 (of pixels divided by "
+        "scale=255), order=rgb|bgr|grey, layout=nchw|nhwc, resize=crop|stretch|letterbox|height|none, crop=0.875, pad=114. "
+        "What is left out follows from the model's input; the report says what was used.",
+        show_default=False,
+    ),
+]
+SamplesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--samples",
+        metavar="N",
+        help="How many samples to use at most, chosen by --seed. [default: all of a file; 1024 images; 256 made up]",
+        show_default=False,
+    ),
+]
+LabelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        help="What is right for each sample, in a file of its own: .npy, .npz, or .csv with one a line (file name, label for "
+        "a folder of images).",
+        show_default=False,
+    ),
+]
+MetricOption = Annotated[
+    str | None,
+    typer.Option(
+        "--metric",
+        metavar="module:function",
+        help="What a good result is, where that is not the share of right classes: function(outputs, labels or inputs) -> "
+        "number, higher is better.",
+        show_default=False,
+    ),
+]
+
 
 @app.command()
 def prune(
@@ -133,9 +184,11 @@ def prune(
     ] = "auto",
     include: Annotated[list[str], typer.Option("--include", metavar="GLOB", help="Only cut weights with such names.")] = [],  # noqa: B006
     exclude: Annotated[list[str], typer.Option("--exclude", metavar="GLOB", help="Never cut weights with such names.")] = [],  # noqa: B006
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Inputs and labels (.npz) to measure accuracy before and after.")
-    ] = None,
+    data: DataOption = None,
+    preprocess: PreprocessOption = None,
+    samples: SamplesOption = None,
+    labels: LabelsOption = None,
+    metric: MetricOption = None,
     input_shape: ShapeOption = [],  # noqa: B006
     carrier: CarrierOption = [],  # noqa: B006
     recover: Annotated[
@@ -145,13 +198,31 @@ def prune(
     verify: VerifyOption = True,
     bench: BenchOption = True,
     threads: ThreadsOption = 1,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the criterion 'random'.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of whatever is chosen at random.")] = 0,
     format: FormatOption = Format.TABLE,
     force: ForceOption = False,
 ) -> None:
     """Remove channels from MODEL (the default command)."""
     wish = Options(
-        ratio, criterion, scope, align, scores, include, exclude, data, {}, recover, verify, bench, threads, seed, macs, carrier
+        ratio=ratio,
+        criterion=criterion,
+        scope=scope,
+        align=align,
+        scores=scores,
+        include=include,
+        exclude=exclude,
+        data=data,
+        recover=recover,
+        verify=verify,
+        bench=bench,
+        threads=threads,
+        seed=seed,
+        macs=macs,
+        carrier=carrier,
+        preprocess=preprocess,
+        samples=samples,
+        labels=labels,
+        metric=metric,
     )
     loaded = load(model)
     wish = replace(wish, input_shape=_shapes(input_shape, loaded))

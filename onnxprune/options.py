@@ -11,7 +11,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from onnxprune.data import Labels, Source
 from onnxprune.errors import OptionError
+from onnxprune.judge import Metric
 from onnxprune.policy import Policy, read_carrier
 from onnxprune.scoring import NAMES
 from onnxprune.selection import Alignment, auto_alignment
@@ -32,7 +34,7 @@ class Options:
         align: "auto", "none", or a number of channels.
         scores: path of an .npz, or weight name -> scores, instead of the criterion.
         include, exclude: patterns of weight names that may, or may not, be cut.
-        data: path of an .npz with inputs, and labels to measure accuracy.
+        data: inputs, as `onnxprune.data.load_data` takes them: a path, `module:function`, `random`, or arrays.
         input_shape: input name -> shape, for sizes that the file leaves open.
         recover: what is done to keep accuracy after the cut.
         verify, bench: whether to prove and to time the result.
@@ -40,6 +42,10 @@ class Options:
         seed: seed of the criterion `random`.
         carrier: what a split of channels carries, "outer" (whole heads, whole groups), "inner" (the size of every head, the
             members of every group) or "auto"; also by patterns of weight names, `["*attn*=outer"]`.
+        preprocess: how images become inputs, as in `size=224x224,mean=0.5,std=0.5`.
+        samples: how many samples to use at most.
+        labels: one a sample, or a file of them.
+        metric: what is better, as a function (see `onnxprune.judge.Metric`) or as `module:function`.
         macs: instead of `ratio`, the multiply-accumulates that may remain: "50%", "300M", or a number of them.
     """
 
@@ -50,7 +56,7 @@ class Options:
     scores: str | Path | Mapping[str, NDArray[Any]] | None = None
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
-    data: str | Path | None = None
+    data: Source | None = None
     input_shape: Shapes = field(default_factory=dict)
     recover: str = "none"
     verify: bool = True
@@ -59,6 +65,10 @@ class Options:
     seed: int = 0
     macs: str | float | None = None
     carrier: str | Sequence[str] = ()
+    preprocess: str | None = None
+    samples: int | None = None
+    labels: Labels | None = None
+    metric: str | Metric | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is out of range, before any work."""
@@ -80,6 +90,10 @@ class Options:
             raise OptionError(f"--scope: got '{self.scope}', expected global or local")
         if self.recover not in RECOVERIES:
             raise OptionError(f"--recover: got '{self.recover}', expected one of {', '.join(RECOVERIES)}")
+        if self.data is None:
+            for name in ("preprocess", "samples", "labels", "metric"):
+                if getattr(self, name) is not None:
+                    raise OptionError(f"--{name}: says something about --data, which is missing; give both")
         if self.threads < 1:
             raise OptionError(f"--threads: got {self.threads}, expected at least 1")
         self.alignment()

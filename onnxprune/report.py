@@ -58,7 +58,8 @@ class Report:
         macs, params, bytes: cost before and after.
         inputs: the input shapes that MACs and latency are for.
         verification, benchmark: None where left out.
-        accuracy: top-1 before and after on `samples` samples of the user's data.
+        accuracy: before and after, on `samples` samples of the user's data.
+        measure: what accuracy means: top-1, or the name of the user's metric.
         groups, pins: widths; what cannot be cut, largest first.
         notes, warnings: sentences for the reader; a warning says that something fell short.
         missed: whether the asked ratio was missed by more than two percent, or the asked budget at all.
@@ -80,6 +81,7 @@ class Report:
     benchmark: Benchmark | None = None
     accuracy: Change | None = None
     samples: int = 0
+    measure: str = "top-1"
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     missed: bool = False

@@ -187,6 +187,11 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "align": (with_options("--ratio", "0.5", "--align", "wide"), "expected auto, none, or a number"),
     "recover": (with_options("--ratio", "0.5", "--recover", "magic"), "--recover: got 'magic'"),
     "threads": (with_options("--ratio", "0.5", "--threads", "0"), "expected at least 1"),
+    "data nowhere": (with_options("--ratio", "0.5", "--data", "nowhere"), "--data nowhere: No such file"),
+    "labels alone": (with_options("--ratio", "0.5", "--labels", "l.csv"), "says something about --data, which is missing"),
+    "preprocess of noise": (with_options("--ratio", "0.5", "--data", "random", "--preprocess", "size=8"), "a folder of images"),
+    "samples": (with_options("--ratio", "0.5", "--data", "random", "--samples", "-1"), "expected at least 1"),
+    "metric": (with_options("--ratio", "0.5", "--data", "random", "--metric", "mine"), "expected module:function"),
     "format": (with_options("--ratio", "0.5", "--format", "xml"), "xml"),
     "include": (with_options("--ratio", "0.5", "--include", "nothing*"), "matches no weight"),
     "exclude": (with_options("--ratio", "0.5", "--exclude", "nothing*"), "matches no weight"),
@@ -349,3 +354,26 @@ def test_as_a_process(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"onnxprune: {tmp_path}/no.onnx: no such file; check the path\n"
+
+
+def test_images_labels_and_a_metric_from_the_command_line(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    path, images = write(tmp_path), tmp_path / "images"
+    images.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 9, 9, 3), np.uint8)
+    for k, x in enumerate(pixels):
+        Image.fromarray(x).save(images / f"{k:02}.png")
+    (tmp_path / "labels.csv").write_text("file,class\n" + "".join(f"{k:02}.png,{k % 5}\n" for k in range(12)))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_metric_of_cli.py").write_text("def spread(outputs, labels):\n    return -len(labels) / 3\n")
+    given = ["--data", "images", "--preprocess", "size=8x8,mean=0.5,std=0.5", "--samples", "9", "--labels", "labels.csv"]
+    assert run([str(path), "--ratio", "0.5", *given, "--format", "json", *FAST]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["samples"], report["measure"]) == (9, "top-1")
+    assert any("9 of 12 images are used" in note for note in report["notes"])
+    assert run([str(path), "--ratio", "0.5", *given, "--metric", "my_metric_of_cli:spread", "--force", *FAST]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"accuracy +-3 +-3 +9 samples, spread", shown)

@@ -130,7 +130,7 @@ def _shape(model: ModelProto, name: str, fact: Fact) -> tuple[int, ...]:
     if fact.shape is None:
         raise DataError(f"--data: the model does not tell the shape of '{name}'; give an .npz or module:function")
     if len(fact.shape) == 4 and fact.shape[1] < 0 and fact.shape[3] not in (1, 3):
-        filled = read_once(model, CASES_OF_BENCHMARK, {})[0][name].shape or fact.shape
+        filled = read_once(model, CASES_OF_BENCHMARK, {})[0].facts[name].shape or fact.shape
         return (fact.shape[0], filled[1], *fact.shape[2:])
     return fact.shape
 

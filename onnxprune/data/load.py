@@ -44,7 +44,7 @@ def load_data(
 
     Args:
         source: the path of an .npz or .npy (one array an input, samples first), of a folder of images (or of such files);
-            `module:function`; `synthetic` or `random`; or input name -> array; or samples loaded before.
+            `module:function`; `random`; or input name -> array; or samples loaded before.
         model: the model that they are for.
         preprocess: how images become inputs, as `size=224x224,mean=...`; what is not said follows from the model's input.
         samples: how many to use at most, chosen by `seed`; by default all of an .npz, 1024 images, 256 made-up samples.
@@ -133,7 +133,7 @@ def _folder_of_arrays(folder: Path, model: ModelProto) -> Data:
 
 def classes_of(model: ModelProto) -> int | None:
     """How many classes the first output scores, where it scores each sample as a whole."""
-    facts, _ = read_once(model, CASES_OF_BENCHMARK, {})
+    facts = read_once(model, CASES_OF_BENCHMARK, {})[0].facts
     shape = facts[model.graph.output[0].name].shape or ()
     return shape[1] if len(shape) > 1 and shape[1] > 1 and all(n == 1 for n in shape[2:]) else None
 

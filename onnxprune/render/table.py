@@ -55,13 +55,9 @@ def _costs(report: Report) -> Table:
         table.add_row("latency", _ms(a), _ms(b), f"{b.median_ms / a.median_ms:.1%}", _spread(a, b))
         table.add_row("speed-up", "", *_speedup(report.benchmark))
     if report.accuracy:
-        table.add_row(
-            "accuracy",
-            f"{report.accuracy.before:.2%}",
-            f"{report.accuracy.after:.2%}",
-            "",
-            f"{report.samples:,} samples, top-1",
-        )
+        shown = "{:.2%}" if report.measure == "top-1" else "{:.4g}"  # a metric may be anything
+        values = (shown.format(v) for v in (report.accuracy.before, report.accuracy.after))
+        table.add_row("accuracy", *values, "", escape(f"{report.samples:,} samples, {report.measure}"))
     return table
 
 
