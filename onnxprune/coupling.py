@@ -160,6 +160,7 @@ class _Pass:
             variance = any(node.op == "BatchNormalization" and k == 4 for node, k in users)
             zero = not variance and all((node.fused or node.op) in MASKABLE for node, _ in users)
             zero = zero and (weight.is_float or zero_point(self.graph, weight.name) is not None)
+            zero = zero or (weight.is_float and not weight.array.any())  # an initial state of zeros, say
             axes: list[Axis] = []
             for axis, size in enumerate(weight.shape):
                 labels = self.labels.fresh(size) if size > 1 else None

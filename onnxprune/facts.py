@@ -37,6 +37,7 @@ def input_fact(
     if fact.shape is None:
         return Fact(fact.dtype, tuple(fed[value.name])) if value.name in fed else fact
     dims = value.type.tensor_type.shape.dim
+    channels = _channel_axis(dims)
     shape = []
     for k, d in enumerate(dims):
         if d.HasField("dim_value") and d.dim_value >= 0:
@@ -48,10 +49,17 @@ def input_fact(
             if k == 0:
                 place = "batch"
             elif len(dims) >= 4:
-                place = f"channels of {value.name}" if k == 1 else "width" if k == len(dims) - 1 else "height"
+                last = len(dims) - (1 if channels == 1 else 2)
+                place = f"channels of {value.name}" if k == channels else "width" if k == last else "height"
             default = sizes[place]
             shape.append(named.setdefault(d.dim_param, default) if d.dim_param else default)
     return Fact(fact.dtype, tuple(shape))
+
+
+def _channel_axis(dims: Sequence[Any]) -> int:
+    """Where an image-like input has its channels: at the end, where they are the only size that the file states."""
+    stated = [d.HasField("dim_value") and d.dim_value >= 0 for d in dims]
+    return len(dims) - 1 if len(dims) >= 4 and stated[-1] and not any(stated[1:-1]) else 1
 
 
 def _first_channels(nodes: Sequence[Node], weights: Mapping[str, Weight], name: str) -> int:

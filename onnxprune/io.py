@@ -9,7 +9,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_m
 
 from onnxprune.errors import ModelError, OptionError, OutputError
 from onnxprune.graph import captured, opsets
+from onnxprune.normal import normal_form
 
 OLDEST_OPSET, OLDEST_IR = 9, 3
 INLINE_LIMIT = 2**31 - 2**20
@@ -64,7 +65,7 @@ def load(source: Any) -> Loaded:
     else:
         loaded = _load_file(Path(source))
     _check(loaded)
-    return loaded
+    return replace(loaded, model=normal_form(loaded.model))
 
 
 def to_graphsurgeon(model: ModelProto) -> Any:

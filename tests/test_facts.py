@@ -50,6 +50,14 @@ def test_unnamed_channels_come_from_the_first_convolution() -> None:
     assert read_graph(net).shape("x")[1] == 5  # type: ignore[index]
 
 
+def test_an_image_with_its_channels_last() -> None:
+    net = model("""g (float[N,H,W,3] x, float[8,3,3,3] w1) => (float[] y) {
+        t = Transpose <perm = [0,3,1,2]> (x)  y = Conv <strides = [8,8]> (t, w1) }""")
+    sizes = read_graph(net).facts["y"].cases[0].shape or ()
+    assert min(sizes) > 0
+    assert read_graph(net).shape("y") == (None, 8, None, None)
+
+
 SIZES: dict[str, tuple[str, str, list[int] | None]] = {
     "static": ("s = Shape(x)", "s", [2, 12, 4]),
     "gathered": ("s = Shape(x)  k = Gather(s, one)", "k", [12]),

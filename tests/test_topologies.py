@@ -52,6 +52,22 @@ NETS: dict[str, Net] = {
         46,
         46,
     ),
+    "initial states that the file stores as zeros and repeats": Net(
+        """g (int64[2,5] x, float[9,6] w0, float[1,16,6] w1, float[1,16,4] w2, float[1,32] w3, float[3,4] w4) => (float[] y)
+        <float[1,1,4] zero = {0,0,0,0}, int64[3] s = {1,2,4}, int64[1] nought = {0}, int64[1] one = {1}> {
+        e = Gather(w0, x)  t = Transpose <perm = [1,0,2]> (e)  h = Expand(zero, s)
+        a, last, cell = LSTM <hidden_size = 4> (t, w1, w2, w3, "", h, h)
+        b = Squeeze(a, one)  f = ReduceSum <keepdims = 0> (b, nought)  y = Gemm <transB = 1> (f, w4) }""",
+        10,
+        10,
+    ),
+    "channels beside an axis whose size the data decide": Net(
+        """g (float[5,6] x, int64[5] m, float[6,8] w1, float[8,4] w2) => (float[] y) <int64[1] nought = {0}> {
+        h = MatMul(x, w1)  n = NonZero(m)  s = Squeeze(n, nought)  k = Gather(h, s)  t = Transpose(k)  r = Relu(t)
+        u = Transpose(r)  z = MatMul(u, w2)  y = ReduceSum(z, nought) }""",
+        8,
+        8,
+    ),
     "split and concat": Net(
         """g (float[N,3,8,8] x, float[16,3,1,1] w1, float[8,8,3,3] w2, float[8,8,3,3] w3,
         float[5,24,1,1] w4) => (float[] y)

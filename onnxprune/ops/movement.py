@@ -154,17 +154,29 @@ def _operand(site: Site, k: int, case: int) -> NDArray[Any]:
         return fact.value
     if site.node.op == "Gather" and fact.shape is not None:
         # indices from data: any position may be taken, so that axis must stay (pinned in `gather`); the others move alike
-        return np.zeros(fact.shape, np.int64)
+        return np.zeros([2 if n < 0 else n for n in fact.shape], np.int64)
     raise Unsupported("moves by sizes or indices that are not known")
 
 
 def _shrunk(site: Site, shape: list[int], axis: int) -> list[int]:
     """Sizes of a grid: axes that the operator treats alike shrink to two positions (one would let Squeeze drop them)."""
-    along = site.node.attribute("axis", ALONG.get(site.node.op, 0))
-    return [
-        n if k == axis or not (site.node.op in FREELY or (site.node.op in ALONG and k != along % len(shape))) else min(n, 2)
-        for k, n in enumerate(shape)
-    ]
+    alike = _alike(site, len(shape))
+    if site.node.op == "Concat" and axis in alike:  # what is joined lies along another axis
+        alike = dict.fromkeys(range(len(shape)), 1)
+    small = [n if k == axis or k not in alike else 2 * alike[k] if n < 0 else min(n, 2 * alike[k]) for k, n in enumerate(shape)]
+    if min(small, default=0) < 0:
+        raise Unsupported("moves them beside an axis of unknown size")
+    return small
+
+
+def _alike(site: Site, rank: int) -> dict[int, int]:
+    """Axes of which every position, or every block of so many positions, is treated alike."""
+    op = site.node.op
+    if op in CHANNELS_ONLY:
+        block = site.node.attribute("blocksize") if op == "SpaceToDepth" else 1
+        return dict.fromkeys(range(2, rank), block)
+    along = site.node.attribute("axis", ALONG.get(op, 0)) % max(1, rank)
+    return {k: 1 for k in range(rank) if op in FREELY or (op in ALONG and k != along)}
 
 
 def _grid(labels: NDArray[np.int64], axis: int, shape: list[int]) -> Grid:
@@ -218,11 +230,12 @@ def _pad(site: Site, grid: Grid) -> Grid:
 
 def _carried(site: Site, name: str, grids: list[Grid], rest: Rest) -> Carried | None:
     """The axis of the output `name` that carries these labels, agreed by all cases."""
-    labels = np.unique(np.concatenate([g.ravel() for g in grids]))
+    varying = [_varying(g) for g in grids]
+    small = [g[tuple(slice(None if k in v else 1) for k in range(g.ndim))] for g, v in zip(grids, varying, strict=True)]
+    labels = np.unique(np.concatenate([g.ravel() for g in small]))
     labels = labels[labels >= 0]
     if not len(labels):
         return None
-    varying = [_varying(g) for g in grids]
     spanned = sorted(set().union(*varying))
     if not spanned:
         site.pin(labels, "keeps a single one of them")
@@ -234,7 +247,7 @@ def _carried(site: Site, name: str, grids: list[Grid], rest: Rest) -> Carried | 
         return None
     if len(options) > 1:
         options = [k for k in options if not _picked_apart(site.graph, name, k)] or options
-    rows = {k: [_rows(g, k) for g in grids] for k in options}
+    rows = {k: [_rows(g, k) for g in small] for k in options}
     best = options[0] if len(options) == 1 else _choose(site, rows, labels)
     return Carried(best, _tie_rows(site, rows[best]), rest)
 
@@ -263,7 +276,8 @@ def _picked_apart(graph: Graph, name: str, axis: int) -> bool:
 
 def _varying(grid: Grid) -> list[int]:
     """Axes along which a grid is not constant."""
-    return [k for k, n in enumerate(grid.shape) if n > 1 and bool((np.take(grid, [0], k) != grid).any())]
+    wide = [k for k, n in enumerate(grid.shape) if n > 1 and grid.strides[k]]  # stride 0: broadcast, the same everywhere
+    return [k for k in wide if bool((grid[(slice(None),) * k + (slice(1),)] != grid).any())]
 
 
 def _rows(grid: Grid, axis: int) -> Grid:
