@@ -230,13 +230,12 @@ def _pad(site: Site, grid: Grid) -> Grid:
 
 def _carried(site: Site, name: str, grids: list[Grid], rest: Rest) -> Carried | None:
     """The axis of the output `name` that carries these labels, agreed by all cases."""
-    varying = [_varying(g) for g in grids]
-    small = [g[tuple(slice(None if k in v else 1) for k in range(g.ndim))] for g, v in zip(grids, varying, strict=True)]
+    spanned = sorted(set().union(*(_varying(g) for g in grids)))
+    small = [g[tuple(slice(None if k in spanned else 1) for k in range(g.ndim))] for g in grids]
     labels = np.unique(np.concatenate([g.ravel() for g in small]))
     labels = labels[labels >= 0]
     if not len(labels):
         return None
-    spanned = sorted(set().union(*varying))
     if not spanned:
         site.pin(labels, "keeps a single one of them")
         return None
