@@ -88,6 +88,14 @@ CarrierOption = Annotated[
         "With a pattern, for weights of such names: '*attn*=outer'.",
     ),
 ]
+RenormaliseOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-renormalising",
+        help="Let means, normalisations and softmax over channels work on the channels that are left. More can be cut and the "
+        "graph is faster, but the result is not the original with those channels zeroed.",
+    ),
+]
 OutOption = Annotated[
     Path | None, typer.Option("--output", "-o", help="Where the result goes. [default: MODEL.pruned.onnx]", show_default=False)
 ]
@@ -191,6 +199,7 @@ def prune(
     metric: MetricOption = None,
     input_shape: ShapeOption = [],  # noqa: B006
     carrier: CarrierOption = [],  # noqa: B006
+    allow_renormalising: RenormaliseOption = False,
     recover: Annotated[
         str, typer.Option("--recover", help="What is done to keep accuracy after the cut; none changes no kept weight.")
     ] = "none",
@@ -219,6 +228,7 @@ def prune(
         seed=seed,
         macs=macs,
         carrier=carrier,
+        allow_renormalising=allow_renormalising,
         preprocess=preprocess,
         samples=samples,
         labels=labels,
@@ -265,13 +275,14 @@ def inspect(
     model: ModelArgument,
     input_shape: ShapeOption = [],  # noqa: B006
     carrier: CarrierOption = [],  # noqa: B006
+    allow_renormalising: RenormaliseOption = False,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Show groups of channels, their widths, what cannot be cut and why."""
     loaded = load(model)
     with _progress() as progress:
         progress("analyse", 0)
-        analysis = api.analyze(loaded.model, _shapes(input_shape, loaded), Policy(read_carrier(carrier)))
+        analysis = api.analyze(loaded.model, _shapes(input_shape, loaded), Policy(read_carrier(carrier), allow_renormalising))
     pins = [PinRow(h.channels, str(h.pin), h.weights, h.macs) for h in analysis.held]
     if format is Format.JSON:
         from onnxprune.render.json import to_json
@@ -292,13 +303,14 @@ def explain(
     tensor: Annotated[str, typer.Argument(help="A weight, any other tensor, or a node.")],
     input_shape: ShapeOption = [],  # noqa: B006
     carrier: CarrierOption = [],  # noqa: B006
+    allow_renormalising: RenormaliseOption = False,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Show what ties the channels of TENSOR to others, and the chain that leads to what pins them."""
     from onnxprune.explain import explain as tell
 
     loaded = load(model)
-    policy = Policy(read_carrier(carrier))
+    policy = Policy(read_carrier(carrier), allow_renormalising)
     stories = tell(api.analyze(loaded.model, _shapes(input_shape, loaded), policy).coupled, tensor)
     if format is Format.JSON:
         from onnxprune.render.json import to_json

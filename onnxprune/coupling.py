@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxprune.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.graph import Graph, Node, subgraphs
-from onnxprune.labels import Axis, Flow, Labels, Pin, Rest, Tie
+from onnxprune.labels import Axis, Flow, Labels, Mix, Pin, Rest, Tie
 from onnxprune.macs import Meter, meter
 from onnxprune.ops import RULES, SOURCES
 from onnxprune.ops.quantized import is_quantized, zero_point
@@ -56,6 +56,7 @@ class Coupled:
         uses: weights at work.
         ties, pins: why labels are one, why they stay.
         policy: what was wished where several answers are right.
+        mixed: channels that a node works on together, in a cut on those that are left: such a cut is not the masked original.
     """
 
     graph: Graph = field(repr=False)
@@ -67,6 +68,7 @@ class Coupled:
     ties: tuple[Tie, ...] = field(repr=False)
     pins: tuple[tuple[NDArray[np.int64], Pin], ...] = field(repr=False)
     policy: Policy = DEFAULT
+    mixed: tuple[Mix, ...] = field(default=(), repr=False)
 
     @cached_property
     def owner_of(self) -> NDArray[np.int64]:
@@ -83,6 +85,14 @@ class Coupled:
         for labels, pin in self.pins:
             for root in np.unique(self.roots[labels]).tolist():
                 found.setdefault(root, pin)
+        return found
+
+    def renormalising(self, dropped: NDArray[np.bool_]) -> dict[int, NDArray[np.int64]]:
+        """Index of each node that would work on what is left of channels it mixes -> those channels (labels)."""
+        found: dict[int, NDArray[np.int64]] = {}
+        for mix in self.mixed:
+            if dropped[mix.labels].any():
+                found[mix.node] = np.concatenate([found.get(mix.node, mix.labels[:0]), mix.labels])
         return found
 
     @cached_property
@@ -147,6 +157,7 @@ class _Pass:
             tuple(self.labels.ties),
             tuple(self.labels.pins),
             self.policy,
+            tuple(self.labels.mixed),
         )
 
     def _seed(self) -> None:

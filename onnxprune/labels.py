@@ -75,6 +75,14 @@ class Tie:
     node: int
 
 
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Labels that a node works on together, in the smaller graph on those that are left."""
+
+    labels: NDArray[np.int64]
+    node: int
+
+
 def find(parent: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """The representative of each label, with path compression."""
     root = parent[labels]
@@ -106,6 +114,7 @@ class Labels:
         self.count = 0
         self.ties: list[Tie] = []
         self.pins: list[tuple[NDArray[np.int64], Pin]] = []
+        self.mixed: list[Mix] = []
         self.touched: list[NDArray[np.int64]] = []
 
     def fresh(self, size: int) -> NDArray[np.int64]:
@@ -133,6 +142,11 @@ class Labels:
         self.touched.append(labels)
         self.pins.append((labels, pin))
         self._pinned[self.root(labels)] = True
+
+    def mix(self, labels: NDArray[np.int64], node: int) -> None:
+        """`node` works on these labels together, and in the smaller graph on those that are left."""
+        self.touched.append(labels)
+        self.mixed.append(Mix(labels, node))
 
     def fixed(self, size: int, pin: Pin) -> NDArray[np.int64]:
         """Fresh pinned labels, for the part of an axis that never shrinks."""

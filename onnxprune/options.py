@@ -46,6 +46,7 @@ class Options:
         samples: how many samples to use at most.
         labels: one a sample, or a file of them.
         metric: what is better, as a function (see `onnxprune.judge.Metric`) or as `module:function`.
+        allow_renormalising: whether means, normalisations and softmax over channels may work on those that are left.
         macs: instead of `ratio`, the multiply-accumulates that may remain: "50%", "300M", or a number of them.
     """
 
@@ -69,6 +70,7 @@ class Options:
     samples: int | None = None
     labels: Labels | None = None
     metric: str | Metric | None = None
+    allow_renormalising: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what is out of range, before any work."""
@@ -112,7 +114,7 @@ class Options:
 
     def policy(self) -> Policy:
         """What is wished of the analysis."""
-        return Policy(read_carrier(self.carrier))
+        return Policy(read_carrier(self.carrier), self.allow_renormalising)
 
     def limit(self) -> Amount | None:
         """The multiply-accumulates that may remain; None where the ratio decides."""

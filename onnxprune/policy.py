@@ -12,6 +12,8 @@ from onnxprune.errors import OptionError
 
 AUTO, OUTER, INNER = "auto", "outer", "inner"
 CARRIERS = (AUTO, OUTER, INNER)
+WAY_OUT = " (--allow-renormalising cuts them)"
+"""Ends the reason of a pin that `Policy.allow_renormalising` would lift."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +24,12 @@ class Policy:
         carrier: (pattern of weight names, what they carry where channels are split in two factors): "outer" is whole heads
             or whole groups, "inner" the size of every head or the members of every group, "auto" what leaves most channels
             apart. The last pattern that matches counts.
+        allow_renormalising: where an operator works on channels together (a mean, a normalisation, a softmax), let the smaller
+            graph work on those that are left. Such a cut is smaller and faster, but it is not the masked original.
     """
 
     carrier: tuple[tuple[str, str], ...] = ()
+    allow_renormalising: bool = False
 
     def carries(self, weights: Collection[str]) -> str:
         """What a split of channels carries that these weights own."""
@@ -41,16 +46,17 @@ class Policy:
 
     def to_dict(self) -> dict[str, Any]:
         """What differs from the default, as plain values for a plan."""
-        return {"carrier": [f"{p}={w}" for p, w in self.carrier]} if self.carrier else {}
+        found: dict[str, Any] = {"carrier": [f"{p}={w}" for p, w in self.carrier]} if self.carrier else {}
+        return found | ({"allow_renormalising": True} if self.allow_renormalising else {})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Policy:
         """The inverse of `to_dict`; ValueError for what is none."""
-        unknown = data.keys() - {"carrier"}
+        unknown = data.keys() - {"carrier", "allow_renormalising"}
         if unknown:
             raise ValueError(f"policy: '{min(unknown)}' is not known to this version")
         try:
-            return cls(read_carrier(data.get("carrier", ())))
+            return cls(read_carrier(data.get("carrier", ())), bool(data.get("allow_renormalising", False)))
         except OptionError as e:
             raise ValueError(str(e)) from e
 

@@ -34,6 +34,15 @@ class PinRow:
 
 
 @dataclass(frozen=True, slots=True)
+class MixRow:
+    """A node that works on channels together, and how many of them before and after, where it works on what is left."""
+
+    node: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """A figure before and after."""
 
@@ -61,6 +70,7 @@ class Report:
         accuracy: before and after, on `samples` samples of the user's data.
         measure: what accuracy means: top-1, or the name of the user's metric.
         groups, pins: widths; what cannot be cut, largest first.
+        renormalising: nodes that now work on the channels that are left, so that the cut is not the masked original.
         notes, warnings: sentences for the reader; a warning says that something fell short.
         missed: whether the asked ratio was missed by more than two percent, or the asked budget at all.
     """
@@ -77,6 +87,7 @@ class Report:
     inputs: Mapping[str, tuple[int, ...]]
     groups: tuple[GroupRow, ...]
     pins: tuple[PinRow, ...]
+    renormalising: tuple[MixRow, ...] = ()
     verification: Verification | None = None
     benchmark: Benchmark | None = None
     accuracy: Change | None = None
@@ -133,12 +144,20 @@ def make_report(
         inputs=before.inputs,
         groups=rows,
         pins=tuple(PinRow(h.channels, str(h.pin), h.weights, h.macs) for h in decision.analysis.held),
+        renormalising=_mixes(decision),
         verification=proof,
         benchmark=timing,
         notes=decision.notes,
         warnings=tuple(warnings),
         missed=bool(short),
     )
+
+
+def _mixes(decision: Decision) -> tuple[MixRow, ...]:
+    """Nodes that work on what is left, in the order of the graph."""
+    coupled, dropped = decision.analysis.coupled, decision.dropped
+    found = sorted(coupled.renormalising(dropped).items())
+    return tuple(MixRow(str(coupled.graph.nodes[k]), len(x), int((~dropped[x]).sum())) for k, x in found)
 
 
 FLOORS = "every group keeps at least a tenth of its channels, and every layer one"

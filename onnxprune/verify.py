@@ -5,20 +5,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto
 
 from onnxprune.coupling import Coupled
 from onnxprune.errors import VerificationError
-from onnxprune.facts import skeleton
-from onnxprune.graph import FLOATS, Graph, constant_tensor
+from onnxprune.graph import FLOATS, Graph
 from onnxprune.io import runnable
-from onnxprune.rests import mask_weight
+from onnxprune.reference import reference
 
 Feeds = dict[str, NDArray[Any]]
 # Rounding differs where sums have fewer terms; a wrong cut differs by far more.
@@ -37,34 +36,22 @@ class Verification:
         tolerance: what is allowed, for the least precise output type.
         inputs: the shapes that were fed, one mapping a run.
         engine: what computed both: onnxruntime, or onnx.reference where onnxruntime cannot run the original.
+        renormalising: how many nodes of the compared original worked on what is left (`reference.py`).
     """
 
     error: float
     tolerance: float
     inputs: tuple[Mapping[str, tuple[int, ...]], ...]
     engine: str
-
-
-def masked(coupled: Coupled, dropped: NDArray[np.bool_]) -> ModelProto:
-    """The original with the dropped slices of its weights set to zero, wherever zero means absent (`MASKABLE`)."""
-    graph = coupled.graph
-    model = skeleton(graph.model)
-
-    for t in graph.model.graph.initializer:
-        model.graph.initializer.append(mask_weight(coupled, dropped, t, t.name))
-    for n in graph.model.graph.node:
-        tensor, new = constant_tensor(n), NodeProto()
-        new.CopyFrom(n)
-        if tensor is not None:
-            new.attribute[0].t.CopyFrom(mask_weight(coupled, dropped, tensor, n.output[0]))
-        model.graph.node.append(new)
-    return model
+    renormalising: int = 0
 
 
 def verify(
     coupled: Coupled, dropped: NDArray[np.bool_], pruned: ModelProto, progress: Callable[[float], None] = lambda _: None
 ) -> Verification:
-    """Check a pruned model and compare it with the masked original on seeded inputs.
+    """Check a pruned model and compare it on seeded inputs with the masked original.
+
+    Where the cut was allowed to renormalise, nodes of that original work on the channels that are left (`reference.py`).
 
     Inputs are standard normal, one run for each choice of the dynamic sizes and two at least. Some networks multiply
     rounding errors until nothing can be told from their outputs, or a deep cut leaves outputs so faint that they are
@@ -76,19 +63,21 @@ def verify(
     """
     check_valid(pruned, {n.op_type for n in coupled.graph.model.graph.node})
     _check_interface(coupled.graph.model, pruned)
-    original = masked(coupled, dropped)
+    original = reference(coupled, dropped)
     tries = [feeds_for(coupled.graph, case, seed) for seed, case in enumerate(_cases(coupled.graph))]
     with runnable(original) as a, runnable(pruned) as b:
         run_a, engine = runner(a, original)
         run_b, _ = runner(b, pruned, engine)
+        by_nodes = engine == "onnxruntime" and bool(_comparable(coupled.graph, pruned))
         try:
             proof, telling = _compare(run_a, run_b, tries, engine, [v.name for v in original.graph.output], progress)
-            if telling or engine != "onnxruntime" or not _comparable(coupled.graph, pruned):
-                return proof
+            by_nodes = by_nodes and not telling
         except DifferenceError:
-            if engine != "onnxruntime":
+            if not by_nodes:
                 raise
-    return _node_by_node(coupled, dropped, original, pruned, tries)
+    if by_nodes:
+        proof = _node_by_node(coupled, dropped, original, pruned, tries)
+    return replace(proof, renormalising=len(coupled.renormalising(dropped)))
 
 
 class DifferenceError(VerificationError):

@@ -956,7 +956,8 @@ OTHERS: dict[str, list[Sample]] = {
         Sample(conv("b = Hardmax <axis = 2> (a)"), 8, opset=11),
     ],
     "LpNormalization": [
-        Sample(conv("b = LpNormalization <axis = 1> (a)"), 0, "normalises over this axis", most=0),
+        Sample(conv("b = LpNormalization <axis = 1> (a)"), 8),
+        Sample(conv("e = Sigmoid(a)  b = LpNormalization <axis = 1> (e)"), 0, "normalises over them", most=0),
         Sample(conv("e = Sigmoid(a)  b = LpNormalization <axis = 2, p = 1> (e)"), 8),
         Sample(conv("b = LpNormalization <axis = 2> (a)"), 8),
     ],

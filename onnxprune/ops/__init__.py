@@ -7,21 +7,17 @@ from collections.abc import Iterable, Mapping
 
 from onnxprune.ops.axes import (
     REDUCTIONS,
-    along,
     arg_extreme,
-    batch_norm,
     cumsum,
-    group_norm,
-    layer_norm,
     observe,
     reduction,
     resize,
-    softmax,
     top_k,
 )
 from onnxprune.ops.convolution import convolution
 from onnxprune.ops.elementwise import BROADCAST, UNARY, cast_like, dropout, elementwise
 from onnxprune.ops.movement import MOVES, constant_of_shape, expand, gather, movement
+from onnxprune.ops.normalization import batch_norm, group_norm, instance_norm, layer_norm, lp_norm, softmax
 from onnxprune.ops.quantized import PAIR, dynamic, linear
 from onnxprune.ops.recurrent import GATES, recurrent
 from onnxprune.ops.signatures import SIGNATURES, by_signature
@@ -56,7 +52,8 @@ BY_FUNCTION: Mapping[str, Rule] = {
     "GroupNormalization": group_norm,
     "LayerNormalization": layer_norm,
     "RMSNormalization": layer_norm,
-    "LpNormalization": along(-1, "normalises over this axis"),
+    "InstanceNormalization": instance_norm,
+    "LpNormalization": lp_norm,
     "CumSum": cumsum,
     "Dropout": dropout,
     "DynamicQuantizeLinear": dynamic,

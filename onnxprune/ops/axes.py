@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators that work along some axes and pass the others: softmax, reductions, resizing, sorting."""
+"""Operators that work along some axes and pass the others: reductions, resizing, sorting, running sums."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from onnxprune.graph import Node
 from onnxprune.labels import Axis, Flow, Rest
-from onnxprune.ops.signatures import SIGNATURES, by_signature
-from onnxprune.ops.site import Rule, Site, Unsupported
+from onnxprune.ops.site import Site, Unsupported
+from onnxprune.policy import WAY_OUT
 
 # Reductions of zeros that are zero: channels that pass stay zero.
 REDUCTIONS = frozenset(
@@ -21,19 +21,8 @@ REDUCTIONS = frozenset(
 SUMS = frozenset({"ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare"})
 # A refit adds what removed channels hold; a sum must then be over them alone, for their numbers may be stored only once.
 ACCOUNTED = frozenset({"ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2"})
-
-
-def along(default: int, why: str, onwards: bool = False) -> Rule:
-    """The operator works along attribute `axis` (with `onwards`, that axis and all after it), and passes the others."""
-
-    def rule(site: Site) -> list[Flow]:
-        flow = site.flow(0)
-        rank = len(flow.axes)
-        axis = site.node.attribute("axis", default) % rank
-        held = range(axis, rank) if onwards else (axis,)
-        return [_keep(site, flow, held, why)] * len(site.node.outputs)
-
-    return rule
+# Of what is left of a product there is no telling what the whole would have been.
+ALL_OF_THEM = frozenset({"ReduceProd"})
 
 
 def _keep(site: Site, flow: Flow, held: Iterable[int], why: str) -> Flow:
@@ -41,29 +30,6 @@ def _keep(site: Site, flow: Flow, held: Iterable[int], why: str) -> Flow:
     for k in held:
         site.pin(flow.axes[k], why)
     return Flow(tuple(None if k in held else x for k, x in enumerate(flow.axes)), (Rest.UNKNOWN,) * len(flow.axes))
-
-
-def _hold_traces(site: Site, flow: Flow, axes: Iterable[int]) -> None:
-    """Pin what takes part in a normalisation with numbers that the smaller graph cannot put back."""
-    shrinking = [k for k in axes if flow.axes[k] is not None]
-    for k in shrinking:
-        if flow.rest[k] < (Rest.CONSTANT if len(shrinking) == 1 else Rest.ZERO):
-            site.pin(flow.axes[k], "normalises over them, and removed ones would leave a trace")
-
-
-def softmax(site: Site) -> list[Flow]:
-    """Softmax, LogSoftmax, Hardmax: before opset 13 over all axes from `axis` (default 1) on, since then over one."""
-    flow = site.flow(0)
-    rank = len(flow.axes)
-    _hold_traces(site, flow, softmax_axes(site.node, rank))
-    return [Flow(flow.axes, (Rest.UNKNOWN,) * rank)]
-
-
-def softmax_axes(node: Node, rank: int) -> range:
-    """The axes over which Softmax, LogSoftmax and Hardmax normalise."""
-    new = node.opset >= 13
-    axis = node.attribute("axis", -1 if new else 1) % rank
-    return range(axis, axis + 1 if new else rank)
 
 
 def cumsum(site: Site) -> list[Flow]:
@@ -75,70 +41,10 @@ def cumsum(site: Site) -> list[Flow]:
     axis = int(value.ravel()[0]) % len(flow.axes)
     if flow.zero[axis]:
         return [Flow(flow.axes, tuple(Rest.UNKNOWN if k == axis else r for k, r in enumerate(flow.rest)))]
-    return [_keep(site, flow, (axis,), "sums along this axis")]
-
-
-def trains(node: Node) -> bool:
-    """Whether a BatchNormalization normalises by the statistics of its input, as it does when weights are standardised."""
-    return bool(node.attribute("training_mode", 0)) or len([o for o in node.outputs if o]) > 1
-
-
-def batch_norm(site: Site) -> list[Flow]:
-    """BatchNormalization: scale * (x - mean) / sqrt(variance + epsilon) + shift."""
-    if trains(site.node):
-        flow = site.flow(0)
-        _hold_traces(site, flow, [k for k in range(len(flow.axes)) if k != 1])
-    return by_signature(SIGNATURES["BatchNormalization"])(site)
-
-
-def group_norm(site: Site) -> list[Flow]:
-    """GroupNormalization: whole groups are cut, for each is normalised by itself."""
-    flow, factors, shift = site.flow(0), site.flow(1), site.flow(2)
-    channels, scales, shifts = flow.axes[1], factors.axes[0], shift.axes[0]
-    for k in range(2, len(flow.axes)):
-        site.pin(flow.axes[k], "normalises over this axis")
-    if channels is None or scales is None or shifts is None:
-        raise Unsupported("meets channels that cannot be cut")
-    if not len(channels) == len(scales) == len(shifts):
-        raise Unsupported("has one scale for each group, as before opset 21")
-    groups = channels.reshape(site.node.attribute("num_groups"), -1)
-    site.tie(groups[:, :1], groups)
-    site.tie(channels, scales)
-    site.tie(channels, shifts)
-    rest = Rest.ZERO if factors.zero[0] and shift.zero[0] else Rest.UNKNOWN
-    rank = len(flow.axes)
-    return [Flow((None, channels, *(None,) * (rank - 2)), tuple(rest if k == 1 else Rest.UNKNOWN for k in range(rank)))]
-
-
-def layer_norm(site: Site) -> list[Flow]:
-    """LayerNormalization, RMSNormalization over attribute `axis` and all after it, with scale and shift.
-
-    Where it is known what removed channels hold the refit puts that back for the statistics: they stay the original's.
-    """
-    flow = site.flow(0)
-    rank = len(flow.axes)
-    first = site.node.attribute("axis", -1) % rank
-    rest = [Rest.UNKNOWN] * rank
-    _hold_traces(site, flow, range(first, rank))
-    for k in range(first, rank):
-        labels = flow.axes[k]
-        if labels is None:
-            continue
-        site.labels.touched.append(labels)
-        made_zero = []
-        for operand in (1, 2):
-            if site.has(operand):
-                other = site.flow(operand)
-                at = k - rank + len(other.axes)
-                scales = other.axes[at] if at >= 0 else None
-                if scales is not None:
-                    site.tie(labels, scales)
-                    made_zero.append(other.zero[at])
-                elif at >= 0 and site.shape(operand)[at] != 1:
-                    site.pin(labels, "scales them by numbers that cannot be cut")
-        unshifted = site.node.op == "RMSNormalization" and flow.zero[k]
-        rest[k] = Rest.ZERO if unshifted or (made_zero and all(made_zero)) else Rest.UNKNOWN
-    return [Flow(flow.axes, tuple(rest))]
+    if site.policy.allow_renormalising:
+        site.mix(flow.axes[axis])
+        return [Flow(flow.axes, (Rest.UNKNOWN,) * len(flow.axes))]
+    return [_keep(site, flow, (axis,), f"sums along this axis{WAY_OUT}")]
 
 
 def arg_extreme(site: Site) -> list[Flow]:
@@ -151,20 +57,23 @@ def arg_extreme(site: Site) -> list[Flow]:
 
 def top_k(site: Site) -> list[Flow]:
     """TopK sorts along one axis."""
-    return along(-1, "sorts this axis")(site)
+    flow = site.flow(0)
+    return [_keep(site, flow, (site.node.attribute("axis", -1) % len(flow.axes),), "sorts this axis")] * len(site.node.outputs)
 
 
 def reduction(site: Site) -> list[Flow]:
-    """Sums may lose positions that hold zeros; a refit accounts for them in means and extremes; others need them all."""
+    """Sums may lose positions that hold zeros; a refit accounts for them in means and extremes; others need them all, unless
+    they may work on what is left."""
     flow = site.flow(0)
     rank = len(flow.axes)
     if site.has(1) and site.value(1) is None:
         raise Unsupported("reduces over axes that are not known")
     axes = reduced_axes(site.node, rank, site.value(1))
     accounted = _accounted(site, flow, axes)
+    way_out = "" if site.node.op in ALL_OF_THEM else WAY_OUT
     for k in axes:
         if k not in accounted:
-            site.pin(flow.axes[k], "reduces over them, and removed ones would leave a trace")
+            site.pin(flow.axes[k], f"reduces over them, and removed ones would leave a trace{way_out}")
         elif (labels := flow.axes[k]) is not None:
             site.labels.touched.append(labels)
     for k, labels in enumerate(flow.axes):
@@ -180,9 +89,15 @@ def reduction(site: Site) -> list[Flow]:
 def _accounted(site: Site, flow: Flow, axes: set[int]) -> set[int]:
     """The reduced axes that may shrink: all where removed channels are zero, else the one with most channels."""
     op, labelled = site.node.op, {k: x for k in axes if (x := flow.axes[k]) is not None}
+    zeros = all(flow.zero[k] for k in labelled)
+    if site.policy.allow_renormalising and op not in ALL_OF_THEM:
+        for labels in labelled.values():
+            if not (zeros and op in SUMS):
+                site.mix(labels)
+        return axes
     if op not in SUMS | ACCOUNTED:
         return set()
-    if all(flow.zero[k] for k in labelled):
+    if zeros:
         return axes
     known = [k for k in labelled if flow.rest[k]]
     if not known or op not in ACCOUNTED or (op in SUMS and len(axes) > 1):

@@ -15,12 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.labels import Rest
-from onnxprune.ops.axes import ACCOUNTED, reduced_axes, softmax_axes, trains
+from onnxprune.ops.axes import ACCOUNTED, reduced_axes
+from onnxprune.ops.normalization import softmax_axes, trains
 from onnxprune.ops.patch import Patch
 
 
 def _kept(patch: Patch, axes: Iterable[int]) -> dict[int, tuple[int, int]]:
-    """Of these axes of the first input those that shrink: axis -> how many stay, how many there were."""
+    """Of these axes of the first input those that shrink: axis -> how many stay, how many there were.
+
+    None where the smaller graph may work on what is left.
+    """
+    if patch.cutting.coupled.policy.allow_renormalising:
+        return {}
     masks = {k: patch.mask(0, k) for k in axes}
     return {k: (int(m.sum()), len(m)) for k, m in masks.items() if m is not None and not m.all()}
 
@@ -84,6 +90,11 @@ def batch_norm(patch: Patch) -> None:
         _put_back(patch, [k for k in range(len(patch.cutting.masks(patch.node.inputs[0]))) if k != 1])
 
 
+def instance_norm(patch: Patch) -> None:
+    """InstanceNormalization: the statistics of the original's positions."""
+    _put_back(patch, range(2, len(patch.cutting.masks(patch.node.inputs[0]))))
+
+
 def softmax(patch: Patch) -> None:
     """Softmax, LogSoftmax, Hardmax: removed channels count with what they hold."""
     _put_back(patch, softmax_axes(patch.node, len(patch.cutting.masks(patch.node.inputs[0]))))
@@ -124,6 +135,7 @@ EXTREMES = {"ReduceMax": "Max", "ReduceMin": "Min"}
 
 REFITS: Mapping[str, Callable[[Patch], None]] = {
     "BatchNormalization": batch_norm,
+    "InstanceNormalization": instance_norm,
     "LayerNormalization": normalization,
     "RMSNormalization": normalization,
     "SimplifiedLayerNormalization": normalization,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from onnxprune.labels import Axis, Flow, Rest
 from onnxprune.ops.site import Rule, Site, Unsupported
+from onnxprune.policy import WAY_OUT
 
 PRODUCERS = frozenset(
     {"Conv", "ConvTranspose", "Einsum", "Gemm", "GRU", "LSTM", "MatMul", "RNN", "ConvInteger", "MatMulInteger"}
@@ -63,7 +64,6 @@ SIGNATURES: Mapping[str, str | Callable[[Site], str]] = {
     "MatMulInteger": matmul_integer,
     "Einsum": einsum,
     "BatchNormalization": "~n c s*, c, + c, ~c, ~c -> n c s*",
-    "InstanceNormalization": "~n c _*, c, + c -> n c _*",
     "AveragePool": POOL,
     "MaxPool": POOL,
     "LpPool": POOL,
@@ -172,8 +172,10 @@ def _settle(site: Site, letter: str, seats: list[Seat], on_the_right: bool, adde
         all_fixed = all(site.stored[k] or k in fixed for k in range(len(site.inputs)) if site.has(k))
         return labels[0], Rest.CONSTANT if all_fixed else Rest.UNKNOWN
     site.labels.touched.extend(labels)
-    if not factor:
-        site.pin(labels[0], "sums over channels that do not become zero")
+    if not factor and site.policy.allow_renormalising:
+        site.mix(labels[0])
+    elif not factor:
+        site.pin(labels[0], f"sums over channels that do not become zero{WAY_OUT}")
     return None, Rest.UNKNOWN
 
 

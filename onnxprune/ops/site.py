@@ -102,6 +102,11 @@ class Site:
         if axis is not None:
             self.labels.pin(axis, Pin(str(self.node), why))
 
+    def mix(self, axis: Axis) -> None:
+        """The node works on these channels together, and the smaller graph only on those that are left."""
+        if axis is not None:
+            self.labels.mix(axis, self.node.index)
+
     def fixed(self, size: int, why: str) -> NDArray[np.int64]:
         """Pinned labels for positions that no weight owns."""
         return self.labels.fixed(size, Pin(str(self.node), why))

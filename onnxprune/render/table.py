@@ -12,7 +12,7 @@ from rich.text import Text
 
 from onnxprune.benchmark import Benchmark, Latency
 from onnxprune.decision import Analysis
-from onnxprune.report import Change, PinRow, Report
+from onnxprune.report import Change, MixRow, PinRow, Report
 from onnxprune.verify import Verification
 
 MOST_ROWS = 60
@@ -26,6 +26,8 @@ def print_report(report: Report, console: Console) -> None:
     console.print(_groups(report))
     if report.pins:
         console.print(pins_table(report.pins))
+    if report.renormalising:
+        console.print(_mixes(report.renormalising))
     for line in _closing(report):
         console.print(line)
 
@@ -36,6 +38,10 @@ def _headline(report: Report) -> Text:
     what = f"at most {asked['macs']} of MACs" if "macs" in asked else f"{asked.get('ratio', 0):.0%} of the prunable channels"
     text.append(f"\nasked: {what}, scope {asked.get('scope')}, criterion {asked.get('criterion')}, ")
     text.append(f"align {asked.get('align')} ({report.align_reason})")
+    if "carrier" in asked:
+        text.append(f", carrier {' '.join(asked['carrier'])}")
+    if asked.get("allow_renormalising"):
+        text.append(", renormalising allowed")
     return text
 
 
@@ -80,9 +86,7 @@ def _speedup(result: Benchmark) -> tuple[str, str, str]:
 
 
 def _groups(report: Report) -> Table:
-    table = Table(
-        "group", "width", "kept", title="groups of channels", title_justify="left", title_style="bold", box=None, pad_edge=False
-    )
+    table = _plain_table("group", "width", "kept", title="groups of channels")
     table.columns[1].justify = table.columns[2].justify = "right"
     rows = sorted(report.groups, key=lambda g: -g.before)[:MOST_ROWS] if len(report.groups) > MOST_ROWS else report.groups
     for g in rows:
@@ -94,17 +98,7 @@ def _groups(report: Report) -> Table:
 
 def pins_table(pins: Sequence[PinRow]) -> Table:
     """What cannot be cut, largest first."""
-    table = Table(
-        "channels",
-        "of MACs",
-        "kept because",
-        "made by",
-        title="cannot be cut",
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        pad_edge=False,
-    )
+    table = _plain_table("channels", "of MACs", "kept because", "made by", title="cannot be cut")
     table.columns[0].justify = table.columns[1].justify = "right"
     for p in pins[:MOST_PINS]:
         more = f" and {len(p.weights) - 2} more" if len(p.weights) > 2 else ""
@@ -114,6 +108,23 @@ def pins_table(pins: Sequence[PinRow]) -> Table:
         counts = (f"{sum(p.channels for p in rest):,}", f"{sum(p.macs for p in rest):.1%}")
         table.add_row(*counts, f"... {len(rest)} more reasons (--format json lists all)", "")
     return table
+
+
+def _mixes(mixes: Sequence[MixRow]) -> Table:
+    """Nodes that renormalise."""
+    table = _plain_table("channels", "node", title="work on the channels that are left (--allow-renormalising)")
+    table.columns[0].justify = "right"
+    for m in mixes[:MOST_PINS]:
+        table.add_row(f"{m.before:,} -> {m.after:,}", escape(m.node))
+    if len(mixes) > MOST_PINS:
+        rest = mixes[MOST_PINS:]
+        counts = f"{sum(m.before for m in rest):,} -> {sum(m.after for m in rest):,}"
+        table.add_row(counts, f"... {len(rest)} more nodes (--format json lists all)")
+    return table
+
+
+def _plain_table(*columns: str, title: str) -> Table:
+    return Table(*columns, title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
 
 
 def _closing(report: Report) -> Iterable[RenderableType]:
@@ -132,9 +143,12 @@ def _closing(report: Report) -> Iterable[RenderableType]:
 
 def proof_text(proof: Verification) -> str:
     """One sentence on what was proven and how well."""
+    count = proof.renormalising
+    nodes = "1 node works" if count == 1 else f"{count:,} nodes work"
+    mixes = f", in which {nodes} on the channels that are left" if count else ""
     return (
-        f"equal to the original with the removed channels zeroed, error {proof.error:.1e} (allowed {proof.tolerance:.0e}) "
-        f"on {len(proof.inputs)} seeded inputs in {proof.engine}"
+        f"equal to the original with the removed channels zeroed{mixes}, "
+        f"error {proof.error:.1e} (allowed {proof.tolerance:.0e}) on {len(proof.inputs)} seeded inputs in {proof.engine}"
     )
 
 
