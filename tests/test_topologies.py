@@ -405,9 +405,8 @@ NETS: dict[str, Net] = {
     "gelu of contrib": Net(
         """g (float[2,5,6] x, float[6,8] w1, float[8,6] w2, float[6,4] w3) => (float[] y) {
         a = MatMul(x, w1)  b = com.microsoft.Gelu(a)  c = MatMul(b, w2)  d = Relu(c)  y = MatMul(d, w3) }""",
-        0,
-        0,
-        "without a rule",
+        14,
+        14,
     ),
     "unnamed dynamic batch": Net(
         """g (float[?,3,8,8] x, float[8,3,3,3] w1,
