@@ -42,3 +42,7 @@ class CutError(PruneError):
 
 class VerificationError(PruneError):
     """The pruned model does not compute what the masked original computes."""
+
+
+class TrainingError(PruneError):
+    """A model cannot be trained here: PyTorch is missing, or the graph holds what has no counterpart in it."""
