@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxprune.errors import TrainingError
-from onnxprune.facts import RANDOM
 from onnxprune.graph import FLOATS, captured, constant_tensor, free_inputs, opsets, read_weights, subgraphs
+from onnxprune.infer import RANDOM
 from onnxprune.training.call import Call
 from onnxprune.training.ops import NUMBERS, OPS, SETTINGS, pointwise
 
