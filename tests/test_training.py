@@ -25,7 +25,7 @@ from onnxprune.ops.elementwise import BROADCAST, UNARY
 from onnxprune.rewrite import cut
 from onnxprune.training.module import Module, reestimate, write_back
 from onnxprune.training.ops import OPS
-from onnxprune.training.program import expanded
+from onnxprune.training.program import expanded, flat
 from tests.models import choose, compare, model, random_feeds, runner, stored
 from tests.nets import small
 from tests.test_ops import CASES, SAMPLES, both, conv, seq
@@ -205,7 +205,7 @@ def slope(module: Module, feeds: dict[str, Any], step: float, direction: dict[st
 
 def stopped(net: ModelProto) -> list[str]:
     """Operators that no gradient passes: those that round, crop or loop, which the table leaves to onnxruntime."""
-    others = {n.op_type for n in expanded(net).graph.node} - {op.split(".")[-1] for op in OPS} - {"Constant", "If"}
+    others = {n.op_type for n, _ in flat(expanded(net).graph, {})} - {op.split(".")[-1] for op in OPS} - {"Constant", "If"}
     crops = any(a.s == b"tf_crop_and_resize" for n in net.graph.node for a in n.attribute)
     return sorted(others) + (["Resize"] if crops else [])
 

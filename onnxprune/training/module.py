@@ -118,7 +118,7 @@ class Module(nn.Module):
     def _run(self, step: Step, values: dict[str, Any], known: Known) -> None:
         """Compute one step into `values`, or into `known` if it is static."""
         if step.static and step.call.op not in ("Shape", "Size"):
-            arrays = evaluate(step.node, self.program.opsets, [known.arrays[n] if n else None for n in step.inputs])
+            arrays = evaluate(step.node, step.opsets, [known.arrays[n] if n else None for n in step.inputs])
             if arrays is not None:
                 known.arrays.update({n: half_as_float(x) for n, x in zip(step.outputs, arrays, strict=False) if n})
                 return
@@ -158,9 +158,9 @@ class Module(nn.Module):
         named = [n for n in step.outputs if n]
         found: Sequence[Any] | None
         try:
-            found = run_node(step.node, named, self.program.opsets, operands, constants)
+            found = run_node(step.node, named, step.opsets, operands, constants)
         except Exception as e:  # onnxruntime raises classes of its own
-            found = evaluate(step.node, self.program.opsets, [(operands | constants).get(n) for n in step.inputs])
+            found = evaluate(step.node, step.opsets, [(operands | constants).get(n) for n in step.inputs])
             if found is None:
                 raise TrainingError(f"{step}: neither PyTorch nor onnxruntime runs it: {str(e).splitlines()[0][:200]}") from e
             named = list(step.outputs[: len(found)])

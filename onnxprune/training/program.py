@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxprune.errors import TrainingError
+from onnxprune.fused import key, parts_of
 from onnxprune.graph import FLOATS, captured, constant_tensor, free_inputs, opsets, read_weights, subgraphs
 from onnxprune.infer import RANDOM
+from onnxprune.normal import normal_form
 from onnxprune.training.call import Call
 from onnxprune.training.ops import NUMBERS, OPS, SETTINGS, pointwise
 
 Array = NDArray[Any]
+NEWEST = {"": onnx.defs.onnx_opset_version()}
 PASSING = frozenset("Identity Reshape Flatten Transpose Squeeze Unsqueeze Cast".split())
 
 
@@ -29,6 +32,7 @@ class Step:
 
     Attributes:
         static: the result depends on the shapes of the model's inputs alone, and is computed once for each.
+        opsets: domain -> version for this node; the newest for parts of a fused one.
         branches: for If, the steps of each branch and the names of its outputs.
     """
 
@@ -38,6 +42,7 @@ class Step:
     outputs: tuple[str, ...]
     implicit: tuple[str, ...]
     static: bool
+    opsets: Mapping[str, int]
     branches: Mapping[str, tuple[tuple[Step, ...], tuple[str, ...]]] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -55,7 +60,6 @@ class Program:
         weights: tensors that are trained, by name.
         statistics: running means and variances of BatchNormalization, by name.
         inputs, outputs: names.
-        opsets: domain -> version.
     """
 
     steps: tuple[Step, ...] = field(repr=False)
@@ -64,35 +68,29 @@ class Program:
     statistics: Mapping[str, Array] = field(repr=False)
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    opsets: Mapping[str, int]
 
 
 def read_program(model: ModelProto) -> Program:
     """The steps of a model; functions are expanded, of the model and of ONNX where the table lacks the operator."""
-    mine = {name for name, w in read_weights(model).items() if w.is_float}
-    graph = expanded(model).graph
-    stored = stored_arrays(graph)
-    statistics = {name for n in graph.node if n.op_type == "BatchNormalization" for name in n.input[3:5]}
-    candidates = {
-        n: x for n, x in stored.items() if n in mine and n not in statistics and np.isfinite(x.astype(np.float32)).all()
-    }
-    weights = {n for n, x in candidates.items() if _is_weight(n, x.size, graph)}
+    graph, versions = expanded(model).graph, opsets(model)
+    nodes = [n for n, _ in flat(graph, versions)]
+    stored = stored_arrays(graph, versions)
+    statistics = {name for n in nodes if n.op_type == "BatchNormalization" for name in n.input[3:5]} & stored.keys()
+    weights = _weights(model, nodes, stored) - statistics
     held = {n: x for n, x in stored.items() if n not in weights and n not in statistics}
     return Program(
-        _steps(graph, opsets(model), set(held)),
+        _steps(graph, versions, set(held)),
         held,
-        {n: stored[n] for n in stored if n in weights},
-        {n: stored[n] for n in stored if n in statistics},
+        {n: x for n, x in stored.items() if n in weights},
+        {n: x for n, x in stored.items() if n in statistics},
         tuple(v.name for v in free_inputs(model)),
         tuple(v.name for v in model.graph.output),
-        opsets(model),
     )
 
 
 def expanded(model: ModelProto) -> ModelProto:
-    """The model without functions: its own, and ONNX's definitions of operators that the table lacks."""
-    if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+    """The model without sequences of parts, and without functions: its own, and ONNX's for operators that the table lacks."""
+    model = normal_form(onnx.inliner.inline_local_functions(model) if model.functions else model)
     versions = opsets(model)
     lacking = {n.op_type for n in model.graph.node if n.domain in ("", "ai.onnx") and n.op_type not in OPS}
     defined = [("", op) for op in sorted(lacking) if _has_body(op, versions.get("", 1))]
@@ -108,16 +106,23 @@ def _has_body(op: str, version: int) -> bool:
     return bool(schema.has_function or schema.has_context_dependent_function) and "Quantize" not in op
 
 
-def stored_arrays(graph: GraphProto) -> dict[str, Array]:
-    """Initializers and Constant nodes, also of bodies; half precision as float32 is left to the reader."""
+def flat(graph: GraphProto, versions: Mapping[str, int]) -> Iterator[tuple[NodeProto, Mapping[str, int]]]:
+    """Each node, or the parts that a fused one stands for, with the versions of the domains that it is written for."""
+    for n in graph.node:
+        parts = [] if key(n) in OPS else parts_of(n, lambda _: None)
+        yield from ((p, NEWEST) for p in parts) if parts else ((n, versions),)
+
+
+def stored_arrays(graph: GraphProto, versions: Mapping[str, int]) -> dict[str, Array]:
+    """Initializers and Constant nodes, also of bodies."""
     found = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
     found |= {t.values.name: _dense(t) for t in graph.sparse_initializer}
-    for n in graph.node:
+    for n, _ in flat(graph, versions):
         tensor = constant_tensor(n)
         if tensor is not None:
             found[n.output[0]] = onnx.numpy_helper.to_array(tensor)
         for body in subgraphs(n):
-            found |= stored_arrays(body)
+            found |= stored_arrays(body, versions)
     return found
 
 
@@ -128,19 +133,27 @@ def _dense(t: onnx.SparseTensorProto) -> Array:
     return whole
 
 
-def _is_weight(name: str, size: int, graph: GraphProto) -> bool:
-    """Whether an operator multiplies or adds a stored tensor, perhaps after moving its elements.
+def _weights(model: ModelProto, nodes: Sequence[NodeProto], stored: Mapping[str, Array]) -> set[str]:
+    """Finite floating-point tensors of the file that an operator multiplies or adds, perhaps after moving their elements.
 
     A single number in a pointwise operator (an epsilon, the 6 of a hard swish) is none; as a scale or a kernel it is.
     """
-    for n in graph.node:
-        for k, used in enumerate(n.input):
-            if used == name and k not in SETTINGS.get(n.op_type, ()):
-                if n.op_type in PASSING:
-                    return _is_weight(n.output[0], size, graph)
-                if size > 1 or n.op_type not in pointwise.OPS:
+    uses: dict[str, list[tuple[NodeProto, int]]] = {}
+    for n in nodes:
+        for k, name in enumerate(n.input):
+            uses.setdefault(name, []).append((n, k))
+
+    def is_used(name: str, size: int) -> bool:
+        for n, k in uses.get(name, ()):
+            if n.op_type in PASSING and k == 0:
+                if is_used(n.output[0], size):
                     return True
-    return False
+            elif k not in SETTINGS.get(n.op_type, ()) and (size > 1 or n.op_type not in pointwise.OPS):
+                return True
+        return False
+
+    floats = {name: stored[name] for name, w in read_weights(model).items() if w.is_float and name in stored}
+    return {name for name, x in floats.items() if np.isfinite(x.astype(np.float32)).all() and is_used(name, x.size)}
 
 
 def _steps(graph: GraphProto, versions: Mapping[str, int], static: set[str]) -> tuple[Step, ...]:
@@ -148,12 +161,13 @@ def _steps(graph: GraphProto, versions: Mapping[str, int], static: set[str]) -> 
 
     The shape of a tensor is *loose* if it depends on data; then it is read anew at each run.
     """
-    used = {v.name for v in graph.output} | {name for n in graph.node for name in (*n.input, *captured(n))}
+    used = {v.name for v in graph.output} | {name for n, _ in flat(graph, versions) for name in (*n.input, *captured(n))}
     loose: set[str] = set()
     steps = []
-    for n in graph.node:
-        if constant_tensor(n) is None:
-            step = _step(n, used, versions, static, loose)
+    for n, of in flat(graph, versions):
+        tensor = constant_tensor(n)
+        if tensor is None:
+            step = _step(n, used, of, static, loose)
             steps.append(step)
             static |= set(step.outputs) if step.static else set()
             if _shaped_by_data(step, static, loose):
@@ -171,7 +185,7 @@ def _step(n: NodeProto, used: set[str], versions: Mapping[str, int], static: set
     if op == "If":
         for a in n.attribute:
             branches[a.name] = (_steps(a.g, versions, set()), tuple(v.name for v in a.g.output))
-    return Step(call, n, tuple(n.input), tuple(n.output), tuple(captured(n)), _is_static(n, static, loose), branches)
+    return Step(call, n, tuple(n.input), tuple(n.output), tuple(captured(n)), _is_static(n, static, loose), versions, branches)
 
 
 def _is_static(n: NodeProto, static: set[str], loose: set[str]) -> bool:

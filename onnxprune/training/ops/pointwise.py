@@ -110,8 +110,8 @@ def mean(call: Call, *operands: Tensor) -> Tensor:
 
 
 def swish(call: Call, x: Tensor) -> Tensor:
-    """Swish with a factor, also as contrib's QuickGelu."""
-    return x * torch.sigmoid(call.get("alpha", 1.702 if call.op == "com.microsoft.QuickGelu" else 1.0) * x)
+    """Swish with a factor."""
+    return x * torch.sigmoid(call.get("alpha", 1.0) * x)
 
 
 PLAIN: Mapping[str, Callable[..., Any]] = {
@@ -125,9 +125,6 @@ PLAIN: Mapping[str, Callable[..., Any]] = {
     "Greater": torch.gt, "GreaterOrEqual": torch.ge, "Less": torch.lt, "LessOrEqual": torch.le, "And": torch.logical_and,
     "Or": torch.logical_or, "Xor": torch.logical_xor, "Where": torch.where, "BitwiseAnd": torch.bitwise_and,
     "BitwiseOr": torch.bitwise_or, "BitwiseXor": torch.bitwise_xor, "CastLike": lambda x, like: x.to(like.dtype),
-    "com.microsoft.Gelu": F.gelu,
-    "com.microsoft.BiasGelu": lambda x, bias: F.gelu(x + bias),
-    "com.microsoft.FastGelu": lambda x, bias=None: F.gelu(x if bias is None else x + bias, approximate="tanh"),
 }  # fmt: skip
 
 OPS: Mapping[str, Op] = {
@@ -140,7 +137,6 @@ OPS: Mapping[str, Op] = {
     "PRelu": prelu,
     "Gelu": gelu,
     "Swish": swish,
-    "com.microsoft.QuickGelu": swish,
     "IsInf": infinite,
     "Celu": lambda call, x: F.celu(x, call.get("alpha", 1.0)),
     "Elu": lambda call, x: F.elu(x, call.get("alpha", 1.0)),

@@ -117,18 +117,6 @@ def layer_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor | None = None)
     return found, mean, torch.rsqrt(variance + epsilon)
 
 
-def skip_layer_norm(call: Call, x: Tensor, skip: Tensor, *weights: Tensor) -> Any:
-    """Contrib's sum of two, normalised: gamma, beta and a bias follow; without a mean there is no beta."""
-    simple = "Simplified" in call.op
-    gamma, beta, bias = weights[0], *(*weights[1:], None, None)[:2]
-    if simple:
-        beta, bias = None, beta
-    total = x + skip if bias is None else x + skip + bias
-    inner = Call("RMSNormalization" if simple else "LayerNormalization", 17, {"epsilon": call.get("epsilon", 1e-5)})
-    found = layer_norm(inner, total, gamma, beta)
-    return found if call.used == 1 else (found, None, None, total)[: call.used]
-
-
 def batch_norm(
     call: Call, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, momentum: float | None = None
 ) -> Any:
@@ -177,9 +165,6 @@ OPS: Mapping[str, Op] = {
     "LpNormalization": lp_normalization,
     "LayerNormalization": layer_norm,
     "RMSNormalization": layer_norm,
-    "SimplifiedLayerNormalization": layer_norm,
-    "com.microsoft.SkipLayerNormalization": skip_layer_norm,
-    "com.microsoft.SkipSimplifiedLayerNormalization": skip_layer_norm,
     "InstanceNormalization": lambda call, x, w, b: torch.group_norm(x, x.shape[1], w, b, call.get("epsilon", 1e-5)),
     "GroupNormalization": group_norm,
     "LRN": local_response,
