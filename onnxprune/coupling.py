@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxprune.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.graph import Graph, Node, subgraphs
-from onnxprune.labels import Axis, Flow, Labels, Mix, Pin, Rest, Tie
+from onnxprune.labels import Axis, Flow, Labels, Mix, Pin, Rest, Tie, distinct
 from onnxprune.macs import Meter, meter
 from onnxprune.ops import RULES, SOURCES
 from onnxprune.ops.quantized import is_quantized, zero_point
@@ -83,7 +83,7 @@ class Coupled:
         """Class -> the first pin that holds it."""
         found: dict[int, Pin] = {}
         for labels, pin in self.pins:
-            for root in np.unique(self.roots[labels]).tolist():
+            for root in distinct(self.roots[labels]).tolist():
                 found.setdefault(root, pin)
         return found
 
@@ -110,11 +110,12 @@ class Coupled:
     @cached_property
     def _spans(self) -> list[NDArray[np.int64]]:
         found: dict[bytes, NDArray[np.int64]] = {}
-        for flow in self.flows.values():
-            for axis in flow.axes:
-                if axis is not None and self.free[axis].all():
-                    roots = np.unique(self.roots[axis])
-                    found.setdefault(roots.tobytes(), roots)
+        # most operators pass the same array on
+        arrays = {id(axis): axis for flow in self.flows.values() for axis in flow.axes if axis is not None}
+        for axis in arrays.values():
+            if self.free[axis].all():
+                roots = distinct(self.roots[axis])
+                found.setdefault(roots.tobytes(), roots)
         return list(found.values())
 
 
@@ -252,13 +253,12 @@ class _Pass:
         """No axis left behind: what the rule neither tied, pinned nor passed on stays, because nobody knows what it does."""
         passed = [*(x for flow in outputs for x in flow.axes if x is not None), *self.labels.touched]
         ids = {id(x) for x in passed}
-        seen = None
-        for flow in inputs:
-            for axis in flow.axes if flow else ():
-                if axis is None or id(axis) in ids:
-                    continue
-                seen = np.concatenate([x.ravel() for x in passed] or [np.zeros(0, np.int64)]) if seen is None else seen
-                if not np.isin(axis, seen).any():
+        left = [x for flow in inputs for x in (flow.axes if flow else ()) if x is not None and id(x) not in ids]
+        if not left:
+            return
+        with self.labels.marked(passed) as marks:
+            for axis in left:
+                if not marks[axis].any():
                     self.labels.pin(axis, Pin(str(node), "does something with this axis that no rule describes"))
 
     def _checked(self, node: Node, name: str, flow: Flow) -> Flow:

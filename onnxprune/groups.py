@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.coupling import Coupled
-from onnxprune.labels import Pin
+from onnxprune.labels import Pin, distinct
 from onnxprune.macs import macs_of
 from onnxprune.ops.signatures import PRODUCERS
 
@@ -47,12 +47,13 @@ def find_groups(coupled: Coupled) -> tuple[Group, ...]:
         if use.op in PRODUCERS:
             at_work[coupled.roots[use.labels]] = True
     label = np.flatnonzero(coupled.free & (coupled.owner_of >= 0) & at_work[coupled.roots])
-    pairs = np.unique(np.stack([coupled.roots[label], coupled.owner_of[label]], 1), axis=0)
-    roots, first = np.unique(pairs[:, 0], return_index=True)
-    bounds = np.append(first, len(pairs))
+    # one number a pair sorts much faster than pairs do
+    root, owner = np.divmod(distinct(coupled.roots[label] * len(coupled.owners) + coupled.owner_of[label]), len(coupled.owners))
+    bounds = np.flatnonzero(np.diff(root, prepend=-1, append=-1))
+    roots = root[bounds[:-1]]
     by_owners: dict[bytes, list[int]] = {}
     for k in range(len(roots)):
-        by_owners.setdefault(pairs[bounds[k] : bounds[k + 1], 1].tobytes(), []).append(k)
+        by_owners.setdefault(owner[bounds[k] : bounds[k + 1]].tobytes(), []).append(k)
     uses_of = _producers_by_class(coupled)
     found = [_group(coupled, roots[np.array(ks)], np.frombuffer(owners, np.int64), uses_of) for owners, ks in by_owners.items()]
     order = {name: k for k, name in enumerate(coupled.graph.weights)}
@@ -64,7 +65,7 @@ def _producers_by_class(coupled: Coupled) -> dict[int, list[int]]:
     found: dict[int, list[int]] = {}
     for k, use in enumerate(coupled.uses):
         if use.produces and use.op in PRODUCERS and use.operand != 2:
-            for root in np.unique(coupled.roots[use.labels]).tolist():
+            for root in distinct(coupled.roots[use.labels]).tolist():
                 found.setdefault(root, []).append(k)
     return found
 
@@ -108,7 +109,7 @@ def find_held(coupled: Coupled) -> tuple[Held, ...]:
     for use in coupled.uses:
         if not use.produces or use.operand == 2 or use.op not in PRODUCERS:
             continue
-        held = np.unique(use.labels[~coupled.free[use.labels]])
+        held = distinct(use.labels[~coupled.free[use.labels]])
         parts = coupled.graph.parts_of(coupled.graph.nodes[use.node])
         each = sum(macs_of(part, facts) for part in parts) / total / len(use.labels)
         for root, many in zip(*np.unique(coupled.roots[held], return_counts=True), strict=True):

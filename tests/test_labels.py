@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune.labels import Labels, Pin
+from onnxprune.labels import Labels, Pin, distinct
 
 PAIRS = st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=25)
 WHY = Pin("Node 'n'", "needs them")
@@ -83,3 +83,17 @@ def test_what_is_fixed_holds_what_it_is_tied_to() -> None:
     labels.tie(a, labels.fixed(2, WHY), 0)
     assert not labels.free().any()
     assert str(labels.pins[0][1]) == "Node 'n' needs them"
+
+
+def test_distinct_labels_are_those_of_numpy() -> None:
+    for x in (np.array([5, 0, 5, 3, 0]), np.array([], np.int64), np.array([[-1, 2], [2, -1]])):
+        assert distinct(x).tolist() == np.unique(x).tolist()
+
+
+def test_marks_are_forgotten() -> None:
+    labels = Labels()
+    x = labels.fresh(3000)
+    with labels.marked([x[:2], np.array([-1])]) as marks:
+        assert np.flatnonzero(marks[x]).tolist() == [0, 1]
+    with labels.marked([]) as marks:
+        assert not marks.any()

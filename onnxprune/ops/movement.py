@@ -102,7 +102,8 @@ def _move_axis(site: Site, axis: int, data: range) -> list[Carried | None]:
         rest = Rest.UNKNOWN
     every = [_run(site, axis, data, labels, case) for case in range(len(site.cases(0)))]
     found = [
-        _carried(site, name, [grids[k] for grids in every], rest) if name else None for k, name in enumerate(site.node.outputs)
+        _carried(site, name, [grids[k] for grids in every], np.concatenate(labels), rest) if name else None
+        for k, name in enumerate(site.node.outputs)
     ]
     if site.node.op == "Pad" and _pad_value(site) != 0:
         found = [None if c is None else Carried(c.axis, c.labels, Rest.UNKNOWN) for c in found]
@@ -228,12 +229,12 @@ def _pad(site: Site, grid: Grid) -> Grid:
     return np.pad(grid, width, constant_values=-1) if _mode(site) == "constant" else np.pad(grid, width, mode="edge")
 
 
-def _carried(site: Site, name: str, grids: list[Grid], rest: Rest) -> Carried | None:
-    """The axis of the output `name` that carries these labels, agreed by all cases."""
+def _carried(site: Site, name: str, grids: list[Grid], source: Grid, rest: Rest) -> Carried | None:
+    """The axis of the output `name` that carries those labels of `source` which arrive there, agreed by all cases."""
     spanned = sorted(set().union(*(_varying(g) for g in grids)))
     small = [g[tuple(slice(None if k in spanned else 1) for k in range(g.ndim))] for g in grids]
-    labels = np.unique(np.concatenate([g.ravel() for g in small]))
-    labels = labels[labels >= 0]
+    with site.labels.marked(small) as marks:
+        labels = source[marks[source]]
     if not len(labels):
         return None
     if not spanned:
