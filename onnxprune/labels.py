@@ -86,8 +86,8 @@ class Mix:
 
 def distinct(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """The different labels, ascending. (`np.unique` hashes since NumPy 2.3, which takes several times as long here.)"""
-    found = np.sort(labels, axis=None)
-    return found[np.diff(found, prepend=-2).astype(bool)]
+    found: NDArray[np.int64] = np.sort(labels, axis=None)
+    return np.compress(np.diff(found, prepend=-2), found)
 
 
 def find(parent: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -146,8 +146,13 @@ def stored(model: ModelProto) -> dict[str, TensorProto]:
     return found
 
 
-def check_law(original: ModelProto, pruned: ModelProto, kept: Mapping[str, Mapping[str, Sequence[int]]], seed: int = 0) -> None:
-    """Masked original == pruned, from the plan alone: nothing here knows how the pruner thinks."""
+def check_law(
+    original: ModelProto, pruned: ModelProto, kept: Mapping[str, Mapping[str, Sequence[int]]], seed: int = 0, slack: float = 1
+) -> None:
+    """Masked original == pruned, from the plan alone: nothing here knows how the pruner thinks.
+
+    Rounding differs more in deep networks: `slack` times the usual difference is allowed.
+    """
     reference = ModelProto()
     reference.CopyFrom(original)
     tensors, small = stored(reference), stored(pruned)
@@ -175,7 +180,7 @@ def check_law(original: ModelProto, pruned: ModelProto, kept: Mapping[str, Mappi
     for trial in range(2):
         feeds = random_feeds(original, np.random.default_rng([seed, trial]), 2 + trial)
         for v, p, q in zip(original.graph.output, a(feeds), b(feeds), strict=True):
-            compare(v.name, np.asarray(p), np.asarray(q))
+            compare(v.name, np.asarray(p), np.asarray(q), slack)
 
 
 def check_by_hand(original: ModelProto, pruned: ModelProto, kept: Mapping[str, Mapping[str, Sequence[int]]], seed: int) -> bool:
@@ -200,7 +205,7 @@ def check_by_hand(original: ModelProto, pruned: ModelProto, kept: Mapping[str, M
     return True
 
 
-def compare(name: str, p: Array, q: Array) -> None:
+def compare(name: str, p: Array, q: Array, slack: float = 1) -> None:
     assert (p.shape, p.dtype) == (q.shape, q.dtype), f"{name}: {p.dtype}{p.shape} became {q.dtype}{q.shape}"
     if p.dtype.kind in "iub":
         np.testing.assert_array_equal(p, q, name)
@@ -210,7 +215,7 @@ def compare(name: str, p: Array, q: Array) -> None:
     finite = np.isfinite(wide_p)
     assert finite.mean() > 0.5, f"{name}: the sample makes no finite numbers"
     gap = np.abs(wide_p - wide_q)[finite].max()
-    assert gap <= tolerance * (np.abs(wide_p[finite]).max() + 1e-3), f"{name}: differs by {gap:.2e}"
+    assert gap <= slack * tolerance * (np.abs(wide_p[finite]).max() + 1e-3), f"{name}: differs by {gap:.2e}"
 
 
 def runner(model: ModelProto) -> Callable[[dict[str, Array]], list[Any]]:

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Graphs of real architectures, cut in half and proven from the plan alone, in every clone."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import ModelProto
+
+import onnxprune
+from onnxprune.ops import RULES
+from tests import zoo
+from tests.models import check_law
+
+GRAPHS = sorted(zoo.FOLDER.glob("*.onnx.gz"))
+
+
+def halved(net: ModelProto) -> onnxprune.Result:
+    options: dict[str, Any] = {"scope": "local", "criterion": "l2", "align": "none", "recover": "none"}
+    return onnxprune.prune(net, 0.5, verify=False, bench=False, **options)
+
+
+@pytest.mark.parametrize("path", GRAPHS, ids=lambda p: p.name.removesuffix(".onnx.gz"))
+def test_half_of_every_group_goes_and_the_rest_computes_the_same(path: Path) -> None:
+    net = zoo.hydrate(path)
+    result = halved(net)
+    onnx.checker.check_model(result.model)
+    check_law(net, result.model, json.loads(result.plan.to_json())["kept"], slack=10)
+    assert result.report.ratio > 0.45
+    assert result.report.macs.kept < 0.6
+
+
+def test_the_part_is_small_and_broad() -> None:
+    assert sum(p.stat().st_size for p in zoo.FOLDER.iterdir() if p.is_file()) <= 3e6
+    forms = {p.name.split(".")[-3] for p in GRAPHS}
+    assert forms == {"ts_bn", "ts_fold", "dy_bn", "dy_fold"}
+    nets = [ModelProto.FromString(gzip.decompress(p.read_bytes())) for p in GRAPHS]
+    operators = {n.op_type for net in nets for n in net.graph.node}
+    assert len(operators) >= 50
+    assert sorted(operators - RULES.keys()) == ["Constant", "Range", "ScatterND"], "each has a rule, or makes no channels"
