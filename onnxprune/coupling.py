@@ -28,7 +28,9 @@ MASKABLE = frozenset(
     (
         "Add BatchNormalization Cast Conv ConvInteger ConvTranspose DequantizeLinear Einsum GRU Gemm GroupNormalization "
         "Identity InstanceNormalization LSTM LayerNormalization MatMul MatMulInteger Mul PRelu RNN Reshape Squeeze Sub Sum "
-        "Transpose Unsqueeze com.microsoft.FusedConv com.microsoft.FusedMatMul"
+        "Transpose Unsqueeze com.microsoft.FusedConv com.microsoft.FusedMatMul QLinearConv QLinearMatMul "
+        "com.microsoft.QLinearConv com.microsoft.QGemm com.microsoft.MatMulIntegerToFloat com.microsoft.DynamicQuantizeMatMul "
+        "com.microsoft.DequantizeLinear"
     ).split()
 )
 

@@ -36,7 +36,8 @@ ZEROABLE = frozenset(
 )
 
 # operators that read stored integers as numbers: where the integers stand, and their zero point
-INTEGER_WEIGHTS = {"DequantizeLinear": (0, 2), "ConvInteger": (1, 3), "MatMulInteger": (1, 3)}
+INTEGER_WEIGHTS = {"DequantizeLinear": (0, 2), "ConvInteger": (1, 3), "MatMulInteger": (1, 3), "QLinearConv": (3, 5)}
+INTEGER_WEIGHTS |= {"QLinearMatMul": (3, 5), "QGemm": (3, 5), "MatMulIntegerToFloat": (1, 5), "DynamicQuantizeMatMul": (1, 3)}
 
 
 class Cut(NamedTuple):

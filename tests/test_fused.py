@@ -109,6 +109,170 @@ FLOATING: dict[str, list[Sample]] = {
     "SimplifiedLayerNormalization": [Sample(seq("b = SimplifiedLayerNormalization(a, w3)", "float[8] w3"), 8)],
 }
 
+SCALES = "float sc = {0.05}, float sd = {0.02}, float se = {0.1}, uint8 zp = {128}, uint8 zq = {100}, int8 z = {0}"
+SIX = "int8[6] z6 = {0,0,0,0,0,0}"
+
+
+def integers(body: str, weights: str = "", w2: str = "4,8,1,1", free: int = 8, pinned: str = "", more: str = "") -> Sample:
+    """A convolution -> integers `q` -> body -> integers `r` -> numbers -> a convolution."""
+    text = f"q = QuantizeLinear(a, sc, zp)  {ms(body)}  b = DequantizeLinear(r, sd, zq)"
+    return Sample(conv(text, weights, SCALES + more, w2=w2), free, pinned)
+
+
+def rows(body: str, weights: str, free: int = 14, more: str = "", pinned: str = "") -> Sample:
+    """A matrix product -> integers `q` -> body -> integers `r` -> numbers -> a matrix product."""
+    text = f"q = QuantizeLinear(a, sc, zp)  {ms(body)}  b = DequantizeLinear(r, sd, zq)"
+    return Sample(seq(text, weights, SCALES + more, w2="6,4"), free, pinned)
+
+
+def gemm(body: str, weights: str, more: str = "", free: int = 14) -> Sample:
+    """The same on two axes."""
+    return Sample(
+        f"""g (float[5,6] x, float[6,8] w1, float[6,4] w2, {weights}) => (float[] y) <{SCALES}{more}> {{
+        a = Gemm(x, w1)  q = QuantizeLinear(a, sc, zp)  {ms(body)}  y = Gemm(b, w2) }}""",
+        free,
+    )
+
+
+ON_INTEGERS: dict[str, list[Sample]] = {
+    "QLinearConv": [
+        integers("r = QLinearConv <pads = [1,1,1,1]> (q, sc, zp, w3, se, z, sd, zq)", "int8[6,8,3,3] w3", "4,6,1,1", 14),
+        integers("r = QLinearConv(q, sc, zp, w3, se, z, sd, zq, w4)", "int8[6,8,1,1] w3, int32[6] w4", "4,6,1,1", 14),
+        integers(
+            "r = QLinearConv(q, sc, zp, w3, w5, z6, sd, zq, w4)",
+            "int8[6,8,1,1] w3, int32[6] w4, float[6] w5",
+            "4,6,1,1",
+            14,
+            "",
+            f", {SIX}",
+        ),
+        integers("r = QLinearConv <group = 2> (q, sc, zp, w3, se, z, sd, zq)", "int8[8,4,1,1] w3", free=4),
+        integers("r = QLinearConv <group = 8> (q, sc, zp, w3, se, zp, sd, zq)", "uint8[8,1,3,3] w3"),
+        integers(
+            "t = QLinearConv(q, sc, zp, w3, se, z, sc, zp)  r = QLinearConv <group = 3> (t, sc, zp, w4, se, z, sd, zq)",
+            "int8[6,8,1,1] w3, int8[6,2,1,1] w4",
+            "4,6,1,1",
+            11,
+        ),
+    ],
+    "ms:QLinearConv": [
+        integers(
+            "t = Transpose <perm = [0,2,3,1]> (q)  u = ms:QLinearConv <channels_last = 1> (t, sc, zp, w3, se, z, sd, zq)"
+            "  r = Transpose <perm = [0,3,1,2]> (u)",
+            "int8[6,8,3,3] w3",
+            "4,6,1,1",
+            14,
+        ),
+    ],
+    "QLinearMatMul": [
+        rows("r = QLinearMatMul(q, sc, zp, w3, se, z, sd, zq)", "int8[8,6] w3"),
+        rows("r = QLinearMatMul(q, sc, zp, w3, w5, z6, sd, zq)", "int8[8,6] w3, float[6] w5", more=f", {SIX}"),
+        # queries and keys, turned on their way
+        Sample(
+            seq(
+                "c = MatMul(x, w3)  q = QuantizeLinear(a, sc, zp)"
+                "  k = QuantizeLinear(c, sd, zq)  t = Transpose <perm = [0,2,1]> (k)"
+                "  s = QLinearMatMul(q, sc, zp, t, sd, zq, se, zp)"
+                "  p = DequantizeLinear(s, se, zp)  m = Softmax(p)  b = MatMul(m, a)",
+                "float[6,8] w3",
+                SCALES,
+            ),
+            8,
+            most=8,
+        ),
+    ],
+    "ms:QGemm": [
+        gemm("r = ms:QGemm(q, sc, zp, w3, se, z, , sd, zq)  b = DequantizeLinear(r, sd, zq)", "int8[8,6] w3"),
+        gemm(
+            "r = ms:QGemm <transB = 1> (q, sc, zp, w3, se, z, w4, sd, zq)  b = DequantizeLinear(r, sd, zq)",
+            "int8[6,8] w3, int32[6] w4",
+        ),
+        gemm("b = ms:QGemm <transB = 1, alpha = 0.5> (q, sc, zp, w3, w5, z6)", "int8[6,8] w3, float[6] w5", f", {SIX}"),
+    ],
+    "ms:MatMulIntegerToFloat": [
+        gemm("b = ms:MatMulIntegerToFloat(q, w3, sc, se, zp, z)", "int8[8,6] w3"),
+        gemm("b = ms:MatMulIntegerToFloat(q, w3, sc, w5, zp, z6, w4)", "int8[8,6] w3, float[6] w4, float[6] w5", f", {SIX}"),
+    ],
+    "ms:DynamicQuantizeMatMul": [
+        Sample(seq(ms("b = ms:DynamicQuantizeMatMul(a, w3, se, z, w4)"), "int8[8,6] w3, float[6] w4", SCALES, w2="6,4"), 14),
+        Sample(seq(ms("b = ms:DynamicQuantizeMatMul(a, w3, w5, z6)"), "int8[8,6] w3, float[6] w5", SIX, w2="6,4"), 14),
+        Sample(
+            seq(ms("e = Exp(a)  b = ms:DynamicQuantizeMatMul(e, w3, se, z)"), "int8[8,6] w3", SCALES, w2="6,4"),
+            6,
+            "finds its range",
+            most=6,
+        ),
+    ],
+    "ms:QLinearAdd": [integers("t = MaxPool <kernel_shape = [1,1]> (q)  r = ms:QLinearAdd(q, sc, zp, t, sc, zp, sd, zq)")],
+    "ms:QLinearMul": [
+        integers("t = ms:QLinearSigmoid(q, sc, zp, sd, zq)  r = ms:QLinearMul(q, sc, zp, t, sd, zq, sd, zq)"),
+        integers("t = ms:QLinearGlobalAveragePool(q, sc, zp, sc, zp)  r = ms:QLinearMul(q, sc, zp, t, sc, zp, sd, zq)"),
+    ],
+    "ms:QLinearSigmoid": [integers("r = ms:QLinearSigmoid(q, sc, zp, sd, zq)")],
+    "ms:QLinearLeakyRelu": [integers("r = ms:QLinearLeakyRelu <alpha = 0.1> (q, sc, zp, sd, zq)")],
+    "ms:QLinearSoftmax": [
+        integers("r = ms:QLinearSoftmax <axis = 3, opset = 13> (q, sc, zp, sd, zq)"),
+        Sample(
+            conv(
+                ms(
+                    "q = QuantizeLinear(a, sc, zp)  r = ms:QLinearSoftmax <axis = 1, opset = 13> (q, sc, zp, sd, zq)"
+                    "  b = DequantizeLinear(r, sd, zq)"
+                ),
+                "",
+                SCALES,
+            ),
+            0,
+            refused="normalises integers over them",
+        ),
+        Sample(
+            conv(
+                ms(
+                    "q = QuantizeLinear(a, sc, zp)  r = ms:QLinearSoftmax <axis = 2, opset = 12> (q, sc, zp, sd, zq)"
+                    "  b = DequantizeLinear(r, sd, zq)"
+                ),
+                "",
+                SCALES,
+            ),
+            0,
+            "is an operator without a rule",
+            most=0,
+        ),
+    ],
+    "ms:QLinearAveragePool": [integers("r = ms:QLinearAveragePool <kernel_shape = [2,2]> (q, sc, zp, sd, zq)")],
+    "ms:QLinearGlobalAveragePool": [
+        integers("r = ms:QLinearGlobalAveragePool(q, sc, zp, sd, zq)"),
+        integers(
+            "t = Transpose <perm = [0,2,3,1]> (q)  u = ms:QLinearGlobalAveragePool <channels_last = 1> (t, sc, zp, sd, zq)"
+            "  r = Transpose <perm = [0,3,1,2]> (u)"
+        ),
+    ],
+    "ms:QLinearConcat": [
+        integers(
+            "t = ms:QLinearSigmoid(q, sc, zp, sd, zq)  r = ms:QLinearConcat <axis = 1> (sd, zq, t, sd, zq, q, sc, zp)",
+            "",
+            "4,16,1,1",
+        ),
+    ],
+    "ms:QLinearWhere": [
+        integers(
+            "g = Greater(a, sc)  t = ms:QLinearSigmoid(q, sc, zp, sd, zq)  r = ms:QLinearWhere(g, q, sc, zp, t, sd, zq, sd, zq)"
+        ),
+    ],
+    "ms:QuantizeLinear": [Sample(conv(ms("q = ms:QuantizeLinear(a, sc, zp)  b = DequantizeLinear(q, sc, zp)"), "", SCALES), 8)],
+    "ms:DequantizeLinear": [
+        Sample(
+            conv(
+                ms("d = ms:DequantizeLinear <axis = 0> (w3, w4, z6)  b = Conv(a, d)"),
+                "int8[6,8,1,1] w3, float[6] w4",
+                SIX,
+                w2="4,6,1,1",
+            ),
+            14,
+        ),
+    ],
+}
+
+FLOATING |= ON_INTEGERS
 SAMPLES = {ms(op): samples for op, samples in FLOATING.items()}
 CASES = [(f"{op}-{k}", sample) for op, samples in SAMPLES.items() for k, sample in enumerate(samples)]
 

@@ -18,6 +18,7 @@ from onnxprune.labels import Rest
 from onnxprune.ops.axes import ACCOUNTED, reduced_axes
 from onnxprune.ops.normalization import softmax_axes, trains
 from onnxprune.ops.patch import Patch
+from onnxprune.ops.site import Unsupported
 
 
 def _kept(patch: Patch, axes: Iterable[int]) -> dict[int, tuple[int, int]]:
@@ -100,6 +101,12 @@ def softmax(patch: Patch) -> None:
     _put_back(patch, softmax_axes(patch.node, len(patch.cutting.masks(patch.node.inputs[0]))))
 
 
+def quantized_softmax(patch: Patch) -> None:
+    """QLinearSoftmax: nothing is put back among integers."""
+    if _kept(patch, [patch.node.attribute("axis", -1) % len(patch.cutting.masks(patch.node.inputs[0]))]):
+        raise Unsupported("normalises integers over them")
+
+
 def reduction(patch: Patch) -> None:
     """Means over the original number of channels; sums and extremes with what removed channels hold."""
     data, op = patch.node.inputs[0], patch.node.op
@@ -144,5 +151,6 @@ REFITS: Mapping[str, Callable[[Patch], None]] = {
     "Softmax": softmax,
     "LogSoftmax": softmax,
     "Hardmax": softmax,
+    "com.microsoft.QLinearSoftmax": quantized_softmax,
     **dict.fromkeys(ACCOUNTED, reduction),
 }

@@ -21,6 +21,8 @@ WEIGHTS = {"DequantizeLinear": (0, 2), "ConvInteger": (1, 3), "MatMulInteger": (
 """Operators that read stored integers as numbers: the place of the integers, and of their zero point."""
 DATA = {**WEIGHTS, "ConvInteger": (0, 2), "MatMulInteger": (0, 2)}
 """The same for integers that are computed."""
+PASSED = frozenset("Flatten Gather Identity MaxPool Reshape Slice Split Squeeze Transpose Unsqueeze".split())
+"""Operators after which integers mean what they meant before."""
 
 
 def is_quantized(dtype: int, users: Sequence[tuple[Node, int]]) -> bool:
@@ -86,14 +88,22 @@ def _stands_for_zero(site: Site) -> bool:
     """Whether a removed channel is still read as zero: integers are, if whoever reads them has the same zero point."""
     if site.node.op == "DequantizeLinear":
         return True
-    name, own = site.node.outputs[0], _point(site.node, ZERO_POINT)
-    for node, k in site.graph.consumers.get(name, ()):
+    return _read_with(site.graph, site.node.outputs[0], _point(site.node, ZERO_POINT))
+
+
+def _read_with(graph: Graph, name: str, own: str) -> bool:
+    """Whether all who read these integers, perhaps after they were moved, have this zero point."""
+    for node, k in graph.consumers.get(name, ()):
+        if node.op in PASSED and k == 0:
+            if not all(_read_with(graph, output, own) for output in node.outputs if output):
+                return False
+            continue
         if node.op not in DATA or k != DATA[node.op][0]:
             return False
         other = _point(node, DATA[node.op][1])
-        if own != other and not _equal(site.graph, own, other):
+        if own != other and not _equal(graph, own, other):
             return False
-    return name not in site.graph.outputs
+    return name not in graph.outputs
 
 
 def _point(node: Node, place: int) -> str:

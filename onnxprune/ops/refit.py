@@ -24,7 +24,7 @@ def group(patch: Patch) -> None:
     """Convolutions: as many groups as the inputs that are left make with the weight that is left."""
     if patch.node.attribute("group", 1) == 1:
         return
-    place = 3 if patch.node.op == "QLinearConv" else 1
+    place = 3 if "QLinear" in patch.node.op else 1
     ins = patch.cutting.facts[0][patch.node.inputs[0]].shape
     weight = patch.cutting.facts[0][patch.node.inputs[place]].shape
     if ins is None or weight is None:
@@ -272,6 +272,7 @@ REFITS: Mapping[str, Callable[[Patch], None]] = {
     "Conv": group,
     "ConvTranspose": group,
     "QLinearConv": group,
+    "com.microsoft.QLinearConv": group,
     "com.microsoft.FusedConv": group,
     "Reshape": reshape,
     "Expand": expand,

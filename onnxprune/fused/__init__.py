@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fused operators: the ONNX operators that one node of onnxruntime's optimizer or quantizer stands for.
+
+The analysis looks at these parts; the node itself stays in the file. So a fused operator needs no rule of its own: what is
+known of its parts (shapes, values, ties) holds for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from onnx import NodeProto
+
+from onnxprune.fused.chain import MICROSOFT, Chain, Results
+from onnxprune.fused.optimizer import OPTIMIZED
+from onnxprune.fused.quantizer import QUANTIZED
+
+__all__ = ["CHAINS", "MICROSOFT", "key", "parts_of"]
+
+CHAINS: Mapping[str, Callable[[Chain], Results]] = {**OPTIMIZED, **QUANTIZED}
+
+
+def key(node: NodeProto) -> str:
+    """Operator with its domain, the way rules are named."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    return f"{domain}.{node.op_type}" if domain else str(node.op_type)
+
+
+def parts_of(node: NodeProto, shape: Callable[[str], tuple[int, ...] | None]) -> list[NodeProto]:
+    """The nodes that a fused node stands for; none where it stands for itself."""
+    if key(node) not in CHAINS:
+        return []
+    chain = Chain(node, shape)
+    results = CHAINS[key(node)](chain)
+    if results is None:
+        return []
+    for name, result in zip(node.output, results, strict=False):
+        if name and result:
+            _rename(chain, result, name)
+    return chain.parts
+
+
+def _rename(chain: Chain, old: str, new: str) -> None:
+    """Let the parts call a result by the name of the node's output."""
+    for part in chain.parts:
+        for names in (part.input, part.output):
+            for k, name in enumerate(names):
+                if name == old:
+                    names[k] = new

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the parts of a fused node are put down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto
+
+MICROSOFT = "com.microsoft"
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The parts of one node, as they are put down.
+
+    Attributes:
+        node: the fused node.
+        shape: the shape of one of its inputs, if it is known.
+        parts: nodes of the newest opset, in topological order.
+    """
+
+    node: NodeProto
+    shape: Callable[[str], tuple[int, ...] | None]
+    parts: list[NodeProto] = field(default_factory=list)
+
+    def __getitem__(self, k: int) -> str:
+        """The name of input `k`; empty for one that is left out."""
+        return self.node.input[k] if k < len(self.node.input) else ""
+
+    def __call__(self, op: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any) -> Any:
+        """Add a part; returns the name of its output, or of each of its outputs."""
+        stem = f"{self.node.output[0] or self.node.name} ({op} {len(self.parts)}"
+        names = [f"{stem}.{k})" for k in range(outputs)]
+        given = {k: v for k, v in attributes.items() if v is not None}
+        self.parts.append(onnx.helper.make_node(op, inputs, names, domain=domain, **given))
+        return names[0] if outputs == 1 else names
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """The value of an attribute of the fused node."""
+        for a in self.node.attribute:
+            if a.name == name:
+                return onnx.helper.get_attribute_value(a)
+        return default
+
+    def own(self, *without: str) -> dict[str, Any]:
+        """All attributes of the fused node but some."""
+        return {a.name: onnx.helper.get_attribute_value(a) for a in self.node.attribute if a.name not in without}
+
+    def constant(self, value: Any, kind: Any = np.int64) -> str:
+        """A stored tensor."""
+        return str(self("Constant", value=onnx.numpy_helper.from_array(np.array(value, kind))))
+
+    def sum_of(self, *terms: str) -> str:
+        """The sum of those tensors that are given."""
+        first, *others = [t for t in terms if t]
+        for other in others:
+            first = self("Add", first, other)
+        return first
+
+    def rank(self, k: int) -> int:
+        """The rank of input `k`; 0 where it is unknown."""
+        return len(self.shape(self[k]) or ())
+
+
+Results = tuple[str, ...] | None
+"""The names that stand for the node's outputs, "" for one that the parts do not tell; None where they tell nothing."""
+
+
+def same(op: str) -> Callable[[Chain], Results]:
+    """The operator of ONNX with the same inputs and attributes."""
+
+    def chain(c: Chain) -> Results:
+        results = c(op, *c.node.input, outputs=len(c.node.output), **c.own())
+        return (results,) if isinstance(results, str) else tuple(results)
+
+    return chain
