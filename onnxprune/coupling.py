@@ -30,7 +30,7 @@ MASKABLE = frozenset(
         "Identity InstanceNormalization LSTM LayerNormalization MatMul MatMulInteger Mul PRelu RNN Reshape Squeeze Sub Sum "
         "Transpose Unsqueeze com.microsoft.FusedConv com.microsoft.FusedMatMul QLinearConv QLinearMatMul "
         "com.microsoft.QLinearConv com.microsoft.QGemm com.microsoft.MatMulIntegerToFloat com.microsoft.DynamicQuantizeMatMul "
-        "com.microsoft.DequantizeLinear"
+        "com.microsoft.DequantizeLinear com.microsoft.MultiHeadAttention"
     ).split()
 )
 
@@ -59,6 +59,7 @@ class Coupled:
         ties, pins: why labels are one, why they stay.
         policy: what was wished where several answers are right.
         mixed: channels that a node works on together, in a cut on those that are left: such a cut is not the masked original.
+        needed: further arrays of labels of which one must stay, as on every axis.
     """
 
     graph: Graph = field(repr=False)
@@ -71,6 +72,7 @@ class Coupled:
     pins: tuple[tuple[NDArray[np.int64], Pin], ...] = field(repr=False)
     policy: Policy = DEFAULT
     mixed: tuple[Mix, ...] = field(default=(), repr=False)
+    needed: tuple[NDArray[np.int64], ...] = field(default=(), repr=False)
 
     @cached_property
     def owner_of(self) -> NDArray[np.int64]:
@@ -114,6 +116,8 @@ class Coupled:
         found: dict[bytes, NDArray[np.int64]] = {}
         # most operators pass the same array on
         arrays = {id(axis): axis for flow in self.flows.values() for axis in flow.axes if axis is not None}
+        # what goes as one may go
+        arrays |= {id(x): x for x in self.needed if len(distinct(self.roots[x])) > 1}
         for axis in arrays.values():
             if self.free[axis].all():
                 roots = distinct(self.roots[axis])
@@ -161,6 +165,7 @@ class _Pass:
             tuple(self.labels.pins),
             self.policy,
             tuple(self.labels.mixed),
+            tuple(self.labels.needed),
         )
 
     def _seed(self) -> None:

@@ -59,6 +59,10 @@ class Node:
                 return onnx.helper.get_attribute_value(a)
         return default
 
+    def limit(self, name: str, default: int) -> int:
+        """A number that the chain of a fused operator attaches to one of its parts."""
+        return next((int(p.value) for p in self.proto.metadata_props if p.key == name), default)
+
     def __str__(self) -> str:
         """Operator and name, the way messages and reports show a node."""
         return f"{self.fused or self.op} '{self.name or self.outputs[0]}'"

@@ -57,10 +57,10 @@ class Interpreter:
         known = dict(inputs)
         for part in parts:
             known.update(self._of_parts(part, known))
-        found = {name: known[name] for part in parts for name in part.output}
-        if any(name and found.get(name, UNKNOWN).shape is None for name in node.output):
-            found = {**self._ask(node, inputs), **{name: fact for name, fact in found.items() if fact.shape is not None}}
-        return parts, found
+        found = {name: known[name] for part in parts for name in part.output if name}
+        hidden = [name for name in node.output if name and found.get(name, UNKNOWN).shape is None]
+        told = self._ask(node, inputs) if hidden else {}
+        return parts, {**found, **{name: told[name] for name in hidden if name in told}}
 
     def _derive(self, node: NodeProto, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
         types = self._infer(node, inputs)

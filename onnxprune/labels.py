@@ -113,7 +113,10 @@ def unite(parent: NDArray[np.int64], a: NDArray[np.int64], b: NDArray[np.int64])
 
 
 class Labels:
-    """All labels of one graph. The only mutable object of the analysis."""
+    """All labels of one graph. The only mutable object of the analysis.
+
+    Of each array in `needed` one label must stay, as of every axis of every tensor.
+    """
 
     def __init__(self) -> None:
         self._parent = np.arange(1024)
@@ -124,6 +127,7 @@ class Labels:
         self.pins: list[tuple[NDArray[np.int64], Pin]] = []
         self.mixed: list[Mix] = []
         self.touched: list[NDArray[np.int64]] = []
+        self.needed: list[NDArray[np.int64]] = []
 
     def fresh(self, size: int) -> NDArray[np.int64]:
         """`size` new labels, each a class of its own."""

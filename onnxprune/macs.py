@@ -18,24 +18,35 @@ WINDOWED = {"Conv": 1, "ConvInteger": 1}
 PRODUCTS = frozenset({"Gemm", "MatMul", "MatMulInteger"})
 
 
-def factors(node: Node, facts: Mapping[str, Fact]) -> tuple[tuple[str, int], ...] | None:
-    """The (tensor, axis) whose sizes multiply to the node's multiply-accumulates.
+Factors = tuple[tuple[str, int], ...]
+"""The (tensor, axis) whose sizes multiply to a number of multiply-accumulates."""
 
-    None where it multiplies nothing or its sizes are unknown.
-    """
-    op = node.op
-    if op not in WINDOWED and op not in PRODUCTS and op != "ConvTranspose":
-        return None
-    data, weight, out = node.inputs[0], node.inputs[WINDOWED.get(op, 1)], node.outputs[0]
+
+def products(node: Node, facts: Mapping[str, Fact]) -> list[Factors]:
+    """The products in a node; none where it multiplies nothing or its sizes are unknown."""
+    if node.op == "Attention":
+        return _attention(node, facts)
+    if node.op not in WINDOWED and node.op not in PRODUCTS and node.op != "ConvTranspose":
+        return []
+    data, weight, out = node.inputs[0], node.inputs[WINDOWED.get(node.op, 1)], node.outputs[0]
     ranks = {name: _rank(facts, name) for name in (data, weight, out)}
     if min(ranks.values()) < 0:
-        return None
+        return []
     inner = [(weight, k) for k in range(1, ranks[weight])]
-    if op == "ConvTranspose":
-        return tuple([(data, k) for k in range(ranks[data])] + inner)
-    if op not in WINDOWED:
+    if node.op == "ConvTranspose":
+        return [tuple([(data, k) for k in range(ranks[data])] + inner)]
+    if node.op not in WINDOWED:
         inner = [(data, ranks[data] - (2 if node.attribute("transA", 0) and ranks[data] > 1 else 1))]
-    return tuple([(out, k) for k in range(ranks[out])] + inner)
+    return [tuple([(out, k) for k in range(ranks[out])] + inner)]
+
+
+def _attention(node: Node, facts: Mapping[str, Fact]) -> list[Factors]:
+    """Queries meet all keys, those of the past too, and so do the weights that come of it meet all values."""
+    keys = node.outputs[1] if len(node.outputs) > 1 and node.outputs[1] else node.inputs[1]
+    ranks = {name: _rank(facts, name) for name in (node.inputs[0], keys, node.outputs[0])}
+    if min(ranks.values()) < 0:
+        return []
+    return [(*((name, k) for k in range(ranks[name])), (keys, ranks[keys] - 2)) for name in (node.inputs[0], node.outputs[0])]
 
 
 def _rank(facts: Mapping[str, Fact], name: str) -> int:
@@ -46,8 +57,7 @@ def _rank(facts: Mapping[str, Fact], name: str) -> int:
 
 def macs_of(node: Node, facts: Mapping[str, Fact]) -> int:
     """Multiply-accumulates of one node; 0 where it multiplies nothing or its sizes are unknown."""
-    found = factors(node, facts)
-    return 0 if found is None else prod((facts[name].shape or ())[k] for name, k in found)
+    return sum(prod((facts[name].shape or ())[k] for name, k in found) for found in products(node, facts))
 
 
 @dataclass(frozen=True)
@@ -77,9 +87,9 @@ def meter(nodes: Iterable[Node], flows: Mapping[str, Flow], facts: Mapping[str, 
     """The meter of a graph with these labels, at these sizes."""
     known: dict[bytes, tuple[int, NDArray[np.int64]]] = {}
     fixed, rows = [], []
-    for found in (factors(node, facts) for node in nodes):
-        sizes = [(flows[name].axes[k], (facts[name].shape or ())[k]) for name, k in found or ()]
-        fixed.append(prod(size for labels, size in sizes if labels is None) if found else 0)
+    for found in (product for node in nodes for product in products(node, facts)):
+        sizes = [(flows[name].axes[k], (facts[name].shape or ())[k]) for name, k in found]
+        fixed.append(prod(size for labels, size in sizes if labels is None))
         rows.append([_place(known, labels) for labels, _ in sizes if labels is not None])
     most = max(map(len, rows), default=0)
     padded = [row + [len(known)] * (most - len(row)) for row in rows]

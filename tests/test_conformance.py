@@ -41,6 +41,10 @@ def _fits(case: Any) -> bool:
     return node.op_type in RULES and not node.domain and tensors and case.model.opset_import[0].version >= OLDEST_OPSET
 
 
+DATA = {"Attention": (0, 1, 2, 4, 5), "SwiGLU": (0, 1), "LinearAttention": (0, 1, 2)}
+"""Inputs that a model computes, where it is not the first alone."""
+
+
 def as_model(case: Any, first_is_data: bool) -> ModelProto:
     """The case with its inputs stored and its outputs summed."""
     made = ModelProto()
@@ -48,14 +52,15 @@ def as_model(case: Any, first_is_data: bool) -> ModelProto:
     made.ir_version = min(made.ir_version, 10)
     graph, opset = made.graph, made.opset_import[0].version
     inputs, outputs = list(graph.input), list(graph.output)
+    computed = DATA.get(graph.node[0].op_type, (0,)) if first_is_data else ()
     del graph.input[:]
     del graph.output[:]
     for k, (value, array) in enumerate(zip(inputs, case.data_sets[0][0], strict=False)):
         kind = value.type.tensor_type.elem_type
-        if k == 0 and first_is_data and kind in FLOATS:
-            graph.initializer.append(numpy_helper.from_array(np.asarray(array), "first"))
-            graph.node.insert(0, helper.make_node("Mul", ["first", "fed"], [value.name]))
-            graph.input.append(helper.make_tensor_value_info("fed", kind, [1]))
+        if k in computed and kind in FLOATS:
+            graph.initializer.append(numpy_helper.from_array(np.asarray(array), f"weight {k}"))
+            graph.node.insert(0, helper.make_node("Mul", [f"weight {k}", f"fed {k}"], [value.name]))
+            graph.input.append(helper.make_tensor_value_info(f"fed {k}", kind, [1]))
         else:
             graph.initializer.append(numpy_helper.from_array(np.asarray(array), value.name))
     for value in outputs:

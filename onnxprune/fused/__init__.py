@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping
 from onnx import NodeProto
 
 from onnxprune.fused.chain import MICROSOFT, Chain, Results
+from onnxprune.fused.heads import ATTENTION
 from onnxprune.fused.optimizer import OPTIMIZED
 from onnxprune.fused.quantizer import QUANTIZED
 
 __all__ = ["CHAINS", "MICROSOFT", "key", "parts_of"]
 
-CHAINS: Mapping[str, Callable[[Chain], Results]] = {**OPTIMIZED, **QUANTIZED}
+CHAINS: Mapping[str, Callable[[Chain], Results]] = {**OPTIMIZED, **ATTENTION, **QUANTIZED}
 
 
 def key(node: NodeProto) -> str:
@@ -37,6 +38,10 @@ def parts_of(node: NodeProto, shape: Callable[[str], tuple[int, ...] | None]) ->
     for name, result in zip(node.output, results, strict=False):
         if name and result:
             _rename(chain, result, name)
+    read = {name for part in chain.parts for name in part.input} | set(node.output)
+    for part in chain.parts:
+        for k, name in enumerate(part.output):
+            part.output[k] = name if name in read else ""
     return chain.parts
 
 

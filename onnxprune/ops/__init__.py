@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from onnxprune.ops.attention import attention, rotary
 from onnxprune.ops.axes import (
     REDUCTIONS,
     arg_extreme,
@@ -38,6 +39,7 @@ def _table(*parts: tuple[Iterable[str], Rule]) -> Mapping[str, Rule]:
 
 
 BY_FUNCTION: Mapping[str, Rule] = {
+    "Attention": attention,
     "Conv": convolution,
     "ConvInteger": convolution,
     "ConvTranspose": convolution,
@@ -63,6 +65,7 @@ BY_FUNCTION: Mapping[str, Rule] = {
     "ReduceLogSum": reduction,
     "ReduceLogSumExp": reduction,
     "Resize": resize,
+    "RotaryEmbedding": rotary,
     "Upsample": resize,
     "Shape": observe,
     "Size": observe,

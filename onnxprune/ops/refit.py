@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.ops import put_back
+from onnxprune.ops import heads, put_back
 from onnxprune.ops.patch import Patch
 from onnxprune.ops.recurrent import GATES
 from onnxprune.ops.site import Unsupported
@@ -285,4 +285,5 @@ REFITS: Mapping[str, Callable[[Patch], None]] = {
     "GroupNormalization": group_norm,
     **dict.fromkeys(GATES, recurrent),
     **put_back.REFITS,
+    **heads.REFITS,
 }
