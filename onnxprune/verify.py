@@ -134,7 +134,7 @@ def _comparable(graph: Graph, pruned: ModelProto) -> list[str]:
         o
         for n in graph.nodes
         for o in n.outputs
-        if o in made and n.inputs and facts[o].dtype in FLOATS and facts[o].value is None
+        if o and o in made and n.inputs and facts[o].dtype in FLOATS and facts[o].value is None
     ]
 
 
