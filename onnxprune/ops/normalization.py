@@ -32,9 +32,13 @@ def mix_or_hold(site: Site, flow: Flow, axes: Iterable[int]) -> set[int]:
     return set()
 
 
-def without_trace(flow: Flow, mixed: set[int]) -> Flow:
-    """The flow behind a normalisation over what is left: removed channels of the axes `mixed` count as zero."""
-    return Flow(flow.axes, tuple(Rest.ZERO if k in mixed else r for k, r in enumerate(flow.rest)))
+def without_trace(flow: Flow, mixed: set[int], over: Iterable[int] = ()) -> Flow:
+    """The flow behind a normalisation over the axes `over`: what removed positions hold depends on those that are left.
+
+    Where it works on what is left, removed positions of the axes `mixed` count as zero.
+    """
+    rest = [Rest.UNKNOWN if k in over else r for k, r in enumerate(flow.rest)]
+    return Flow(flow.axes, tuple(Rest.ZERO if k in mixed else r for k, r in enumerate(rest)))
 
 
 def softmax(site: Site) -> list[Flow]:
@@ -63,15 +67,16 @@ def batch_norm(site: Site) -> list[Flow]:
     by_batch = [k for k in range(len(flow.axes)) if k != 1] if trains(site.node) else []
     mixed = mix_or_hold(site, flow, by_batch)
     [found] = by_signature(SIGNATURES["BatchNormalization"])(site)
-    return [without_trace(found, mixed)]
+    return [without_trace(found, mixed, by_batch)]
 
 
 def instance_norm(site: Site) -> list[Flow]:
     """InstanceNormalization: like BatchNormalization, by the statistics of each sample's own channel."""
     flow = site.flow(0)
-    mixed = mix_or_hold(site, flow, range(2, len(flow.axes)))
+    space = range(2, len(flow.axes))
+    mixed = mix_or_hold(site, flow, space)
     [found] = by_signature("~n c s*, c, + c -> n c s*")(site)
-    return [without_trace(found, mixed)]
+    return [without_trace(found, mixed, space)]
 
 
 def lp_norm(site: Site) -> list[Flow]:
