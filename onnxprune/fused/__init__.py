@@ -11,14 +11,17 @@ from collections.abc import Callable, Mapping
 
 from onnx import NodeProto
 
-from onnxprune.fused.chain import MICROSOFT, Chain, Results
+from onnxprune.fused.chain import MICROSOFT, Chain, Results, UnknownShapeError
 from onnxprune.fused.heads import ATTENTION
 from onnxprune.fused.optimizer import OPTIMIZED
 from onnxprune.fused.quantizer import QUANTIZED
 
-__all__ = ["CHAINS", "MICROSOFT", "key", "parts_of"]
+__all__ = ["CHAINS", "LABELS_ONLY", "MICROSOFT", "key", "parts_of"]
 
 CHAINS: Mapping[str, Callable[[Chain], Results]] = {**OPTIMIZED, **ATTENTION, **QUANTIZED}
+
+LABELS_ONLY = frozenset(ATTENTION)
+"""Operators whose parts show where channels go, but do not mask, scale or look up as the operator does."""
 
 
 def key(node: NodeProto) -> str:
@@ -32,7 +35,10 @@ def parts_of(node: NodeProto, shape: Callable[[str], tuple[int, ...] | None]) ->
     if key(node) not in CHAINS:
         return []
     chain = Chain(node, shape)
-    results = CHAINS[key(node)](chain)
+    try:
+        results = CHAINS[key(node)](chain)
+    except UnknownShapeError:
+        results = None
     if results is None:
         return []
     for name, result in zip(node.output, results, strict=False):

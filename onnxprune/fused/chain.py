@@ -14,6 +14,10 @@ from onnx import NodeProto
 MICROSOFT = "com.microsoft"
 
 
+class UnknownShapeError(Exception):
+    """The parts of a node depend on a shape that is not known."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chain:
     """The parts of one node, as they are put down.
@@ -51,6 +55,15 @@ class Chain:
         """All attributes of the fused node but some."""
         return {a.name: onnx.helper.get_attribute_value(a) for a in self.node.attribute if a.name not in without}
 
+    def channels_first(self, k: int, x: str) -> str:
+        """`x`, which has the rank of input `k`, with the last axis behind the first."""
+        rank = self.rank(k)
+        return str(self("Transpose", x, perm=[0, rank - 1, *range(1, rank - 1)]))
+
+    def channels_last(self, k: int, x: str) -> str:
+        """`x`, which has the rank of input `k`, with the second axis at the end."""
+        return str(self("Transpose", x, perm=[0, *range(2, self.rank(k)), 1]))
+
     def constant(self, value: Any, kind: Any = np.int64) -> str:
         """A stored tensor."""
         return str(self("Constant", value=onnx.numpy_helper.from_array(np.array(value, kind))))
@@ -62,9 +75,20 @@ class Chain:
             first = self("Add", first, other)
         return first
 
+    def sizes(self, k: int) -> tuple[int, ...]:
+        """The shape of input `k`; empty for one that is left out.
+
+        Raises:
+            UnknownShapeError: it is not known, and the parts depend on it.
+        """
+        shape = self.shape(self[k]) if self[k] else ()
+        if shape is None:
+            raise UnknownShapeError(self[k])
+        return shape
+
     def rank(self, k: int) -> int:
-        """The rank of input `k`; 0 where it is unknown."""
-        return len(self.shape(self[k]) or ())
+        """The rank of input `k`."""
+        return len(self.sizes(k))
 
 
 Results = tuple[str, ...] | None

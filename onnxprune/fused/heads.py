@@ -21,16 +21,11 @@ def _attend(c: Chain, *operands: str, heads: tuple[int, int], **limits: int) -> 
     return tuple(outputs)
 
 
-def _last(c: Chain, name: str) -> int:
-    shape = c.shape(name) or (0,)
-    return shape[-1]
-
-
 def packed_attention(c: Chain) -> Results:
     """One product makes queries, keys and values."""
     if c[4] or (len(c.node.output) > 1 and c.node.output[1]) or c.attribute("do_rotary", 0):
         return None
-    width, heads = _last(c, c[1]), c.attribute("num_heads")
+    width, heads = c.sizes(1)[-1], c.attribute("num_heads")
     sizes = c.attribute("qkv_hidden_sizes") or [width // 3] * 3
     product = c.sum_of(c("MatMul", c[0], c[1]), c[2])
     q, k, v = c("Split", product, c.constant(sizes), outputs=3, axis=-1)
@@ -45,7 +40,7 @@ def multi_head_attention(c: Chain) -> Results:
     heads = c.attribute("num_heads")
     names = [c[k] for k in range(3)]
     if c[3]:
-        biases = c("Split", c[3], c.constant([_last(c, name) for name in names]), outputs=3, axis=0)
+        biases = c("Split", c[3], c.constant([c.sizes(k)[-1] for k in range(3)]), outputs=3, axis=0)
         names = [c("Add", name, bias) for name, bias in zip(names, biases, strict=True)]
     return _attend(c, *names, c[5], c[6], c[7], heads=(heads, heads))
 
@@ -57,7 +52,7 @@ def group_query_attention(c: Chain) -> Results:
     heads, groups = c.attribute("num_heads"), c.attribute("kv_num_heads")
     q, k, v = c[0], c[1], c[2]
     if not k:
-        size = _last(c, q) // (heads + 2 * groups)
+        size = c.sizes(0)[-1] // (heads + 2 * groups)
         q, k, v = c("Split", q, c.constant([heads * size, groups * size, groups * size]), outputs=3, axis=-1)
     turns = c.attribute("do_rotary", 0)
     if turns:
@@ -70,8 +65,8 @@ def group_query_attention(c: Chain) -> Results:
 
 def rotary_embedding(c: Chain) -> Results:
     """The same with the tables behind the positions; the number of heads follows from them."""
-    size = c.attribute("rotary_embedding_dim", 0) or 2 * _last(c, c[2])
-    heads = c.attribute("num_heads", 0) or (_last(c, c[0]) // size if size else 0)
+    size = c.attribute("rotary_embedding_dim", 0) or 2 * c.sizes(2)[-1]
+    heads = c.attribute("num_heads", 0) or c.sizes(0)[-1] // size
     given = {"rotary_embedding_dim": c.attribute("rotary_embedding_dim"), "interleaved": c.attribute("interleaved")}
     return (c("RotaryEmbedding", c[0], c[2], c[3], c[1], num_heads=heads, **given),)
 

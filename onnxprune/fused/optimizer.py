@@ -45,13 +45,15 @@ def fused_matmul(c: Chain) -> Results:
 
 def _turned(c: Chain, k: int, side: str) -> str:
     """transBatchA moves the first axis of A behind the others but the last; transA then swaps the last two."""
-    rank = c.rank(k)
-    order = list(range(rank))
-    if c.attribute(f"transBatch{side}", 0) and rank > 2:
+    batch, rows = c.attribute(f"transBatch{side}", 0), c.attribute(f"trans{side}", 0)
+    if not batch and not rows:
+        return c[k]
+    order = list(range(c.rank(k)))
+    if batch and len(order) > 2:
         order = [*order[1:-1], 0, order[-1]]
-    if c.attribute(f"trans{side}", 0) and rank > 1:
+    if rows and len(order) > 1:
         order = [*order[:-2], order[-1], order[-2]]
-    return c[k] if order == sorted(order) else str(c("Transpose", c[k], perm=order))
+    return str(c("Transpose", c[k], perm=order))
 
 
 def bias_gelu(c: Chain) -> Results:

@@ -33,11 +33,8 @@ def qlinear_conv(c: Chain) -> Results:
     """Convolution; with `channels_last` on data of which channels are the last axis."""
     x, w, b = read(c, 0), read(c, 3), bias(c, 8, (1, 4))
     last = c.attribute("channels_last", 0)
-    rank = c.rank(0)
-    x = c("Transpose", x, perm=[0, rank - 1, *range(1, rank - 1)]) if last else x
-    y = c("Conv", x, w, b, **c.own("channels_last"))
-    y = c("Transpose", y, perm=[0, *range(2, rank), 1]) if last else y
-    return (written(c, y, 6),)
+    y = c("Conv", c.channels_first(0, x) if last else x, w, b, **c.own("channels_last"))
+    return (written(c, c.channels_last(0, y) if last else y, 6),)
 
 
 def qlinear_matmul(c: Chain) -> Results:
@@ -82,20 +79,17 @@ def pool(op: str) -> Callable[[Chain], Results]:
     """A pooling operator; channels may be the last axis."""
 
     def chain(c: Chain) -> Results:
-        x, rank = read(c, 0), c.rank(0)
-        last = c.attribute("channels_last", 0)
-        x = c("Transpose", x, perm=[0, rank - 1, *range(1, rank - 1)]) if last else x
-        y = c(op, x, **c.own("channels_last"))
-        return (written(c, c("Transpose", y, perm=[0, *range(2, rank), 1]) if last else y, 3),)
+        x, last = read(c, 0), c.attribute("channels_last", 0)
+        y = c(op, c.channels_first(0, x) if last else x, **c.own("channels_last"))
+        return (written(c, c.channels_last(0, y) if last else y, 3),)
 
     return chain
 
 
 def qlinear_softmax(c: Chain) -> Results:
     """Softmax over one axis; before opset 13 over all from that axis on."""
-    rank = c.rank(0)
     axis = c.attribute("axis", -1)
-    if c.attribute("opset", 13) < 13 and axis % max(rank, 1) != rank - 1:
+    if c.attribute("opset", 13) < 13 and axis % c.rank(0) != c.rank(0) - 1:
         return None
     return (written(c, c("Softmax", read(c, 0), axis=axis), 3),)
 

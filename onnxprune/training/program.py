@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxprune.errors import TrainingError
-from onnxprune.fused import key, parts_of
+from onnxprune.fused import LABELS_ONLY, key, parts_of
 from onnxprune.graph import FLOATS, captured, constant_tensor, free_inputs, opsets, read_weights, subgraphs
 from onnxprune.infer import RANDOM
 from onnxprune.normal import normal_form
@@ -109,7 +109,7 @@ def _has_body(op: str, version: int) -> bool:
 def flat(graph: GraphProto, versions: Mapping[str, int]) -> Iterator[tuple[NodeProto, Mapping[str, int]]]:
     """Each node, or the parts that a fused one stands for, with the versions of the domains that it is written for."""
     for n in graph.node:
-        parts = [] if key(n) in OPS else parts_of(n, lambda _: None)
+        parts = [] if key(n) in {*OPS, *LABELS_ONLY} else parts_of(n, lambda _: None)
         yield from ((p, NEWEST) for p in parts) if parts else ((n, versions),)
 
 
