@@ -535,6 +535,33 @@ PRODUCTS: dict[str, list[Sample]] = {
                 "int64[1] k = {1}",
             )
         ),
+        # one group of all channels, as PyTorch writes GroupNorm: what removed channels hold counts for its statistics
+        *(
+            Sample(
+                conv(
+                    f"{before}  r = Reshape(e, s)  n = InstanceNormalization(r, one, nought)  t = Reshape(n, u)  m = Mul(t, w3)"
+                    "  b = Add(m, w4)",
+                    "float[8,1,1] w3, float[8,1,1] w4",
+                    "int64[3] s = {2,1,-1}, int64[4] u = {2,-1,8,8}, float[1] one = {1}, float[1] nought = {0}",
+                    w2="4,8,1,1",
+                ),
+                8,
+                most=8,
+            )
+            for before in ("e = Relu(a)", "e = Exp(a)")
+        ),
+        Sample(
+            conv(
+                "q = ReduceMax <axes = [1]> (x)  e = Sub(a, q)  r = Reshape(e, s)  n = InstanceNormalization(r, one, nought)"
+                "  b = Reshape(n, u)",
+                "",
+                "int64[3] s = {2,1,-1}, int64[4] u = {2,-1,8,8}, float[1] one = {1}, float[1] nought = {0}",
+                w2="4,8,1,1",
+            ),
+            0,
+            "normalises over them, and removed ones would leave a trace",
+            most=0,
+        ),
     ],
     "LayerNormalization": [
         Sample(seq("b = LayerNormalization(a, w3, w4)", "float[8] w3, float[8] w4"), 8),
@@ -561,6 +588,15 @@ PRODUCTS: dict[str, list[Sample]] = {
         Sample(conv("b = GroupNormalization <num_groups = 4> (a, w3, w4)", "float[8] w3, float[8] w4"), 4, most=4, opset=21),
         Sample(
             conv("e = Exp(a)  b = GroupNormalization <num_groups = 8> (e, w3, w4)", "float[8] w3, float[8] w4"), 8, opset=21
+        ),
+        *(
+            Sample(
+                conv(f"e = {op}(a)  b = GroupNormalization <num_groups = 1> (e, w3, w4)", "float[8] w3, float[8] w4"),
+                8,
+                most=8,
+                opset=21,
+            )
+            for op in ("Relu", "Exp")
         ),
     ],
     **{op: layered(op, gates) for op, gates in (("LSTM", 4), ("GRU", 3), ("RNN", 1))},

@@ -106,6 +106,11 @@ def group_norm(site: Site) -> list[Flow]:
         raise Unsupported("has one scale for each group, as before opset 21")
     site.tie(channels, scales)
     site.tie(channels, shifts)
+    rest = Rest.ZERO if factors.zero[0] and shift.zero[0] else Rest.UNKNOWN
+    rank = len(flow.axes)
+    passed = Flow((None, channels, *(None,) * (rank - 2)), tuple(rest if k == 1 else Rest.UNKNOWN for k in range(rank)))
+    if site.node.attribute("num_groups") == 1:
+        return [without_trace(passed, mix_or_hold(site, flow, [1]))]
     groups = channels.reshape(site.node.attribute("num_groups"), -1)
     whole, within = [(groups[:, :1], groups)], [(groups[:1], groups)]
     if site.policy.allow_renormalising and site.choose([whole, within], channels) == 1:
@@ -113,9 +118,7 @@ def group_norm(site: Site) -> list[Flow]:
         site.tie(*within[0])
     else:
         site.tie(*whole[0])
-    rest = Rest.ZERO if factors.zero[0] and shift.zero[0] else Rest.UNKNOWN
-    rank = len(flow.axes)
-    return [Flow((None, channels, *(None,) * (rank - 2)), tuple(rest if k == 1 else Rest.UNKNOWN for k in range(rank)))]
+    return [passed]
 
 
 def layer_norm(site: Site) -> list[Flow]:

@@ -85,6 +85,15 @@ def skip_normalization(patch: Patch) -> None:
     _put_back(patch, [last], [k for k in scales if patch.has(k)], [k for k in terms if patch.has(k)], results)
 
 
+def single_group(patch: Patch) -> None:
+    """GroupNormalization with one group: the statistics of the original width."""
+    shrunk = _kept(patch, [1])
+    _put_back(patch, [1])
+    for after, before in shrunk.values():
+        for operand in (1, 2):
+            patch.zeros_back(operand, {0: before - after})
+
+
 def batch_norm(patch: Patch) -> None:
     """BatchNormalization by batch statistics: those of the original's positions."""
     if trains(patch.node):

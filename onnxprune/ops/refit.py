@@ -254,9 +254,11 @@ def pad(patch: Patch) -> None:
 
 
 def group_norm(patch: Patch) -> None:
-    """GroupNormalization: as many groups as are left."""
+    """GroupNormalization: as many groups as are left, or the statistics of the single one's original width."""
     kept = patch.mask(0, 1)
-    if kept is not None:
+    if patch.node.attribute("num_groups") == 1:
+        put_back.single_group(patch)
+    elif kept is not None:
         groups = kept.reshape(patch.node.attribute("num_groups"), -1)
         patch.set_attribute("num_groups", int(groups.any(1).sum()))
 
