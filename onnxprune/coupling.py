@@ -21,6 +21,7 @@ from onnxprune.ops import RULES, SOURCES
 from onnxprune.ops.quantized import is_quantized, zero_point
 from onnxprune.ops.site import Site, Unsupported, Use
 from onnxprune.policy import DEFAULT, Policy
+from onnxprune.shuffles import Shuffle, find_shuffles
 
 # Users that multiply or add a weight, or only pass it on: masking the weight then makes its channels zero. Anything else
 # (a division, a maximum) may see the true values of a removed channel, so nothing downstream may count on zeros.
@@ -60,6 +61,7 @@ class Coupled:
         policy: what was wished where several answers are right.
         mixed: channels that a node works on together, in a cut on those that are left: such a cut is not the masked original.
         needed: further arrays of labels of which one must stay, as on every axis.
+        shuffles: nodes that permute channels, which a Gather replaces where channels go.
     """
 
     graph: Graph = field(repr=False)
@@ -73,6 +75,7 @@ class Coupled:
     policy: Policy = DEFAULT
     mixed: tuple[Mix, ...] = field(default=(), repr=False)
     needed: tuple[NDArray[np.int64], ...] = field(default=(), repr=False)
+    shuffles: tuple[Shuffle, ...] = field(default=(), repr=False)
 
     @cached_property
     def owner_of(self) -> NDArray[np.int64]:
@@ -146,11 +149,16 @@ class _Pass:
         self.owners: list[Owner] = []
         self.uses: list[Use] = []
         self.stored = set(graph.weights)
+        self.shuffles: list[Shuffle] = []
 
     def run(self) -> Coupled:
         self._seed()
+        shuffles = find_shuffles(self.graph)
         for node in self.graph.nodes:
-            if node.outputs[0] not in self.graph.weights:
+            if node.outputs[0] in self.graph.weights:
+                continue
+            shuffle = shuffles.get(node.index)
+            if shuffle is None or not self._shuffle(node, shuffle):
                 self._visit_parts(node)
         self._hold_outputs()
         count = self.labels.count
@@ -166,6 +174,7 @@ class _Pass:
             self.policy,
             tuple(self.labels.mixed),
             tuple(self.labels.needed),
+            tuple(self.shuffles),
         )
 
     def _seed(self) -> None:
@@ -188,6 +197,19 @@ class _Pass:
                 axes.append(labels)
             rest = Rest.ZERO if zero else Rest.CONSTANT
             self.flows[weight.name] = Flow(tuple(axes), tuple(Rest.UNKNOWN if x is None else rest for x in axes))
+
+    def _shuffle(self, node: Node, shuffle: Shuffle) -> bool:
+        """See a shuffle as the permutation that it is; False where it has to be seen node by node."""
+        flow = self.flows[shuffle.source]
+        labels = flow.axes[shuffle.axis]
+        if labels is None or shuffle.source in self.stored or any(k in self.kept for k in shuffle.nodes):
+            return False
+        if node.index == shuffle.nodes[-1]:
+            axes = tuple(labels[shuffle.order] if k == shuffle.axis else x for k, x in enumerate(flow.axes))
+            rest = tuple(Rest.UNKNOWN if r is Rest.COMPUTED else r for r in flow.rest)  # nobody computes it in this order
+            self.flows[shuffle.result] = self._checked(node, shuffle.result, Flow(axes, rest))
+            self.shuffles.append(shuffle)
+        return True
 
     def _visit_parts(self, node: Node) -> None:
         """A fused node is what its parts are; what they do not tell of it, nobody knows."""

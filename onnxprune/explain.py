@@ -86,6 +86,8 @@ def _without_labels(coupled: Coupled, tensor: str) -> str:
     if tensor in graph.weights:
         return "it is not a floating-point weight in use"
     node: Node = graph.producers[tensor]
+    if any(node.index in shuffle.nodes for shuffle in coupled.shuffles):
+        return "it lies inside a shuffle, which a Gather replaces where channels go"
     return f"{node} brings no channel of a weight here"
 
 

@@ -178,6 +178,11 @@ class Graph:
         return {name: tuple(uses) for name, uses in found.items()}
 
     @cached_property
+    def captured(self) -> frozenset[str]:
+        """Tensors that bodies of If, Loop and Scan take from the main graph."""
+        return frozenset(name for node in self.nodes for name in node.implicit)
+
+    @cached_property
     def producers(self) -> Mapping[str, Node]:
         """Tensor name -> the node that computes it."""
         return {name: node for node in self.nodes for name in node.outputs if name}

@@ -47,6 +47,7 @@ class Rests:
 
     def __init__(self, coupled: Coupled, dropped: NDArray[np.bool_]) -> None:
         self._coupled, self._dropped = coupled, dropped
+        self._shuffles = {shuffle.result: shuffle for shuffle in coupled.shuffles}
         self._full: dict[tuple[str, bytes], NDArray[Any]] = {}
         self.made: dict[tuple[str, int], str] = {}
         self.widths: dict[str, int] = {}
@@ -94,6 +95,9 @@ class Rests:
             return fact.value
         if rest is Rest.ZERO and fact.shape is not None:
             return self._zeros(name)
+        if name in self._shuffles:
+            shuffle = self._shuffles[name]
+            return np.take(self._run(shuffle.source, classes), shuffle.order, shuffle.axis)
         node = graph.makers.get(name)
         values = None
         if node is not None:

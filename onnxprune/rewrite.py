@@ -23,6 +23,7 @@ from onnxprune.ops.patch import Patch
 from onnxprune.ops.refit import REFITS
 from onnxprune.ops.site import Unsupported
 from onnxprune.rests import Rests
+from onnxprune.shuffles import Shuffle
 
 Mask = NDArray[np.bool_]
 
@@ -64,7 +65,8 @@ class _Cutter:
         self.taken = set(self.graph.facts)
         self.sized: set[str] = set()
         self.rests = Rests(coupled, dropped)
-        self.captured = {name for n in self.graph.nodes for name in n.implicit}
+        self.captured = self.graph.captured
+        self.shuffles = {k: shuffle for shuffle in coupled.shuffles for k in shuffle.nodes}
 
     def run(self) -> ModelProto:
         for weight in self.graph.weights.values():
@@ -113,6 +115,11 @@ class _Cutter:
                 new.t.CopyFrom(self.weights[node.outputs[0]])
             self.nodes.append(proto)
             return
+        shuffle = self.shuffles.get(node.index)
+        if shuffle is not None and self._cuts(shuffle.source):
+            if node.index == shuffle.nodes[-1]:
+                self._gather(node, shuffle)
+            return
         proto.CopyFrom(node.proto)
         self._trace_sizes(node)
         if not self._touched(node):
@@ -130,6 +137,17 @@ class _Cutter:
             raise CutError(f"{node} {declined}", node.index) from declined
         for new_node in [*patch.before, proto, *patch.after]:
             self.add(new_node, node.index)
+        self._compare(node)
+
+    def _gather(self, node: Node, shuffle: Shuffle) -> None:
+        """One Gather in the place of a shuffle."""
+        labels = self.coupled.flows[shuffle.source].axes[shuffle.axis]
+        assert labels is not None
+        kept = ~self.dropped[labels]
+        positions = (np.cumsum(kept) - 1)[shuffle.order[kept[shuffle.order]]]
+        index = Patch(node, NodeProto(), self).constant(f"{shuffle.result}_order", positions)
+        gather = onnx.helper.make_node("Gather", [shuffle.source, index], [shuffle.result], node.name, axis=shuffle.axis)
+        self.add(gather, node.index)
         self._compare(node)
 
     def _trace_sizes(self, node: Node) -> None:

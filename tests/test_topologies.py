@@ -94,7 +94,7 @@ NETS: dict[str, Net] = {
         <int64[5] s = {0,2,8,8,8}, int64[4] t = {0,-1,8,8}> {
         a = Conv(x, w1)  b = Relu(a)  c = Reshape(b, s)  d = Transpose <perm = [0,2,1,3,4]> (c)  e = Reshape(d, t)
         f = Conv <group = 16, pads = [1,1,1,1]> (e, w2)  h = Conv <group = 2> (f, w3)  y = Conv(h, w4) }""",
-        2,
+        16,
     ),
     "channel shuffle between split and concat": Net(
         """g (float[N,3,8,8] x, float[8,3,1,1] w1,
@@ -104,7 +104,7 @@ NETS: dict[str, Net] = {
         e = Transpose <perm = [0,2,1,3,4]> (d)
         f = Reshape(e, t)  h, i = Split <axis = 1> (f, k)  j = Relu(h)  k1 = Concat <axis = 1> (j, i)
         y = Conv(k1, w4) }""",
-        8,
+        16,
         16,
     ),
     "depth to space": Net(
