@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes that are linear in a stored weight, seen as one matrix product: rows of inputs times a matrix.
+
+Convolutions become products by laying out the patch under the kernel for each output position (im2col); a transposed
+convolution is a convolution of its input with zeros between the elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from onnxprune.graph import Node, Weight
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """One linear node.
+
+    Attributes:
+        node: the node.
+        weight: name of its weight.
+        groups: independent products side by side (grouped convolution).
+        channel_axis: axis of the output that counts channels.
+        bias: which input of the node is added to each channel; None for an operator without.
+        kernel: sizes of the kernel; empty for matrix products.
+    """
+
+    node: Node = field(repr=False)
+    weight: str
+    groups: int
+    channel_axis: int
+    bias: int | None
+    kernel: tuple[int, ...] = ()
+
+    def rows(self, x: Array, out_shape: tuple[int, ...], positions: NDArray[np.int64]) -> Array:
+        """The inputs of some output positions (groups, n_positions, n_inputs).
+
+        Args:
+            x: the node's first input.
+            out_shape: shape of its output.
+            positions: flat places in the output without its channel axis.
+        """
+        flat = KINDS[self.node.op].rows(self, x, out_shape, positions)
+        return flat.reshape(len(positions), self.groups, -1).transpose(1, 0, 2)
+
+    def matrix(self, w: Array) -> Array:
+        """The weight as matrices (groups, n_inputs, n_outputs / groups)."""
+        return KINDS[self.node.op].matrix(self, w)
+
+    def stored(self, matrix: Array, shape: tuple[int, ...]) -> Array:
+        """The inverse of `matrix`: in the weight's own layout of `shape`."""
+        return KINDS[self.node.op].stored(self, matrix, shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How one operator is laid out as a matrix product."""
+
+    rows: Callable[[Linear, Array, tuple[int, ...], NDArray[np.int64]], Array]
+    matrix: Callable[[Linear, Array], Array]
+    stored: Callable[[Linear, Array, tuple[int, ...]], Array]
+
+
+def at_positions(x: Array, axis: int, positions: NDArray[np.int64]) -> Array:
+    """`x` at flat places of all axes but `axis` (n_positions, size of that axis)."""
+    before, channels, after = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
+    grid = x.reshape(before, channels, after)
+    found: Array = grid[positions // after, :, positions % after]
+    return found
+
+
+def _patches(linear: Linear, x: Array, out_shape: tuple[int, ...], positions: NDArray[np.int64]) -> Array:
+    """What lies under the kernel at some output positions (n_positions, channels * kernel)."""
+    geometry = _geometry(linear, x.shape, out_shape)
+    if all(k == 1 for k in geometry.kernel) and not any(geometry.pads_begin + geometry.pads_end):
+        steps = tuple(slice(None, None, s) for s in geometry.strides)
+        return at_positions(np.ascontiguousarray(x[(slice(None), slice(None), *steps)]), 1, positions)
+    wide = _padded(x, geometry.pads_begin, geometry.pads_end)
+    span = tuple((k - 1) * d + 1 for k, d in zip(geometry.kernel, geometry.dilations, strict=True))
+    spatial = tuple(range(2, x.ndim))
+    view = sliding_window_view(wide, span, axis=spatial)
+    view = view[(slice(None), slice(None), *(slice(None, None, s) for s in geometry.strides))]
+    view = view[(..., *(slice(None, None, d) for d in geometry.dilations))]
+    sample, *where = np.unravel_index(positions, (out_shape[0], *out_shape[2:]))
+    found: Array = view[(sample, slice(None), *where)]
+    return found.reshape(len(positions), -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Kernel, strides and so on, one number for each spatial axis."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads_begin: tuple[int, ...]
+    pads_end: tuple[int, ...]
+
+
+def _geometry(linear: Linear, shape: tuple[int, ...], out_shape: tuple[int, ...]) -> Geometry:
+    node, kernel, rank = linear.node, linear.kernel, len(shape) - 2
+    strides = tuple(node.attribute("strides", (1,) * rank))
+    dilations = tuple(node.attribute("dilations", (1,) * rank))
+    auto = node.attribute("auto_pad", b"NOTSET")
+    if auto in (b"SAME_UPPER", b"SAME_LOWER"):
+        total = [
+            max(0, (o - 1) * s + (k - 1) * d + 1 - n)
+            for o, s, k, d, n in zip(out_shape[2:], strides, kernel, dilations, shape[2:], strict=True)
+        ]
+        small, large = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+        begin, end = (small, large) if auto == b"SAME_UPPER" else (large, small)
+    elif auto == b"VALID":
+        begin = end = (0,) * rank
+    else:
+        pads = tuple(node.attribute("pads", (0,) * 2 * rank))
+        begin, end = pads[:rank], pads[rank:]
+    return Geometry(kernel, strides, dilations, begin, end)
+
+
+def _padded(x: Array, begin: tuple[int, ...], end: tuple[int, ...]) -> Array:
+    """Zeros around the spatial axes; negative numbers crop."""
+    wide = np.pad(x, ((0, 0), (0, 0), *((max(a, 0), max(b, 0)) for a, b in zip(begin, end, strict=True))))
+    crop = (slice(max(-a, 0), n - max(-b, 0)) for a, b, n in zip(begin, end, wide.shape[2:], strict=True))
+    return wide[(slice(None), slice(None), *crop)]
+
+
+def _spread_patches(linear: Linear, x: Array, out_shape: tuple[int, ...], positions: NDArray[np.int64]) -> Array:
+    """`_patches` for a transposed convolution: zeros between the elements, then a plain one with stride 1."""
+    node, kernel, rank = linear.node, linear.kernel, x.ndim - 2
+    strides, dilations = (tuple(node.attribute(name, (1,) * rank)) for name in ("strides", "dilations"))
+    sizes = tuple((n - 1) * s + 1 for n, s in zip(x.shape[2:], strides, strict=True))
+    spread = np.zeros((*x.shape[:2], *sizes), x.dtype)
+    spread[(slice(None), slice(None), *(slice(None, None, s) for s in strides))] = x
+    pads = node.attribute("pads", (0,) * 2 * rank)[:rank]
+    begin = tuple((k - 1) * d - p for k, d, p in zip(kernel, dilations, pads, strict=True))
+    span = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
+    # what is needed behind follows from the size of the output
+    end = tuple(o + s - 1 - n - b for o, s, n, b in zip(out_shape[2:], span, sizes, begin, strict=True))
+    wide = _padded(spread, begin, end)
+    view = sliding_window_view(wide, span, axis=tuple(range(2, x.ndim)))
+    view = view[(..., *(slice(None, None, d) for d in dilations))]
+    sample, *where = np.unravel_index(positions, (out_shape[0], *out_shape[2:]))
+    found: Array = view[(sample, slice(None), *where)]
+    return found.reshape(len(positions), -1)
+
+
+def _conv_matrix(linear: Linear, w: Array) -> Array:
+    return w.reshape(linear.groups, w.shape[0] // linear.groups, -1).transpose(0, 2, 1)
+
+
+def _conv_stored(linear: Linear, matrix: Array, shape: tuple[int, ...]) -> Array:
+    return matrix.transpose(0, 2, 1).reshape(shape)
+
+
+def _flipped(w: Array) -> Array:
+    return w[(slice(None), slice(None), *(slice(None, None, -1),) * (w.ndim - 2))]
+
+
+def _transposed_matrix(linear: Linear, w: Array) -> Array:
+    grid = _flipped(w).reshape(linear.groups, -1, *w.shape[1:])
+    return np.moveaxis(grid, 2, -1).reshape(linear.groups, -1, w.shape[1])
+
+
+def _transposed_stored(linear: Linear, matrix: Array, shape: tuple[int, ...]) -> Array:
+    grid = matrix.reshape(linear.groups, shape[0] // linear.groups, *shape[2:], shape[1])
+    return _flipped(np.moveaxis(grid, -1, 2).reshape(shape))
+
+
+def _vectors(linear: Linear, x: Array, out_shape: tuple[int, ...], positions: NDArray[np.int64]) -> Array:
+    found: Array = x.reshape(-1, x.shape[-1])[positions]
+    return found
+
+
+def _as_is(linear: Linear, w: Array) -> Array:
+    return (w.T if linear.node.attribute("transB", 0) else w)[None]
+
+
+def _as_it_was(linear: Linear, matrix: Array, shape: tuple[int, ...]) -> Array:
+    return matrix[0].T if linear.node.attribute("transB", 0) else matrix[0]
+
+
+CONV = Kind(_patches, _conv_matrix, _conv_stored)
+PRODUCT = Kind(_vectors, _as_is, _as_it_was)
+KINDS: Mapping[str, Kind] = {
+    "Conv": CONV,
+    "ConvTranspose": Kind(_spread_patches, _transposed_matrix, _transposed_stored),
+    "Gemm": PRODUCT,
+    "MatMul": PRODUCT,
+}
+
+
+def linear_of(node: Node, weights: Mapping[str, Weight]) -> Linear | None:
+    """The node as a matrix product with a stored floating-point weight; None if it is none."""
+    if node.op not in KINDS or len(node.inputs) < 2 or node.inputs[1] not in weights or node.inputs[0] in weights:
+        return None
+    weight = weights[node.inputs[1]]
+    if not weight.is_float:
+        return None
+    if node.op == "MatMul":
+        return Linear(node, weight.name, 1, -1, None) if len(weight.shape) == 2 else None
+    if node.op == "Gemm":
+        plain = node.attribute("alpha", 1.0) == 1.0 and node.attribute("beta", 1.0) == 1.0 and not node.attribute("transA", 0)
+        return Linear(node, weight.name, 1, -1, 2) if plain else None
+    return Linear(node, weight.name, node.attribute("group", 1), 1, 2, weight.shape[2:])

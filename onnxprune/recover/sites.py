@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where weights can be refitted: sums of linear nodes, seen up to the first thing that is not linear.
+
+A convolution, the BatchNormalization behind it and the residual add behind that are one linear sum
+`total = sum(scale * linear(x)) + offset + addends`. All linear nodes of the sum are fitted together, and what the addends
+(an identity shortcut) get wrong already is part of what they are fitted to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.graph import Graph, Node, Weight
+from onnxprune.ops.axes import trains
+from onnxprune.recover.linear import Linear, linear_of
+
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One per-channel operator behind a linear node: BatchNormalization, or a stored vector added or multiplied.
+
+    Attributes:
+        node: the operator.
+        operand: which input is the stored vector that is added; for BatchNormalization its shift; None where it only scales.
+    """
+
+    node: Node
+    operand: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One linear node of a sum with the per-channel operators between it and the sum.
+
+    Attributes:
+        linear: the node.
+        steps: what follows it, in order.
+        end: the tensor after them.
+    """
+
+    linear: Linear
+    steps: tuple[Step, ...]
+    end: str
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A sum of linear nodes.
+
+    Attributes:
+        total: the tensor that holds the sum.
+        terms: the linear nodes; their channels are those of `total`.
+        addends: other tensors in the sum.
+        channel_axis: axis of `total` that counts channels, 1 or -1.
+    """
+
+    total: str
+    terms: tuple[Term, ...]
+    addends: tuple[str, ...]
+    channel_axis: int
+
+    @property
+    def wants(self) -> tuple[str, ...]:
+        """Tensors of the pruned model that a fit reads."""
+        return (*(t.linear.node.inputs[0] for t in self.terms), *self.addends)
+
+
+def find_sites(graph: Graph) -> tuple[Site, ...]:
+    """All sums with at least one linear node, in the order of the graph."""
+    finder = _Finder(graph)
+    return tuple(finder.sites())
+
+
+class _Finder:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.captured = {name for n in graph.nodes for name in n.implicit}
+        self.terms: dict[str, Term] = {}
+        for node in graph.nodes:
+            linear = linear_of(node, graph.weights)
+            if linear is not None:
+                term = self._climb(linear)
+                self.terms[term.end] = term
+
+    def sites(self) -> Iterator[Site]:
+        inner = {name for n in self.graph.nodes if self._adds(n) for name in n.inputs if self._is_sum(name)}
+        summed: set[str] = set()
+        for node in self.graph.nodes:
+            if not self._adds(node) or node.outputs[0] in inner:
+                continue
+            leaves = list(self._leaves(node))
+            terms = [self.terms[x] for x in leaves if x in self.terms and self._alone(x)]
+            axes = {t.linear.channel_axis for t in terms}
+            # a grouped convolution has equations of its own: it is fitted alone, or together with nothing
+            terms = [t for t in terms if t.linear.groups == 1] if len(terms) > 1 else terms
+            if not terms or len(axes) > 1:
+                continue
+            ends = {t.end for t in terms}
+            summed |= ends
+            yield Site(node.outputs[0], tuple(terms), tuple(x for x in leaves if x not in ends), terms[0].linear.channel_axis)
+        for end, term in self.terms.items():
+            if end not in summed:
+                yield Site(end, (term,), (), term.linear.channel_axis)
+
+    def _alone(self, name: str) -> bool:
+        """Whether exactly one node reads the tensor, and nothing else does."""
+        return len(self.graph.consumers.get(name, ())) == 1 and name not in self.graph.outputs and name not in self.captured
+
+    def _adds(self, node: Node) -> bool:
+        """Whether the node adds tensors that are computed from data, all of the sum's own shape."""
+        if node.op not in ("Add", "Sum") or any(name in self.graph.weights for name in node.inputs):
+            return False
+        shapes = {self.graph.facts[name].cases[0].shape for name in (*node.inputs, *node.outputs)}
+        return len(shapes) == 1
+
+    def _is_sum(self, name: str) -> bool:
+        maker = self.graph.producers.get(name)
+        return maker is not None and self._adds(maker) and self._alone(name)
+
+    def _leaves(self, node: Node) -> Iterator[str]:
+        for name in node.inputs:
+            if self._is_sum(name):
+                yield from self._leaves(self.graph.producers[name])
+            else:
+                yield name
+
+    def _climb(self, linear: Linear) -> Term:
+        """Follow the per-channel operators behind a linear node."""
+        name, steps = linear.node.outputs[0], []
+        while self._alone(name):
+            node = self.graph.consumers[name][0][0]
+            step = step_of(node, name, linear.channel_axis, self.graph)
+            if step is None:
+                break
+            steps.append(step)
+            name = node.outputs[0]
+        return Term(linear, tuple(steps), name)
+
+
+def step_of(node: Node, data: str, channel_axis: int, graph: Graph) -> Step | None:
+    """The node as a per-channel operator on `data`; None if it is something else."""
+    if node.op == "BatchNormalization":
+        stored = all(name in graph.weights for name in node.inputs[1:])
+        return Step(node, 2) if stored and channel_axis == 1 and node.inputs[0] == data and not trains(node) else None
+    if node.op not in ("Add", "Sub", "Mul", "Div") or len(node.inputs) != 2:
+        return None
+    place = 1 - node.inputs.index(data)
+    other, shape = node.inputs[place], graph.facts[data].cases[0].shape
+    if other not in graph.weights or shape is None or (place == 0 and node.op in ("Sub", "Div")):
+        return None
+    if not per_channel(graph.weights[other].shape, len(shape), channel_axis % len(shape)):
+        return None
+    return Step(node, place if node.op in ("Add", "Sub") else None)
+
+
+def per_channel(shape: Sequence[int], rank: int, channel_axis: int) -> bool:
+    """Whether a stored operand of `shape` holds one number for each channel, or one for all.
+
+    >>> per_channel((8, 1, 1), 4, 1), per_channel((8,), 3, 2), per_channel((5, 8), 3, 2)
+    (True, True, False)
+    """
+    if len(shape) > rank:
+        return False
+    return all(n == 1 for k, n in enumerate(shape, rank - len(shape)) if k != channel_axis)
+
+
+def affine(term: Term, weights: Mapping[str, Weight], channels: int) -> tuple[Vector, Vector]:
+    """Scale and offset (channels,) of all steps of a term: end = scale * linear output + offset."""
+    scale, offset = np.ones(channels), np.zeros(channels)
+    for step in term.steps:
+        values = [weights[n].array.astype(np.float64) if n in weights else None for n in step.node.inputs]
+        s, o = _affine_of(step, values)
+        scale, offset = scale * s, offset * s + o
+    return scale, offset
+
+
+def _affine_of(step: Step, values: Sequence[NDArray[Any] | None]) -> tuple[Any, Any]:
+    node = step.node
+    if node.op == "BatchNormalization":
+        gamma, beta, mean, variance = (v for v in values[1:5] if v is not None)
+        s = gamma / np.sqrt(variance + node.attribute("epsilon", 1e-5))
+        return s, beta - mean * s
+    vector = next(v for v in values if v is not None).ravel()
+    return {"Add": (1.0, vector), "Sub": (1.0, -vector), "Mul": (vector, 0.0), "Div": (1 / vector, 0.0)}[node.op]

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Normal equations of least squares, gathered batch by batch, and their solution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+"""Candidates for the ridge, in units of the mean diagonal of the inputs' covariance."""
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Sums over rows of inputs x (groups, n, d) and targets y (groups, n, o).
+
+    Attributes:
+        n: number of rows.
+        x, y: sums (groups, d), (groups, o).
+        xx, xy: sums of products (groups, d, d), (groups, d, o).
+        yy: sums of squares (groups, o).
+    """
+
+    n: int
+    x: Array
+    y: Array
+    xx: Array
+    xy: Array
+    yy: Array
+
+    @classmethod
+    def of(cls, x: NDArray[Any], y: NDArray[Any]) -> Moments:
+        """The moments of some rows. Products are taken in the rows' own precision, sums over batches in double."""
+        xt = np.swapaxes(x, 1, 2)
+        parts = (x.sum(1, dtype=np.float64), y.sum(1, dtype=np.float64), xt @ x, xt @ y, np.square(y, dtype=np.float64).sum(1))
+        return cls(x.shape[1], *(p.astype(np.float64) for p in parts))
+
+    def __add__(self, other: Moments) -> Moments:
+        """The moments of the rows of both."""
+        return Moments(
+            self.n + other.n, self.x + other.x, self.y + other.y, self.xx + other.xx, self.xy + other.xy, self.yy + other.yy
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """y is about x @ matrix + offset.
+
+    Attributes:
+        matrix: (groups, d, o).
+        offset: (groups, o).
+    """
+
+    matrix: Array
+    offset: Array
+
+
+def solve(m: Moments, start: Array, ridge: float, fixed_offset: Array | None = None) -> Solution:
+    """Ridge regression that pulls towards `start` (groups, d, o), with a free offset unless one is fixed.
+
+    Args:
+        ridge: weight of the pull, in units of the mean diagonal of the inputs' covariance.
+    """
+    if fixed_offset is None:
+        mean_x, mean_y = m.x / m.n, m.y / m.n
+        xx = m.xx - m.n * mean_x[:, :, None] * mean_x[:, None, :]
+        xy = m.xy - m.n * mean_x[:, :, None] * mean_y[:, None, :]
+    else:
+        xx, xy = m.xx, m.xy - m.x[:, :, None] * fixed_offset[:, None, :]
+    d = xx.shape[1]
+    strength = ridge * np.trace(xx, axis1=1, axis2=2) / d + 1e-12 * m.n
+    damped = xx + strength[:, None, None] * np.eye(d)
+    matrix = start + np.linalg.solve(damped, xy - xx @ start)
+    if fixed_offset is not None:
+        return Solution(matrix, fixed_offset)
+    return Solution(matrix, mean_y - np.einsum("gd,gdo->go", mean_x, matrix))
+
+
+def squared_error(m: Moments, s: Solution) -> Array:
+    """Sum over rows of (y - x @ matrix - offset)^2, for each output (groups, o)."""
+    fit = np.einsum("gdo,gdo->go", s.matrix, m.xx @ s.matrix) + m.n * s.offset**2
+    fit += 2 * s.offset * np.einsum("gd,gdo->go", m.x, s.matrix)
+    cross = np.einsum("gdo,gdo->go", s.matrix, m.xy) + s.offset * m.y
+    return np.maximum(fit - 2 * cross + m.yy, 0.0)
+
+
+def fitted(
+    folds: Sequence[Moments], start: Array, fixed_offset: Array | None = None, ridges: Sequence[float] = RIDGES
+) -> Solution:
+    """Ridge regression with the ridge that predicts best what it was not fitted to (cross-validation over the folds)."""
+    total = sum(folds[1:], folds[0])
+    if len(folds) < 2 or len(ridges) == 1:
+        return solve(total, start, ridges[min(1, len(ridges) - 1)], fixed_offset)
+    errors = np.zeros(len(ridges))
+    for k, fold in enumerate(folds):
+        others = [f for j, f in enumerate(folds) if j != k]
+        rest = sum(others[1:], others[0])
+        for r, ridge in enumerate(ridges):
+            errors[r] += squared_error(fold, solve(rest, start, ridge, fixed_offset)).sum()
+    return solve(total, start, ridges[int(errors.argmin())], fixed_offset)
