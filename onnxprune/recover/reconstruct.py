@@ -21,10 +21,10 @@ from onnx import ModelProto, TensorProto
 from onnxprune.coupling import Coupled
 from onnxprune.facts import read_graph
 from onnxprune.graph import Graph, Weight, read_weights
-from onnxprune.recover.linear import at_positions
-from onnxprune.recover.sites import Site, Term, affine, find_sites
-from onnxprune.recover.stages import stages
-from onnxprune.recover.statistics import RIDGES, Moments, Solution, fitted
+from onnxprune.calibration.linear import at_positions
+from onnxprune.calibration.sites import Site, Term, affine, find_sites
+from onnxprune.calibration.stages import stages
+from onnxprune.calibration.moments import RIDGES, Moments, Solution, fitted
 from onnxprune.verify import Feeds
 
 Array = NDArray[Any]

@@ -37,7 +37,7 @@ class Moments:
     def of(cls, x: NDArray[Any], y: NDArray[Any]) -> Moments:
         """The moments of some rows. Products are taken in the rows' own precision, sums over batches in double."""
         xt = np.swapaxes(x, 1, 2)
-        parts = (x.sum(1, dtype=np.float64), y.sum(1, dtype=np.float64), xt @ x, xt @ y, np.square(y, dtype=np.float64).sum(1))
+        parts: tuple[NDArray[Any], ...] = (x.sum(1, dtype=np.float64), y.sum(1, dtype=np.float64), xt @ x, xt @ y, np.square(y, dtype=np.float64).sum(1))
         return cls(x.shape[1], *(p.astype(np.float64) for p in parts))
 
     def __add__(self, other: Moments) -> Moments:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from onnxprune.graph import Graph, Node, Weight
 from onnxprune.ops.axes import trains
-from onnxprune.recover.linear import Linear, linear_of
+from onnxprune.calibration.linear import Linear, linear_of
 
 Vector = NDArray[np.float64]
 
