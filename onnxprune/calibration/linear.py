@@ -87,7 +87,7 @@ def _patches(linear: Linear, x: Array, out_shape: tuple[int, ...], positions: ND
     wide = _padded(x, geometry.pads_begin, geometry.pads_end)
     span = tuple((k - 1) * d + 1 for k, d in zip(geometry.kernel, geometry.dilations, strict=True))
     spatial = tuple(range(2, x.ndim))
-    view = sliding_window_view(wide, span, axis=spatial)
+    view: Array = sliding_window_view(wide, span, axis=spatial)
     view = view[(slice(None), slice(None), *(slice(None, None, s) for s in geometry.strides))]
     view = view[(..., *(slice(None, None, d) for d in geometry.dilations))]
     sample, *where = np.unravel_index(positions, (out_shape[0], *out_shape[2:]))
@@ -146,7 +146,7 @@ def _spread_patches(linear: Linear, x: Array, out_shape: tuple[int, ...], positi
     # what is needed behind follows from the size of the output
     end = tuple(o + s - 1 - n - b for o, s, n, b in zip(out_shape[2:], span, sizes, begin, strict=True))
     wide = _padded(spread, begin, end)
-    view = sliding_window_view(wide, span, axis=tuple(range(2, x.ndim)))
+    view: Array = sliding_window_view(wide, span, axis=tuple(range(2, x.ndim)))
     view = view[(..., *(slice(None, None, d) for d in dilations))]
     sample, *where = np.unravel_index(positions, (out_shape[0], *out_shape[2:]))
     found: Array = view[(sample, slice(None), *where)]
@@ -181,11 +181,13 @@ def _vectors(linear: Linear, x: Array, out_shape: tuple[int, ...], positions: ND
 
 
 def _as_is(linear: Linear, w: Array) -> Array:
-    return (w.T if linear.node.attribute("transB", 0) else w)[None]
+    turned: Array = w.T if linear.node.attribute("transB", 0) else w
+    return turned[None]
 
 
 def _as_it_was(linear: Linear, matrix: Array, shape: tuple[int, ...]) -> Array:
-    return matrix[0].T if linear.node.attribute("transB", 0) else matrix[0]
+    turned: Array = matrix[0].T if linear.node.attribute("transB", 0) else matrix[0]
+    return turned
 
 
 CONV = Kind(_patches, _conv_matrix, _conv_stored)

@@ -37,7 +37,8 @@ class Moments:
     def of(cls, x: NDArray[Any], y: NDArray[Any]) -> Moments:
         """The moments of some rows. Products are taken in the rows' own precision, sums over batches in double."""
         xt = np.swapaxes(x, 1, 2)
-        parts: tuple[NDArray[Any], ...] = (x.sum(1, dtype=np.float64), y.sum(1, dtype=np.float64), xt @ x, xt @ y, np.square(y, dtype=np.float64).sum(1))
+        squares = np.square(y, dtype=np.float64).sum(1)
+        parts: tuple[NDArray[Any], ...] = (x.sum(1, dtype=np.float64), y.sum(1, dtype=np.float64), xt @ x, xt @ y, squares)
         return cls(x.shape[1], *(p.astype(np.float64) for p in parts))
 
     def __add__(self, other: Moments) -> Moments:
@@ -83,10 +84,11 @@ def solve(m: Moments, start: Array, ridge: float, fixed_offset: Array | None = N
 
 def squared_error(m: Moments, s: Solution) -> Array:
     """Sum over rows of (y - x @ matrix - offset)^2, for each output (groups, o)."""
-    fit = np.einsum("gdo,gdo->go", s.matrix, m.xx @ s.matrix) + m.n * s.offset**2
+    fit: Array = np.einsum("gdo,gdo->go", s.matrix, m.xx @ s.matrix) + m.n * s.offset**2
     fit += 2 * s.offset * np.einsum("gd,gdo->go", m.x, s.matrix)
     cross = np.einsum("gdo,gdo->go", s.matrix, m.xy) + s.offset * m.y
-    return np.maximum(fit - 2 * cross + m.yy, 0.0)
+    error: Array = np.maximum(fit - 2 * cross + m.yy, 0.0)
+    return error
 
 
 def fitted(

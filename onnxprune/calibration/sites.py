@@ -9,15 +9,15 @@ A convolution, the BatchNormalization behind it and the residual add behind that
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.calibration.linear import Linear, linear_of
 from onnxprune.graph import Graph, Node, Weight
 from onnxprune.ops.axes import trains
-from onnxprune.calibration.linear import Linear, linear_of
 
 Vector = NDArray[np.float64]
 

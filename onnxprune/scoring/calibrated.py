@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Criteria that look at activations: what each channel means to the layers that read it, on calibration inputs.
 
-`obs` asks what error would be left, at best, if a channel went and the weights of its readers were refitted to the others: the
-optimal brain surgeon (Hassibi & Stork, 1993) for channels, as in OSSCAR (Meng et al., 2024) and, greedily forward, ThiNet (Luo et
-al., 2017). Errors are in units of the variance of the sum they enter, so that layers and residual branches compare, and channels
-are ranked in the order in which they would go one after the other.
+`obs` asks what error would be left, at best, if a channel went and the weights of its readers were refitted to the others:
+the optimal brain surgeon (Hassibi & Stork, 1993) for channels, as in OSSCAR (Meng et al., 2024) and, greedily forward, ThiNet
+(Luo et al., 2017). Errors are in units of the variance of the sum they enter, so that layers and residual branches compare, and
+channels are ranked in the order in which they would go one after the other.
 """
 
 from __future__ import annotations
