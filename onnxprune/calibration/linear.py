@@ -78,20 +78,27 @@ def at_positions(x: Array, axis: int, positions: NDArray[np.int64]) -> Array:
     return found
 
 
+def every(x: Array, steps: tuple[int, ...], axis: int) -> Array:
+    """A view of every `steps[k]`-th element of axis `axis + k`."""
+    places: list[Any] = [slice(None)] * x.ndim
+    places[axis : axis + len(steps)] = [slice(None, None, s) for s in steps]
+    found: Array = x[tuple(places)]
+    return found
+
+
 def _patches(linear: Linear, x: Array, out_shape: tuple[int, ...], positions: NDArray[np.int64]) -> Array:
     """What lies under the kernel at some output positions (n_positions, channels * kernel)."""
     geometry = _geometry(linear, x.shape, out_shape)
     if all(k == 1 for k in geometry.kernel) and not any(geometry.pads_begin + geometry.pads_end):
-        steps = tuple(slice(None, None, s) for s in geometry.strides)
-        return at_positions(np.ascontiguousarray(x[(slice(None), slice(None), *steps)]), 1, positions)
+        return at_positions(np.ascontiguousarray(every(x, geometry.strides, 2)), 1, positions)
     wide = _padded(x, geometry.pads_begin, geometry.pads_end)
     span = tuple((k - 1) * d + 1 for k, d in zip(geometry.kernel, geometry.dilations, strict=True))
     spatial = tuple(range(2, x.ndim))
-    view: Array = sliding_window_view(wide, span, axis=spatial)
-    view = view[(slice(None), slice(None), *(slice(None, None, s) for s in geometry.strides))]
-    view = view[(..., *(slice(None, None, d) for d in geometry.dilations))]
+    view = np.asarray(sliding_window_view(wide, span, axis=spatial))
+    view = every(every(view, geometry.strides, 2), geometry.dilations, view.ndim - len(span))
     sample, *where = np.unravel_index(positions, (out_shape[0], *out_shape[2:]))
-    found: Array = view[(sample, slice(None), *where)]
+    picked: tuple[Any, ...] = (sample, slice(None), *where)
+    found: Array = view[picked]
     return found.reshape(len(positions), -1)
 
 
@@ -139,7 +146,7 @@ def _spread_patches(linear: Linear, x: Array, out_shape: tuple[int, ...], positi
     strides, dilations = (tuple(node.attribute(name, (1,) * rank)) for name in ("strides", "dilations"))
     sizes = tuple((n - 1) * s + 1 for n, s in zip(x.shape[2:], strides, strict=True))
     spread = np.zeros((*x.shape[:2], *sizes), x.dtype)
-    spread[(slice(None), slice(None), *(slice(None, None, s) for s in strides))] = x
+    every(spread, strides, 2)[...] = x
     pads = node.attribute("pads", (0,) * 2 * rank)[:rank]
     begin = tuple((k - 1) * d - p for k, d, p in zip(kernel, dilations, pads, strict=True))
     span = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
@@ -147,9 +154,10 @@ def _spread_patches(linear: Linear, x: Array, out_shape: tuple[int, ...], positi
     end = tuple(o + s - 1 - n - b for o, s, n, b in zip(out_shape[2:], span, sizes, begin, strict=True))
     wide = _padded(spread, begin, end)
     view: Array = sliding_window_view(wide, span, axis=tuple(range(2, x.ndim)))
-    view = view[(..., *(slice(None, None, d) for d in dilations))]
+    view = every(view, dilations, view.ndim - rank)
     sample, *where = np.unravel_index(positions, (out_shape[0], *out_shape[2:]))
-    found: Array = view[(sample, slice(None), *where)]
+    picked: tuple[Any, ...] = (sample, slice(None), *where)
+    found: Array = view[picked]
     return found.reshape(len(positions), -1)
 
 

@@ -2,7 +2,7 @@
 """What removed channels gave on average goes into the biases of the layers that read them. Nothing is fitted.
 
 The mean of a removed channel after its activation follows from BatchNormalization alone, whose output is about normal with
-mean beta and deviation |gamma| (DFQ, Nagel et al., 2019): the operators between it and the reader are run on seeded normal numbers.
+mean beta and deviation |gamma| (DFQ, Nagel et al., 2019): what stands between it and the reader is run on normal numbers.
 With calibration inputs the means are measured instead, which also works where BatchNormalization was folded.
 """
 
@@ -29,8 +29,8 @@ POINTS = 4096
 # What runs channel by channel and keeps the layout [sample, channel, places]: means pass through it.
 PASSES = frozenset(
     """
-    Relu LeakyRelu PRelu Clip Sigmoid HardSigmoid HardSwish Tanh Elu Selu Celu Softplus Softsign Mish Gelu Swish Erf Exp Sqrt Pow
-    Abs Neg Identity Cast Dropout Add Sub Mul Div Min Max Sum Concat GlobalAveragePool AveragePool BatchNormalization
+    Relu LeakyRelu PRelu Clip Sigmoid HardSigmoid HardSwish Tanh Elu Selu Celu Softplus Softsign Mish Gelu Swish Erf Exp Sqrt
+    Pow Abs Neg Identity Cast Dropout Add Sub Mul Div Min Max Sum Concat GlobalAveragePool AveragePool BatchNormalization
     """.split()
 )
 
@@ -156,7 +156,7 @@ def _normal(graph: Graph, node: Node, rng: np.random.Generator) -> NDArray[np.fl
     rank = len(graph.facts[node.outputs[0]].cases[0].shape or (0, 0))
     z = rng.standard_normal((POINTS, len(gamma)))
     z = (z - z.mean(0)) / z.std(0)
-    return (beta + np.abs(gamma) * z).reshape(POINTS, len(gamma), *(1,) * (rank - 2)).astype(np.float32)
+    return np.asarray(beta + np.abs(gamma) * z, np.float32).reshape(POINTS, len(gamma), *(1,) * (rank - 2))
 
 
 def _run(model: ModelProto, nodes: Sequence[int], name: str, values: Feeds) -> NDArray[np.float32] | None:
@@ -164,7 +164,6 @@ def _run(model: ModelProto, nodes: Sequence[int], name: str, values: Feeds) -> N
         return values[name]
     try:
         with runnable(part(model, Piece(tuple(nodes), tuple(values), (name,)), values)) as source:
-            found: NDArray[np.float32] = session(source).run([name], values)[0]
-            return found
+            return np.asarray(session(source).run([name], values)[0], np.float32)
     except Exception:  # a window larger than one place, a shape that is written down: then the mean is not known
         return None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The statistics of normalisation, measured anew on the pruned network.
 
-Behind a BatchNormalization that is running mean and variance (as in EagleEye, Li et al., 2020, and REPAIR, Jordan et al., 2023);
-where it was folded, scale and bias of the layer, so that mean and variance of each channel are the original's again.
+Behind a BatchNormalization that is running mean and variance (as in EagleEye, Li et al., 2020, and REPAIR, Jordan et al.,
+2023); where it was folded, scale and bias of the layer, so that mean and variance of each channel are the original's again.
 """
 
 from __future__ import annotations
