@@ -13,18 +13,23 @@ from onnx import ModelProto
 
 from onnxprune import benchmark as bench
 from onnxprune.data import Data, function_named, load_data
-from onnxprune.decision import Analysis, Decision, analyse, decide
-from onnxprune.errors import CutError, PlanError
+from onnxprune.decision import Analysis, Decision, analyse
+from onnxprune.errors import CutError, DataError, PlanError
 from onnxprune.facts import read_graph
 from onnxprune.graph import free_inputs
 from onnxprune.infer import fact_of_type
 from onnxprune.io import Loaded, check_output, load, save, to_graphsurgeon
-from onnxprune.judge import Metric, accuracy
+from onnxprune.judge import Judge, Metric
 from onnxprune.options import Options, Shapes
 from onnxprune.plan import Plan, dropped_by, plan_of
 from onnxprune.policy import Policy
-from onnxprune.report import Change, Report, make_report
+from onnxprune.recover.attempts import Recovery, Task, batches_of, recover
+from onnxprune.recover.refitted import check_refitted
+from onnxprune.recover.supply import Supply, given, made
+from onnxprune.report import Report, make_report
 from onnxprune.rewrite import cut
+from onnxprune.rounds import in_rounds
+from onnxprune.scoring.names import CALIBRATED
 from onnxprune.verify import Feeds, Verification, sample, verify
 
 Progress = Callable[[str, float], None]
@@ -106,10 +111,65 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent) 
     data, metric = _wanted_data(loaded, options, progress)
     progress("analyse", 0)
     graph = read_graph(loaded.model, options.input_shape)
-    decision = decide(graph, options, loaded.name)
-    plan = plan_of(decision.analysis.coupled, decision.dropped, loaded.sha256, options.asked())
+    supply = _supply(loaded, options, data, progress)
+    rounds = options.rounds > 1 or options.chosen_criterion in CALIBRATED
+    batches = batches_of(supply.fit) if supply and rounds else ()
+    outcome = in_rounds(graph, options, loaded.name, batches, lambda done: progress("analyse", done))
     progress("analyse", 1)
-    return _judged(loaded, decision, plan, options, data, metric, progress)
+    decision, recovery = outcome.decision, None
+    proof = _proof(decision, options, progress)
+    if supply:
+        task = Task(
+            decision.analysis.coupled,
+            decision.dropped,
+            decision.pruned,
+            outcome.start,
+            supply.fit,
+            supply.held_out,
+            supply.genuine,
+            options.seconds(),
+            options.seed,
+        )
+        judge = Judge(loaded.model, supply.held_out, metric, options.seed)
+        recovery = recover(task, options.recover, judge, supply, progress)
+        check_refitted(decision.pruned, recovery.model)
+    made_by = {**options.asked(), **({"recovered": recovery.method} if recovery and recovery.method != "none" else {})}
+    plan = plan_of(decision.analysis.coupled, decision.dropped, loaded.sha256, made_by)
+    return _judged(loaded, decision, plan, options, proof, recovery, metric, progress)
+
+
+def _supply(loaded: Loaded, options: Options, data: Data | None, progress: Progress) -> Supply | None:
+    """Inputs to recover and to judge with: the user's, else made-up ones where something is to be recovered."""
+    if data is not None:
+        name = str(options.data) if isinstance(options.data, str | Path) else "the given arrays"
+        fitted = options.recover != "none" or options.chosen_criterion in CALIBRATED
+        return given(data, name, options.seed, fitted)
+    if options.recover == "none":
+        return None
+    macs = bench.cost(loaded.model, options.input_shape, loaded.size).macs
+
+    def make(count: int) -> Data:
+        return load_data(
+            "synthetic",
+            loaded.model,
+            samples=count,
+            seed=options.seed,
+            shapes=options.input_shape,
+            progress=lambda done: progress("inputs", done),
+        )
+
+    try:
+        return made(loaded.model, make, macs, options.seed)
+    except DataError:
+        if options.recover == "auto" and options.rounds == 1:
+            return None
+        raise
+
+
+def _proof(decision: Decision, options: Options, progress: Progress) -> Verification | None:
+    if not options.verify:
+        return None
+    return verify(decision.analysis.coupled, decision.dropped, decision.pruned, lambda done: progress("verify", done))
 
 
 def _wanted_data(loaded: Loaded, options: Options, progress: Progress) -> tuple[Data | None, Metric | None]:
@@ -143,7 +203,7 @@ def apply_plan(model: Any, plan: Plan | str | Path, progress: Progress = silent,
     """
     loaded = load(model)
     plan = plan if isinstance(plan, Plan) else Plan.load(plan)
-    wish = Options(0.0, **options)
+    wish = Options(0.0, **{"recover": "none", **options})
     progress("analyse", 0)
     analysis = analyse(read_graph(loaded.model, wish.input_shape), {}, plan.policy)
     dropped = dropped_by(analysis.coupled, plan)
@@ -153,7 +213,9 @@ def apply_plan(model: Any, plan: Plan | str | Path, progress: Progress = silent,
         raise PlanError(f"{loaded.name}: the plan cannot be carried out: {e}") from e
     other = bool(plan.model_sha256 and loaded.sha256 and plan.model_sha256 != loaded.sha256)
     notes = ("the plan was made for a file with other contents (a retrained copy?); names and shapes fit",) if other else ()
-    result = _judged(loaded, Decision(analysis, dropped, pruned, analysis.groups, notes), plan, wish, None, None, progress)
+    decision = Decision(analysis, dropped, pruned, analysis.groups, notes)
+    plan = replace(plan, made_by={k: v for k, v in plan.made_by.items() if k != "recovered"})
+    result = _judged(loaded, decision, plan, wish, _proof(decision, wish, progress), None, None, progress)
     report = replace(result.report, asked=plan.made_by or {"plan": "given"}, align_reason="as planned")
     return replace(result, plan=replace(plan, model_sha256=loaded.sha256), report=report)
 
@@ -161,13 +223,21 @@ def apply_plan(model: Any, plan: Plan | str | Path, progress: Progress = silent,
 def verify_files(original: Any, pruned: Any, plan: Plan | str | Path, input_shape: Shapes | None = None) -> Verification:
     """Prove that `pruned` is `original` with the channels of `plan` removed.
 
+    Where the plan says that weights were refitted after the cut, it is the cut that is proven, and that `pruned` differs from
+    it in nothing but the values of weights.
+
     Raises:
         PlanError: the plan does not fit the original.
         VerificationError: the two compute different things.
     """
     plan = plan if isinstance(plan, Plan) else Plan.load(plan)
     analysis = analyse(read_graph(load(original).model, input_shape), {}, plan.policy)
-    return verify(analysis.coupled, dropped_by(analysis.coupled, plan), load(pruned).model)
+    dropped, given_model = dropped_by(analysis.coupled, plan), load(pruned).model
+    if not plan.recovered:
+        return verify(analysis.coupled, dropped, given_model)
+    bare = cut(analysis.coupled, dropped)
+    check_refitted(bare, given_model)
+    return verify(analysis.coupled, dropped, bare)
 
 
 def _judged(
@@ -175,34 +245,25 @@ def _judged(
     decision: Decision,
     plan: Plan,
     options: Options,
-    data: Data | None,
+    proof: Verification | None,
+    recovery: Recovery | None,
     metric: Metric | None,
     progress: Progress,
 ) -> Result:
-    """Prove, time and report."""
-    proof = timing = hits = None
-    if options.verify:
-        proof = verify(decision.analysis.coupled, decision.dropped, decision.pruned, lambda done: progress("verify", done))
+    """Time and report."""
+    timing, model = None, recovery.model if recovery else decision.pruned
     before = bench.cost(loaded.model, options.input_shape, loaded.size)
-    after = bench.cost(decision.pruned, before.inputs)
+    after = bench.cost(model, before.inputs)
     if options.bench:
-        models, feeds = (loaded.model, decision.pruned), random_feeds(loaded.model, before.inputs)
+        models, feeds = (loaded.model, model), random_feeds(loaded.model, before.inputs)
         timing = bench.benchmark(models, feeds, options.threads, progress=lambda done: progress("benchmark", done))
-    if data:
-        hits = _accuracies(loaded.model, decision.pruned, data, metric)
-    report = make_report(loaded.name, decision, options, before, after, proof, timing)
-    if data:
-        notes, measure = (*report.notes, *data.notes), metric.__name__ if metric else report.measure
-        report = replace(report, accuracy=hits, samples=len(data) if hits else 0, measure=measure, notes=notes)
-    return Result(decision.pruned, plan, report, loaded.external)
+    report = make_report(loaded.name, decision, options, before, after, proof, timing, recovery)
+    if metric:
+        report = replace(report, measure=metric.__name__)
+    return Result(model, plan, report, loaded.external)
 
 
 def random_feeds(model: ModelProto, shapes: Shapes) -> Feeds:
     """Seeded inputs of given shapes."""
     rng = np.random.default_rng(0)
     return {v.name: sample(rng, fact_of_type(v.type).dtype, tuple(shapes[v.name])) for v in free_inputs(model)}
-
-
-def _accuracies(original: ModelProto, pruned: ModelProto, data: Data, metric: Metric | None) -> Change | None:
-    before, after = accuracy(original, data, metric), accuracy(pruned, data, metric)
-    return None if before is None or after is None else Change(before, after)

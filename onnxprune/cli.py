@@ -22,8 +22,10 @@ from onnxprune.io import check_output, load
 from onnxprune.options import Options
 from onnxprune.plan import Plan
 from onnxprune.policy import Policy, read_carrier
+from onnxprune.recover import METHODS
 from onnxprune.report import PinRow
 from onnxprune.scoring import NAMES
+from onnxprune.scoring.names import CALIBRATED
 
 # typer carries a copy of click in newer releases and imports click in older ones; the base class is the same place in both
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
@@ -161,6 +163,39 @@ MetricOption = Annotated[
 ]
 
 
+CriterionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--criterion",
+        help=f"What makes a channel worth keeping: {', '.join(NAMES)}. Those that look at activations "
+        f"({', '.join(CALIBRATED)}) need --data. [default: obs with --data, else ccprune]",
+        show_default=False,
+    ),
+]
+RecoverOption = Annotated[
+    str,
+    typer.Option(
+        "--recover",
+        metavar="|".join(METHODS),
+        help="What is done to keep accuracy after the cut. none: no kept weight changes. bias: what removed channels gave on "
+        "average goes into biases. reconstruct: layer by layer, the weights that are left are fitted to what the original "
+        "network computes (seconds to minutes; without --data on synthetic inputs). distill: after that, the network is "
+        "trained to follow the original (needs --data and the extra \\[torch]). auto: what the given inputs allow, judged on "
+        "held-out inputs; the best is kept, never worse than none.",
+    ),
+]
+RoundsOption = Annotated[int, typer.Option("--rounds", metavar="N", help="Cut in N steps: cut a little, recover, score again.")]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--time-budget",
+        metavar="TIME",
+        help="How long training may take: 90s, 10m, 1h. With it, auto distils too. [default: 10m for distill]",
+        show_default=False,
+    ),
+]
+
+
 @app.command()
 def prune(
     model: ModelArgument,
@@ -178,9 +213,7 @@ def prune(
         ),
     ] = None,
     output: OutOption = None,
-    criterion: Annotated[
-        str, typer.Option("--criterion", help=f"What makes a channel worth keeping: {', '.join(NAMES)}.")
-    ] = "ccprune",
+    criterion: CriterionOption = None,
     scores: Annotated[
         Path | None, typer.Option("--scores", help="Scores made elsewhere: .npz, weight name -> one score a channel.")
     ] = None,
@@ -200,9 +233,9 @@ def prune(
     input_shape: ShapeOption = [],  # noqa: B006
     carrier: CarrierOption = [],  # noqa: B006
     allow_renormalising: RenormaliseOption = False,
-    recover: Annotated[
-        str, typer.Option("--recover", help="What is done to keep accuracy after the cut; none changes no kept weight.")
-    ] = "none",
+    recover: RecoverOption = "auto",
+    rounds: RoundsOption = 1,
+    time_budget: BudgetOption = None,
     plan: PlanOption = None,
     verify: VerifyOption = True,
     bench: BenchOption = True,
@@ -233,6 +266,8 @@ def prune(
         samples=samples,
         labels=labels,
         metric=metric,
+        rounds=rounds,
+        time_budget=time_budget,
     )
     loaded = load(model)
     wish = replace(wish, input_shape=_shapes(input_shape, loaded))
@@ -347,7 +382,8 @@ def verify(
         return
     from onnxprune.render.table import proof_text
 
-    _console().print(f"proven: {proof_text(proof)}", markup=False)
+    refitted = "; after the cut, weights were refitted, and nothing else was changed" if Plan.load(plan).recovered else ""
+    _console().print(f"proven: {proof_text(proof)}{refitted}", markup=False)
 
 
 @app.command()

@@ -22,8 +22,10 @@ from onnxprune.options import Options
 from onnxprune.policy import Policy
 from onnxprune.rewrite import cut
 from onnxprune.scoring import Scored, score_groups, scores_from_file
+from onnxprune.scoring.names import CALIBRATED
 from onnxprune.selection import Budget, best, keep_one_everywhere, ladders, widths_for
 from onnxprune.targets import Amount, filled, smallest
+from onnxprune.verify import Feeds
 
 MOST_RETRIES = 30
 
@@ -76,8 +78,12 @@ class Decision:
     notes: tuple[str, ...] = ()
 
 
-def decide(graph: Graph, options: Options, name: str) -> Decision:
-    """Choose channels and cut them; a node that cannot follow keeps its channels, and the choice is made again."""
+def decide(graph: Graph, options: Options, name: str, batches: Sequence[Feeds] = ()) -> Decision:
+    """Choose channels and cut them; a node that cannot follow keeps its channels, and the choice is made again.
+
+    Args:
+        batches: calibration inputs, for criteria that look at activations.
+    """
     refused: dict[int, str] = {}
     for _ in range(MOST_RETRIES):
         analysis = analyse(graph, refused, options.policy())
@@ -87,7 +93,7 @@ def decide(graph: Graph, options: Options, name: str) -> Decision:
             )
             raise ModelError(f"{name}: has no prunable channel{reason}. 'onnxprune inspect' lists all reasons")
         groups = _eligible(analysis, options)
-        scored = _score(analysis.coupled, groups, options)
+        scored = _score(analysis.coupled, groups, options, batches)
         dropped = _choose(analysis.coupled, groups, scored, options)
         try:
             pruned = cut(analysis.coupled, dropped)
@@ -145,9 +151,9 @@ def _check_patterns(option: str, patterns: Sequence[str], coupled: Coupled) -> N
             raise OptionError(f"{option}: '{pattern}' matches no weight; near names: {', '.join(near)}")
 
 
-def _score(coupled: Coupled, groups: tuple[Group, ...], options: Options) -> Scored:
+def _score(coupled: Coupled, groups: tuple[Group, ...], options: Options, batches: Sequence[Feeds]) -> Scored:
     if options.scores is None:
-        return score_groups(coupled, groups, options.criterion, options.seed)
+        return score_groups(coupled, groups, options.chosen_criterion, options.seed, batches)
     given = options.scores if isinstance(options.scores, Mapping) else read_arrays(options.scores, "--scores")
     return scores_from_file(coupled, groups, given)
 
@@ -160,6 +166,8 @@ def _choose(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options
     limit = options.limit()
     if limit is None:
         return ballot.dropped(widths_for(ballot.groups, ballot.scores, budget))
+    if options.chosen_criterion in CALIBRATED and options.scores is None and budget.scope == "global":
+        ballot = ballot.per_mac()
     return ballot.dropped(_within(limit, ballot, budget))
 
 
@@ -182,6 +190,16 @@ class Ballot:
         empty = [roots for roots in self.coupled.spans() if dead[roots].all()]
         dead[list(keep_one_everywhere(empty, gone))] = False
         return dead[self.coupled.roots]
+
+    def per_mac(self) -> Ballot:
+        """Scores by what an atom costs: where scores are errors, the least error goes for each multiply-accumulate saved."""
+        meter, none = self.coupled.meter, np.zeros(len(self.coupled.roots), bool)
+        scores = []
+        for group, old in zip(self.groups, self.scores, strict=True):
+            without = np.isin(self.coupled.roots, group.roots)
+            saved = (meter.macs(none) - meter.macs(without)) / len(group)
+            scores.append(old / max(saved, 1.0))
+        return replace(self, scores=scores)
 
 
 def _within(limit: Amount, ballot: Ballot, budget: Budget) -> list[int]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +16,14 @@ from onnxprune.data import Labels, Source
 from onnxprune.errors import OptionError
 from onnxprune.judge import Metric
 from onnxprune.policy import Policy, read_carrier
+from onnxprune.recover import METHODS
 from onnxprune.scoring import NAMES
+from onnxprune.scoring.names import CALIBRATED
 from onnxprune.selection import Alignment, auto_alignment
 from onnxprune.targets import Amount, amount
 
 Shapes = Mapping[str, Sequence[int]]
-RECOVERIES = ("none",)
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +32,16 @@ class Options:
 
     Attributes:
         ratio: fraction of prunable channels to remove, 0 <= ratio < 1; None where a budget is given instead.
-        criterion: a name in `onnxprune.scoring.NAMES`.
+        criterion: a name in `onnxprune.scoring.NAMES`; None: `obs` where there are inputs to recover with, else `ccprune`.
         scope: "global" or "local".
         align: "auto", "none", or a number of channels.
         scores: path of an .npz, or weight name -> scores, instead of the criterion.
         include, exclude: patterns of weight names that may, or may not, be cut.
         data: inputs, as `onnxprune.data.load_data` takes them: a path, `module:function`, `random`, or arrays.
         input_shape: input name -> shape, for sizes that the file leaves open.
-        recover: what is done to keep accuracy after the cut.
+        recover: what is done to keep accuracy after the cut: a name in `onnxprune.recover.METHODS`.
+        rounds: in how many steps to cut, with a recovery after each.
+        time_budget: how long training may take, as "10m" or in seconds; without it, `auto` does not train.
         verify, bench: whether to prove and to time the result.
         threads: threads of onnxruntime in the benchmark.
         seed: seed of the criterion `random`.
@@ -51,7 +56,7 @@ class Options:
     """
 
     ratio: float | None = None
-    criterion: str = "ccprune"
+    criterion: str | None = None
     scope: str = "global"
     align: str | int = "auto"
     scores: str | Path | Mapping[str, NDArray[Any]] | None = None
@@ -59,7 +64,7 @@ class Options:
     exclude: Sequence[str] = ()
     data: Source | None = None
     input_shape: Shapes = field(default_factory=dict)
-    recover: str = "none"
+    recover: str = "auto"
     verify: bool = True
     bench: bool = True
     threads: int = 1
@@ -71,6 +76,8 @@ class Options:
     labels: Labels | None = None
     metric: str | Metric | None = None
     allow_renormalising: bool = False
+    rounds: int = 1
+    time_budget: str | float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is out of range, before any work."""
@@ -84,22 +91,51 @@ class Options:
             raise OptionError(
                 f"--ratio: got {self.ratio:g}, expected 0 <= ratio < 1, the fraction of channels to remove (0.5 = half)"
             )
-        if self.criterion not in NAMES:
+        if self.criterion is not None and self.criterion not in NAMES:
             near = difflib.get_close_matches(self.criterion, NAMES, 1)
             hint = f"did you mean '{near[0]}'? " if near else ""
             raise OptionError(f"--criterion: got '{self.criterion}'; {hint}expected one of {', '.join(NAMES)}")
         if self.scope not in ("global", "local"):
             raise OptionError(f"--scope: got '{self.scope}', expected global or local")
-        if self.recover not in RECOVERIES:
-            raise OptionError(f"--recover: got '{self.recover}', expected one of {', '.join(RECOVERIES)}")
-        if self.data is None:
-            for name in ("preprocess", "samples", "labels", "metric"):
-                if getattr(self, name) is not None:
-                    raise OptionError(f"--{name}: says something about --data, which is missing; give both")
+        if self.recover not in METHODS:
+            raise OptionError(f"--recover: got '{self.recover}', expected one of {', '.join(METHODS)}")
+        self._check_inputs()
         if self.threads < 1:
             raise OptionError(f"--threads: got {self.threads}, expected at least 1")
         self.alignment()
         self.policy()
+
+    def _check_inputs(self) -> None:
+        """What is said about inputs and recovery hangs together."""
+        if self.data is None:
+            for name in ("preprocess", "samples", "labels", "metric"):
+                if getattr(self, name) is not None:
+                    raise OptionError(f"--{name}: says something about --data, which is missing; give both")
+        if self.data is None and self.criterion in CALIBRATED and self.recover == "none":
+            raise OptionError(
+                f"--criterion {self.criterion}: looks at activations; give inputs with --data (or synthetic ones)"
+            )
+        if self.rounds < 1:
+            raise OptionError(f"--rounds: got {self.rounds}, expected at least 1")
+        if self.rounds > 1 and self.recover == "none":
+            raise OptionError("--rounds: recovers after each round, and --recover none does not; choose reconstruct or auto")
+        self.seconds()
+
+    def seconds(self) -> float | None:
+        """How long training may take; None where nobody said."""
+        if self.time_budget is None:
+            return None
+        read = re.fullmatch(r"(\d+\.?\d*)\s*([smh]?)", str(self.time_budget).strip().lower())
+        if not read or float(read[1]) <= 0:
+            raise OptionError(f"--time-budget: got '{self.time_budget}', expected a time such as 90s, 10m or 1h")
+        return float(read[1]) * SECONDS[read[2]]
+
+    @property
+    def chosen_criterion(self) -> str:
+        """The criterion, also where the user leaves it to the program."""
+        if self.criterion is not None:
+            return self.criterion
+        return "obs" if self.data is not None and self.recover in ("auto", "reconstruct", "distill") else "ccprune"
 
     def alignment(self) -> Alignment:
         """The multiple that widths are rounded to."""
@@ -122,12 +158,13 @@ class Options:
 
     def asked(self) -> dict[str, Any]:
         """The options that decide the cut, for plans and reports."""
-        by = "scores" if self.scores is not None else self.criterion
+        by = "scores" if self.scores is not None else self.chosen_criterion
         return {
             **({"ratio": self.ratio} if self.macs is None else {"macs": self.macs}),
             "criterion": by,
             "scope": self.scope,
             "align": self.alignment().multiple,
             "recover": self.recover,
+            **({"rounds": self.rounds} if self.rounds > 1 else {}),
             **self.policy().to_dict(),
         }

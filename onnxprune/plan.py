@@ -36,6 +36,11 @@ class Plan:
     made_by: Mapping[str, Any] = field(default_factory=dict)
     policy: Policy = DEFAULT
 
+    @property
+    def recovered(self) -> str:
+        """The method by which weights were refitted after the cut; empty where they were not."""
+        return str(self.made_by.get("recovered", ""))
+
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON."""
         Path(path).write_text(self.to_json(), encoding="utf-8")

@@ -9,7 +9,9 @@ from typing import Any
 
 from onnxprune.benchmark import Benchmark, Cost
 from onnxprune.decision import Decision
+from onnxprune.judge import Judgement
 from onnxprune.options import Options
+from onnxprune.recover.attempts import Attempt, Recovery, failures
 from onnxprune.verify import Verification
 
 
@@ -55,6 +57,36 @@ class Change:
         return self.after / self.before if self.before else 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class RecoveryRow:
+    """What was tried to keep accuracy.
+
+    Attributes:
+        method: what was kept; `none` where nothing did better.
+        attempts: everything that was tried, judged on held-out samples.
+        before: the original on the same samples.
+        fitted, judged: how many samples were fitted to, and judged by; none is in both.
+        source: where they came from.
+    """
+
+    method: str
+    attempts: tuple[Attempt, ...]
+    before: Judgement
+    fitted: int
+    judged: int
+    source: str
+
+    @property
+    def cut(self) -> Judgement | None:
+        """The cut alone."""
+        return self.attempts[0].judgement
+
+    @property
+    def chosen(self) -> Judgement | None:
+        """What was kept."""
+        return next((a.judgement for a in self.attempts if a.name == self.method), None)
+
+
 @dataclass(frozen=True)
 class Report:
     """The whole story of one pruning.
@@ -67,7 +99,9 @@ class Report:
         macs, params, bytes: cost before and after.
         inputs: the input shapes that MACs and latency are for.
         verification, benchmark: None where left out.
-        accuracy: before and after, on `samples` samples of the user's data.
+        accuracy: before the cut and at the end, on `samples` held-out samples of the user's data.
+        accuracy_cut: the same after the cut, before recovery.
+        recovery: what was tried to keep accuracy, and how it did; None where there were no inputs.
         measure: what accuracy means: top-1, or the name of the user's metric.
         groups, pins: widths; what cannot be cut, largest first.
         renormalising: nodes that now work on the channels that are left, so that the cut is not the masked original.
@@ -91,6 +125,8 @@ class Report:
     verification: Verification | None = None
     benchmark: Benchmark | None = None
     accuracy: Change | None = None
+    accuracy_cut: float | None = None
+    recovery: RecoveryRow | None = None
     samples: int = 0
     measure: str = "top-1"
     notes: tuple[str, ...] = ()
@@ -119,6 +155,7 @@ def make_report(
     after: Cost,
     proof: Verification | None,
     timing: Benchmark | None,
+    recovery: Recovery | None = None,
 ) -> Report:
     """Put together what a decision was, cost and brought."""
     rows = tuple(
@@ -131,6 +168,9 @@ def make_report(
     if timing and removed and timing.speedup[1] < 1.0:
         advice = "try --align auto, a larger --ratio, or larger inputs (--input-shape)"
         warnings.append(f"the pruned model is NOT faster here ({timing.speedup[1]:.2f}x): {advice}")
+    warnings += failures(recovery.attempts) if recovery else ()
+    if recovery and _worse(recovery):
+        warnings.append(f"{recovery.method} does worse than the cut alone on held-out samples; --recover auto keeps the best")
     return Report(
         model=name,
         output="",
@@ -147,7 +187,8 @@ def make_report(
         renormalising=_mixes(decision),
         verification=proof,
         benchmark=timing,
-        notes=decision.notes,
+        **_recovered(recovery),
+        notes=(*decision.notes, *(recovery.notes if recovery else ())),
         warnings=tuple(warnings),
         missed=bool(short),
     )
@@ -158,6 +199,23 @@ def _mixes(decision: Decision) -> tuple[MixRow, ...]:
     coupled, dropped = decision.analysis.coupled, decision.dropped
     found = sorted(coupled.renormalising(dropped).items())
     return tuple(MixRow(str(coupled.graph.nodes[k]), len(x), int((~dropped[x]).sum())) for k, x in found)
+
+
+def _worse(recovery: Recovery) -> bool:
+    mine, cut = recovery.of(recovery.method), recovery.of("none")
+    return bool(mine and cut and mine.loss > cut.loss)
+
+
+def _recovered(recovery: Recovery | None) -> dict[str, Any]:
+    """The fields of a report that tell of recovery."""
+    if recovery is None:
+        return {}
+    row = RecoveryRow(recovery.method, recovery.attempts, recovery.before, recovery.fitted, recovery.judged, recovery.source)
+    accuracies = [j.accuracy if j else None for j in (row.before, row.cut, row.chosen)]
+    before, cut, after = accuracies
+    if before is None or after is None:
+        return {"recovery": row}
+    return {"recovery": row, "accuracy": Change(before, after), "accuracy_cut": cut, "samples": recovery.judged}
 
 
 FLOORS = "every group keeps at least a tenth of its channels, and every layer one"

@@ -111,9 +111,13 @@ def test_accuracy_on_given_data(tmp_path: Path, capsys: Capture) -> None:
     path, data = write(tmp_path), tmp_path / "data.npz"
     rng = np.random.default_rng(0)
     np.savez(data, x=rng.standard_normal((20, 3, 8, 8)).astype("f"), label=rng.integers(0, 5, 20))
-    assert run([str(path), "--ratio", "0.5", "--data", str(data), "--format", "json", *FAST]) == 0
+    given = ["--data", str(data), "--format", "json", "--force", *FAST]
+    assert run([str(path), "--ratio", "0.5", "--recover", "none", *given]) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == 20
+    assert run([str(path), "--ratio", "0.5", *given]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["samples"] == 20
+    assert report["samples"] == report["recovery"]["judged"] == 4  # the others were fitted to
+    assert report["recovery"]["fitted"] == 16
     assert 0 <= report["accuracy"]["after"] <= 1
 
 
@@ -241,7 +245,7 @@ def test_a_mistake_of_ours_is_one_line_too(tmp_path: Path, capsys: Capture, monk
         raise IndexError("list index\nout of range")
 
     path = write(tmp_path)
-    monkeypatch.setattr("onnxprune.api.decide", fails)
+    monkeypatch.setattr("onnxprune.api.in_rounds", fails)
     assert "internal error, nothing was written: IndexError" in refused([str(path), "--ratio", "0.5"], capsys)
     monkeypatch.setenv("ONNXPRUNE_TRACEBACK", "1")
     with pytest.raises(IndexError):
@@ -370,6 +374,7 @@ def test_images_labels_and_a_metric_from_the_command_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_metric_of_cli.py").write_text("def spread(outputs, labels):\n    return -len(labels) / 3\n")
     given = ["--data", "images", "--preprocess", "size=8x8,mean=0.5,std=0.5", "--samples", "9", "--labels", "labels.csv"]
+    given += ["--recover", "none"]
     assert run([str(path), "--ratio", "0.5", *given, "--format", "json", *FAST]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["samples"], report["measure"]) == (9, "top-1")

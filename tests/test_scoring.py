@@ -18,6 +18,7 @@ from onnxprune.errors import DataError, OptionError
 from onnxprune.facts import read_graph
 from onnxprune.groups import find_groups
 from onnxprune.scoring import NAMES, score_groups, scores_from_file
+from onnxprune.scoring.names import CALIBRATED
 from tests.models import model
 from tests.nets import small
 
@@ -52,7 +53,7 @@ def test_criteria_by_hand() -> None:
         "ccprune.sum": (unit(l1) + unit(gamma)) / 2,
         "ccprune.folded": l1 * gamma / np.sqrt(w["wvar"] + 1e-5),
     }
-    assert set(NAMES) == {*by_hand, "ccprune", "random"}
+    assert set(NAMES) == {*by_hand, *CALIBRATED, "ccprune", "random"}
     for name, expected in by_hand.items():
         np.testing.assert_allclose(scores(net, name)["w1"], unit(expected), rtol=1e-5, err_msg=name)
     np.testing.assert_array_equal(scores(net, "ccprune")["w1"], scores(net, "ccprune.product")["w1"])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from onnxprune.calibration.linear import Linear, linear_of
 from onnxprune.graph import Graph, Node, Weight
-from onnxprune.ops.axes import trains
+from onnxprune.ops.normalization import trains
 
 Vector = NDArray[np.float64]
 

@@ -19,10 +19,10 @@ from onnxprune.judge import Judge, Judgement
 from onnxprune.recover.bias import absorb
 from onnxprune.recover.reconstruct import Knobs, reconstruct
 from onnxprune.recover.reestimate import reestimate
+from onnxprune.recover.supply import Supply
 from onnxprune.verify import Feeds
 
 Watch = Callable[[str, float], None]
-METHODS = ("auto", "none", "bias", "reconstruct", "distill")
 BATCH_VALUES = 2**22
 """Input values in one batch, at most (and one sample at least, 64 at most)."""
 
@@ -96,6 +96,7 @@ class Recovery:
         attempts: all that was tried, `none` first.
         fitted, judged: how many samples were fitted to, and judged by.
         source: where they came from.
+        notes: what the reader should know of them.
     """
 
     model: ModelProto = field(repr=False)
@@ -105,6 +106,11 @@ class Recovery:
     fitted: int
     judged: int
     source: str
+    notes: tuple[str, ...] = ()
+
+    def of(self, name: str) -> Judgement | None:
+        """How a method did; None where it was not tried or failed."""
+        return next((a.judgement for a in self.attempts if a.name == name), None)
 
 
 Method = Callable[[Task, Watch], ModelProto]
@@ -160,13 +166,13 @@ WAYS: Mapping[str, tuple[tuple[str, Method], ...]] = MappingProxyType(
 """What is tried for each value of --recover. `auto` distils too where the user gave inputs and time for it."""
 
 
-def recover(task: Task, wish: str, judge: Judge, source: str, watch: Watch = lambda stage, done: None) -> Recovery:
+def recover(task: Task, wish: str, judge: Judge, supply: Supply, watch: Watch = lambda stage, done: None) -> Recovery:
     """Try what `wish` names, judge it beside `none`, and keep the best; a method asked for by name is kept where it works.
 
     Args:
-        wish: one of `METHODS`.
+        wish: one of `onnxprune.recover.METHODS`.
         judge: judges on `task.held_out`.
-        source: what the samples are, for the report.
+        supply: where the samples come from, for the report.
     """
     ways = list(WAYS[wish])
     if wish == "auto" and task.genuine and task.seconds is not None:
@@ -178,7 +184,9 @@ def recover(task: Task, wish: str, judge: Judge, source: str, watch: Watch = lam
     named = [r for r in tried if r[0].name == wish]
     best, model = named[-1] if named and wish != "auto" else min(tried, key=_loss)
     attempts = tuple(a for a, _ in results)
-    return Recovery(model, best.name, judge.before, attempts, len(task.fit), len(task.held_out), source)
+    return Recovery(
+        model, best.name, judge.before, attempts, len(supply.fit), len(supply.held_out), supply.source, supply.notes
+    )
 
 
 def _loss(result: tuple[Attempt, ModelProto]) -> float:

@@ -20,7 +20,7 @@ from onnxprune.coupling import Coupled
 from onnxprune.facts import read_graph
 from onnxprune.graph import Graph, Node
 from onnxprune.io import runnable
-from onnxprune.ops.axes import trains
+from onnxprune.ops.normalization import trains
 from onnxprune.recover.editor import Editor, places
 from onnxprune.verify import Feeds, session
 

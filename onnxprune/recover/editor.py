@@ -17,6 +17,8 @@ from onnxprune.graph import Weight, read_weights
 
 Array = NDArray[Any]
 Vector = NDArray[np.float64]
+REFIT = "_refit"
+"""Stands in the names of weights that a fit added."""
 
 
 class Editor:
@@ -60,9 +62,9 @@ class Editor:
 
     def _add(self, stem: str, value: Array) -> str:
         """A new initializer."""
-        name, n = f"{stem}_refit", 1
+        name, n = f"{stem}{REFIT}", 1
         while name in self.weights or name in self.users:
-            name, n = f"{stem}_refit{n}", n + 1
+            name, n = f"{stem}{REFIT}{n}", n + 1
         tensor = self.model.graph.initializer.add()
         tensor.CopyFrom(onnx.numpy_helper.from_array(value, name))
         self.weights[name], self.users[name] = Weight(name, tensor), 1

@@ -18,7 +18,7 @@ from onnxprune.calibration.stages import stages
 from onnxprune.coupling import Coupled
 from onnxprune.facts import read_graph
 from onnxprune.graph import Graph
-from onnxprune.ops.axes import trains
+from onnxprune.ops.normalization import trains
 from onnxprune.recover.editor import Editor, places
 from onnxprune.verify import Feeds
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from onnxprune.benchmark import Benchmark, Latency
 from onnxprune.decision import Analysis
-from onnxprune.report import Change, MixRow, PinRow, Report
+from onnxprune.report import Change, MixRow, PinRow, RecoveryRow, Report
 from onnxprune.verify import Verification
 
 MOST_ROWS = 60
@@ -28,6 +28,8 @@ def print_report(report: Report, console: Console) -> None:
         console.print(pins_table(report.pins))
     if report.renormalising:
         console.print(_mixes(report.renormalising))
+    if report.recovery:
+        console.print(_recovery(report.recovery, report.measure))
     for line in _closing(report):
         console.print(line)
 
@@ -63,7 +65,15 @@ def _costs(report: Report) -> Table:
     if report.accuracy:
         shown = "{:.2%}" if report.measure == "top-1" else "{:.4g}"  # a metric may be anything
         values = (shown.format(v) for v in (report.accuracy.before, report.accuracy.after))
-        table.add_row("accuracy", *values, "", escape(f"{report.samples:,} samples, {report.measure}"))
+        alone = "" if report.accuracy_cut is None else f"; {shown.format(report.accuracy_cut)} after the cut alone"
+        table.add_row(
+            "accuracy",
+            *values,
+            "",
+            escape(
+                f"{report.samples:,} {'held-out ' if report.recovery and report.recovery.fitted else ''}samples, {report.measure}{alone}"
+            ),
+        )
     return table
 
 
@@ -93,6 +103,26 @@ def _groups(report: Report) -> Table:
         table.add_row(escape(g.name), f"{g.before} -> {g.after}", f"{g.after / g.before:.0%}")
     if len(report.groups) > len(rows):
         table.add_row(f"... and {len(report.groups) - len(rows)} narrower groups (--format json lists all)", "", "")
+    return table
+
+
+def _recovery(row: RecoveryRow, measure: str) -> Table:
+    """What was tried to keep accuracy; what was kept is marked."""
+    where = f"fitted to {row.fitted:,} samples, judged on {row.judged:,} others ({row.source})"
+    scored = row.before.accuracy is not None
+    heads = ["recovery", "output error", "cosine", "same top-1", *([measure] if scored else []), "seconds"]
+    table = _plain_table(*heads, title=f"after the cut: {where}")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for a in row.attempts:
+        j, mark = a.judgement, " (kept)" if a.name == row.method else ""
+        if j is None:
+            table.add_row(a.name, "failed")
+            continue
+        agreement = "" if j.agreement is None else f"{j.agreement:.1%}"
+        accuracy = [("" if j.accuracy is None else f"{j.accuracy:.4g}")] if scored else []
+        name = Text(f"{a.name}{mark}", style="bold" if mark else "")
+        table.add_row(name, f"{j.error:.3g}", f"{j.cosine:.4f}", agreement, *accuracy, f"{a.seconds:.1f}")
     return table
 
 
@@ -130,7 +160,8 @@ def _plain_table(*columns: str, title: str) -> Table:
 def _closing(report: Report) -> Iterable[RenderableType]:
     proof = report.verification
     if proof is not None:
-        yield Text("proven: ", style="green").append(Text(proof_text(proof), style="default"))
+        refitted = f"; then weights were refitted ({report.recovery.method})" if _refitted(report) and report.recovery else ""
+        yield Text("proven: ", style="green").append(Text(proof_text(proof) + refitted, style="default"))
     else:
         yield Text("not verified (--no-verify)", style="yellow")
     for note in report.notes:
@@ -139,6 +170,10 @@ def _closing(report: Report) -> Iterable[RenderableType]:
         yield Text("warning: ", style="bold yellow").append(Text(warning, style="default"))
     if report.output:
         yield Text(f"wrote {report.output}")
+
+
+def _refitted(report: Report) -> bool:
+    return report.recovery is not None and report.recovery.method != "none"
 
 
 def proof_text(proof: Verification) -> str:

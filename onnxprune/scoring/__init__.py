@@ -8,7 +8,7 @@ the mean over *all* producers of the group: on a residual spine every branch has
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -20,6 +20,8 @@ from onnxprune.errors import DataError, OptionError
 from onnxprune.groups import Group
 from onnxprune.ops.quantized import dequantized
 from onnxprune.ops.site import Use
+from onnxprune.scoring.names import CALIBRATED
+from onnxprune.verify import Feeds
 
 Vector = NDArray[np.float64]
 
@@ -90,7 +92,7 @@ CRITERIA: Mapping[str, Callable[[Producer], Vector]] = MappingProxyType(
 )
 """Criteria by name. `random` stands apart: it needs no weights. The paper's exact way to combine is not public, so `ccprune`
 is a family, and its default the member that kept most accuracy when measured (`tools/criteria.py`, docs/criteria.md)."""
-NAMES = (*CRITERIA, "random")
+NAMES = (*CRITERIA, *CALIBRATED, "random")
 NEEDS_BATCH_NORM = frozenset({"ccprune", "ccprune.product", "ccprune.sum", "ccprune.folded", "bn_scale"})
 
 
@@ -107,12 +109,19 @@ class Scored:
     without_batch_norm: tuple[str, ...] = ()
 
 
-def score_groups(coupled: Coupled, groups: tuple[Group, ...], criterion: str, seed: int = 0) -> Scored:
+def score_groups(
+    coupled: Coupled, groups: tuple[Group, ...], criterion: str, seed: int = 0, batches: Sequence[Feeds] = ()
+) -> Scored:
     """Score every atom of every group by a named criterion.
 
+    Args:
+        batches: calibration inputs, for criteria that look at activations.
+
     Raises:
-        OptionError: there is no such criterion.
+        OptionError: there is no such criterion, or it needs inputs.
     """
+    if criterion in CALIBRATED:
+        return _calibrated(coupled, groups, criterion, seed, batches)
     if criterion == "random":
         rng = np.random.default_rng(seed)
         return Scored(tuple(rng.random(len(g)) for g in groups))
@@ -122,6 +131,24 @@ def score_groups(coupled: Coupled, groups: tuple[Group, ...], criterion: str, se
     bare = tuple(g.name for g in groups if all(reader.batch_norm(u) is None for u in g.producers))
     scores = tuple(_score(reader, g, CRITERIA[criterion]) for g in groups)
     return Scored(scores, bare if criterion in NEEDS_BATCH_NORM else ())
+
+
+def _calibrated(coupled: Coupled, groups: tuple[Group, ...], criterion: str, seed: int, batches: Sequence[Feeds]) -> Scored:
+    """By activations; groups that no linear layer reads are scored by their weights, on the scale of the others."""
+    from onnxprune.scoring import calibrated
+
+    if not batches:
+        raise OptionError(f"--criterion {criterion}: looks at activations; give inputs with --data (or synthetic ones)")
+    readers = calibrated.read(coupled, batches, seed)
+    found: list[Vector | None] = []
+    for g in groups:
+        mine = calibrated.readers_of(g, readers)
+        found.append(calibrated.CALIBRATED[criterion](g, mine) if mine else None)
+    known = [x for x in found if x is not None]
+    usual = float(np.median(np.concatenate(known))) if known else 1.0
+    reader = _Reader(coupled)
+    weights = (unit_mean(_score(reader, g, l2)) * usual for g, x in zip(groups, found, strict=True) if x is None)
+    return Scored(tuple(next(weights) if x is None else x for x in found))
 
 
 def _score(reader: _Reader, group: Group, criterion: Callable[[Producer], Vector]) -> Vector:
