@@ -27,7 +27,7 @@ from onnxprune.recover.reestimate import reestimate
 from onnxprune.recover.refitted import check_refitted
 from onnxprune.recover.supply import given
 from onnxprune.rewrite import cut
-from onnxprune.rounds import composed
+from onnxprune.rounds import Kept, composed
 from onnxprune.scoring import calibrated
 from onnxprune.verify import session
 from tests.models import model
@@ -69,7 +69,8 @@ COPIES = {
         a = MatMul (x, w1)  r = Relu(a)  n = Mul(r, r)  b = MatMul(r, w2)  c = MatMul(n, w2)  d = Tanh(b)  e = Tanh(c)
         f = Add(d, e)  y = MatMul(f, w3) }"""),
     "constants": Case("""g (float[N,3] x, float[8,3] w1) => (float[N,2] y) {
-        w2 = Constant <value = float[2,8] {1.0, 2.0, -1.0, 0.5, 1.0, 1.0, 0.3, 0.2, -1.0, 1.0, 2.0, 0.1, 0.7, -0.2, 0.4, 1.0}> ()
+        w2 = Constant <value = float[2,8]
+            {1.0, 2.0, -1.0, 0.5, 1.0, 1.0, 0.3, 0.2, -1.0, 1.0, 2.0, 0.1, 0.7, -0.2, 0.4, 1.0}> ()
         a = Gemm <transB=1> (x, w1)  r = Relu(a)  y = Gemm <transB=1> (r, w2) }"""),
 }
 
@@ -296,7 +297,8 @@ def test_the_trained_network_keeps_its_accuracy() -> None:
 
 def test_two_cuts_in_a_row_are_one() -> None:
     w = np.arange(60).reshape(6, 10)
-    first, second = {"w": {0: (0, 2, 3, 5)}, "v": {1: (1,)}}, {"w": {0: (1, 3), 1: (2, 4, 9)}}
+    first: Kept = {"w": {0: (0, 2, 3, 5)}, "v": {1: (1,)}}
+    second: Kept = {"w": {0: (1, 3), 1: (2, 4, 9)}}
     both = composed(first, second)
     np.testing.assert_array_equal(w[[0, 2, 3, 5]][np.ix_([1, 3], [2, 4, 9])], w[np.ix_(both["w"][0], both["w"][1])])
     assert both["v"] == {1: (1,)}

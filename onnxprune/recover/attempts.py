@@ -185,7 +185,14 @@ def recover(task: Task, wish: str, judge: Judge, supply: Supply, watch: Watch = 
     best, model = named[-1] if named and wish != "auto" else min(tried, key=_loss)
     attempts = tuple(a for a, _ in results)
     return Recovery(
-        model, best.name, judge.before, attempts, len(supply.fit), len(supply.held_out), supply.source, supply.notes
+        model,
+        best.name,
+        judge.before,
+        attempts,
+        len(supply.fit) * supply.fitted,
+        len(supply.held_out),
+        supply.source,
+        supply.notes,
     )
 
 

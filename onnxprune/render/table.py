@@ -65,16 +65,15 @@ def _costs(report: Report) -> Table:
     if report.accuracy:
         shown = "{:.2%}" if report.measure == "top-1" else "{:.4g}"  # a metric may be anything
         values = (shown.format(v) for v in (report.accuracy.before, report.accuracy.after))
-        alone = "" if report.accuracy_cut is None else f"; {shown.format(report.accuracy_cut)} after the cut alone"
-        table.add_row(
-            "accuracy",
-            *values,
-            "",
-            escape(
-                f"{report.samples:,} {'held-out ' if report.recovery and report.recovery.fitted else ''}samples, {report.measure}{alone}"
-            ),
-        )
+        table.add_row("accuracy", *values, "", escape(_samples(report, shown)))
     return table
+
+
+def _samples(report: Report, shown: str) -> str:
+    """What accuracy was measured on, and what the cut alone left of it where something was recovered."""
+    fitted = report.recovery is not None and report.recovery.fitted
+    alone = f"; {shown.format(report.accuracy_cut)} after the cut alone" if fitted and report.accuracy_cut is not None else ""
+    return f"{report.samples:,} {'held-out ' if fitted else ''}samples, {report.measure}{alone}"
 
 
 def _change(change: Change, unit: float, name: str) -> tuple[str, str, str]:
@@ -108,7 +107,8 @@ def _groups(report: Report) -> Table:
 
 def _recovery(row: RecoveryRow, measure: str) -> Table:
     """What was tried to keep accuracy; what was kept is marked."""
-    where = f"fitted to {row.fitted:,} samples, judged on {row.judged:,} others ({row.source})"
+    fitted = f"fitted to {row.fitted:,} samples, judged on {row.judged:,} others" if row.fitted else f"judged on {row.judged:,}"
+    where = f"{fitted} ({row.source})"
     scored = row.before.accuracy is not None
     heads = ["recovery", "output error", "cosine", "same top-1", *([measure] if scored else []), "seconds"]
     table = _plain_table(*heads, title=f"after the cut: {where}")
