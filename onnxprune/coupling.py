@@ -18,7 +18,7 @@ from onnxprune.graph import Graph, Node, subgraphs
 from onnxprune.labels import Axis, Flow, Labels, Mix, Pin, Rest, Tie, distinct
 from onnxprune.macs import Meter, meter
 from onnxprune.ops import RULES, SOURCES
-from onnxprune.ops.quantized import is_quantized, zero_point
+from onnxprune.ops.quantized import absent, is_quantized
 from onnxprune.ops.site import Site, Unsupported, Use
 from onnxprune.policy import DEFAULT, Policy
 from onnxprune.shuffles import Shuffle, find_shuffles
@@ -29,9 +29,17 @@ MASKABLE = frozenset(
     (
         "Add BatchNormalization Cast Conv ConvInteger ConvTranspose DequantizeLinear Einsum GRU Gemm GroupNormalization "
         "Identity InstanceNormalization LSTM LayerNormalization MatMul MatMulInteger Mul PRelu RNN Reshape Squeeze Sub Sum "
-        "Transpose Unsqueeze com.microsoft.FusedConv com.microsoft.FusedMatMul QLinearConv QLinearMatMul "
+        "Transpose Unsqueeze com.microsoft.FusedConv com.microsoft.FusedMatMul com.microsoft.MatMulIntegerToFloat "
+        "com.microsoft.DynamicQuantizeMatMul com.microsoft.DequantizeLinear com.microsoft.MultiHeadAttention "
+        "com.microsoft.MatMulNBits"
+    ).split()
+)
+# The same for integers, of which those that mean zero are put in.
+MASKABLE_INTEGERS = frozenset(
+    (
+        "DequantizeLinear ConvInteger MatMulInteger QLinearConv QLinearMatMul com.microsoft.DequantizeLinear "
         "com.microsoft.QLinearConv com.microsoft.QGemm com.microsoft.MatMulIntegerToFloat com.microsoft.DynamicQuantizeMatMul "
-        "com.microsoft.DequantizeLinear com.microsoft.MultiHeadAttention"
+        "com.microsoft.MatMulNBits"
     ).split()
 )
 
@@ -186,8 +194,9 @@ class _Pass:
             if not users or not (weight.is_float or is_quantized(weight.tensor.data_type, users)):
                 continue
             variance = any(node.op == "BatchNormalization" and k == 4 for node, k in users)
-            zero = not variance and all((node.fused or node.op) in MASKABLE for node, _ in users)
-            zero = zero and (weight.is_float or zero_point(self.graph, weight.name) is not None)
+            known = MASKABLE if weight.is_float else MASKABLE_INTEGERS
+            zero = not variance and all((node.fused or node.op) in known for node, _ in users)
+            zero = zero and (weight.is_float or absent(self.graph, weight.name) is not None)
             zero = zero or (weight.is_float and not weight.array.any())  # an initial state of zeros, say
             axes: list[Axis] = []
             for axis, size in enumerate(weight.shape):

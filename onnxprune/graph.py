@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
+PACKED = {TensorProto.INT4, TensorProto.UINT4}
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
 
 
@@ -242,6 +243,16 @@ def constant_tensor(node: NodeProto) -> TensorProto | None:
                 tensor: TensorProto = a.t
                 return tensor
     return None
+
+
+def with_values(tensor: TensorProto, array: NDArray[Any]) -> TensorProto:
+    """A stored tensor with other values; name, type and doc string stay."""
+    new = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=array.shape, doc_string=tensor.doc_string)
+    if tensor.data_type in PACKED:  # two or more to a byte
+        new.raw_data = onnx.numpy_helper.from_array(np.ascontiguousarray(array)).raw_data
+    else:
+        new.raw_data = np.ascontiguousarray(array).tobytes()
+    return new
 
 
 def read_weights(model: ModelProto) -> dict[str, Weight]:

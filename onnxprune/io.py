@@ -28,6 +28,7 @@ INLINE_LIMIT = 2**31 - 2**20
 BITS: dict[int, int] = {
     TensorProto.FLOAT: 32, TensorProto.DOUBLE: 64, TensorProto.FLOAT16: 16, TensorProto.BFLOAT16: 16, TensorProto.INT64: 64,
     TensorProto.INT32: 32, TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.BOOL: 8,
+    TensorProto.INT4: 4, TensorProto.UINT4: 4,
 }  # fmt: skip
 
 
@@ -125,7 +126,7 @@ def _check_external(path: Path, tensor: TensorProto) -> None:
     start, size = info.offset or 0, file.stat().st_size
     length = info.length if info.length is not None else size - start
     bits = BITS.get(int(tensor.data_type))
-    need = max(length, _count(tensor) * bits // 8) if bits else length
+    need = max(length, -(-_count(tensor) * bits // 8)) if bits else length
     if start + need > size:
         raise ModelError(f"{where}, which is cut short: got {size} bytes, expected at least {start + need}; copy it again")
 
@@ -166,8 +167,8 @@ def _check(loaded: Loaded) -> None:
             raise ModelError(f"{name}: output '{v.name}' is made by no node; export the model again")
     for t in model.graph.initializer:
         bits = BITS.get(int(t.data_type))
-        if bits and t.HasField("raw_data") and len(t.raw_data) != _count(t) * bits // 8:
-            need = _count(t) * bits // 8
+        if bits and t.HasField("raw_data") and len(t.raw_data) != -(-_count(t) * bits // 8):
+            need = -(-_count(t) * bits // 8)
             raise ModelError(f"{name}: weight '{t.name}' has {len(t.raw_data)} bytes, expected {need}; export the model again")
 
 

@@ -15,7 +15,7 @@ from onnxprune.labels import Flow
 
 # Operators whose products are counted, with the place of the weight.
 WINDOWED = {"Conv": 1, "ConvInteger": 1}
-PRODUCTS = frozenset({"Gemm", "MatMul", "MatMulInteger"})
+PRODUCTS = frozenset({"Gemm", "MatMul", "MatMulInteger", "com.microsoft.MatMulNBits"})
 
 
 Factors = tuple[tuple[str, int], ...]

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxprune.coupling import Coupled
-from onnxprune.graph import FLOATS, Node
+from onnxprune.graph import FLOATS, Node, with_values
 from onnxprune.infer import evaluate
 from onnxprune.labels import Rest
-from onnxprune.ops.quantized import INTEGERS, zero_point
+from onnxprune.ops.quantized import INTEGERS, absent
 from onnxprune.ops.site import Unsupported
 
 
@@ -28,12 +28,13 @@ def mask_weight(coupled: Coupled, dropped: NDArray[np.bool_], tensor: TensorProt
     flow = coupled.flows[name]
     if not any(flow.zero) or not any(x is not None and dropped[x].any() for x in flow.axes):
         return tensor
-    array = onnx.numpy_helper.to_array(tensor).copy()
-    fill = zero_point(coupled.graph, name) if tensor.data_type in INTEGERS else 0
+    array = onnx.numpy_helper.to_array(tensor)
+    gone = np.zeros(array.shape, bool)
     for axis, labels in enumerate(flow.axes):
         if labels is not None:
-            array[(slice(None),) * axis + (dropped[labels],)] = fill
-    return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=array.tobytes())
+            gone[(slice(None),) * axis + (dropped[labels],)] = True
+    fill = absent(coupled.graph, name) if tensor.data_type in INTEGERS else np.zeros((), array.dtype)
+    return with_values(tensor, np.where(gone, np.asarray(fill).astype(array.dtype), array))
 
 
 class Rests:

@@ -17,7 +17,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from onnxprune.coupling import Coupled
 from onnxprune.errors import CutError
 from onnxprune.facts import skeleton
-from onnxprune.graph import UNKNOWN, Fact, Node, Weight, constant_tensor
+from onnxprune.graph import UNKNOWN, Fact, Node, Weight, constant_tensor, with_values
 from onnxprune.infer import Interpreter, fact_of_weight
 from onnxprune.ops.patch import Patch
 from onnxprune.ops.refit import REFITS
@@ -46,9 +46,7 @@ def cut_tensor(tensor: TensorProto, masks: Sequence[Mask | None]) -> TensorProto
     for axis, mask in enumerate(masks):
         if mask is not None and not mask.all():
             array = np.compress(mask, array, axis)
-    new = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=array.shape, doc_string=tensor.doc_string)
-    new.raw_data = np.ascontiguousarray(array).tobytes()
-    return new
+    return with_values(tensor, array)
 
 
 class _Cutter:

@@ -31,7 +31,7 @@ ZEROABLE = frozenset(
     (
         "Conv ConvTranspose Gemm MatMul BatchNormalization InstanceNormalization Add Sub Sum Mul PRelu Einsum Transpose Cast "
         "Identity Unsqueeze Squeeze Reshape LayerNormalization GroupNormalization LSTM GRU RNN DequantizeLinear FusedConv "
-        "FusedMatMul"
+        "FusedMatMul MatMulNBits"
     ).split()
 )
 

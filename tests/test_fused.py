@@ -273,7 +273,41 @@ ON_INTEGERS: dict[str, list[Sample]] = {
     ],
 }
 
-FLOATING |= ON_INTEGERS
+
+def nbits(operands: str, weights: str, bits: int = 4, free: int = 10, pinned: str = "", body: str = "", k: int = 64) -> Sample:
+    """A product makes `k` channels, of which another makes six, with weights of few bits in blocks of sixteen."""
+    call = f"ms:MatMulNBits <K = {k}, N = 6, bits = {bits}, block_size = 16> (a, {operands})"
+    text = f"""g (float[2,5,6] x, float[6,{k}] w1, {weights}, float[6,4] w9) => (float[] y) {{ c = MatMul(x, w1)
+        {body or "a = Relu(c)"}  b = {ms(call)}  d = Tanh(b)  y = MatMul(d, w9) }}"""
+    return Sample(text, free, pinned, most=free)
+
+
+PACKED: dict[str, list[Sample]] = {
+    "ms:MatMulNBits": [
+        nbits("w3, w4", "uint8[6,4,8] w3, float[6,4] w4"),
+        nbits("w3, w4, w5, , w6", "uint8[6,4,8] w3, float[6,4] w4, uint8[6,2] w5, float[6] w6"),
+        # one number after the other
+        nbits("w3, w4, w5", "uint8[6,4,8] w3, float[24] w4, uint8[12] w5"),
+        nbits("w3, w4, w5", "uint8[6,4,16] w3, float[6,4] w4, uint8[6,4] w5", 8),
+        nbits("w3, w4, w5", "uint8[6,5,4] w3, float[6,5] w4, uint8[6,2] w5", 2, 11, k=80),
+        # the last block is not full
+        nbits("w3, w4, w5", "uint8[6,4,8] w3, float[6,4] w4, uint8[6,2] w5", k=56),
+        nbits("w3, w4", "uint8[6,1,8] w3, float[6] w4", free=6, pinned="in a single block", k=16),
+        # data that is not zero: the weight is
+        nbits("w3, w4", "uint8[6,4,8] w3, float[6,4] w4", body="a = Exp(c)"),
+        # two of them
+        Sample(
+            ms("""g (float[5,32] x, uint8[64,2,8] w1, float[64,2] w2, uint8[6,4,8] w3, float[6,4] w4, float[6,3] w9)
+            => (float[] y) {
+            a = ms:MatMulNBits <K = 32, N = 64, bits = 4, block_size = 16> (x, w1, w2)  b = Relu(a)
+            c = ms:MatMulNBits <K = 64, N = 6, bits = 4, block_size = 16> (b, w3, w4)  y = MatMul(c, w9) }"""),
+            10,
+            most=10,
+        ),
+    ],
+}
+
+FLOATING |= {**ON_INTEGERS, **PACKED}
 SAMPLES = {ms(op): samples for op, samples in FLOATING.items()}
 CASES = [(f"{op}-{k}", sample) for op, samples in SAMPLES.items() for k, sample in enumerate(samples)]
 

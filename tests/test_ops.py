@@ -639,15 +639,46 @@ PRODUCTS: dict[str, list[Sample]] = {
             ),
             14,
         ),
+        # whole blocks of input channels
         Sample(
             seq(
-                "d = DequantizeLinear <axis = 0, block_size = 4> (w3, w4)  b = MatMul(a, d)",
-                "int8[8,6] w3, float[2,6] w4",
+                "d = DequantizeLinear <axis = 0, block_size = 2> (w3, w4)  b = MatMul(a, d)",
+                "int8[8,6] w3, float[4,6] w4",
                 w2="6,4",
             ),
-            0,
-            "quantizes in blocks",
-            21,
+            10,
+            most=10,
+            opset=21,
+        ),
+        Sample(
+            seq(
+                "d = DequantizeLinear <axis = 0, block_size = 4> (w3, w4, w5)  b = MatMul(a, d)",
+                "uint8[8,6] w3, float[2,6] w4, uint8[2,6] w5",
+                w2="6,4",
+            ),
+            8,
+            most=8,
+            opset=21,
+        ),
+        Sample(
+            seq(
+                "d = DequantizeLinear <axis = 1, block_size = 2> (w3, w4)  e = Transpose(d)  b = MatMul(a, e)",
+                "int4[6,8] w3, float[6,4] w4",
+                w2="6,4",
+            ),
+            10,
+            most=10,
+            opset=21,
+        ),
+        Sample(
+            seq(
+                "d = DequantizeLinear <axis = 0, block_size = 8> (w3, w4)  b = MatMul(a, d)",
+                "int8[8,6] w3, float[1,6] w4",
+                w2="6,4",
+            ),
+            14,
+            most=14,
+            opset=21,
         ),
     ],
     "DynamicQuantizeLinear": [
@@ -1558,9 +1589,11 @@ PATTERNS: dict[str, Sample] = {
 
 
 def test_every_rule_has_a_sample() -> None:
-    from tests.test_attention import SAMPLES as HEADS  # which needs the builders above
+    # which need the builders above
+    from tests.test_attention import SAMPLES as HEADS
+    from tests.test_fused import SAMPLES as FUSED
 
-    assert sorted(set(RULES) - set(SAMPLES) - set(HEADS)) == []
+    assert sorted(set(RULES) - set(SAMPLES) - set(HEADS) - set(FUSED)) == []
 
 
 def test_samples_hold_their_operator() -> None:

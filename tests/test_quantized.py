@@ -35,13 +35,14 @@ def _silence() -> None:
 KINDS = [QuantType.QInt8, QuantType.QUInt8]
 
 
-# per channel, unsigned integers have zero points of their own, and then zero is not one number
-@pytest.mark.parametrize(("kind", "per_channel"), [(KINDS[0], False), (KINDS[0], True), (KINDS[1], False)], ids=str)
-def test_static_quantization_is_cut_to_the_bit(kind: QuantType, per_channel: bool, tmp_path: Path) -> None:
+# per channel, unsigned integers have zero points of their own, and then the scales are what is set to zero
+@pytest.mark.parametrize("form", [QuantFormat.QDQ, QuantFormat.QOperator], ids=str)
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_static_quantization_is_cut_to_the_bit(kind: QuantType, per_channel: bool, form: QuantFormat, tmp_path: Path) -> None:
     source, target = write(tmp_path), tmp_path / "q.onnx"
-    quantize_static(
-        source, target, Noise(), QuantFormat.QDQ, per_channel=per_channel, weight_type=kind, activation_type=QuantType.QUInt8
-    )
+    quantize_static(source, target, Noise(), form, per_channel=per_channel, weight_type=kind, activation_type=QuantType.QUInt8)
+    assert ("QLinearConv" in {n.op_type for n in onnx.load(target).graph.node}) == (form is QuantFormat.QOperator)
     report = onnxprune.prune(target, 0.5, scope="local", align="none", bench=False).report
     assert (report.prunable, report.removed) == (28, 14)
     assert report.verification is not None

@@ -18,6 +18,7 @@ from onnxprune.ops.axes import (
 from onnxprune.ops.convolution import convolution
 from onnxprune.ops.elementwise import BROADCAST, UNARY, cast_like, dropout, elementwise
 from onnxprune.ops.movement import MOVES, constant_of_shape, expand, gather, movement
+from onnxprune.ops.nbits import MATMUL_NBITS, matmul_nbits
 from onnxprune.ops.normalization import batch_norm, group_norm, instance_norm, layer_norm, lp_norm, softmax
 from onnxprune.ops.quantized import PAIR, dynamic, linear
 from onnxprune.ops.recurrent import GATES, recurrent
@@ -65,6 +66,7 @@ BY_FUNCTION: Mapping[str, Rule] = {
     "ReduceLogSum": reduction,
     "ReduceLogSumExp": reduction,
     "Resize": resize,
+    MATMUL_NBITS: matmul_nbits,
     "RotaryEmbedding": rotary,
     "Upsample": resize,
     "Shape": observe,

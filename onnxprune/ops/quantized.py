@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,22 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxprune.graph import Graph, Node
-from onnxprune.labels import Flow, Rest
-from onnxprune.ops.site import Site, Unsupported
+from onnxprune.labels import Axis, Flow, Rest
+from onnxprune.ops import nbits
+from onnxprune.ops.nbits import MATMUL_NBITS, WEIGHT, zero_bytes
+from onnxprune.ops.site import Site
 
-INTEGERS = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16, TensorProto.INT32})
+INTEGERS = frozenset(
+    {
+        TensorProto.INT4,
+        TensorProto.UINT4,
+        TensorProto.INT8,
+        TensorProto.UINT8,
+        TensorProto.INT16,
+        TensorProto.UINT16,
+        TensorProto.INT32,
+    }
+)
 PAIR = ("QuantizeLinear", "DequantizeLinear")
 SCALE, ZERO_POINT = 1, 2
 WEIGHTS = {"DequantizeLinear": (0, 2), "ConvInteger": (1, 3), "MatMulInteger": (1, 3)}
@@ -27,6 +39,8 @@ PASSED = frozenset("Flatten Gather Identity MaxPool Reshape Slice Split Squeeze 
 
 def is_quantized(dtype: int, users: Sequence[tuple[Node, int]]) -> bool:
     """Whether a stored integer tensor is nothing but quantized numbers, or their zero points."""
+    if packed_by(users) is not None:
+        return all(node.op == MATMUL_NBITS and k == WEIGHT for node, k in users)
     as_weight = all(node.op in WEIGHTS and k == WEIGHTS[node.op][0] for node, k in users)
     as_zero_point = all(k == (WEIGHTS[node.op][1] if node.op in WEIGHTS else ZERO_POINT) for node, k in users) and all(
         node.op in WEIGHTS or node.op in PAIR for node, _ in users
@@ -34,8 +48,16 @@ def is_quantized(dtype: int, users: Sequence[tuple[Node, int]]) -> bool:
     return dtype in INTEGERS and (as_weight or as_zero_point)
 
 
-def zero_point(graph: Graph, name: str) -> NDArray[Any] | None:
-    """The integer that means zero in a quantized tensor; None where it differs between channels."""
+def packed_by(users: Sequence[tuple[Node, int]]) -> Node | None:
+    """The operator that reads a stored tensor as packed weights, if one does."""
+    return next((node for node, k in users if node.op == MATMUL_NBITS and k == WEIGHT), None)
+
+
+def absent(graph: Graph, name: str) -> NDArray[Any] | None:
+    """The integers that mean zero in a quantized tensor, broadcast against it; None where each channel has its own."""
+    packed = packed_by(graph.consumers.get(name, ()))
+    if packed is not None:
+        return zero_bytes(graph, packed)
     for node, _ in graph.consumers.get(name, ()):
         place = WEIGHTS.get(node.op, (0, ZERO_POINT))[1]
         if len(node.inputs) > place and node.inputs[place]:
@@ -52,36 +74,54 @@ def dequantized(graph: Graph, name: str) -> NDArray[Any]:
     users = graph.consumers.get(name, ())
     if not users or not is_quantized(graph.weights[name].tensor.data_type, users):
         return array
+    packed = packed_by(users)
+    if packed is not None:
+        return nbits.dequantized(graph, packed)
     node, place = users[0]
     scale = graph.weights.get(node.inputs[SCALE]) if node.op == "DequantizeLinear" and place == 0 else None
-    point = zero_point(graph, name)
-    shape = [-1 if k == node.attribute("axis", 1) % array.ndim else 1 for k in range(array.ndim)] if array.ndim else []
-    factors = np.ones(1) if scale is None else scale.array.astype(np.float32)
+    point = absent(graph, name)
     wide = array.astype(np.float32) - (0.0 if point is None else float(point))
-    return np.asarray(wide * (factors.reshape(shape) if factors.size > 1 else factors.ravel()), np.float32)
+    factors = np.ones(1, np.float32) if scale is None else scale.array.astype(np.float32)
+    if factors.size == 1 or not array.ndim:
+        return np.asarray(wide * factors.ravel()[0], np.float32)
+    axis, block = node.attribute("axis", 1) % array.ndim, node.attribute("block_size", 0)
+    if block:
+        factors = np.take(factors, np.arange(array.shape[axis]) // block, axis)
+    else:
+        factors = factors.reshape([-1 if k == axis else 1 for k in range(array.ndim)])
+    return np.asarray(wide * factors, np.float32)
 
 
 def linear(site: Site) -> list[Flow]:
     """Both pass every axis. Scales and zero points are one for all, or one for each channel of `axis`."""
     flow = site.flow(0)
-    rank = len(flow.axes)
-    if site.node.attribute("block_size", 0):
-        raise Unsupported("quantizes in blocks")
-    axis = site.node.attribute("axis", 1)
     rest = [r if r is Rest.ZERO and _stands_for_zero(site) else Rest.UNKNOWN for r in flow.rest]
     axes = list(flow.axes)
-    for k in (SCALE, ZERO_POINT):
-        if not site.has(k) or len(site.flow(k).axes) == 0 or site.shape(k)[0] == 1:
-            continue
-        at, numbers = axis % rank, site.flow(k).axes[0]
+    for at, k, numbers, zero in _numbers(site, len(axes)):
         labels = axes[at]
         if labels is None or numbers is None:
             for x in (labels, numbers):
                 site.pin(x, "scales them by numbers that cannot be cut")
             axes[at] = None
-        else:
-            site.tie(labels, numbers)
+            continue
+        block = site.node.attribute("block_size") if len(numbers) < len(labels) else 1
+        site.tie(labels, numbers[np.arange(len(labels)) // block])
+        if k == SCALE and zero and site.node.op == "DequantizeLinear":
+            rest[at] = Rest.ZERO
     return [Flow(tuple(axes), tuple(Rest.UNKNOWN if x is None else r for x, r in zip(axes, rest, strict=True)))]
+
+
+def _numbers(site: Site, rank: int) -> Iterator[tuple[int, int, Axis, bool]]:
+    """Axes along which scales and zero points differ: (axis of the data, operand, its labels there, whether they are zero)."""
+    blocked, axis = site.node.attribute("block_size", 0), site.node.attribute("axis", 1) % max(1, rank)
+    for k in (SCALE, ZERO_POINT):
+        if not site.has(k):
+            continue
+        flow, shape = site.flow(k), site.shape(k)
+        if blocked:
+            yield from ((at, k, flow.axes[at], flow.zero[at]) for at in range(rank) if shape[at] != 1)
+        elif shape and shape[0] != 1:
+            yield axis, k, flow.axes[0], flow.zero[0]
 
 
 def _stands_for_zero(site: Site) -> bool:

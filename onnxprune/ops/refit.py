@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.ops import heads, put_back
+from onnxprune.ops import heads, nbits_refit, put_back
+from onnxprune.ops.nbits import MATMUL_NBITS
 from onnxprune.ops.patch import Patch
 from onnxprune.ops.recurrent import GATES
 from onnxprune.ops.site import Unsupported
@@ -287,5 +288,6 @@ REFITS: Mapping[str, Callable[[Patch], None]] = {
     "GroupNormalization": group_norm,
     **dict.fromkeys(GATES, recurrent),
     **put_back.REFITS,
+    MATMUL_NBITS: nbits_refit.refit,
     **heads.REFITS,
 }

@@ -18,7 +18,19 @@ from onnxprune.ops.site import Rule, Site, Unsupported
 from onnxprune.policy import WAY_OUT
 
 PRODUCERS = frozenset(
-    {"Conv", "ConvTranspose", "Einsum", "Gemm", "GRU", "LSTM", "MatMul", "RNN", "ConvInteger", "MatMulInteger"}
+    {
+        "Conv",
+        "ConvTranspose",
+        "Einsum",
+        "Gemm",
+        "GRU",
+        "LSTM",
+        "MatMul",
+        "RNN",
+        "ConvInteger",
+        "MatMulInteger",
+        "com.microsoft.MatMulNBits",
+    }
 )
 """Operators whose weights make channels: their rows are what criteria score."""
 
