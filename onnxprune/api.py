@@ -23,6 +23,7 @@ from onnxprune.judge import Judge, Metric
 from onnxprune.options import Options, Shapes
 from onnxprune.plan import Plan, dropped_by, plan_of
 from onnxprune.policy import Policy
+from onnxprune.protofile import Spill, spill_for, take_all
 from onnxprune.recover.attempts import Recovery, Task, batches_of, recover
 from onnxprune.recover.refitted import check_refitted
 from onnxprune.recover.supply import Supply, given, made
@@ -49,12 +50,19 @@ class Result:
         plan: which positions of which weights it kept.
         report: what was asked, reached, proven and measured.
         external: whether the original kept its weights in other files; `save` then does too.
+        spill: where large weights of `model` lie until it is saved.
     """
 
     model: ModelProto = field(repr=False)
     plan: Plan = field(repr=False)
     report: Report = field(repr=False)
     external: bool = False
+    spill: Spill | None = field(default=None, repr=False, compare=False)
+
+    def standing_alone(self) -> Result:
+        """The same with all weights in memory."""
+        take_all(self.model)
+        return replace(self, spill=None)
 
     def save(self, path: str | Path, plan: str | Path | None = None, force: bool = True) -> None:
         """Write the model, and the plan if its path is given: both or none."""
@@ -103,11 +111,14 @@ def prune(model: Any, ratio: float | None = None, progress: Progress = silent, *
     >>> result.report.macs.kept < 0.5, result.report.verification.error < 1e-5
     (True, True)
     """
-    return prune_loaded(load(model), Options(ratio, **options), progress)
+    return prune_loaded(load(model), Options(ratio, **options), progress).standing_alone()
 
 
 def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent) -> Result:
-    """`prune` for a model in memory: read the graph, decide what goes, prove and measure what is left."""
+    """`prune` for a model that was read: analyse it, decide what goes, prove and measure what is left.
+
+    The weights of a large model are not in memory: they lie in its file, or in one of the result, until that is saved.
+    """
     data, metric = _wanted_data(loaded, options, progress)
     progress("analyse", 0)
     graph = read_graph(loaded.model, options.input_shape)
@@ -208,16 +219,16 @@ def apply_plan(model: Any, plan: Plan | str | Path, progress: Progress = silent,
     analysis = analyse(read_graph(loaded.model, wish.input_shape), {}, plan.policy)
     dropped = dropped_by(analysis.coupled, plan)
     try:
-        pruned = cut(analysis.coupled, dropped)
+        pruned = cut(analysis.coupled, dropped, spill := spill_for(loaded.model))
     except CutError as e:
         raise PlanError(f"{loaded.name}: the plan cannot be carried out: {e}") from e
     other = bool(plan.model_sha256 and loaded.sha256 and plan.model_sha256 != loaded.sha256)
     notes = ("the plan was made for a file with other contents (a retrained copy?); names and shapes fit",) if other else ()
-    decision = Decision(analysis, dropped, pruned, analysis.groups, notes)
+    decision = Decision(analysis, dropped, pruned, analysis.groups, notes, spill)
     plan = replace(plan, made_by={k: v for k, v in plan.made_by.items() if k != "recovered"})
     result = _judged(loaded, decision, plan, wish, _proof(decision, wish, progress), None, None, progress)
     report = replace(result.report, asked=plan.made_by or {"plan": "given"}, align_reason="as planned")
-    return replace(result, plan=replace(plan, model_sha256=loaded.sha256), report=report)
+    return replace(result.standing_alone(), plan=replace(plan, model_sha256=loaded.sha256), report=report)
 
 
 def verify_files(original: Any, pruned: Any, plan: Plan | str | Path, input_shape: Shapes | None = None) -> Verification:
@@ -260,7 +271,7 @@ def _judged(
     report = make_report(loaded.name, decision, options, before, after, proof, timing, recovery)
     if metric:
         report = replace(report, measure=metric.__name__)
-    return Result(model, plan, report, loaded.external)
+    return Result(model, plan, report, loaded.external, decision.spill)
 
 
 def random_feeds(model: ModelProto, shapes: Shapes) -> Feeds:

@@ -16,6 +16,7 @@ from onnxprune.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.graph import read_weights
 from onnxprune.io import runnable
 from onnxprune.macs import macs_of
+from onnxprune.protofile import size_of
 from onnxprune.verify import Feeds, session
 
 
@@ -84,7 +85,7 @@ def cost(model: ModelProto, fed: Mapping[str, Sequence[int]] | None = None, size
         {n: reading.facts[n].shape or () for n in inputs},
     )
     params = sum(int(np.prod(w.shape)) for w in weights.values() if w.is_float or len(w.shape) > 1)
-    size = model.ByteSize() if size is None else size
+    size = size_of(model) if size is None else size
     return Cost(macs, params, size, shapes)
 
 

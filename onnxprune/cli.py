@@ -271,7 +271,7 @@ def prune(
     )
     loaded = load(model)
     wish = replace(wish, input_shape=_shapes(input_shape, loaded))
-    out, plan_path = _places(model, output, plan, force)
+    out, plan_path = _places((model, *loaded.data), output, plan, force)
     with _progress() as progress:
         result = api.prune_loaded(loaded, wish, progress)
     _deliver(result, out, plan_path, format)
@@ -293,7 +293,7 @@ def apply_command(
     plan = Plan.load(plan_file)
     loaded = load(model)
     out = output or model.with_suffix(".pruned.onnx")
-    check_output(out, force, model, plan_file)
+    check_output(out, force, model, plan_file, *loaded.data)
     with _progress() as progress:
         options: dict[str, Any] = {
             "verify": verify,
@@ -427,13 +427,13 @@ def _plain(value: Any) -> dict[str, Any]:
     return asdict(value)
 
 
-def _places(model: Path, output: Path | None, plan: Path | None, force: bool) -> tuple[Path, Path]:
-    out = output or model.with_suffix(".pruned.onnx")
+def _places(inputs: Sequence[Path], output: Path | None, plan: Path | None, force: bool) -> tuple[Path, Path]:
+    out = output or inputs[0].with_suffix(".pruned.onnx")
     plan_path = plan or out.with_suffix(".plan.json")
     if out == plan_path:
         raise OptionError(f"{out}: is named for both the model and the plan; choose two names")
-    check_output(out, force, model)
-    check_output(plan_path, force, model)
+    check_output(out, force, *inputs)
+    check_output(plan_path, force, *inputs)
     return out, plan_path
 
 

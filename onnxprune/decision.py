@@ -20,6 +20,7 @@ from onnxprune.graph import Graph
 from onnxprune.groups import Group, Held, find_groups, find_held
 from onnxprune.options import Options
 from onnxprune.policy import Policy
+from onnxprune.protofile import Spill, spill_for
 from onnxprune.rewrite import cut
 from onnxprune.scoring import Scored, score_groups, scores_from_file
 from onnxprune.scoring.names import CALIBRATED
@@ -69,6 +70,7 @@ class Decision:
         pruned: the model without them.
         groups: the groups that were allowed to shrink.
         notes: what the reader should know.
+        spill: where large weights of `pruned` lie, as long as this object lives.
     """
 
     analysis: Analysis = field(repr=False)
@@ -76,6 +78,7 @@ class Decision:
     pruned: ModelProto = field(repr=False)
     groups: tuple[Group, ...] = field(repr=False)
     notes: tuple[str, ...] = ()
+    spill: Spill | None = field(default=None, repr=False)
 
 
 def decide(graph: Graph, options: Options, name: str, batches: Sequence[Feeds] = ()) -> Decision:
@@ -84,6 +87,7 @@ def decide(graph: Graph, options: Options, name: str, batches: Sequence[Feeds] =
     Args:
         batches: calibration inputs, for criteria that look at activations.
     """
+    spill = spill_for(graph.model)
     refused: dict[int, str] = {}
     for _ in range(MOST_RETRIES):
         analysis = analyse(graph, refused, options.policy())
@@ -96,9 +100,12 @@ def decide(graph: Graph, options: Options, name: str, batches: Sequence[Feeds] =
         scored = _score(analysis.coupled, groups, options, batches)
         dropped = _choose(analysis.coupled, groups, scored, options)
         try:
-            pruned = cut(analysis.coupled, dropped)
-            return Decision(analysis, dropped, pruned, groups, _notes(refused, scored, groups) + _added(graph, pruned))
+            pruned = cut(analysis.coupled, dropped, spill)
+            notes = _notes(refused, scored, groups) + _added(graph, pruned)
+            return Decision(analysis, dropped, pruned, groups, notes, spill)
         except CutError as e:
+            if spill:
+                spill.clear()
             for index in _around(graph, e.node_index) if e.node_index in refused else [e.node_index]:
                 refused[index] = f"cannot follow a cut ({e})"
     raise PruneError(f"{name}: could not be cut after {MOST_RETRIES} tries; last: {list(refused.values())[-1]}")

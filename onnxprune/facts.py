@@ -18,6 +18,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from onnxprune.graph import UNKNOWN, Fact, Facts, Graph, Node, Weight, free_inputs, read_nodes, read_weights
 from onnxprune.infer import Interpreter, fact_of_type, fact_of_weight
+from onnxprune.protofile import copy_without
 
 # Small sizes keep the analysis fast; they differ in every place so that a mix-up shows, and 16 divides the spatial ones.
 # (height or depth, width); the next pair is tried where a model contradicts the one before.
@@ -181,21 +182,9 @@ def _hollow(t: TensorProto) -> TensorProto:
 def skeleton(model: ModelProto) -> ModelProto:
     """A copy of everything in the model but the nodes and initializers of its main graph."""
     copy = ModelProto()
-    _copy_fields(model, copy, {"graph"})
-    _copy_fields(model.graph, copy.graph, {"node", "initializer"})
+    copy_without(model, copy, {"graph"})
+    copy_without(model.graph, copy.graph, {"node", "initializer"})
     return copy
-
-
-def _copy_fields(source: Any, target: Any, leave: set[str]) -> None:
-    for field, value in source.ListFields():
-        if field.name in leave:
-            continue
-        if isinstance(value, (str, bytes, int, float)):
-            setattr(target, field.name, value)
-        elif hasattr(value, "MergeFrom"):
-            getattr(target, field.name).MergeFrom(value)
-        else:
-            getattr(target, field.name).extend(value)
 
 
 def read_graph(model: ModelProto, fed: Mapping[str, Sequence[int]] | None = None) -> Graph:

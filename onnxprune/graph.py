@@ -17,6 +17,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
+from onnxprune.protofile import array_of
+
 PACKED = {TensorProto.INT4, TensorProto.UINT4}
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
 
@@ -89,7 +91,7 @@ class Weight:
     @property
     def array(self) -> NDArray[Any]:
         """The values, read from the file's bytes at each call (no copy is kept)."""
-        return onnx.numpy_helper.to_array(self.tensor)
+        return array_of(self.tensor)
 
 
 @dataclass(frozen=True, slots=True)

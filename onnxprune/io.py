@@ -10,26 +10,37 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto, TensorProto
-from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model
 
 from onnxprune.errors import ModelError, OptionError, OutputError
 from onnxprune.graph import captured, opsets
 from onnxprune.normal import normal_form
+from onnxprune.protofile import (
+    CHUNK,
+    INLINE_LIMIT,
+    LARGE_FILE,
+    LARGE_TENSOR,
+    SPILLED,
+    Place,
+    leave,
+    length_of,
+    nbytes,
+    place_of,
+    read,
+    size_of,
+    take_all,
+    write,
+    write_external,
+)
 
 OLDEST_OPSET, OLDEST_IR = 9, 3
-INLINE_LIMIT = 2**31 - 2**20
-"""Protobuf cannot hold 2 GiB or more in one message; larger models keep their weights in a file of their own."""
-BITS: dict[int, int] = {
-    TensorProto.FLOAT: 32, TensorProto.DOUBLE: 64, TensorProto.FLOAT16: 16, TensorProto.BFLOAT16: 16, TensorProto.INT64: 64,
-    TensorProto.INT32: 32, TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.BOOL: 8,
-    TensorProto.INT4: 4, TensorProto.UINT4: 4,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,18 +48,23 @@ class Loaded:
     """A model in memory.
 
     Attributes:
-        model: the model, with all weights.
+        model: the model. Large weights may be left in their file (`protofile.py`); `Weight.array` finds them there.
         name: how messages call it: the path, or a stand-in.
         sha256: digest of the file; empty for a model that came from no file.
-        external: whether the file keeps weights in other files.
+        data: other files in which the file keeps weights.
         size: bytes of the file and its external data; None for a model that came from no file.
     """
 
     model: ModelProto = field(repr=False)
     name: str
     sha256: str = ""
-    external: bool = False
+    data: tuple[Path, ...] = ()
     size: int | None = None
+
+    @property
+    def external(self) -> bool:
+        """Whether the file keeps weights in other files."""
+        return bool(self.data)
 
 
 def load(source: Any) -> Loaded:
@@ -77,36 +93,54 @@ def to_graphsurgeon(model: ModelProto) -> Any:
 
 
 def _load_file(path: Path) -> Loaded:
-    data = read_bytes(path)
-    if not data:
-        raise ModelError(f"{path}: the file is empty; expected an ONNX model")
-    model = ModelProto()
-    try:
-        model.ParseFromString(data)
-    except DecodeError as e:
-        raise ModelError(
-            f"{path}: not an ONNX model, or a damaged one ({len(data)} bytes do not parse); export it again"
-        ) from e
-    digest, size = hashlib.sha256(data).hexdigest(), len(data)
-    del data
-    external = [t for t in model.graph.initializer if uses_external_data(t)]
-    places = {ExternalDataInfo(t).location for t in external}
-    for tensor in external:
+    with _reading(path):
+        size = path.stat().st_size
+        if not size:
+            raise ModelError(f"{path}: the file is empty; expected an ONNX model")
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while data := file.read(CHUNK):
+                digest.update(data)
+        try:
+            model = read(path) if size >= LARGE_FILE else ModelProto.FromString(path.read_bytes())
+        except DecodeError as e:
+            why = f"not an ONNX model, or a damaged one ({size} bytes do not parse)"
+            raise ModelError(f"{path}: {why}; export it again") from e
+    places = _take_external(path, model)
+    return Loaded(model, str(path), digest.hexdigest(), tuple(places), size + sum(p.stat().st_size for p in places))
+
+
+def _take_external(path: Path, model: ModelProto) -> set[Path]:
+    """Read weights that the file keeps in other files, or leave them there if they are large; returns those files."""
+    places = [(t, place) for t in model.graph.initializer if (place := place_of(t))]
+    left = [(t, place) for t, place in places if place.file == str(path.resolve())]
+    others = [(t, place) for t, place in places if place.file != str(path.resolve())]
+    for tensor, _ in others:
         _check_external(path, tensor)
+    files = {(path.parent / place.file).resolve() for _, place in others}
+    if sum(file.stat().st_size for file in files) >= LARGE_FILE:
+        for t, place in others:
+            length = place.length or nbytes(t)
+            if length >= LARGE_TENSOR:
+                left.append((t, Place(str((path.parent / place.file).resolve()), place.offset, length)))
+    for t, _ in left:
+        t.ClearField("data_location")  # so that it is not read now
     try:
         load_external_data_for_model(model, str(path.parent))
     except Exception as e:  # onnx raises its own ValidationError, ValueError or OSError here
         raise ModelError(f"{path}: its external data cannot be read: {_first_line(e)}") from e
-    size += sum((path.parent / place).stat().st_size for place in places)
-    return Loaded(model, str(path), digest, bool(external), size)
+    for t, place in left:
+        leave(t, place)
+    return files
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a file; ModelError says why there is none."""
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """ModelError says why a file cannot be read."""
     try:
         if path.is_dir():
             raise ModelError(f"{path}: is a folder; name the .onnx file in it")
-        return path.read_bytes()
+        yield
     except FileNotFoundError as e:
         raise ModelError(f"{path}: no such file; check the path") from e
     except OSError as e:
@@ -124,18 +158,9 @@ def _check_external(path: Path, tensor: TensorProto) -> None:
     if not file.is_file():
         raise ModelError(f"{where}, which is missing; copy it beside the model")
     start, size = info.offset or 0, file.stat().st_size
-    length = info.length if info.length is not None else size - start
-    bits = BITS.get(int(tensor.data_type))
-    need = max(length, -(-_count(tensor) * bits // 8)) if bits else length
+    need = max(info.length if info.length is not None else size - start, nbytes(tensor))
     if start + need > size:
         raise ModelError(f"{where}, which is cut short: got {size} bytes, expected at least {start + need}; copy it again")
-
-
-def _count(tensor: TensorProto) -> int:
-    count = 1
-    for d in tensor.dims:
-        count *= d
-    return count
 
 
 def _check(loaded: Loaded) -> None:
@@ -166,10 +191,12 @@ def _check(loaded: Loaded) -> None:
         if v.name not in known:
             raise ModelError(f"{name}: output '{v.name}' is made by no node; export the model again")
     for t in model.graph.initializer:
-        bits = BITS.get(int(t.data_type))
-        if bits and t.HasField("raw_data") and len(t.raw_data) != -(-_count(t) * bits // 8):
-            need = -(-_count(t) * bits // 8)
-            raise ModelError(f"{name}: weight '{t.name}' has {len(t.raw_data)} bytes, expected {need}; export the model again")
+        place = place_of(t)
+        if place is not None and not Path(place.file).is_absolute():
+            raise ModelError(f"{name}: weight '{t.name}' lies in '{place.file}'; load the weights too, or give the file's path")
+        got, need = length_of(t), nbytes(t)
+        if (place or t.HasField("raw_data")) and need and got != need:
+            raise ModelError(f"{name}: weight '{t.name}' has {got} bytes, expected {need}; export the model again")
 
 
 def check_output(path: Path, force: bool, *inputs: Path) -> None:
@@ -179,9 +206,9 @@ def check_output(path: Path, force: bool, *inputs: Path) -> None:
         OptionError: the path is one of the inputs, or exists and `force` is not given.
         OutputError: its folder is missing or cannot be written to.
     """
-    for source in inputs:
-        if path.exists() and source.exists() and path.samefile(source):
-            raise OptionError(f"{path}: is the input itself, which is never overwritten; choose another name with -o")
+    for place, source in product((path, data_beside(path)), inputs):
+        if place.exists() and source.exists() and place.samefile(source):
+            raise OptionError(f"{place}: is the input itself, which is never overwritten; choose another name with -o")
     if path.is_dir():
         raise OutputError(f"{path}: is a folder; name a file in it with -o")
     if path.exists() and not force:
@@ -226,48 +253,43 @@ def save(model: ModelProto, path: Path, text_files: dict[Path, str], external: b
     Args:
         external: keep weights in a file beside it (`NAME.onnx.data`), as the input did; always done from 2 GiB on.
     """
-    external = external or model.ByteSize() >= INLINE_LIMIT
-    data = path.with_name(path.name + ".data")
+    size = size_of(model)
+    data = data_beside(path)
     with written_whole(path, data, *text_files) as (draft, draft_data, *drafts):
-        if external:
+        if external or size >= INLINE_LIMIT:
             write_external(model, draft, draft_data, data.name)
+        elif size >= LARGE_FILE:
+            write(model, draft)
         else:
-            with draft.open("wb") as file:
-                file.write(model.SerializeToString())
+            take_all(model)
+            draft.write_bytes(model.SerializeToString())
         for place, text in zip(drafts, text_files.values(), strict=True):
             place.write_text(text, encoding="utf-8")
 
 
-def write_external(model: ModelProto, path: Path, data: Path, location: str) -> None:
-    """Write the model to `path` and the bytes of its initializers to `data`, which the model calls `location`."""
-    from onnxprune.facts import skeleton
-
-    copy = skeleton(model)
-    copy.graph.node.extend(model.graph.node)
-    with data.open("wb") as file:
-        for t in model.graph.initializer:
-            new = copy.graph.initializer.add(name=t.name, data_type=t.data_type, dims=t.dims, doc_string=t.doc_string)
-            if not t.HasField("raw_data") or len(t.raw_data) < 1024:
-                new.CopyFrom(t)
-                continue
-            file.write(b"\0" * (-file.tell() % 64))
-            new.data_location = TensorProto.EXTERNAL
-            for key, value in (("location", location), ("offset", file.tell()), ("length", len(t.raw_data))):
-                new.external_data.add(key=key, value=str(value))
-            file.write(t.raw_data)
-    path.write_bytes(copy.SerializeToString())
+def data_beside(path: Path) -> Path:
+    """Where weights go that do not fit into the file itself."""
+    return path.with_name(path.name + ".data")
 
 
 @contextlib.contextmanager
 def runnable(model: ModelProto) -> Iterator[bytes | str]:
-    """What onnxruntime can open: the serialized model, or from 2 GiB on a path in a temporary folder."""
-    if model.ByteSize() < INLINE_LIMIT:
+    """What onnxruntime can open: the serialized model, or for a large one a path in a temporary folder."""
+    places = [place for t in model.graph.initializer if (place := place_of(t))]
+    if not places and size_of(model) < LARGE_FILE:
         yield model.SerializeToString()
         return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        write_external(model, path, path.with_suffix(".data"), "model.data")
-        yield str(path)
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as new:
+        # beside weights that were spilled there is no need to copy them
+        folder = next((Path(p.file).parent for p in places if Path(p.file).name == SPILLED), Path(new))
+        path = folder / f"{Path(new).name}.onnx"
+        data = path.with_suffix(".data")
+        try:
+            write_external(model, path, data, data.name)
+            yield str(path)
+        finally:
+            path.unlink(missing_ok=True)
+            data.unlink(missing_ok=True)
 
 
 def _first_line(e: BaseException) -> str:

@@ -19,17 +19,22 @@ from onnxprune.coupling import Coupled
 from onnxprune.facts import skeleton
 from onnxprune.graph import constant_tensor
 from onnxprune.labels import Rest
+from onnxprune.protofile import Spill
 from onnxprune.rests import mask_weight
 
 Mask = NDArray[np.bool_]
 
 
-def masked(coupled: Coupled, dropped: Mask) -> ModelProto:
-    """The original with the dropped slices of its weights set to zero, wherever zero means absent (`MASKABLE`)."""
+def masked(coupled: Coupled, dropped: Mask, spill: Spill | None = None) -> ModelProto:
+    """The original with the dropped slices of its weights set to zero, wherever zero means absent (`MASKABLE`).
+
+    Args:
+        spill: where large weights go that were changed, so that they are not in memory.
+    """
     graph = coupled.graph
     model = skeleton(graph.model)
     for t in graph.model.graph.initializer:
-        model.graph.initializer.append(mask_weight(coupled, dropped, t, t.name))
+        model.graph.initializer.append(mask_weight(coupled, dropped, t, t.name, spill))
     for n in graph.model.graph.node:
         tensor, new = constant_tensor(n), NodeProto()
         new.CopyFrom(n)
@@ -39,13 +44,14 @@ def masked(coupled: Coupled, dropped: Mask) -> ModelProto:
     return model
 
 
-def reference(coupled: Coupled, dropped: Mask) -> ModelProto:
+def reference(coupled: Coupled, dropped: Mask, spill: Spill | None = None) -> ModelProto:
     """`masked`, with the nodes that renormalise working on what is left.
 
     Args:
         dropped: (n_labels,) True for labels that go.
+        spill: as for `masked`.
     """
-    model = masked(coupled, dropped)
+    model = masked(coupled, dropped, spill)
     mixed = coupled.renormalising(dropped)
     if mixed:
         nodes = [*model.graph.node]

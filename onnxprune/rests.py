@@ -7,6 +7,7 @@ them as constants and still compute the original's statistics.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,21 +21,39 @@ from onnxprune.infer import evaluate
 from onnxprune.labels import Rest
 from onnxprune.ops.quantized import INTEGERS, absent
 from onnxprune.ops.site import Unsupported
+from onnxprune.protofile import Spill, array_of, is_large, slabs
 
 
-def mask_weight(coupled: Coupled, dropped: NDArray[np.bool_], tensor: TensorProto, name: str) -> TensorProto:
+def mask_weight(
+    coupled: Coupled, dropped: NDArray[np.bool_], tensor: TensorProto, name: str, spill: Spill | None = None
+) -> TensorProto:
     """The weight with its dropped slices set to zero (integers: to their zero point), if zero means absent for all who use it
-    (`MASKABLE`)."""
+    (`MASKABLE`).
+
+    Args:
+        spill: where the result goes if it is large.
+    """
     flow = coupled.flows[name]
     if not any(flow.zero) or not any(x is not None and dropped[x].any() for x in flow.axes):
         return tensor
-    array = onnx.numpy_helper.to_array(tensor)
+    if spill is not None and is_large(tensor) and tensor.data_type not in INTEGERS:
+        return spill.write(tensor, tensor.dims, _mask_slabs(tensor, [None if x is None else dropped[x] for x in flow.axes]))
+    array = array_of(tensor)
     gone = np.zeros(array.shape, bool)
     for axis, labels in enumerate(flow.axes):
         if labels is not None:
             gone[(slice(None),) * axis + (dropped[labels],)] = True
     fill = absent(coupled.graph, name) if tensor.data_type in INTEGERS else np.zeros((), array.dtype)
     return with_values(tensor, np.where(gone, np.asarray(fill).astype(array.dtype), array))
+
+
+def _mask_slabs(tensor: TensorProto, gone: Sequence[NDArray[np.bool_] | None]) -> Iterator[NDArray[Any]]:
+    for rows, part in slabs(tensor):
+        array = part.copy()
+        for axis, own in enumerate(gone):
+            if own is not None:
+                array[(slice(None),) * axis + (own[rows] if axis == 0 else own,)] = 0
+        yield array
 
 
 class Rests:
@@ -91,7 +110,7 @@ class Rests:
         graph, fact = self._coupled.graph, self._coupled.graph.facts[name].cases[0]
         if name in graph.weights:
             tensor = graph.weights[name].tensor
-            return onnx.numpy_helper.to_array(mask_weight(self._coupled, self._dropped, tensor, name))
+            return array_of(mask_weight(self._coupled, self._dropped, tensor, name))
         if fact.value is not None and fact.dtype not in FLOATS:
             return fact.value
         if rest is Rest.ZERO and fact.shape is not None:

@@ -7,7 +7,7 @@ original one with the dropped positions taken away, or the node is refused (`Cut
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx
@@ -22,38 +22,56 @@ from onnxprune.infer import Interpreter, fact_of_weight
 from onnxprune.ops.patch import Patch
 from onnxprune.ops.refit import REFITS
 from onnxprune.ops.site import Unsupported
+from onnxprune.protofile import Spill, array_of, is_large, slabs
 from onnxprune.rests import Rests
 from onnxprune.shuffles import Shuffle
 
 Mask = NDArray[np.bool_]
 
 
-def cut(coupled: Coupled, dropped: NDArray[np.bool_]) -> ModelProto:
+def cut(coupled: Coupled, dropped: NDArray[np.bool_], spill: Spill | None = None) -> ModelProto:
     """The model without the dropped channels.
 
     Args:
         dropped: (n_labels,) True for labels to remove, the same for all labels of a class.
+        spill: where large weights go that were cut; None keeps them in memory.
 
     Raises:
         CutError: a node could not be brought to its new sizes.
     """
-    return _Cutter(coupled, dropped).run()
+    return _Cutter(coupled, dropped, spill).run()
 
 
-def cut_tensor(tensor: TensorProto, masks: Sequence[Mask | None]) -> TensorProto:
-    """A tensor with only the positions that the masks keep; name, type and doc string stay."""
-    array = onnx.numpy_helper.to_array(tensor)
+def cut_tensor(tensor: TensorProto, masks: Sequence[Mask | None], spill: Spill | None = None) -> TensorProto:
+    """A tensor with only the positions that the masks keep; name, type and doc string stay.
+
+    Args:
+        spill: where the result goes if it is large.
+    """
+    if spill is not None and is_large(tensor):
+        dims = [n if m is None else int(m.sum()) for n, m in zip(tensor.dims, masks, strict=True)]
+        return spill.write(tensor, dims, _cut_slabs(tensor, masks))
+    array = array_of(tensor)
     for axis, mask in enumerate(masks):
         if mask is not None and not mask.all():
             array = np.compress(mask, array, axis)
     return with_values(tensor, array)
 
 
+def _cut_slabs(tensor: TensorProto, masks: Sequence[Mask | None]) -> Iterator[NDArray[np.generic]]:
+    first, *others = masks
+    for rows, part in slabs(tensor):
+        array = part if first is None else np.compress(first[rows], part, 0)
+        for axis, mask in enumerate(others, 1):
+            array = array if mask is None else np.compress(mask, array, axis)
+        yield array
+
+
 class _Cutter:
     """Builds the pruned model; `run` once."""
 
-    def __init__(self, coupled: Coupled, dropped: NDArray[np.bool_]) -> None:
-        self.coupled, self.graph, self.dropped = coupled, coupled.graph, dropped
+    def __init__(self, coupled: Coupled, dropped: NDArray[np.bool_], spill: Spill | None) -> None:
+        self.coupled, self.graph, self.dropped, self.spill = coupled, coupled.graph, dropped, spill
         self.model = skeleton(self.graph.model)
         self.interpret = Interpreter(self.graph.model)
         self.n_cases = len(next(iter(self.graph.facts.values())).cases) if self.graph.facts else 1
@@ -65,6 +83,7 @@ class _Cutter:
         self.rests = Rests(coupled, dropped)
         self.captured = self.graph.captured
         self.shuffles = {k: shuffle for shuffle in coupled.shuffles for k in shuffle.nodes}
+        self.initializers = {t.name for t in self.graph.model.graph.initializer}
 
     def run(self) -> ModelProto:
         for weight in self.graph.weights.values():
@@ -85,7 +104,8 @@ class _Cutter:
     def _cut_weight(self, weight: Weight) -> None:
         masks = self.masks(weight.name)
         if any(m is not None and not m.all() for m in masks):
-            self.weights[weight.name] = cut_tensor(weight.tensor, masks)
+            spill = self.spill if weight.name in self.initializers else None
+            self.weights[weight.name] = cut_tensor(weight.tensor, masks, spill)
             fact = fact_of_weight(Weight(weight.name, self.weights[weight.name]))
             for case in self.facts:
                 case[weight.name] = fact
@@ -225,7 +245,8 @@ class _Cutter:
         used |= self.captured
         for t in self.graph.model.graph.initializer:
             if t.name in used or t.name not in self.graph.consumers:
-                graph.initializer.add().CopyFrom(self.weights.get(t.name, t))
+                # taken out at once, so that no weight is in memory twice
+                graph.initializer.add().CopyFrom(self.weights.pop(t.name, t))
         known = {t.name for t in graph.initializer}
         graph.initializer.extend(t for name, t in self.weights.items() if name not in self.graph.weights and name in used)
         gone = {t.name for t in self.graph.model.graph.initializer} - known

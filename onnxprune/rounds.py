@@ -16,6 +16,7 @@ from onnxprune.graph import Graph, read_weights
 from onnxprune.groups import Group
 from onnxprune.options import Options
 from onnxprune.plan import Plan, dropped_by, plan_of
+from onnxprune.protofile import take_all
 from onnxprune.recover.editor import REFIT
 from onnxprune.recover.reconstruct import Knobs, reconstruct
 from onnxprune.rewrite import cut
@@ -74,6 +75,7 @@ def in_rounds(
         dropped = dropped_by(analysis.coupled, Plan("", kept, {}))
         pruned = cut(analysis.coupled, dropped)
         model = transplanted(decision.pruned, copy_of(pruned))
+        take_all(model)  # what lies in files may go with the decision that it was made for
         if k + 1 < options.rounds:
             model = reconstruct(analysis.coupled, dropped, model, batches, Knobs(seed=options.seed))
         progress((k + 1) / options.rounds)

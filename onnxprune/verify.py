@@ -15,8 +15,10 @@ from onnx import ModelProto
 
 from onnxprune.coupling import Coupled
 from onnxprune.errors import VerificationError
+from onnxprune.facts import without_large_weights
 from onnxprune.graph import FLOATS, Graph
 from onnxprune.io import runnable
+from onnxprune.protofile import spill_for
 from onnxprune.reference import reference
 
 Feeds = dict[str, NDArray[Any]]
@@ -63,21 +65,41 @@ def verify(
     """
     check_valid(pruned, {n.op_type for n in coupled.graph.model.graph.node})
     _check_interface(coupled.graph.model, pruned)
-    original = reference(coupled, dropped)
     tries = [feeds_for(coupled.graph, case, seed) for seed, case in enumerate(_cases(coupled.graph))]
-    with runnable(original) as a, runnable(pruned) as b:
-        run_a, engine = runner(a, original)
+    spill = spill_for(coupled.graph.model)  # must live until the end: weights of `original` lie in it
+    original = reference(coupled, dropped, spill)
+    runs, engine = _runs(original, tries)
+    progress(0.5)
+    by_nodes = engine == "onnxruntime" and bool(_comparable(coupled.graph, pruned))
+    with runnable(pruned) as b:
         run_b, _ = runner(b, pruned, engine)
-        by_nodes = engine == "onnxruntime" and bool(_comparable(coupled.graph, pruned))
         try:
-            proof, telling = _compare(run_a, run_b, tries, engine, [v.name for v in original.graph.output], progress)
+            proof, telling = _compare(runs, run_b, engine, [v.name for v in original.graph.output])
             by_nodes = by_nodes and not telling
         except DifferenceError:
             if not by_nodes:
                 raise
     if by_nodes:
         proof = _node_by_node(coupled, dropped, original, pruned, tries)
+    progress(1)
     return replace(proof, renormalising=len(coupled.renormalising(dropped)))
+
+
+def _runs(original: ModelProto, tries: Sequence[Feeds]) -> tuple[list[tuple[Feeds, list[Any]]], str]:
+    """What the original makes of those tries that it runs on, and what computed it. It leaves memory then."""
+    found, failures = [], []
+    with runnable(original) as source:
+        run, engine = runner(source, original)
+        for feeds in tries:
+            try:
+                found.append((feeds, run(feeds)))
+            except Exception as e:  # the sizes may not suit this model; another try may
+                failures.append(str(e).splitlines()[0][:200])
+    if not found:
+        raise VerificationError(
+            f"the original does not run, so nothing can be proven: {failures[0]}; give its sizes with --input-shape"
+        )
+    return found, engine
 
 
 class DifferenceError(VerificationError):
@@ -166,8 +188,7 @@ def check_valid(model: ModelProto, given: Iterable[str] = ()) -> None:
     try:
         with runnable(model) as source:
             onnx.checker.check_model(source)
-            if isinstance(source, bytes):
-                onnx.shape_inference.infer_shapes(source)
+        onnx.shape_inference.infer_shapes(without_large_weights(model))
     except Exception as e:  # checker.ValidationError, shape_inference.InferenceError
         if any(f"No Op registered for {op} " in str(e) for op in given):
             return
@@ -184,22 +205,12 @@ def _check_interface(original: ModelProto, pruned: ModelProto) -> None:
 
 
 def _compare(
-    run_a: Callable[[Feeds], list[Any]],
-    run_b: Callable[[Feeds], list[Any]],
-    tries: Sequence[Feeds],
-    engine: str,
-    names: list[str],
-    progress: Callable[[float], None],
+    runs: Sequence[tuple[Feeds, list[Any]]], run_b: Callable[[Feeds], list[Any]], engine: str, names: list[str]
 ) -> tuple[Verification, bool]:
     """Compare all outputs on all tries; also whether every output was ever loud enough to tell right from wrong."""
-    worst, allowed, compared, shapes, failures = 0.0, 0.0, 0, [], []
+    worst, allowed, compared, shapes = 0.0, 0.0, 0, []
     loud: set[str] = set()
-    for k, feeds in enumerate(tries):
-        try:
-            expected = run_a(feeds)
-        except Exception as e:  # the sizes may not suit this model; another try may
-            failures.append(str(e).splitlines()[0][:200])
-            continue
+    for feeds, expected in runs:
         shapes.append({name: tuple(x.shape) for name, x in feeds.items()})
         try:
             got = run_b(feeds)
@@ -217,11 +228,6 @@ def _compare(
                 raise DifferenceError(
                     f"output '{name}' differs from the masked original: error {error:.1e}, allowed {tolerance:.0e}"
                 )
-        progress((k + 1) / len(tries))
-    if not shapes:
-        raise VerificationError(
-            f"the original does not run, so nothing can be proven: {failures[0]}; give its sizes with --input-shape"
-        )
     if not compared:
         raise VerificationError("no output of the masked original is a finite number, so nothing can be proven")
     return Verification(worst, allowed, tuple(shapes), engine), loud.issuperset(names)
@@ -280,7 +286,7 @@ def runner(source: bytes | str, model: ModelProto, engine: str | None = None) ->
     failure = ""
     if engine != "onnx.reference":
         try:
-            ort_session = session(source)
+            ort_session = session(source, plain=isinstance(source, str))
             return (lambda feeds: list(ort_session.run(None, feeds))), "onnxruntime"
         except Exception as e:  # not implemented in onnxruntime, for example bfloat16 convolutions
             failure = str(e).splitlines()[0][:200]
@@ -307,4 +313,7 @@ def session(source: bytes | str, threads: int = 1, plain: bool = False) -> Any:
     options.log_severity_level = 4
     if plain:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if plain and isinstance(source, str):
+        # a large model: its weights are mapped and not copied into another order
+        options.add_session_config_entry("session.disable_prepacking", "1")
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from onnxprune.errors import DataError, OptionError
 from onnxprune.groups import Group
 from onnxprune.ops.quantized import dequantized
 from onnxprune.ops.site import Use
+from onnxprune.protofile import slabs
 from onnxprune.scoring.names import CALIBRATED
 from onnxprune.verify import Feeds
 
@@ -226,16 +228,26 @@ class _Reader:
     def _norms(self, weight: str, axis: int) -> tuple[Vector, Vector]:
         key = (weight, axis)
         if key not in self._rows:
-            w = dequantized(self.coupled.graph, weight)
-            if w.dtype.itemsize != 4:
-                w = w.astype(np.float32 if w.dtype.itemsize < 4 else np.float64)
-            others = tuple(k for k in range(w.ndim) if k != axis)
-            # einsum squares without a copy of the weight
-            letters = "abcdefgh"[: w.ndim]
-            squares = np.einsum(f"{letters},{letters}->{letters[axis]}", w, w)
-            sums = np.abs(w).sum(others) if others else np.abs(w)
-            self._rows[key] = (sums.astype(np.float64), np.sqrt(squares, dtype=np.float64))
+            stored = self.coupled.graph.weights[weight]
+            parts = slabs(stored.tensor) if stored.is_float else [(slice(None), dequantized(self.coupled.graph, weight))]
+            sums, squares = np.zeros(stored.shape[axis]), np.zeros(stored.shape[axis])
+            for rows, part in parts:
+                part_sums, part_squares = _sums(part, axis)
+                here = rows if axis == 0 else slice(None)
+                sums[here] += part_sums
+                squares[here] += part_squares
+            self._rows[key] = (sums, np.sqrt(squares))
         return self._rows[key]
+
+
+def _sums(w: NDArray[Any], axis: int) -> tuple[Vector, Vector]:
+    """Sums of |w| and of w^2 over all axes but one."""
+    if w.dtype.itemsize != 4:
+        w = w.astype(np.float32 if w.dtype.itemsize < 4 else np.float64)
+    others = tuple(k for k in range(w.ndim) if k != axis)
+    # einsum squares without a copy of the weight
+    letters = "abcdefgh"[: w.ndim]
+    return np.abs(w).sum(others).astype(np.float64), np.einsum(f"{letters},{letters}->{letters[axis]}", w, w)
 
 
 def scores_from_file(coupled: Coupled, groups: tuple[Group, ...], given: Mapping[str, NDArray[np.generic]]) -> Scored:

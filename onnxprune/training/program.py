@@ -18,6 +18,7 @@ from onnxprune.fused import LABELS_ONLY, key, parts_of
 from onnxprune.graph import FLOATS, captured, constant_tensor, free_inputs, opsets, read_weights, subgraphs
 from onnxprune.infer import RANDOM
 from onnxprune.normal import normal_form
+from onnxprune.protofile import array_of
 from onnxprune.training.call import Call
 from onnxprune.training.ops import NUMBERS, OPS, SETTINGS, pointwise
 
@@ -115,7 +116,7 @@ def flat(graph: GraphProto, versions: Mapping[str, int]) -> Iterator[tuple[NodeP
 
 def stored_arrays(graph: GraphProto, versions: Mapping[str, int]) -> dict[str, Array]:
     """Initializers and Constant nodes, also of bodies."""
-    found = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    found = {t.name: array_of(t) for t in graph.initializer}
     found |= {t.values.name: _dense(t) for t in graph.sparse_initializer}
     for n, _ in flat(graph, versions):
         tensor = constant_tensor(n)
@@ -224,7 +225,7 @@ def write_back(values: Mapping[str, Array], model: ModelProto) -> ModelProto:
 
 
 def _store(tensor: TensorProto, new: Array) -> None:
-    old = onnx.numpy_helper.to_array(tensor)
+    old = array_of(tensor)
     new = np.ascontiguousarray(new.astype(old.dtype))
     if tensor.data_type in FLOATS and new.tobytes() != old.tobytes():
         name, doc = tensor.name, tensor.doc_string

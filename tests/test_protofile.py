@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Large models: weights stay in their files, and everything comes out as it does for a small one that is read as a whole."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import ModelProto, TensorProto
+
+import onnxprune
+from onnxprune import io, protofile
+from onnxprune.cli import run
+from onnxprune.errors import ModelError, OptionError
+from onnxprune.io import load, runnable, save
+from onnxprune.protofile import Place, array_of, leave, length_of, place_of, size_of, slabs, take_all
+from tests.models import model
+from tests.nets import small, write
+
+
+@pytest.fixture
+def all_is_large(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every file is a large one, and every tensor of it that is no scalar."""
+    for module in (io, protofile):
+        monkeypatch.setattr(module, "LARGE_FILE", 1)
+        monkeypatch.setattr(module, "LARGE_TENSOR", 8)
+    return iter([None])
+
+
+def external(folder: Path, net: ModelProto) -> Path:
+    path = folder / "net.onnx"
+    options: dict[str, Any] = {"all_tensors_to_one_file": True, "location": "net.bin", "size_threshold": 0}
+    copy = ModelProto()
+    copy.CopyFrom(net)
+    onnx.save(copy, path, save_as_external_data=True, **options)
+    return path
+
+
+def cut(source: Any) -> onnxprune.Result:
+    return onnxprune.prune(source, 0.5, align="none", bench=False)
+
+
+KINDS = ["float", "float16", "double", "bfloat16", "int64", "int8", "uint8", "bool", "float8e4m3fn", "int4"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_are_the_same_in_memory_and_in_a_file(kind: str, tmp_path: Path) -> None:
+    code = TensorProto.DataType.Value(kind.upper())
+    size = 4 if kind == "int4" else 8 * onnx.helper.tensor_dtype_to_np_dtype(code).itemsize
+    tensor = TensorProto(name="t", data_type=code, dims=[2, 4], raw_data=np.random.default_rng(0).bytes(size))
+    if kind == "bool":
+        tensor.raw_data = bytes([1, 0] * 4)
+    left = TensorProto()
+    left.CopyFrom(tensor)
+    (tmp_path / "data").write_bytes(b"before" + tensor.raw_data + b"after")
+    leave(left, Place(str(tmp_path / "data"), 6, size))
+    assert array_of(left).tobytes() == array_of(tensor).tobytes()
+    assert array_of(left).dtype == array_of(tensor).dtype
+    assert length_of(left) == length_of(tensor) == size
+    protofile.take(left)
+    assert left == tensor
+
+
+@pytest.mark.usefixtures("all_is_large")
+@pytest.mark.parametrize("other_files", [False, True])
+def test_a_model_is_read_without_its_weights(other_files: bool, tmp_path: Path) -> None:
+    path = external(tmp_path, small()) if other_files else write(tmp_path)
+    read = load(path)
+    left = [t for t in read.model.graph.initializer if place_of(t)]
+    assert len(left) == len(small().graph.initializer)
+    assert all(not t.HasField("raw_data") for t in left)
+    take_all(read.model)
+    assert read.model == small()
+    assert read.sha256 == load_small(path).sha256
+    assert read.size == load_small(path).size
+
+
+def load_small(path: Path) -> io.Loaded:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(io, "LARGE_FILE", 2**40)
+        return load(path)
+
+
+def fields() -> ModelProto:
+    """A model with one of everything that a reader could lose."""
+    net = small()
+    net.metadata_props.add(key="k", value="v" * 300)
+    net.graph.value_info.append(onnx.helper.make_tensor_value_info("r1", TensorProto.FLOAT, ["N", 16, 8, 8]))
+    net.graph.initializer.append(onnx.helper.make_tensor("typed", TensorProto.FLOAT, [20], np.arange(20.0)))
+    net.graph.initializer.append(onnx.helper.make_tensor("empty", TensorProto.FLOAT, [0], []))
+    net.graph.initializer[0].doc_string = "a weight"
+    net.functions.append(onnx.helper.make_function("local", "F", ["a"], ["b"], [], [onnx.helper.make_opsetid("", 17)]))
+    return net
+
+
+@pytest.mark.usefixtures("all_is_large")
+def test_one_file_is_written_and_read_without_loss(tmp_path: Path) -> None:
+    net, path = fields(), tmp_path / "net.onnx"
+    protofile.write(net, path)
+    assert onnx.load(path) == net
+    again = protofile.read(path)
+    protofile.write(again, tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == path.read_bytes()
+    assert abs(size_of(net) - path.stat().st_size) < 20 * len(net.graph.initializer)
+
+
+@pytest.mark.usefixtures("all_is_large")
+@pytest.mark.parametrize("other_files", [False, True])
+def test_a_large_model_is_cut_like_a_small_one(other_files: bool, tmp_path: Path) -> None:
+    path = external(tmp_path, small()) if other_files else write(tmp_path)
+    result = cut(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(io, "LARGE_FILE", 2**40)
+        assert result.model == cut(small()).model
+    result.save(tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx.data").exists() == other_files
+    saved = onnx.load(tmp_path / "out.onnx")
+    for t in saved.graph.initializer:
+        t.ClearField("data_location")
+        del t.external_data[:]
+    assert saved == result.model
+
+
+@pytest.mark.usefixtures("all_is_large")
+@pytest.mark.parametrize("options", [{"recover": "bias"}, {"recover": "reconstruct"}, {"recover": "reconstruct", "rounds": 2}])
+def test_large_models_recover(options: dict[str, Any], tmp_path: Path) -> None:
+    images = np.random.default_rng(0).standard_normal((32, 3, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=images)
+    wish: dict[str, Any] = {"align": "none", "bench": False, "data": tmp_path / "x.npz", **options}
+    recovered = onnxprune.prune(write(tmp_path), 0.5, **wish).model
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (io, protofile):
+            patch.setattr(module, "LARGE_FILE", 2**40)
+        expected = onnxprune.prune(small(), 0.5, **wish).model
+    for a, b in zip(recovered.graph.initializer, expected.graph.initializer, strict=True):
+        np.testing.assert_allclose(array_of(a), array_of(b), 1e-4, 1e-5, err_msg=a.name)
+
+
+@pytest.mark.parametrize("chunk", [1, 50, 10**6])
+@pytest.mark.parametrize("dims", [[7, 3], [1, 40], [5], []])
+def test_slabs_make_up_the_whole(dims: list[int], chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protofile, "CHUNK", chunk)
+    whole = np.random.default_rng(0).standard_normal(dims).astype(np.float32)
+    inside, left = onnx.numpy_helper.from_array(whole), TensorProto(data_type=TensorProto.FLOAT, dims=dims)
+    (tmp_path / "data").write_bytes(b"before" + whole.tobytes())
+    leave(left, Place(str(tmp_path / "data"), 6, whole.nbytes))
+    for tensor in (inside, left):
+        again = np.full_like(np.atleast_1d(whole), np.nan)
+        for rows, part in slabs(tensor):
+            again[rows] = part
+        assert np.array_equal(again, np.atleast_1d(whole))
+
+
+@pytest.mark.usefixtures("all_is_large")
+def test_the_command_line_streams_what_it_does_not_touch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = external(tmp_path, small())
+    command = [str(path), "--ratio", "0.5", "--exclude", "w1", "--align", "none", "-o", str(tmp_path / "out.onnx")]
+    assert run(command) == 0
+    plan = str(tmp_path / "out.plan.json")
+    assert run(["verify", str(path), str(tmp_path / "out.onnx"), plan]) == 0
+    assert run(["apply", str(path), plan, "-o", str(tmp_path / "again.onnx")]) == 0
+    assert "proven" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("all_is_large")
+def test_a_large_model_that_is_wrong_is_not_proven(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    result = cut(path)
+    changed = result.model.graph.initializer[0]
+    changed.CopyFrom(onnx.numpy_helper.from_array(2 * array_of(changed), changed.name))
+    result.save(tmp_path / "out.onnx", tmp_path / "out.json")
+    with pytest.raises(onnxprune.PruneError, match="differ"):
+        onnxprune.verify_files(path, tmp_path / "out.onnx", tmp_path / "out.json")
+
+
+@pytest.mark.usefixtures("all_is_large")
+def test_external_data_of_the_input_is_not_overwritten(tmp_path: Path) -> None:
+    path = external(tmp_path, small())
+    (tmp_path / "net.bin").rename(tmp_path / "out.onnx.data")
+    net = onnx.load(path, load_external_data=False)
+    for t in net.graph.initializer:
+        leave(t, protofile.Place("out.onnx.data", *place_of(t)[1:]))  # type: ignore[index]
+    onnx.save(net, path)
+    with pytest.raises(OptionError, match="is the input itself"):
+        io.check_output(tmp_path / "out.onnx", True, path, *load(path).data)
+
+
+def test_a_model_without_its_external_data_gives_one_line(tmp_path: Path) -> None:
+    net = onnx.load(external(tmp_path, small()), load_external_data=False)
+    with pytest.raises(ModelError, match=r"lies in 'net\.bin'; load the weights too"):
+        load(net)
+
+
+@pytest.mark.usefixtures("all_is_large")
+@given(st.floats(0, 1), st.binary(max_size=3))
+def test_damaged_files_give_one_line(where: float, noise: bytes) -> None:
+    data = bytearray(small().SerializeToString())
+    place = int(where * len(data))
+    data[place : place + len(noise)] = noise
+    for content in (bytes(data), bytes(data[:place])):
+        expected: ModelProto | None
+        try:
+            expected = ModelProto.FromString(content)
+        except Exception:  # protobuf's own
+            expected = None
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "damaged.onnx"
+            path.write_bytes(content)
+            try:
+                found = protofile.read(path) if content else ModelProto()
+                take_all(found)
+            except DecodeError:
+                continue
+        assert expected is None or found == expected
+
+
+@pytest.mark.usefixtures("all_is_large")
+def test_weights_beside_the_model_are_not_copied() -> None:
+    spill = protofile.Spill()
+    net = model("g (float[2,40] x, float[40,50] w1) => (float[2,50] y) { y = MatMul(x, w1) }")
+    net.graph.initializer[0].CopyFrom(spill.put(net.graph.initializer[0]))
+    with runnable(net) as path:
+        assert isinstance(path, str)
+        assert Path(path).parent == spill.path.parent
+        assert Path(path).with_suffix(".data").stat().st_size == 0
+        onnx.checker.check_model(path)
+    folder = spill.path.parent
+    assert [p.name for p in folder.iterdir()] == [protofile.SPILLED]
+    del spill
+    assert not folder.exists()
+
+
+def test_small_models_are_written_as_protobuf_does(tmp_path: Path) -> None:
+    save(small(), tmp_path / "net.onnx", {})
+    assert (tmp_path / "net.onnx").read_bytes() == small().SerializeToString()
