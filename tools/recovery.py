@@ -1,0 +1,219 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Accuracy after a cut with every way to recover, side by side: medians of three seeds on the whole test set.
+
+usage: python tools/recovery.py MODEL.onnx --fit TRAIN.npz --test TEST.npz [--seconds 300] [--out FILE.md]
+   or: python tools/recovery.py --fashion-mnist FOLDER [--torch-pruning]     the model in models/, with the data set in FOLDER
+
+Rows are ways to recover, columns what is left of the multiply-accumulates: the same fraction of every group by L2 norm
+(residual spine included), then widths chosen freely by `obs`. Fitting sees N unlabelled samples of TRAIN, chosen by the seed;
+accuracy is measured on all of TEST. With --torch-pruning, Torch-Pruning cuts the network's PyTorch module to the same
+multiply-accumulates and its BatchNorm statistics are re-estimated on the same samples (`torch_pruning_peer.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxprune.data import Data, load_data
+from onnxprune.decision import Decision, decide
+from onnxprune.facts import read_graph
+from onnxprune.io import load
+from onnxprune.judge import accuracy
+from onnxprune.options import Options
+from onnxprune.recover.attempts import Task, batches_of, by_bias, by_distillation, by_least_squares, by_statistics
+from onnxprune.recover.bias import absorb
+from onnxprune.recover.supply import HELD_OUT
+
+HERE = Path(__file__).resolve().parent.parent
+OURS = HERE / "models" / "resnet20-fashion-mnist.onnx"
+SEEDS = (0, 1, 2)
+UNIFORM, FREE = ("57%", "26%"), ("26%",)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every row is measured with."""
+
+    model: ModelProto
+    train: Data
+    test: Data
+    seconds: float
+
+    def top1(self, model: ModelProto) -> float:
+        """Accuracy in percent on the whole test set."""
+        return 100 * (accuracy(model, self.test) or 0.0)
+
+    def some(self, n: int, seed: int) -> Data:
+        """`n` samples without labels."""
+        return replace(self.train.take(n, seed), labels=None)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to recover: what it is fitted to, and how."""
+
+    name: str
+    samples: int | str
+    way: Callable[[Task], ModelProto]
+
+
+def silent(stage: str, done: float) -> None:
+    """Nobody watches."""
+
+
+def plain(task: Task) -> ModelProto:
+    """No recovery."""
+    return task.pruned
+
+
+def closed_form(task: Task) -> ModelProto:
+    """Biases from BatchNormalization, without a single input."""
+    return absorb(task.coupled, task.dropped, task.pruned)
+
+
+def quietly(way: Callable[[Task, Any], ModelProto]) -> Callable[[Task], ModelProto]:
+    """A way to recover that reports to nobody."""
+    return lambda task: way(task, silent)
+
+
+ROWS = (
+    Row("plain cut", 0, plain),
+    Row("bias, closed form", 0, closed_form),
+    Row("bias, measured", 1000, quietly(by_bias)),
+    Row("BatchNorm re-estimated", 1000, quietly(by_statistics)),
+    Row("reconstruct", 1000, quietly(by_least_squares)),
+    Row("reconstruct", 32, quietly(by_least_squares)),
+    Row("reconstruct", "synthetic", quietly(by_least_squares)),
+    Row("reconstruct", "random", quietly(by_least_squares)),
+    Row("distill", 1000, quietly(by_distillation)),
+)
+
+
+def cut(bench: Bench, macs: str, free: bool, fit: Data) -> Decision:
+    """The cut that a column stands for."""
+    graph = read_graph(bench.model)
+    common: dict[str, Any] = {"macs": macs, "align": "none", "data": "x"}
+    wish = Options(criterion="obs", **common) if free else Options(criterion="l2", scope="local", **common)
+    return decide(graph, wish, "model", batches_of(fit) if free else ())
+
+
+def inputs(bench: Bench, row: Row, seed: int) -> Data:
+    """What a row is fitted to."""
+    if isinstance(row.samples, str):
+        return load_data(row.samples, bench.model, samples=256, seed=seed)
+    return bench.some(max(row.samples, 8), seed)
+
+
+def measure(bench: Bench, row: Row, macs: str, free: bool, seed: int) -> tuple[float, float]:
+    """Accuracy in percent, and seconds."""
+    data = inputs(bench, row, seed)
+    decision = cut(bench, macs, free, data)
+    fit, held_out = data.split(HELD_OUT, seed) if row.name == "distill" else (data, data)
+    coupled, dropped, pruned = decision.analysis.coupled, decision.dropped, decision.pruned
+    task = Task(coupled, dropped, pruned, pruned, fit, held_out, True, bench.seconds, seed)
+    start = time.perf_counter()
+    found = row.way(task)
+    seconds = time.perf_counter() - start
+    return bench.top1(found), seconds
+
+
+def lines(bench: Bench, wanted: str) -> Iterator[str]:
+    """The table."""
+    columns = [(m, False) for m in UNIFORM] + [(m, True) for m in FREE]
+    heads = " | ".join(f"{m} of MACs, {'widths by obs' if free else 'uniform'} | seconds" for m, free in columns)
+    before = bench.top1(bench.model)
+    yield f"{before:.2f} % before the cut, {len(bench.test):,} test samples; median of {len(SEEDS)} seeds (lowest to highest)\n"
+    yield f"| recovery | fitted to | {heads} |"
+    yield "|---" * (2 + 2 * len(columns)) + "|"
+    for row in ROWS:
+        if wanted not in row.name:
+            continue
+        cells = []
+        for macs, free in columns:
+            found = np.array([measure(bench, row, macs, free, seed) for seed in SEEDS])
+            low, middle, high = np.percentile(found[:, 0], (0, 50, 100))
+            cells.append(f"{middle:.2f} ({low:.2f}-{high:.2f}) | {np.median(found[:, 1]):.0f}")
+        told = f"{row.samples:,} samples" if isinstance(row.samples, int) and row.samples else str(row.samples or "nothing")
+        yield f"| {row.name} | {told} | {' | '.join(cells)} |"
+
+
+def peer(bench: Bench) -> Iterator[str]:
+    """Torch-Pruning on the same network, and re-estimated BatchNorm."""
+    import torch_pruning_peer as other
+
+    images, labels = bench.test.chunks[0]["image"], bench.test.labels
+    assert labels is not None
+    rows: dict[str, list[str]] = {"plain cut": [], "BatchNorm re-estimated": []}
+    for macs in UNIFORM:
+        net, share = other.pruned(bench.model, float(macs.rstrip("%")) / 100)
+        rows["plain cut"].append(f"{other.top1(net, images, labels):.2f} at {share:.1%}")
+        fits = [bench.some(1000, seed).chunks[0]["image"] for seed in SEEDS]
+        found = [other.top1(other.reestimated(net, fit), images, labels) for fit in fits]
+        low, middle, high = np.percentile(found, (0, 50, 100))
+        rows["BatchNorm re-estimated"].append(f"{middle:.2f} ({low:.2f}-{high:.2f}) at {share:.1%}")
+    for name, cells in rows.items():
+        fitted = "1,000 samples" if name != "plain cut" else "nothing"
+        yield f"| Torch-Pruning, {name} | {fitted} | {' | | '.join(cells)} | | | |"
+
+
+def fashion_mnist(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """Training images, and test images with their classes, from the four idx files (gzipped or not)."""
+    spec = importlib.util.spec_from_file_location("train", HERE / "models" / "train_resnet20_fashion_mnist.py")
+    assert spec is not None
+    assert spec.loader is not None
+    train = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(train)
+    images = [
+        train.read_idx(folder, f"{part}-images-idx3-ubyte")[:, None].astype(np.float32) / 255 for part in ("train", "t10k")
+    ]
+    labels = train.read_idx(folder, "t10k-labels-idx1-ubyte")
+    return {"image": images[0]}, {"image": images[1], "label": labels.astype(np.int64)}
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", type=Path, default=OURS)
+    parser.add_argument("--fit", type=Path)
+    parser.add_argument("--test", type=Path)
+    parser.add_argument("--fashion-mnist", type=Path)
+    parser.add_argument("--seconds", type=float, default=300, help="time for distillation")
+    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--torch-pruning", action="store_true", help="the peer too, for the model in models/")
+    parser.add_argument("--out", type=Path, help="write the table there as well")
+    options = parser.parse_args()
+    model = load(options.model).model
+    if options.fashion_mnist:
+        train, test = (load_data(x, model) for x in fashion_mnist(options.fashion_mnist))
+    elif options.fit and options.test:
+        train, test = (load_data(x, model) for x in (options.fit, options.test))
+    else:
+        parser.error("name --fit and --test, or --fashion-mnist")
+    bench = Bench(model, train, test, options.seconds)
+    told = [f"{platform.processor() or platform.machine()}, onnxruntime {onnxruntime.__version__}"]
+    for line in (*told, *lines(bench, options.only)):
+        print(line, flush=True)
+        told.append(line)
+    if options.torch_pruning:
+        for line in peer(bench):
+            print(line, flush=True)
+            told.append(line)
+    if options.out:
+        options.out.write_text("\n".join(told[1:]) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

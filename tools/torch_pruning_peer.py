@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The peer in the table of `recovery.py`: Torch-Pruning on the PyTorch module of the model in models/.
+
+Needs torch and torch-pruning. L2 norms, the same fraction of every group (residual spine included, classifier kept), without
+rounding, at the ratio that comes nearest to the asked multiply-accumulates; then BatchNorm statistics are re-estimated on the
+same unlabelled samples, as its users do before they train on.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, numpy_helper
+
+HERE = Path(__file__).resolve().parent.parent
+
+
+def training_module() -> Any:
+    """The script that trained the model, as a module."""
+    spec = importlib.util.spec_from_file_location("train", HERE / "models" / "train_resnet20_fashion_mnist.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def network(model: ModelProto) -> Any:
+    """The PyTorch module with the file's weights. The exporter stores equal tensors once: both shifts before a sum are one."""
+    import torch
+
+    net = training_module().ResNet20()
+    found = {t.name: torch.tensor(numpy_helper.to_array(t)) for t in model.graph.initializer}
+    for stage in ("layer2.0", "layer3.0"):
+        found.setdefault(f"{stage}.shortcut.1.bias", found[f"{stage}.bn2.bias"])
+    net.load_state_dict(found, strict=False)
+    return net.eval()
+
+
+def cut(model: ModelProto, ratio: float) -> tuple[Any, float]:
+    """The module without `ratio` of its channels, and the share of multiply-accumulates that is left."""
+    import torch
+    import torch_pruning as tp
+
+    net, example = network(model), torch.zeros(1, 1, 28, 28)
+    before, _ = tp.utils.count_ops_and_params(net, example)
+    pruner = tp.pruner.MetaPruner(
+        net, example, importance=tp.importance.GroupMagnitudeImportance(p=2), pruning_ratio=ratio, ignored_layers=[net.fc]
+    )
+    pruner.step()
+    after, _ = tp.utils.count_ops_and_params(net, example)
+    return net, after / before
+
+
+def pruned(model: ModelProto, share: float) -> tuple[Any, float]:
+    """The cut whose multiply-accumulates come nearest to `share`."""
+    found = [cut(model, ratio) for ratio in np.arange(0.1, 0.7, 0.01)]
+    return min(found, key=lambda pair: abs(pair[1] - share))
+
+
+def reestimated(net: Any, images: NDArray[np.float32]) -> Any:
+    """BatchNorm's running statistics, averaged over batches of 100."""
+    import torch
+
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+    net.train()
+    with torch.no_grad():
+        for k in range(0, len(images), 100):
+            net(torch.tensor(images[k : k + 100]))
+    return net.eval()
+
+
+def top1(net: Any, images: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Accuracy in percent."""
+    return 100 * float(training_module().accuracy(net, *_tensors(images, labels)))
+
+
+def _tensors(images: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[Any, Any]:
+    import torch
+
+    return torch.tensor(images), torch.tensor(labels)
