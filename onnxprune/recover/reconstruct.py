@@ -76,13 +76,13 @@ def reconstruct(
     with stages(coupled.graph.model, targets, batches) as original, stages(model, wants, batches) as student:
         for k, job in enumerate(jobs):
             pairs = zip(original.advance(k), student.advance(k), strict=True)
-            folds = _gather(job, editor, knobs, len(batches), ((_cut(coupled, dropped, a), b) for a, b in pairs))
+            folds = gather(job, editor, knobs, len(batches), ((left_of(coupled, dropped, a), b) for a, b in pairs))
             _refit(job[0], editor, folds, knobs)
             progress((k + 1) / len(jobs))
     return model
 
 
-def _cut(coupled: Coupled, dropped: Mask, values: Values) -> Values:
+def left_of(coupled: Coupled, dropped: Mask, values: Values) -> Values:
     """Tensors of the original with only the channels that are left."""
     found = {}
     for name, value in values.items():
@@ -93,7 +93,7 @@ def _cut(coupled: Coupled, dropped: Mask, values: Values) -> Values:
     return found
 
 
-def _gather(job: Job, editor: Editor, knobs: Knobs, n_batches: int, pairs: Iterator[tuple[Values, Values]]) -> list[Moments]:
+def gather(job: Job, editor: Editor, knobs: Knobs, n_batches: int, pairs: Iterator[tuple[Values, Values]]) -> list[Moments]:
     """Normal equations of a job over all batches, in two folds."""
     rng = np.random.default_rng(knobs.seed)
     rows = max(knobs.rows, knobs.rows_per_input * sum(_n_inputs(site, editor) for site in job[:1]))

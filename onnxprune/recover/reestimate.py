@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from onnxprune.calibration.moments import Moments
 from onnxprune.calibration.sites import Site, Term, find_sites
 from onnxprune.calibration.stages import stages
 from onnxprune.coupling import Coupled
@@ -20,6 +21,7 @@ from onnxprune.facts import read_graph
 from onnxprune.graph import Graph
 from onnxprune.ops.normalization import trains
 from onnxprune.recover.editor import Editor, places
+from onnxprune.recover.reconstruct import Knobs, gather, left_of
 from onnxprune.verify import Feeds
 
 Vector = NDArray[np.float64]
@@ -81,30 +83,32 @@ def _layers(
     batches: Sequence[Feeds],
     progress: Callable[[float], None],
 ) -> None:
-    editor, wants = Editor(model), [[s.total] for s in sites]
-    with stages(coupled.graph.model, wants, batches) as original, stages(model, wants, batches) as student:
+    editor, knobs = Editor(model), Knobs()
+    # what a layer makes follows from what it reads: its own output would be stale as soon as it is scaled
+    targets, wants = [[s.total] for s in sites], [s.wants for s in sites]
+    with stages(coupled.graph.model, targets, batches) as original, stages(model, wants, batches) as student:
         for k, site in enumerate(sites):
-            before, after = [], []
-            for a, b in zip(original.advance(k), student.advance(k), strict=True):
-                before.append(a[site.total])
-                after.append(b[site.total])
-            axis, labels = site.channel_axis, coupled.flows[site.total].axes[site.channel_axis]
-            kept = slice(None) if labels is None else ~dropped[labels]
-            old = [v[kept] for v in _statistics(before, axis)]
-            _match(site, editor, old, _statistics(after, axis))
+            pairs = zip(original.advance(k), student.advance(k), strict=True)
+            folds = gather([site], editor, knobs, len(batches), ((left_of(coupled, dropped, a), b) for a, b in pairs))
+            _match(site, editor, sum(folds[1:], folds[0]))
             progress((k + 1) / len(sites))
 
 
-def _match(site: Site, editor: Editor, old: Sequence[Vector], new: Sequence[Vector]) -> None:
-    """Scale and shift a layer so that its channels have the old mean and variance."""
+def _match(site: Site, editor: Editor, m: Moments) -> None:
+    """Scale and shift a layer so that its channels have the original's mean and variance, those of `m.y`."""
     term, free = site.terms[0], places(site, editor)
     if not free or editor.users[term.linear.weight] > 1:
         return
-    factor = np.sqrt(old[1] / np.maximum(new[1], 1e-12))
-    factor = np.where(new[1] > 1e-3 * new[1].mean(), np.clip(factor, 0.1, 10), 1.0)
+    scale, offset = editor.affine(term)
+    matrix = term.linear.matrix(editor.array(term.linear.weight)) * scale.reshape(term.linear.groups, 1, -1)
+    mean = np.einsum("gd,gdo->go", m.x / m.n, matrix).ravel()
+    variance = np.einsum("gdo,gdo->go", matrix, m.xx @ matrix).ravel() / m.n - mean**2
+    wanted = (m.y / m.n).ravel()
+    deviation = np.sqrt(np.maximum((m.yy / m.n).ravel() - wanted**2, 0.0))
+    lively = variance > 1e-3 * max(variance.mean(), 1e-30)
+    factor = np.where(lively, np.clip(deviation / np.sqrt(np.where(lively, variance, 1.0)), 0.1, 10.0), 1.0)
     _scale(term, editor, factor)
-    _, offset = editor.affine(term)
-    free[0].add(editor, old[0] - factor * (new[0] - offset) - offset)
+    free[0].add(editor, wanted - factor * mean - offset)
 
 
 def _scale(term: Term, editor: Editor, factor: Vector) -> None:
