@@ -322,7 +322,15 @@ def inspect(
     if format is Format.JSON:
         from onnxprune.render.json import to_json
 
-        groups = [{"name": g.name, "channels": len(g), "members": [f"{w}[{a}]" for w, a in g.members]} for g in analysis.groups]
+        groups = [
+            {
+                "name": g.name,
+                "channels": len(g),
+                "members": [f"{w}[{a}]" for w, a in g.members],
+                "blocks": [len(rows) for rows in g.blocks],
+            }
+            for g in analysis.groups
+        ]
         print(
             to_json({"model": str(model), "prunable": analysis.prunable, "groups": groups, "pins": [_plain(p) for p in pins]})
         )
@@ -358,6 +366,8 @@ def explain(
         console.print(f"[bold]{tensor}[/] axis {s.axis} (size {size}): {s.free} channels can be removed", highlight=False)
         if s.partners:
             console.print(f"  cut together with {', '.join(s.partners)}", highlight=False, markup=False)
+        for need in s.even:
+            console.print(f"  {need}", highlight=False, markup=False)
         for step in s.chain:
             console.print(f"  {step.node} ties it to {step.reaches}", highlight=False, markup=False)
         if s.reason:

@@ -13,9 +13,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.evens import settle
 from onnxprune.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.graph import Graph, Node, subgraphs
-from onnxprune.labels import Axis, Flow, Labels, Mix, Pin, Rest, Tie, distinct
+from onnxprune.labels import Axis, Even, Flow, Labels, Mix, Pin, Rest, Tie, distinct
 from onnxprune.macs import Meter, meter
 from onnxprune.ops import RULES, SOURCES
 from onnxprune.ops.quantized import absent, is_quantized
@@ -69,6 +70,7 @@ class Coupled:
         policy: what was wished where several answers are right.
         mixed: channels that a node works on together, in a cut on those that are left: such a cut is not the masked original.
         needed: further arrays of labels of which one must stay, as on every axis.
+        evens: blocks of classes of which the same number must stay in each; disjoint, free, each within one group.
         shuffles: nodes that permute channels, which a Gather replaces where channels go.
     """
 
@@ -84,14 +86,12 @@ class Coupled:
     mixed: tuple[Mix, ...] = field(default=(), repr=False)
     needed: tuple[NDArray[np.int64], ...] = field(default=(), repr=False)
     shuffles: tuple[Shuffle, ...] = field(default=(), repr=False)
+    evens: tuple[Even, ...] = field(default=(), repr=False)
 
     @cached_property
     def owner_of(self) -> NDArray[np.int64]:
         """For each label the index into `owners` of the axis that owns it, -1 for none (n_labels,)."""
-        found = np.full(len(self.roots), -1)
-        for k, o in enumerate(self.owners):
-            found[o.start : o.start + o.size] = k
-        return found
+        return _owner_of(self.owners, len(self.roots))
 
     @cached_property
     def first_pin(self) -> Mapping[int, Pin]:
@@ -136,6 +136,13 @@ class Coupled:
         return list(found.values())
 
 
+def _owner_of(owners: Sequence[Owner], count: int) -> NDArray[np.int64]:
+    found = np.full(count, -1)
+    for k, o in enumerate(owners):
+        found[o.start : o.start + o.size] = k
+    return found
+
+
 def couple(graph: Graph, kept: Mapping[int, str] | None = None, policy: Policy | None = None) -> Coupled:
     """Label every channel and tie what belongs together.
 
@@ -170,6 +177,7 @@ class _Pass:
                 self._visit_parts(node)
         self._hold_outputs()
         count = self.labels.count
+        evens = settle(self.labels, self.labels.evens, _owner_of(self.owners, count))
         return Coupled(
             self.graph,
             self.flows,
@@ -183,6 +191,7 @@ class _Pass:
             tuple(self.labels.mixed),
             tuple(self.labels.needed),
             tuple(self.shuffles),
+            evens,
         )
 
     def _seed(self) -> None:

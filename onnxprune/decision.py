@@ -7,12 +7,13 @@ import difflib
 import fnmatch
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from onnxprune.ballot import Ballot, within
 from onnxprune.coupling import Coupled, couple
 from onnxprune.data import read_arrays
 from onnxprune.errors import CutError, ModelError, OptionError, PruneError
@@ -24,8 +25,7 @@ from onnxprune.protofile import Spill, spill_for
 from onnxprune.rewrite import cut
 from onnxprune.scoring import Scored, score_groups, scores_from_file
 from onnxprune.scoring.names import CALIBRATED
-from onnxprune.selection import Budget, best, keep_one_everywhere, ladders, widths_for
-from onnxprune.targets import Amount, filled, smallest
+from onnxprune.selection import Budget, units_of, widths_for
 from onnxprune.verify import Feeds
 
 MOST_RETRIES = 30
@@ -168,67 +168,14 @@ def _score(coupled: Coupled, groups: tuple[Group, ...], options: Options, batche
 def _choose(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options: Options) -> NDArray[np.bool_]:
     """The labels (n_labels,) that go."""
     known = [(g, s) for g, s in zip(groups, scored.scores, strict=True) if s is not None]
-    ballot = Ballot(coupled, [g for g, _ in known], [s for _, s in known])
+    ballot = Ballot(coupled, [g for g, _ in known], [units_of(g, s) for g, s in known])
     budget = Budget(options.ratio or 0.0, options.scope, options.alignment().multiple)
     limit = options.limit()
     if limit is None:
-        return ballot.dropped(widths_for(ballot.groups, ballot.scores, budget))
+        return ballot.dropped(widths_for(ballot.groups, ballot.units, budget))
     if options.chosen_criterion in CALIBRATED and options.scores is None and budget.scope == "global":
         ballot = ballot.per_mac()
-    return ballot.dropped(_within(limit, ballot, budget))
-
-
-@dataclass(frozen=True)
-class Ballot:
-    """Groups with the scores of their atoms."""
-
-    coupled: Coupled
-    groups: list[Group]
-    scores: list[NDArray[np.float64]]
-
-    def dropped(self, widths: Sequence[int]) -> NDArray[np.bool_]:
-        """The labels (n_labels,) that go if each group keeps the best of its atoms; no axis loses everything."""
-        gone: dict[int, float] = {}
-        for group, scores, width in zip(self.groups, self.scores, widths, strict=True):
-            kept = best(scores, width)
-            gone.update(zip(group.roots[~kept].tolist(), scores[~kept].tolist(), strict=True))
-        dead = np.zeros(len(self.coupled.roots), bool)
-        dead[list(gone)] = True
-        empty = [roots for roots in self.coupled.spans() if dead[roots].all()]
-        dead[list(keep_one_everywhere(empty, gone))] = False
-        return dead[self.coupled.roots]
-
-    def per_mac(self) -> Ballot:
-        """Scores by what an atom costs: where scores are errors, the least error goes for each multiply-accumulate saved."""
-        meter, none = self.coupled.meter, np.zeros(len(self.coupled.roots), bool)
-        scores = []
-        for group, old in zip(self.groups, self.scores, strict=True):
-            without = np.isin(self.coupled.roots, group.roots)
-            saved = (meter.macs(none) - meter.macs(without)) / len(group)
-            scores.append(old / max(saved, 1.0))
-        return replace(self, scores=scores)
-
-
-def _within(limit: Amount, ballot: Ballot, budget: Budget) -> list[int]:
-    """The widths by the smallest ratio that the limit of MACs allows, and then as near to it as widths can be."""
-    meter = ballot.coupled.meter
-    allowed = limit.of(meter.macs(np.zeros(len(ballot.coupled.roots), bool)))
-    ranked = [np.sort(s)[::-1] for s in ballot.scores]
-
-    def make(ratio: float) -> list[int]:
-        return widths_for(ballot.groups, ballot.scores, replace(budget, ratio=ratio))
-
-    def cost(widths: Sequence[int]) -> float:
-        return meter.macs(ballot.dropped(widths))
-
-    def worth(group: int, width: int, wider: int) -> float:
-        # as in the selection by ratio: globally the scores decide, locally what is left of each group
-        return float(ranked[group][width:wider].mean()) if budget.scope == "global" else -wider / len(ballot.groups[group])
-
-    widths = smallest(make, cost, allowed)
-    for relaxed in range(budget.align.bit_length() + 2):
-        widths = filled(widths, ladders(ballot.groups, budget, relaxed), worth, cost, allowed)
-    return widths
+    return ballot.dropped(within(limit, ballot, budget))
 
 
 def _added(graph: Graph, pruned: ModelProto) -> tuple[str, ...]:

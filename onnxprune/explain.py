@@ -33,6 +33,7 @@ class AxisStory:
         chain: how a channel that cannot be removed hangs together with what pins it.
         reason: why it stays, or why the axis has no channels at all.
         partners: weight axes that are cut together with its free channels.
+        even: for each node that needs the same number of them to stay in several blocks, what it needs.
     """
 
     axis: int
@@ -41,6 +42,7 @@ class AxisStory:
     chain: tuple[Step, ...]
     reason: str
     partners: tuple[str, ...]
+    even: tuple[str, ...] = ()
 
 
 def explain(coupled: Coupled, tensor: str) -> tuple[AxisStory, ...]:
@@ -72,10 +74,15 @@ def _axis(coupled: Coupled, tensor: str, axis: int, size: int | None) -> AxisSto
     together = np.unique(coupled.owner_of[np.isin(coupled.roots, coupled.roots[free])]).tolist() if len(free) else []
     owners = [coupled.owners[k] for k in together if k >= 0]
     partners = tuple(f"{o.weight}[{o.axis}]" for o in owners if (o.weight, o.axis) != (tensor, axis))
+    even = tuple(
+        f"{coupled.graph.nodes[e.node]} needs the same number of them in each of its {len(e.labels)} blocks"
+        for e in coupled.evens
+        if np.isin(e.labels, coupled.roots[free]).any()
+    )
     if not len(held):
-        return AxisStory(axis, size, len(free), (), "", partners)
+        return AxisStory(axis, size, len(free), (), "", partners, even)
     chain, reason = _chain(coupled, int(held[0]))
-    return AxisStory(axis, size, len(free), chain, reason, partners)
+    return AxisStory(axis, size, len(free), chain, reason, partners, even)
 
 
 def _without_labels(coupled: Coupled, tensor: str) -> str:

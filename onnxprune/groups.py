@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.coupling import Coupled
-from onnxprune.labels import Pin, distinct
+from onnxprune.labels import Even, Pin, distinct
 from onnxprune.macs import macs_of
 from onnxprune.ops.signatures import PRODUCERS
 
@@ -24,6 +25,7 @@ class Group:
         members: (weight, axis) of every slice.
         producers: indices into `Coupled.uses` of the convolutions and matrix products that make these channels.
         channels: how many output channels of the first producer one atom stands for.
+        blocks: arrays (n_blocks, size) of atoms, by index: the same number must stay in every row, which ones is free.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Group:
     members: tuple[tuple[str, int], ...]
     producers: tuple[int, ...]
     channels: int
+    blocks: tuple[NDArray[np.int64], ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         """Number of atoms."""
@@ -56,8 +59,16 @@ def find_groups(coupled: Coupled) -> tuple[Group, ...]:
         by_owners.setdefault(owner[bounds[k] : bounds[k + 1]].tobytes(), []).append(k)
     uses_of = _producers_by_class(coupled)
     found = [_group(coupled, roots[np.array(ks)], np.frombuffer(owners, np.int64), uses_of) for owners, ks in by_owners.items()]
+    found = [_with_blocks(g, coupled.evens) for g in found]
     order = {name: k for k, name in enumerate(coupled.graph.weights)}
     return tuple(sorted(found, key=lambda g: (g.producers[0] if g.producers else len(coupled.uses), order[g.members[0][0]])))
+
+
+def _with_blocks(group: Group, evens: Sequence[Even]) -> Group:
+    """The group with the demands on its atoms."""
+    mine = [e.labels for e in evens if np.isin(e.labels.ravel()[0], group.roots)]
+    order = np.argsort(group.roots)
+    return replace(group, blocks=tuple(order[np.searchsorted(group.roots, rows, sorter=order)] for rows in mine))
 
 
 def _producers_by_class(coupled: Coupled) -> dict[int, list[int]]:

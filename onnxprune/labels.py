@@ -84,6 +84,14 @@ class Mix:
     node: int
 
 
+@dataclass(frozen=True, slots=True)
+class Even:
+    """Blocks (n_blocks, size) of labels or classes, of which a node needs the same number to stay in each."""
+
+    labels: NDArray[np.int64]
+    node: int
+
+
 def distinct(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """The different labels, ascending. (`np.unique` hashes since NumPy 2.3, which takes several times as long here.)"""
     found: NDArray[np.int64] = np.sort(labels, axis=None)
@@ -126,6 +134,7 @@ class Labels:
         self.ties: list[Tie] = []
         self.pins: list[tuple[NDArray[np.int64], Pin]] = []
         self.mixed: list[Mix] = []
+        self.evens: list[Even] = []
         self.touched: list[NDArray[np.int64]] = []
         self.needed: list[NDArray[np.int64]] = []
 
@@ -160,6 +169,11 @@ class Labels:
         """`node` works on these labels together, and in the smaller graph on those that are left."""
         self.touched.append(labels)
         self.mixed.append(Mix(labels, node))
+
+    def even(self, blocks: NDArray[np.int64], node: int) -> None:
+        """`node` needs the same number of labels to stay in every row of `blocks` (n_blocks, size)."""
+        self.touched.append(blocks.ravel())
+        self.evens.append(Even(blocks, node))
 
     def fixed(self, size: int, pin: Pin) -> NDArray[np.int64]:
         """Fresh pinned labels, for the part of an axis that never shrinks."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from onnxprune.coupling import Coupled
 from onnxprune.errors import PlanError
+from onnxprune.evens import uneven_blocks
 from onnxprune.policy import DEFAULT, Policy
 
 FORMAT = "onnxprune-plan/1"
@@ -135,4 +136,7 @@ def dropped_by(coupled: Coupled, plan: Plan) -> NDArray[np.bool_]:
             position = int(np.flatnonzero(gone & ~coupled.free[o.start : o.start + o.size])[0])
             pin = coupled.first_pin[int(coupled.roots[o.start + position])]
             raise PlanError(f"the plan cuts position {position} of '{o.weight}' axis {o.axis}, but {pin}")
+    for even in coupled.evens:
+        if uneven := uneven_blocks(even, everywhere):
+            raise PlanError(f"the plan does not fit: {coupled.graph.nodes[even.node]} {uneven}")
     return everywhere

@@ -16,6 +16,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxprune.coupling import Coupled
 from onnxprune.errors import CutError
+from onnxprune.evens import uneven_blocks
 from onnxprune.facts import skeleton
 from onnxprune.graph import UNKNOWN, Fact, Node, Weight, constant_tensor, with_values
 from onnxprune.infer import Interpreter, fact_of_weight
@@ -39,6 +40,9 @@ def cut(coupled: Coupled, dropped: NDArray[np.bool_], spill: Spill | None = None
     Raises:
         CutError: a node could not be brought to its new sizes.
     """
+    for even in coupled.evens:
+        if uneven := uneven_blocks(even, dropped):
+            raise CutError(f"{coupled.graph.nodes[even.node]} {uneven}", even.node)
     return _Cutter(coupled, dropped, spill).run()
 
 

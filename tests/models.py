@@ -94,19 +94,42 @@ def fill(graph: GraphProto, seed: int) -> None:
 
 
 def choose(coupled: Coupled, groups: Sequence[Group], rng: np.random.Generator, fraction: float) -> NDArray[np.bool_]:
-    """Labels (n_labels,) to drop: random atoms, at least one left in every group and on every axis of every tensor."""
+    """Labels (n_labels,) to drop: random atoms, as many of each block of a group, at least one left in every group and on every
+    axis of every tensor."""
     gone = np.zeros(len(coupled.roots), bool)
     for group in groups:
         drop = rng.random(len(group)) < fraction
         drop[rng.integers(len(group))] = False
         gone[group.roots[drop]] = True
+        for rows in group.blocks:
+            drop_evenly(gone, group.roots[rows], rng, rng.binomial(rows.shape[1], fraction))
     if not gone.any():
         for group in groups:
             gone[group.roots[1:2]] = True
+            for rows in group.blocks:
+                drop_evenly(gone, group.roots[rows], rng, 1)
     for roots in coupled.spans():
         if gone[roots].all():
             gone[rng.choice(roots)] = False
+    for group in groups:
+        for rows in group.blocks:
+            even_out(gone, group.roots[rows], rng)
     return gone[coupled.roots]
+
+
+def drop_evenly(gone: NDArray[np.bool_], blocks: NDArray[np.int64], rng: np.random.Generator, count: int) -> None:
+    """Drop `count` random classes of every row, and keep the others, at least one."""
+    gone[blocks] = False
+    for row in blocks:
+        gone[rng.permutation(row)[: min(count, len(row) - 1)]] = True
+
+
+def even_out(gone: NDArray[np.bool_], blocks: NDArray[np.int64], rng: np.random.Generator) -> None:
+    """Bring classes back until as many go of every row as of the one that loses fewest."""
+    fewest = int(gone[blocks].sum(1).min())
+    for row in blocks:
+        lost = rng.permutation(row[gone[row]])
+        gone[lost[fewest:]] = False
 
 
 def cut_some(

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from onnxprune.coupling import couple
 from onnxprune.facts import read_graph
 from onnxprune.groups import find_groups, find_held
@@ -25,7 +27,10 @@ def test_an_atom_may_stand_for_several_channels() -> None:
         """g (float[N,3,8,8] x, float[12,3,1,1] w1, float[12,3,3,3] w2, float[4,12,1,1] w3) => (float[] y) {
         a = Conv(x, w1)  b = Conv <group = 4> (a, w2)  y = Conv(b, w3) }"""
     )
-    assert [(len(g), g.channels) for g in find_groups(couple(read_graph(net)))] == [(3, 4), (3, 4)]
+    ins, outs = find_groups(couple(read_graph(net)))
+    assert (len(ins), ins.channels, ins.blocks) == (3, 4, ())
+    assert (len(outs), outs.channels) == (12, 1)
+    assert [rows.tolist() for rows in outs.blocks] == [np.arange(12).reshape(4, 3).tolist()]
 
 
 def test_what_nothing_multiplies_is_no_channel() -> None:

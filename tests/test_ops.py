@@ -367,8 +367,8 @@ PRODUCTS: dict[str, list[Sample]] = {
         Sample(
             """g (float[2,4,8,8] x, float[8,1,3,3] w1, float[8] wb, float[4,8,1,1] w2) => (float[] y) {
             a = Conv <group = 4> (x, w1, wb)  b = Relu(a)  y = Conv(b, w2) }""",
-            2,
-            most=2,
+            8,
+            most=8,
         ),
         Sample(
             """g (float[2,3,12] x, float[8,3,1] w1, float[8,2,3] w3, float[4,8,1] w2) => (float[] y) {

@@ -60,7 +60,7 @@ MIXES = {
     "running sum": Mixes("s = Sigmoid(a)  b = CumSum(s, k)", 0, 8),
     "a product of two": Mixes("s = Exp(a)  t = Transpose <perm = [0,2,1]> (s)  c = MatMul(s, t)  b = MatMul(c, a)", 0, 8),
     "group norm": Mixes(
-        "b = GroupNormalization <num_groups = 2> (a, w3, w4)", 2, 4, "float[8] w3, float[8] w4", 21, space=True
+        "b = GroupNormalization <num_groups = 2> (a, w3, w4)", 2, 8, "float[8] w3, float[8] w4", 21, space=True
     ),
     "group norm written out": Mixes(
         "r = Reshape(a, q)  i = InstanceNormalization(r, w3, w4)  b = Reshape(i, p)",

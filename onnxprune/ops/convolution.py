@@ -23,9 +23,11 @@ def convolution(site: Site) -> list[Flow]:
 
 
 def grouped(site: Site) -> list[Flow]:
-    """Grouped convolution. Either whole groups are cut, inputs and outputs together, or the same members of every group.
+    """Grouped convolution. Either whole groups are cut, inputs and outputs together, or members of every group.
 
-    The one that leaves more channels apart is taken. Depthwise convolution is the first with one member in each group.
+    The one that leaves more channels apart is taken. Depthwise convolution is the first with one member in each group. Of the
+    members the same number must stay in every group; on the side on which all groups share one axis of the weight (inputs, or
+    outputs of ConvTranspose) also the same ones.
     """
     x, w = site.flow(0), site.flow(1)
     group = site.node.attribute("group", 1)
@@ -41,9 +43,12 @@ def grouped(site: Site) -> list[Flow]:
     if w.axes[0] is None and site.shape(1)[0] != 1:
         raise Unsupported("has a kernel that is computed from data")
     whole, within, out = _options(site, channels, group, outs)
-    choose_whole = site.choose([whole, within], channels, out) == 0
+    own = out.reshape(group, -1) if outs == 0 else channels.reshape(group, -1)
+    choose_whole = site.choose([whole, [*within, (own[:1], own)]], channels, out) == 0
     for a, b in whole if choose_whole else within:
         site.tie(a, b)
+    if not choose_whole:
+        site.even(own)
     if choose_whole:
         site.pin(w.axes[1], "has its groups cut whole")
     elif ins == 1 and w.axes[1] is not None:
@@ -68,18 +73,21 @@ def grouped(site: Site) -> list[Flow]:
 
 
 def _options(site: Site, channels: NDArray[np.int64], group: int, outs: int) -> tuple[Pairs, Pairs, NDArray[np.int64]]:
-    """Ties for cutting whole groups, ties for cutting members of every group, and the labels of the output's channels."""
+    """Ties for cutting whole groups, ties for cutting members of every group, and the labels of the output's channels.
+
+    The latter are without those of the side on which every group has an axis of its own.
+    """
     w = site.flow(1)
     x = channels.reshape(group, -1)
     whole: Pairs = [(x[:, :1], x)]
-    within: Pairs = [(x[:1], x)]
+    within: Pairs = []
     if site.node.op == "Conv":
         out = w.axes[0]
         if out is None:
             raise Unsupported("has a single output channel in several groups")
         grid = out.reshape(group, -1)
         whole.append((x[:, :1], grid))
-        within.append((grid[:1], grid))
+        within.append((x[:1], x))
         if w.axes[1] is not None:
             within.append((x[:1], w.axes[1][None]))
         return whole, within, out

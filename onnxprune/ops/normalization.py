@@ -94,7 +94,7 @@ def lp_norm(site: Site) -> list[Flow]:
 
 
 def group_norm(site: Site) -> list[Flow]:
-    """GroupNormalization: whole groups are cut, for each is normalised by itself; or, where that is allowed, the same members
+    """GroupNormalization: whole groups are cut, for each is normalised by itself; or, where that is allowed, as many members
     of every group, if that leaves more channels apart."""
     flow, factors, shift = site.flow(0), site.flow(1), site.flow(2)
     channels, scales, shifts = flow.axes[1], factors.axes[0], shift.axes[0]
@@ -115,7 +115,7 @@ def group_norm(site: Site) -> list[Flow]:
     whole, within = [(groups[:, :1], groups)], [(groups[:1], groups)]
     if site.policy.allow_renormalising and site.choose([whole, within], channels) == 1:
         site.mix(channels)
-        site.tie(*within[0])
+        site.even(groups)
     else:
         site.tie(*whole[0])
     return [passed]

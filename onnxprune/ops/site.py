@@ -102,6 +102,10 @@ class Site:
         if axis is not None:
             self.labels.pin(axis, Pin(str(self.node), why))
 
+    def even(self, blocks: NDArray[np.int64]) -> None:
+        """The node needs the same number of channels in every row of `blocks` (n_blocks, size); which ones is free."""
+        self.labels.even(blocks, self.node.index)
+
     def mix(self, axis: Axis) -> None:
         """The node works on these channels together, and the smaller graph only on those that are left."""
         if axis is not None:

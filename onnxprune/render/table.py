@@ -205,6 +205,7 @@ def print_analysis(analysis: Analysis, pins: Sequence[PinRow], console: Console)
         members = [f"{w}[{axis}]" for w, axis in g.members]
         more = f", ... {len(members) - 4} more" if len(members) > 4 else ""
         width = f"{len(g)}" if g.channels == 1 else f"{len(g)} x {g.channels}"
+        width += f" in {len(g.blocks[0])} equal blocks" if g.blocks else ""
         table.add_row(escape(g.name), width, escape(", ".join(members[:4]) + more))
     console.print(table)
     if pins:
