@@ -237,7 +237,7 @@ class _Pass:
         if parts == (node,):
             return
         read, made = {i for part in parts for i in part.inputs}, {o for part in parts for o in part.outputs}
-        hidden = [o for o in node.outputs if o and o not in made and (o in self.graph.consumers or o in self.graph.outputs)]
+        hidden = [o for o in node.outputs if o in self.graph.read and o not in made]
         for name in node.inputs:
             if name and hidden:
                 self._hold(self.flows[name], Pin(str(node), f"has a further output '{hidden[0]}' in use"))
@@ -267,7 +267,7 @@ class _Pass:
             return
         self._account(node, inputs, outputs)
         for name, flow in zip(node.outputs, outputs, strict=False):
-            if name:
+            if name in self.graph.read:
                 self.flows[name] = self._checked(node, name, flow)
 
     def _owners(self, labels: NDArray[np.int64]) -> set[str]:
@@ -282,17 +282,18 @@ class _Pass:
         rule = RULES.get(node.op)
         if rule is None:
             raise Unsupported("is an operator without a rule")
-        tensors = [*node.inputs, *node.outputs]
+        read = [name for name in node.outputs if name in self.graph.read]
+        tensors = [*node.inputs, *read]
         if any(c.shape is None for name in tensors if name for c in self.graph.facts[name].cases):
             raise Unsupported("has inputs or outputs of unknown rank")
         labelled = [
             n for n, flow in zip(node.inputs, site.inputs, strict=True) if flow and any(x is not None for x in flow.axes)
         ]
-        if any(0 in (c.shape or ()) for name in (*labelled, *node.outputs) if name for c in self.graph.facts[name].cases):
+        if any(0 in (c.shape or ()) for name in (*labelled, *read) for c in self.graph.facts[name].cases):
             raise Unsupported("works on an empty tensor")
         outputs = rule(site)
         for name in node.outputs[len(outputs) :]:
-            if name and (name in self.graph.consumers or name in self.graph.outputs):
+            if name in self.graph.read:
                 raise Unsupported(f"has a second output '{name}' in use")
         return outputs
 

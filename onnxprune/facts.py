@@ -112,7 +112,7 @@ def interpret(
     parts: dict[int, tuple[Node, ...]] = {}
     for node in nodes:
         if node.inputs or node.outputs[0] not in facts:
-            inputs = {name: facts.get(name, UNKNOWN) for name in node.inputs if name}
+            inputs = {name: facts.get(name, UNKNOWN) for name in (*node.inputs, *node.implicit) if name}
             try:
                 pieces, found = interpreter.with_parts(node.proto, inputs)
                 if pieces:

@@ -186,6 +186,11 @@ class Graph:
         return frozenset(name for node in self.nodes for name in node.implicit)
 
     @cached_property
+    def read(self) -> frozenset[str]:
+        """Tensors that any node of the main graph, a body in it, or the user reads."""
+        return self.captured.union(self.consumers, self.outputs)
+
+    @cached_property
     def producers(self) -> Mapping[str, Node]:
         """Tensor name -> the node that computes it."""
         return {name: node for node in self.nodes for name in node.outputs if name}

@@ -16,14 +16,15 @@ import numpy as np
 import onnx
 import onnx.shape_inference
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
 from onnxprune.fused import MICROSOFT, parts_of
 from onnxprune.graph import FLOATS, UNKNOWN, Fact, Weight, opsets
 
 MOST_INTEGERS, MOST_FLOATS = 65536, 16
-# Operators that ONNX defines by a function, of which inference does not tell the shape: it is that of the first input.
-LIKE_FIRST = {"GroupNormalization"}
+# Operators of which inference does not tell the shape: it is that of the first input. Two of them make float32 of any number.
+LIKE_FIRST = {"GroupNormalization", "Scaler", "Normalizer", "Imputer", "Binarizer"}
+TO_FLOAT = {"Scaler", "Normalizer"}
 # Parts of fused operators are written for it.
 NEWEST = {"": onnx.defs.onnx_opset_version()}
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -63,6 +64,8 @@ class Interpreter:
         return parts, {**found, **{name: told[name] for name in hidden if name in told}}
 
     def _derive(self, node: NodeProto, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
+        if node.op_type == "If":
+            return self._branches(node, inputs)
         types = self._infer(node, inputs)
         known = all(inputs[name].value is not None for name in node.input if name)
         found = {}
@@ -75,6 +78,27 @@ class Interpreter:
             found.update(self._sizes(node, inputs))
         return found
 
+    def _branches(self, node: NodeProto, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
+        """What the branch that is taken makes; where the condition is not known, what both agree on."""
+        condition = inputs[node.input[0]].value
+        taken = {
+            "then_branch": condition is None or bool(condition.all()),
+            "else_branch": condition is None or not condition.any(),
+        }
+        told = [self._branch(a.g, inputs) for a in node.attribute if taken[a.name]]
+        alike = [
+            x if all((y.dtype, y.shape) == (x.dtype, x.shape) for y in ys) else UNKNOWN for x, *ys in zip(*told, strict=True)
+        ]
+        if len(told) > 1:
+            alike = [Fact(x.dtype, x.shape) for x in alike]
+        return {name: fact for name, fact in zip(node.output, alike, strict=True) if name}
+
+    def _branch(self, body: GraphProto, inputs: Mapping[str, Fact]) -> list[Fact]:
+        known = {**inputs, **{t.name: fact_of_weight(Weight(t.name, t)) for t in body.initializer}}
+        for node in body.node:
+            known.update(self(node, known))
+        return [known.get(v.name, UNKNOWN) for v in body.output]
+
     def _infer(self, node: NodeProto, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
         domain = "" if node.domain == "ai.onnx" else node.domain
         if (node.domain, node.op_type) in self._functions or any(not inputs[name].dtype for name in node.input if name):
@@ -86,7 +110,8 @@ class Interpreter:
             shape = None if fact.shape is None or -1 in fact.shape else tuple(n for n in fact.shape if n != 1)
             return {node.output[0]: Fact(fact.dtype, shape)}
         if node.op_type in LIKE_FIRST:
-            return {node.output[0]: Fact(inputs[node.input[0]].dtype, inputs[node.input[0]].shape)}
+            first = inputs[node.input[0]]
+            return {node.output[0]: Fact(TensorProto.FLOAT if node.op_type in TO_FLOAT else first.dtype, first.shape)}
         data = {n: _tensor(inputs[n].value) for n in node.input if n and inputs[n].value is not None}
         types = {n: _type(inputs[n]) for n in node.input if n}
         schema = self._schema(node.op_type, domain)

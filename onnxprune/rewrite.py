@@ -232,7 +232,7 @@ class _Cutter:
 
     def _read(self, name: str) -> bool:
         """Whether anybody reads the tensor."""
-        return bool(name) and (name in self.graph.consumers or name in self.graph.outputs or name in self.captured)
+        return name in self.graph.read
 
     def _cuts(self, name: str) -> bool:
         return any(m is not None and not m.all() for m in self.masks(name))

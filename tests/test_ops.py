@@ -208,6 +208,8 @@ UNARIES: dict[str, list[Sample]] = {
     "Dropout": [
         unary("Dropout"),
         unary("Dropout", attributes="<ratio = 0.3>", opset=9),
+        # a mask that nobody reads, of which shape inference says nothing
+        Sample(conv("b, m = Dropout(a)"), 8, opset=9),
         Sample(conv("d, m = Dropout(a, r)  e = Cast <to = 1> (m)  b = Mul(d, e)", consts="float r = {0.3}"), 8),
         # the mask is true where a channel is zero, too
         Sample(

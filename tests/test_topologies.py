@@ -68,6 +68,22 @@ NETS: dict[str, Net] = {
         8,
         8,
     ),
+    "a branch that is always taken": Net(
+        """g (float[2,3,8,8] x, float[8,3,3,3] w1, float[4,8,1,1] w3) => (float[] y)
+        <int64 k = {3}, int64 one = {1}, int64[2] five = {5,5}> {
+        s = Shape(x)  n = Gather(s, one)  c = Equal(n, k)
+        b = If (c) <then_branch = t () => (b1) { b1 = Identity(x) }, else_branch = e () => (b2) { b2 = Reshape(x, five) }>
+        a = Conv <pads = [1,1,1,1]> (b, w1)  r = Relu(a)  y = Conv(r, w3) }""",
+        8,
+        8,
+    ),
+    "a branch that no one knows, but both make the same shape": Net(
+        """g (float[2,3,8,8] x, bool c, float[8,3,3,3] w1, float[4,8,1,1] w3) => (float[] y) {
+        b = If (c) <then_branch = t () => (b1) { b1 = Neg(x) }, else_branch = e () => (b2) { b2 = Relu(x) }>
+        a = Conv <pads = [1,1,1,1]> (b, w1)  r = Relu(a)  y = Conv(r, w3) }""",
+        8,
+        8,
+    ),
     "split and concat": Net(
         """g (float[N,3,8,8] x, float[16,3,1,1] w1, float[8,8,3,3] w2, float[8,8,3,3] w3,
         float[5,24,1,1] w4) => (float[] y)
