@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Distillation: the student comes nearer to its teacher on samples that it never saw, in the time that it has."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto, numpy_helper
+
+from onnxprune.coupling import Coupled, couple
+from onnxprune.data import Data
+from onnxprune.errors import DataError, TrainingError
+from onnxprune.facts import read_graph
+from onnxprune.groups import find_groups
+from onnxprune.judge import Judge
+from onnxprune.recover.attempts import kept_positions
+from onnxprune.rewrite import cut
+from onnxprune.training import distill as module
+from onnxprune.training.course import Knobs
+from onnxprune.training.distill import Clock, Distilled, distill, rate
+from onnxprune.training.examination import Examination
+from onnxprune.training.module import Module
+from onnxprune.training.objective import label_loss, log_softmax, objective, of_classes
+from onnxprune.training.stream import Batch, mixable, mixed, stream
+from tests.models import choose, model, stored
+from tests.nets import small
+
+SECONDS = 3.0
+
+
+def samples(n: int, seed: int = 0, labels: NDArray[Any] | None = None) -> Data:
+    """Smooth images for `small`."""
+    noise = np.random.default_rng(seed).standard_normal((n, 3, 10, 10)).astype(np.float32)
+    return Data(({"x": (noise[..., 1:9, 1:9] + noise[..., 2:, 1:9] + noise[..., 1:9, 2:]) / 2},), labels)
+
+
+def pruned(net: ModelProto, seed: int = 0) -> tuple[ModelProto, dict[str, Any]]:
+    """A cut of a net, and which positions of each tensor it keeps."""
+    coupled: Coupled = couple(read_graph(net))
+    dropped = choose(coupled, find_groups(coupled), np.random.default_rng(seed), 0.3)
+    return cut(coupled, dropped), kept_positions(coupled, dropped)
+
+
+NET = small()
+STUDENT, MASKS = pruned(NET)
+FIT, HELD_OUT = samples(96), samples(48, 1)
+
+
+@pytest.fixture(autouse=True)
+def busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow it is, all held-out samples are looked at; and PyTorch's first optimiser, which takes seconds, is made."""
+    monkeypatch.setattr(module, "LOOK_SHARE", 1e3)
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+
+
+def same_weights(a: ModelProto, b: ModelProto) -> bool:
+    return all(t.SerializeToString() == stored(b)[name].SerializeToString() for name, t in stored(a).items())
+
+
+def test_the_student_comes_nearer_on_samples_that_nobody_saw() -> None:
+    result = distill(NET, STUDENT, FIT, HELD_OUT, MASKS, seconds=SECONDS)
+    judge = Judge(NET, samples(64, 2))
+    assert result.best is not None
+    assert judge.judge(result.model).loss < 0.5 * judge.judge(STUDENT).loss
+    assert result.best.loss < result.history[0].loss
+    assert result.history[0].loss == pytest.approx(Judge(NET, HELD_OUT).judge(STUDENT).loss, rel=1e-3)
+    assert result.best.loss == pytest.approx(Judge(NET, HELD_OUT).judge(result.model).loss, rel=1e-3)
+    assert (result.steps > 10, result.samples) == (True, 48)
+    assert [n.SerializeToString() for n in result.model.graph.node] == [n.SerializeToString() for n in STUDENT.graph.node]
+
+
+def test_the_models_given_are_left_alone() -> None:
+    before = NET.SerializeToString(), STUDENT.SerializeToString()
+    distill(NET, STUDENT, FIT, HELD_OUT, MASKS, seconds=0.5)
+    assert (NET.SerializeToString(), STUDENT.SerializeToString()) == before
+
+
+def test_a_student_that_gets_worse_is_returned_as_it_came() -> None:
+    result = distill(NET, STUDENT, FIT, HELD_OUT, MASKS, seconds=1.0, knobs=Knobs(rate=1e6))
+    assert result.steps > 0
+    assert any(p.loss > result.history[0].loss for p in result.history)
+    assert result.best == result.history[0]
+    assert result.model.SerializeToString() == STUDENT.SerializeToString()
+
+
+def test_a_student_that_is_the_teacher_is_done_at_once() -> None:
+    result = distill(NET, NET, FIT, HELD_OUT, {}, seconds=60.0)
+    assert result.steps == 0
+    assert result.model.SerializeToString() == NET.SerializeToString()
+
+
+def test_the_time_is_kept() -> None:
+    clock = Clock(2.0)
+    result = distill(NET, STUDENT, FIT, HELD_OUT, MASKS, seconds=2.0)
+    assert clock.spent < 2.5  # on a machine that others use
+    assert result.history[-1].seconds < 2.1
+    times = [p.seconds for p in result.history]
+    assert times == sorted(times)
+
+
+def test_interrupted_it_returns_the_best_so_far() -> None:
+    calls = itertools.count()
+
+    def impatient(stage: str, done: float) -> None:
+        assert (stage, 0 <= done <= 1) == ("distill", True)
+        if next(calls) == 60:
+            raise KeyboardInterrupt
+
+    result = distill(NET, STUDENT, FIT, HELD_OUT, MASKS, seconds=4.0, progress=impatient)
+    assert result.steps == 60
+    assert result.best is not None
+    judge = Judge(NET, HELD_OUT)
+    assert judge.judge(result.model).loss == pytest.approx(result.best.loss, rel=1e-3)
+
+
+def test_interrupted_before_it_began_it_returns_the_student(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "Examination", interrupted)
+    result = distill(NET, STUDENT, FIT, HELD_OUT, MASKS)
+    assert (result.model, result.steps, result.best) == (STUDENT, 0, None)
+
+
+def test_labels_are_learned_where_there_are_some() -> None:
+    """All labels say class 3, which the teacher would not."""
+    labelled = samples(96, labels=np.full(96, 3))
+    knobs = Knobs(truth=100.0)
+
+    def threes(result: Distilled) -> float:
+        outputs = Module(result.model)(HELD_OUT.chunks[0])["y"]
+        return float((outputs.argmax(1) == 3).float().mean())
+
+    def run(labels: bool) -> Distilled:
+        judged = samples(8, 1, np.full(8, 3))
+        return distill(NET, STUDENT, labelled, judged, MASKS, seconds=2.0, labels=labels, knobs=knobs)
+
+    with_labels = run(True)
+    course = with_labels.history
+    assert course[-1].loss > course[0].loss  # away from the teacher, so the student is returned as it came
+    assert threes(run(False)) < 0.9
+
+
+def test_labels_that_name_no_class_do_not_count() -> None:
+    logs = torch.log_softmax(torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0)), 1)
+    labels = torch.tensor([[0, 1, 255], [4, -100, 2], [1, 1, 1], [5, 5, 5]])
+    share = torch.tensor([1.0, 0.5, 0.0, 1.0])
+    expected = -(logs[0, 0, 0] + logs[0, 1, 1] + 0.5 * (logs[1, 4, 0] + logs[1, 2, 2])) / 12
+    found = label_loss(logs, labels, share)
+    assert found is not None
+    torch.testing.assert_close(found, expected)
+    assert label_loss(logs, labels[:, :2], share) is None
+
+
+def test_divergence_is_zero_only_where_the_outputs_agree() -> None:
+    term = of_classes("y", log_softmax(1), 1.0)
+    a, b = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
+    assert float(term.loss(a, a + 3)) == pytest.approx(0, abs=1e-6)
+    p, q = torch.softmax(a, 1), torch.softmax(b, 1)
+    assert float(term.loss(a, b)) == pytest.approx(float((q * (q / p).log()).sum(1).mean()), rel=1e-5)
+
+
+ENDS = {
+    "logits": ("y = Gemm(x, w1)", 17, "y"),
+    "softmax": ("a = Gemm(x, w1)  y = Softmax(a)", 17, "a"),
+    "an old softmax": ("a = Gemm(x, w1)  y = Softmax(a)", 11, "a"),
+    "log softmax": ("a = Gemm(x, w1)  y = LogSoftmax <axis = 1> (a)", 17, "a"),
+    "sigmoid": ("a = Gemm(x, w1)  y = Sigmoid(a)", 17, "a"),
+    "probabilities, moved": ("a = Gemm(x, w1)  b = Softmax(a)  y = Identity(b)", 17, "y"),
+}
+
+
+@pytest.mark.parametrize("body, opset, name", ENDS.values(), ids=ENDS)
+def test_outputs_are_compared_before_a_softmax(body: str, opset: int, name: str) -> None:
+    net = model(f"g (float[N,6] x, float[6,5] w1) => (float[N,5] y) {{ {body} }}", opset)
+    program = Module(net).program
+    feeds = {"x": np.random.default_rng(0).standard_normal((7, 6)).astype(np.float32)}
+    outputs = Module(net).requires_grad_(False)(feeds)
+    [term] = objective(program, program, {"y": outputs["y"].numpy()}, {}, 3, 0.0)
+    assert term.name == name
+    assert (term.logs is None) == (name == "a" and "Sigmoid" in body)
+    y = Module(net)(feeds, [name])[name].detach()
+    assert float(term.loss(y, y)) == pytest.approx(0, abs=1e-6)
+    assert float(term.loss(y, y.flip(0))) > 0.01
+    if term.logs is not None:
+        torch.testing.assert_close(term.logs(y).exp().sum(1), torch.ones(7))
+
+
+def test_tensors_inside_are_compared_where_the_student_has_them() -> None:
+    old, new = Module(NET).requires_grad_(False), Module(STUDENT).requires_grad_(False)
+    feeds = samples(4).chunks[0]
+    terms = objective(old.program, new.program, {"y": old(feeds)["y"].detach().numpy()}, MASKS, 2, 0.5)
+    assert [t.name for t in terms] == ["y", "c1", "c3"]
+    assert sum(t.weight for t in terms[1:]) == pytest.approx(0.5)
+    names = [t.name for t in terms]
+    taught, shown = old(feeds, names), new(feeds, names)
+    assert all(t.target(taught[t.name]).shape == shown[t.name].shape for t in terms)
+    whole = objective(old.program, old.program, {"y": old(feeds)["y"].detach().numpy()}, {}, 2, 0.5)
+    assert all(float(t.loss(t.target(taught[t.name]), taught[t.name])) == 0 for t in whole[1:])
+    result = distill(NET, STUDENT, FIT, HELD_OUT, MASKS, seconds=1.0, knobs=Knobs(share=1.0))
+    assert result.best is not None
+    assert result.best.loss < result.history[0].loss
+
+
+def test_residual_adds_are_preferred() -> None:
+    text = """g (float[N,3,8,8] x, float[8,3,3,3] w1, float[8,8,3,3] w2, float[8,8,3,3] w3, float[8,4] w4) => (float[N,4] y) {
+        a = Conv <pads = [1,1,1,1]> (x, w1)  b = Conv <pads = [1,1,1,1]> (a, w2)  c = Add(a, b)
+        d = Conv <pads = [1,1,1,1]> (c, w3)  e = Add(c, d)  f = GlobalAveragePool(e)  g = Flatten(f)  y = Gemm(g, w4) }"""
+    net = Module(model(text))
+    y = net({"x": np.ones((2, 3, 8, 8), np.float32)})["y"].detach().numpy()
+    assert [t.name for t in objective(net.program, net.program, {"y": y}, {}, 5, 1.0)] == ["y", "c", "e"]
+
+
+def test_a_stream_shows_every_sample_equally_often() -> None:
+    chunks = ({"x": np.arange(10.0)[:, None]}, {"x": np.arange(10.0, 17.0)[:, None].repeat(2, 1)})
+    data = Data(chunks, np.arange(17))
+    batches = list(itertools.islice(stream(data, 5, np.random.default_rng(0)), 4))
+    seen = [x for b in batches for x in b.feeds["x"][:, 0]]
+    assert {len(b.feeds["x"]) for b in batches} == {5}
+    assert set(seen) == set(range(17))
+    for b in batches:
+        [(labels, share)] = b.labels
+        np.testing.assert_array_equal(labels, b.feeds["x"][:, 0])
+        np.testing.assert_array_equal(share, np.ones(5))
+    again = itertools.islice(stream(data, 5, np.random.default_rng(0)), 4)
+    assert all(np.array_equal(a.feeds["x"], b.feeds["x"]) for a, b in zip(batches, again, strict=True))
+
+
+def test_batches_have_the_size_that_the_model_insists_on() -> None:
+    fixed = Data(({"x": np.zeros((12, 3))},), fixed=4)
+    stacked = Data(({"x": np.zeros((12, 3)), "s": np.zeros((12, 2))},), fixed=1, stacked=frozenset({"s"}))
+    rng = np.random.default_rng(0)
+    assert next(stream(fixed, 64, rng)).feeds["x"].shape == (4, 3)
+    batch = next(stream(stacked, 64, rng))
+    assert (batch.feeds["x"].shape, batch.feeds["s"].shape, batch.samples) == ((1, 3), (2,), 1)
+    assert mixable(fixed)
+    assert not mixable(stacked)
+    assert not mixable(Data(({"x": np.zeros((12, 3), np.int64)},)))
+
+
+@pytest.mark.parametrize("blocks", [0.0, 1.0])
+def test_mixtures_are_between_two_samples(blocks: float) -> None:
+    x = np.random.default_rng(0).standard_normal((64, 3, 9, 7)).astype(np.float32)
+    labels, ones = np.arange(64), np.ones(64, np.float32)
+    new = mixed(Batch(64, {"x": x}, ((labels, ones),)), np.random.default_rng(1), blocks)
+    [(first, kept), (second, taken)] = new.labels
+    np.testing.assert_array_equal(first, labels)
+    np.testing.assert_allclose(kept + taken, 1, rtol=1e-6)
+    a, b, y = x, x[second], new.feeds["x"]
+    assert y.dtype == np.float32
+    if blocks:
+        from_b = y == b
+        assert ((y == a) | from_b).all()
+        others = second != labels
+        share = from_b.mean((1, 2, 3))[others]
+        assert np.abs(share - taken[others]).max() < 0.35  # as near as whole positions allow
+        assert (from_b == from_b[:, :1]).all()  # channels stay together
+    else:
+        np.testing.assert_allclose(y, a + taken[:, None, None, None] * (b - a), atol=1e-5)
+
+
+def test_tokens_are_not_mixed_and_are_distilled() -> None:
+    text = """g (int64[N,6] x, float[20,16] w1, float[16,32] w3, float[32,16] w5, float[16,4] w2)
+        => (float[N,4] y) <int64[1] k = {1}> {
+        a = Gather(w1, x)  b = MatMul(a, w3)  c = Gelu(b)  d = MatMul(c, w5)  e = Add(a, d)
+        f = ReduceMean <keepdims = 0> (e, k)  y = MatMul(f, w2) }"""
+    net = model(text, 20)
+    student, masks = pruned(net)
+    rng = np.random.default_rng(0)
+    fit, held_out = (Data(({"x": rng.integers(0, 20, (n, 6))},)) for n in (128, 64))
+    result = distill(net, student, fit, held_out, masks, seconds=SECONDS)
+    assert result.best is not None
+    assert result.best.loss < 0.7 * result.history[0].loss
+    assert not same_weights(result.model, student)
+
+
+def test_outputs_that_score_no_classes_are_imitated() -> None:
+    text = """g (float[N,3,8,8] x, float[8,3,3,3] w1, float[6,8,3,3] w2, float[1,6,1,1] w3)
+        => (float[N,1,8,8] y, float[N,6] z) {
+        a = Conv <pads = [1,1,1,1]> (x, w1)  b = Relu(a)  c = Conv <pads = [1,1,1,1]> (b, w2)  d = Tanh(c)
+        e = Conv(d, w3)  y = Sigmoid(e)  f = GlobalAveragePool(d)  z = Flatten(f) }"""
+    net = model(text)
+    student, masks = pruned(net)
+    result = distill(net, student, FIT, HELD_OUT, masks, seconds=SECONDS)
+    assert result.best is not None
+    assert result.best.loss < 0.7 * result.history[0].loss
+
+
+def test_an_examination_looks_at_as_many_samples_as_there_is_time_for() -> None:
+    assert Examination(Module(NET), HELD_OUT, 0, 1e9).samples == 48
+    assert Examination(Module(NET), HELD_OUT, 0, 0.0).samples == 16
+
+
+def test_steps_grow_and_fade() -> None:
+    rates = [rate(x) for x in np.linspace(0, 1, 101)]
+    top = rates.index(max(rates))
+    assert rates[0] == 0
+    assert rates[-1] == pytest.approx(0)
+    assert rates[:top] == sorted(rates[:top])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert max(rates) == pytest.approx(1, abs=0.01)
+
+
+def test_what_is_missing_is_said() -> None:
+    with pytest.raises(DataError, match="needs samples to train on and others to judge by; got 96 and 0"):
+        distill(NET, STUDENT, FIT, Data(()), MASKS)
+    bare = model("g (float[N,3,8,8] x) => (float[N,3,8,8] y) { y = Relu(x) }")
+    with pytest.raises(TrainingError, match="nothing in this model can be trained"):
+        distill(bare, bare, FIT, HELD_OUT, {})
+
+
+def test_a_weight_in_half_precision_stays_one() -> None:
+    half = ModelProto()
+    half.CopyFrom(STUDENT)
+    t = stored(half)["w4"]
+    t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(t).astype(np.float16), "w4"))
+    place = next(k for k, n in enumerate(half.graph.node) if "w4" in n.input)
+    half.graph.node[place].input[1] = "wide"
+    half.graph.node.insert(place, onnx.helper.make_node("Cast", ["w4"], ["wide"], to=onnx.TensorProto.FLOAT))
+    result = distill(NET, half, FIT, HELD_OUT, MASKS, seconds=1.0)
+    assert stored(result.model)["w4"].data_type == onnx.TensorProto.FLOAT16
+    assert not same_weights(result.model, half)
