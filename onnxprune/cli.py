@@ -489,7 +489,8 @@ class _progress:  # noqa: N801 - used as a function
 
     def __enter__(self) -> api.Progress:
         console = Console(stderr=True)
-        columns = (SpinnerColumn(), TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        times = (TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (SpinnerColumn(), TextColumn("{task.description:<10}"), BarColumn(), *times)
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._bar.start()
         self._tasks: dict[str, Any] = {}
