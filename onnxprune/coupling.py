@@ -19,6 +19,7 @@ from onnxprune.graph import Graph, Node, subgraphs
 from onnxprune.labels import Axis, Even, Flow, Labels, Mix, Pin, Rest, Tie, distinct
 from onnxprune.macs import Meter, meter
 from onnxprune.ops import RULES, SOURCES
+from onnxprune.ops.declined import DECLINED
 from onnxprune.ops.quantized import absent, is_quantized
 from onnxprune.ops.site import Site, Unsupported, Use
 from onnxprune.policy import DEFAULT, Policy
@@ -281,7 +282,7 @@ class _Pass:
         node = site.node
         rule = RULES.get(node.op)
         if rule is None:
-            raise Unsupported("is an operator without a rule")
+            raise Unsupported(DECLINED.get(node.op, "is an operator without a rule"))
         read = [name for name in node.outputs if name in self.graph.read]
         tensors = [*node.inputs, *read]
         if any(c.shape is None for name in tensors if name for c in self.graph.facts[name].cases):

@@ -23,8 +23,10 @@ from onnxprune.graph import FLOATS, UNKNOWN, Fact, Weight, opsets
 
 MOST_INTEGERS, MOST_FLOATS = 65536, 16
 # Operators of which inference does not tell the shape: it is that of the first input. Two of them make float32 of any number.
-LIKE_FIRST = {"GroupNormalization", "Scaler", "Normalizer", "Imputer", "Binarizer"}
+LIKE_FIRST = {"GroupNormalization", "MeanVarianceNormalization", "Scaler", "Normalizer", "Imputer", "Binarizer"}
 TO_FLOAT = {"Scaler", "Normalizer"}
+# Operators of which the output's size follows from values.
+SIZED_BY_VALUES = {"Compress", "NonMaxSuppression", "NonZero", "Range", "Unique"}
 # Parts of fused operators are written for it.
 NEWEST = {"": onnx.defs.onnx_opset_version()}
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -72,7 +74,8 @@ class Interpreter:
         for name in node.output:
             if name:
                 found[name] = types.get(name, UNKNOWN)
-        if known and not _has_graph(node) and node.op_type not in RANDOM and all(_is_small(f) for f in found.values()):
+        small = node.op_type in SIZED_BY_VALUES or all(_is_small(f) for f in found.values())
+        if known and small and not _has_graph(node) and node.op_type not in RANDOM:
             found.update(self._evaluate(node, inputs, found))
         elif node.op_type in ("Shape", "Size") and node.domain in ("", "ai.onnx"):
             found.update(self._sizes(node, inputs))
@@ -112,6 +115,9 @@ class Interpreter:
         if node.op_type in LIKE_FIRST:
             first = inputs[node.input[0]]
             return {node.output[0]: Fact(TensorProto.FLOAT if node.op_type in TO_FLOAT else first.dtype, first.shape)}
+        if node.op_type == "MaxUnpool" and len(node.input) > 2:
+            sizes = inputs[node.input[2]].value
+            return {node.output[0]: Fact(inputs[node.input[0]].dtype, None if sizes is None else tuple(sizes.tolist()))}
         data = {n: _tensor(inputs[n].value) for n in node.input if n and inputs[n].value is not None}
         types = {n: _type(inputs[n]) for n in node.input if n}
         schema = self._schema(node.op_type, domain)
@@ -146,7 +152,7 @@ class Interpreter:
         return {
             name: Fact(found[name].dtype, tuple(v.shape), v)
             for name, v in zip(node.output, values, strict=False)
-            if name and isinstance(v, np.ndarray)
+            if name and isinstance(v, np.ndarray) and v.size <= MOST_INTEGERS
         }
 
     @staticmethod

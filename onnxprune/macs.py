@@ -14,7 +14,7 @@ from onnxprune.graph import Fact, Node
 from onnxprune.labels import Flow
 
 # Operators whose products are counted, with the place of the weight.
-WINDOWED = {"Conv": 1, "ConvInteger": 1}
+WINDOWED = {"Conv": 1, "ConvInteger": 1, "CausalConvWithState": 1}
 PRODUCTS = frozenset({"Gemm", "MatMul", "MatMulInteger", "com.microsoft.MatMulNBits"})
 
 

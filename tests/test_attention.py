@@ -236,8 +236,19 @@ SAMPLES: dict[str, list[Sample]] = {
             => (float[] y, float[2,2,3,7,4] now) { a = MatMul(x, w1)
             o, now = com.microsoft.Attention <num_heads = 3> (a, wp, wb, , past)  y = MatMul(o, w9) }""",
             0,
-            "without a rule",
+            "keeps keys and values of the past",
             most=0,
+        ),
+    ],
+    "com.microsoft.QAttention": [
+        # whole heads: the integers of queries and keys are not set to zero
+        Sample(
+            """g (float[2,5,6] x, float[6,8] w1, int8[8,60] wp, float[60] wb, float[20,4] w9) => (float[] y)
+            <float sc = {0.05}, float sd = {0.01}, uint8 zp = {128}, int8 z = {0}> {
+            a = MatMul(x, w1)  q = QuantizeLinear(a, sc, zp)
+            o = com.microsoft.QAttention <num_heads = 5> (q, wp, wb, sc, sd, , zp, z)  y = MatMul(o, w9) }""",
+            13,
+            most=13,
         ),
     ],
     "com.microsoft.MultiHeadAttention": [

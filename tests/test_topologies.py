@@ -406,7 +406,7 @@ NETS: dict[str, Net] = {
         e = Conv(h, w3)  f = Relu(e)  y = Conv(f, w4) }""",
         6,
         6,
-        "without a rule",
+        "works on them inside a body",
     ),
     "a local function": Net(
         """g (float[2,3,8,8] x, float[8,3,3,3] w1, float[8,8,1,1] w2, float[6,8,1,1] w3,

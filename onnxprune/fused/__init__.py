@@ -13,14 +13,15 @@ from onnx import NodeProto
 
 from onnxprune.fused.chain import MICROSOFT, Chain, Results, UnknownShapeError
 from onnxprune.fused.heads import ATTENTION
+from onnxprune.fused.kin import KIN
 from onnxprune.fused.optimizer import OPTIMIZED
 from onnxprune.fused.quantizer import QUANTIZED
 
 __all__ = ["CHAINS", "LABELS_ONLY", "MICROSOFT", "key", "parts_of"]
 
-CHAINS: Mapping[str, Callable[[Chain], Results]] = {**OPTIMIZED, **ATTENTION, **QUANTIZED}
+CHAINS: Mapping[str, Callable[[Chain], Results]] = {**OPTIMIZED, **ATTENTION, **QUANTIZED, **KIN}
 
-LABELS_ONLY = frozenset(ATTENTION)
+LABELS_ONLY = frozenset({*ATTENTION, "DeformConv"})
 """Operators whose parts show where channels go, but do not mask, scale or look up as the operator does."""
 
 

@@ -78,10 +78,22 @@ def embed_layer_norm(c: Chain) -> Results:
     return (c("LayerNormalization", total, c[5], c[6], epsilon=c.attribute("epsilon", 1e-12)), "", total)
 
 
+def quantized_attention(c: Chain) -> Results:
+    """com.microsoft.Attention on integers; queries, keys and values have the same size."""
+    if c[8] or (len(c.node.output) > 1 and c.node.output[1]) or c.attribute("do_rotary", 0):
+        return None
+    x = c("DequantizeLinear", c[0], c[3], c[6])
+    w = c("DequantizeLinear", c[1], c[4], c[7], axis=-1)
+    width, heads = c.sizes(1)[-1], c.attribute("num_heads")
+    q, k, v = c("Split", c("Add", c("MatMul", x, w), c[2]), c.constant([width // 3] * 3), outputs=3, axis=-1)
+    return _attend(c, q, k, v, heads=(heads, heads), one_size=1)[:1]
+
+
 ATTENTION: Mapping[str, Callable[[Chain], Results]] = {
     f"{MICROSOFT}.Attention": packed_attention,
     f"{MICROSOFT}.MultiHeadAttention": multi_head_attention,
     f"{MICROSOFT}.GroupQueryAttention": group_query_attention,
     f"{MICROSOFT}.RotaryEmbedding": rotary_embedding,
+    f"{MICROSOFT}.QAttention": quantized_attention,
     f"{MICROSOFT}.EmbedLayerNormalization": embed_layer_norm,
 }

@@ -89,16 +89,6 @@ def rms_norm(c: Chain) -> Results:
     return (c("RMSNormalization", c[0], c[1], **c.own("stash_type")), "")
 
 
-def scaled_silu(c: Chain) -> Results:
-    """Swish of a multiple."""
-    return (c("Swish", c("Mul", c[0], c[1] or c.constant(c.attribute("alpha", 1.0), np.float32))),)
-
-
-def gated_add(c: Chain) -> Results:
-    """X + Y * gate."""
-    return None if c[3] else (c("Add", c[0], c("Mul", c[1], c[2])),)
-
-
 OPTIMIZED: Mapping[str, Callable[[Chain], Results]] = {
     f"{MICROSOFT}.FusedConv": fused_conv,
     f"{MICROSOFT}.FusedGemm": fused_gemm,
@@ -110,7 +100,5 @@ OPTIMIZED: Mapping[str, Callable[[Chain], Results]] = {
     f"{MICROSOFT}.QuickGelu": quick_gelu,
     f"{MICROSOFT}.SkipLayerNormalization": skip_layer_norm,
     f"{MICROSOFT}.SkipSimplifiedLayerNormalization": skip_rms_norm,
-    f"{MICROSOFT}.ScaledSiLU": scaled_silu,
-    f"{MICROSOFT}.GatedAdd": gated_add,
     "SimplifiedLayerNormalization": rms_norm,
 }

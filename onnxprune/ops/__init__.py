@@ -9,6 +9,7 @@ from onnxprune.ops.attention import attention, rotary
 from onnxprune.ops.axes import (
     REDUCTIONS,
     arg_extreme,
+    cumprod,
     cumsum,
     observe,
     reduction,
@@ -17,9 +18,20 @@ from onnxprune.ops.axes import (
 )
 from onnxprune.ops.convolution import convolution
 from onnxprune.ops.elementwise import BROADCAST, UNARY, cast_like, dropout, elementwise
+from onnxprune.ops.linear_attention import linear_attention
 from onnxprune.ops.movement import MOVES, constant_of_shape, expand, gather, movement
 from onnxprune.ops.nbits import MATMUL_NBITS, matmul_nbits
-from onnxprune.ops.normalization import batch_norm, group_norm, instance_norm, layer_norm, lp_norm, softmax
+from onnxprune.ops.normalization import (
+    batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    lp_norm,
+    mean_variance,
+    neighbours,
+    softmax,
+)
+from onnxprune.ops.picking import PICKING, SAMPLING
 from onnxprune.ops.quantized import PAIR, dynamic, linear
 from onnxprune.ops.recurrent import GATES, recurrent
 from onnxprune.ops.signatures import SIGNATURES, by_signature
@@ -56,7 +68,11 @@ BY_FUNCTION: Mapping[str, Rule] = {
     "LayerNormalization": layer_norm,
     "RMSNormalization": layer_norm,
     "InstanceNormalization": instance_norm,
+    "LRN": neighbours,
+    "LinearAttention": linear_attention,
     "LpNormalization": lp_norm,
+    "MeanVarianceNormalization": mean_variance,
+    "CumProd": cumprod,
     "CumSum": cumsum,
     "Dropout": dropout,
     "DynamicQuantizeLinear": dynamic,
@@ -78,6 +94,8 @@ SOURCES = frozenset({"Expand", "ConstantOfShape"})
 
 RULES: Mapping[str, Rule] = _table(
     *(((op,), by_signature(signature)) for op, signature in SIGNATURES.items() if op not in BY_FUNCTION),
+    *(((op,), by_signature(signature)) for op, signature in SAMPLING.items()),
+    *(((op,), rule) for op, rule in PICKING.items()),
     (UNARY | BROADCAST, elementwise),
     (MOVES - BY_FUNCTION.keys(), movement),
     (REDUCTIONS, reduction),

@@ -60,28 +60,28 @@ class Heads:
 
 def attention(site: Site) -> list[Flow]:
     """Scaled dot products of queries and keys weigh the values; output 1 and 2 are keys and values behind those of the past."""
-    q, k, v = (_operand(site, at, _count(site, at)) for at in (QUERY, KEY, VALUE))
+    q, k, v = (heads_at(site, at, count_at(site, at)) for at in (QUERY, KEY, VALUE))
     if q.count % k.count or k.count != v.count:
         raise Unsupported("has query heads that are no multiple of the key and value heads")
-    past = [_operand(site, at, k.count) if site.has(at) else None for at in (PAST_KEY, PAST_VALUE)]
+    past = [heads_at(site, at, k.count) if site.has(at) else None for at in (PAST_KEY, PAST_VALUE)]
     mask = _mask(site, q.count)
     flat = any(x.flat for x in (q, k, v))
     choices = [OUTER, *([MEMBERS] if q.count > k.count else []), *([INNER] if flat else [])]
-    options = {choice: _ties(site, choice, [q, k, v], past, mask) for choice in choices}
-    choice = _choose(site, options, [x.ravel() for h in (q, k, v) for x in (h.packed, h.outer, h.inner) if x is not None])
+    options = {choice: ties(site, choice, [q, k, v], past, mask) for choice in choices}
+    choice = choose(site, options, [x.ravel() for h in (q, k, v) for x in (h.packed, h.outer, h.inner) if x is not None])
     for a, b in options[choice]:
         site.tie(a, b)
-    return _outputs(site, choice, q, k, v, past)
+    return outputs(site, choice, q, k, v, past)
 
 
-def _choose(site: Site, options: Mapping[str, list[Pair]], of: Sequence[Grid]) -> str:
+def choose(site: Site, options: Mapping[str, list[Pair]], of: Sequence[Grid]) -> str:
     """One that cuts queries, keys and values alike, if there is one; of several, the policy's."""
     whole = [c for c, pairs in options.items() if all(site.labels.atoms_left(pairs, part) > 1 for part in of)]
     left = whole or [*options]
     return left[site.choose([options[c] for c in left], *of, split=INNER in options)] if of else left[0]
 
 
-def _count(site: Site, at: int) -> int:
+def count_at(site: Site, at: int) -> int:
     """How many heads an operand has."""
     shape, name = site.shape(at), "q_num_heads" if at == QUERY else "kv_num_heads"
     count = shape[1] if len(shape) == 4 else site.node.attribute(name, 0)
@@ -90,7 +90,8 @@ def _count(site: Site, at: int) -> int:
     return int(count)
 
 
-def _operand(site: Site, at: int, count: int) -> Heads:
+def heads_at(site: Site, at: int, count: int) -> Heads:
+    """Input `at`, which has `count` heads."""
     flow = site.flow(at)
     rank = len(flow.axes)
     if rank not in (3, 4):
@@ -123,7 +124,7 @@ def _mask(site: Site, count: int) -> tuple[bool, Axis]:
     return each, labels
 
 
-def _ties(
+def ties(
     site: Site, choice: str, operands: Sequence[Heads], past: Sequence[Heads | None], mask: tuple[bool, Axis]
 ) -> list[Pair]:
     """What is tied if `choice` is cut."""
@@ -132,7 +133,7 @@ def _ties(
     return [*rows, *_meeting_heads(site, choice, [q, k, v], past, mask), *_meeting_sizes(site, choice, [q, k, v], past)]
 
 
-def _meet(site: Site, *axes: Axis) -> list[Pair]:
+def meet(site: Site, *axes: Axis) -> list[Pair]:
     """All are one; where one of them does not shrink, none does."""
     given = [x for x in axes if x is not None]
     if given and len(given) < len(axes):
@@ -140,7 +141,8 @@ def _meet(site: Site, *axes: Axis) -> list[Pair]:
     return [(given[0], other) for other in given[1:]]
 
 
-def _hold(site: Site, labels: Axis, why: str) -> list[Pair]:
+def hold(site: Site, labels: Axis, why: str) -> list[Pair]:
+    """These stay."""
     return [] if labels is None else [(site.fixed(1, why), labels)]
 
 
@@ -153,25 +155,25 @@ def _meeting_heads(
     heads = None if q.outer is None else q.outer.reshape(k.count, -1)
     if choice == MEMBERS:
         alike = [] if heads is None else [(heads[:1], heads)]
-        shared = [pair for x in (k, v, *past) if x for pair in _hold(site, x.outer, SHARED)]
-        return [*alike, *shared, *(_meet(site, q.outer, own) if each else [])]
+        shared = [pair for x in (k, v, *past) if x for pair in hold(site, x.outer, SHARED)]
+        return [*alike, *shared, *(meet(site, q.outer, own) if each else [])]
     kept = [None if x.outer is None else x.outer[:, None] for x in (k, v, *past) if x]
     if choice == INNER or not each:
-        return [*_meet(site, heads, *kept), *_hold(site, own, "has a bias for every head")]
-    return _meet(site, heads, *kept, None if own is None else own.reshape(k.count, -1))
+        return [*meet(site, heads, *kept), *hold(site, own, "has a bias for every head")]
+    return meet(site, heads, *kept, None if own is None else own.reshape(k.count, -1))
 
 
 def _meeting_sizes(site: Site, choice: str, operands: Sequence[Heads], past: Sequence[Heads | None]) -> list[Pair]:
     """Queries and keys are summed over together; some kernels ask more of their sizes."""
     q, k, v = operands
-    pairs = _meet(site, q.inner, k.inner, *(x.inner for x in past[:1] if x))
-    pairs += _meet(site, v.inner, *(x.inner for x in past[1:] if x))
+    pairs = meet(site, q.inner, k.inner, *(x.inner for x in past[:1] if x))
+    pairs += meet(site, v.inner, *(x.inner for x in past[1:] if x))
     if not (q.zero[1] or (k.zero[1] and (past[0] is None or past[0].zero[1]))):
-        pairs += _hold(site, q.inner, "sums over channels that do not become zero")
+        pairs += hold(site, q.inner, "sums over channels that do not become zero")
     if choice != INNER and site.rank() == 3:
-        pairs += _hold(site, v.inner, "packs heads of one size on one axis")
+        pairs += hold(site, v.inner, "packs heads of one size on one axis")
     if site.node.limit("one_size", 0):
-        pairs += _meet(site, q.inner, v.inner)
+        pairs += meet(site, q.inner, v.inner)
     if (block := site.node.limit("multiple_of", 1)) > 1 and q.inner is not None:
         pairs += _in_blocks(site, q.inner, block)
     return pairs
@@ -188,8 +190,8 @@ def _in_blocks(site: Site, inner: Grid, block: int) -> list[Pair]:
     return [(grid[:, :1], grid)]
 
 
-def _outputs(site: Site, choice: str, q: Heads, k: Heads, v: Heads, past: Sequence[Heads | None]) -> list[Flow]:
-    """The result has the heads of the queries and the size of the values."""
+def outputs(site: Site, choice: str, q: Heads, k: Heads, v: Heads, past: Sequence[Heads | None]) -> list[Flow]:
+    """The result has the heads of the queries and the size of the values; present keys and values; scores."""
     present = [_present(x, choice, old) for x, old in zip((k, v), past, strict=True)]
     heads, size, rest = q.seen(choice).outer, v.seen(choice).inner, list(present[1].rest)
     rest[1] = Rest.UNKNOWN if choice == MEMBERS else rest[1]

@@ -47,6 +47,24 @@ def cumsum(site: Site) -> list[Flow]:
     return [_keep(site, flow, (axis,), f"sums along this axis{WAY_OUT}")]
 
 
+def cumprod(site: Site) -> list[Flow]:
+    """CumProd works along the axis that its second input names."""
+    value = site.value(1)
+    if value is None:
+        raise Unsupported("multiplies along an axis that is not known")
+    flow = site.flow(0)
+    axis = int(value.ravel()[0]) % len(flow.axes)
+    kept = _keep(site, flow, (axis,), "multiplies along this axis")
+    if site.node.attribute("exclusive", 0):  # the first is one, whatever the channel holds
+        return [kept]
+    return [
+        Flow(
+            kept.axes,
+            tuple(r if r is Rest.ZERO and x is not None else Rest.UNKNOWN for x, r in zip(kept.axes, flow.rest, strict=True)),
+        )
+    ]
+
+
 def arg_extreme(site: Site) -> list[Flow]:
     """ArgMax, ArgMin: like a reduction of which the result depends on every position."""
     flow = site.flow(0)

@@ -24,13 +24,13 @@ UNARY = frozenset(
     (
         "Abs Acos Acosh Asin Asinh Atan Atanh Cast Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu "
         "HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign "
-        "Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu BitwiseNot"
+        "Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu BitwiseNot BitCast"
     ).split()
 )
 BROADCAST = frozenset(
     (
         "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod "
-        "Mul Or PRelu Pow Sub Sum Where Xor"
+        "Mul Or PRelu Pow Sub Sum SwiGLU Where Xor"
     ).split()
 )
 ANYTHING = (-2.3, 0.7, 11.0)

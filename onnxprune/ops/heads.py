@@ -135,8 +135,11 @@ def _tables(patch: Patch, operands: tuple[int, int], grid: Mask, interleaved: in
 
 REFITS: Mapping[str, Callable[[Patch], None]] = {
     "Attention": attention,
+    "LinearAttention": attention,
+    f"{SMALL}LinearAttention": attention,
     "RotaryEmbedding": rotary,
     f"{SMALL}Attention": packed_attention,
+    f"{SMALL}QAttention": packed_attention,
     f"{SMALL}MultiHeadAttention": multi_head_attention,
     f"{SMALL}GroupQueryAttention": group_query_attention,
     f"{SMALL}RotaryEmbedding": rotary,

@@ -93,6 +93,32 @@ def lp_norm(site: Site) -> list[Flow]:
     return [Flow(axes, tuple(rest))]
 
 
+def neighbours(site: Site) -> list[Flow]:
+    """LRN: each channel is divided by a norm of those around it; zeros between them add nothing, but keep their place."""
+    flow = site.flow(0)
+    if not flow.zero[1] and not site.policy.allow_renormalising:
+        site.pin(flow.axes[1], f"normalises over neighbouring ones, and removed ones would leave a trace{WAY_OUT}")
+    elif site.policy.allow_renormalising:
+        site.mix(flow.axes[1])
+    return [Flow(flow.axes, tuple(r if r is Rest.ZERO else Rest.UNKNOWN for r in flow.rest))]
+
+
+def mean_variance(site: Site) -> list[Flow]:
+    """MeanVarianceNormalization over attribute `axes`, without scale and shift."""
+    flow = site.flow(0)
+    over = mean_variance_axes(site.node, len(flow.axes))
+    mixed = mix_or_hold(site, flow, over)
+    for k, labels in enumerate(flow.axes):
+        if k not in over and flow.rest[k] >= Rest.CONSTANT:  # its variance is zero, and onnxruntime adds no epsilon
+            site.pin(labels, "is not defined where a channel is zero")
+    return [without_trace(Flow(flow.axes, (Rest.UNKNOWN,) * len(flow.axes)), mixed)]
+
+
+def mean_variance_axes(node: Node, rank: int) -> set[int]:
+    """The axes over which MeanVarianceNormalization normalises."""
+    return {a % rank for a in node.attribute("axes", [0, 2, 3])}
+
+
 def group_norm(site: Site) -> list[Flow]:
     """GroupNormalization: whole groups are cut, for each is normalised by itself; or, where that is allowed, as many members
     of every group, if that leaves more channels apart."""

@@ -183,10 +183,23 @@ class Patch:
         self.before.append(pad)
         self.put(operand, padded)
 
-    def add_before(self, op: str, inputs: Sequence[str], stem: str) -> str:
+    def spread(self, operand: int, axis: int) -> None:
+        """Put zeros where an operand has lost positions."""
+        kept = self.mask(operand, axis)
+        if kept is None:
+            return
+        self.zeros_back(operand, {axis: 1})
+        self.pick(operand, axis, np.where(kept, np.cumsum(kept) - 1, kept.sum()))
+
+    def pick(self, operand: int, axis: int, positions: NDArray[np.int64]) -> None:
+        """Take positions of an operand."""
+        indices = self.constant(f"{self.proto.input[operand]}_indices", positions)
+        self.put(operand, self.add_before("Gather", [self.proto.input[operand], indices], self.node.inputs[operand], axis=axis))
+
+    def add_before(self, op: str, inputs: Sequence[str], stem: str, **attributes: Any) -> str:
         """A node in front of this one; returns its output."""
         name = self.name(stem)
-        self.before.append(onnx.helper.make_node(op, inputs, [name], name=name))
+        self.before.append(onnx.helper.make_node(op, inputs, [name], name=name, **attributes))
         return name
 
     def add_copy(self, data: str) -> str:

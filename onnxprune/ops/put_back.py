@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from onnxprune.labels import Rest
 from onnxprune.ops.axes import ACCOUNTED, reduced_axes
-from onnxprune.ops.normalization import softmax_axes, trains
+from onnxprune.ops.normalization import mean_variance_axes, softmax_axes, trains
 from onnxprune.ops.patch import Patch
 from onnxprune.ops.site import Unsupported
 
@@ -110,6 +110,19 @@ def softmax(patch: Patch) -> None:
     _put_back(patch, softmax_axes(patch.node, len(patch.cutting.masks(patch.node.inputs[0]))))
 
 
+def neighbours(patch: Patch) -> None:
+    """LRN: removed channels keep their place."""
+    mask = patch.mask(0, 1)
+    if mask is not None and _kept(patch, [1]):
+        patch.spread(0, 1)
+        patch.gather_after(1, np.flatnonzero(mask))
+
+
+def mean_variance(patch: Patch) -> None:
+    """MeanVarianceNormalization: the statistics of the original's positions."""
+    _put_back(patch, mean_variance_axes(patch.node, len(patch.cutting.masks(patch.node.inputs[0]))))
+
+
 def quantized_softmax(patch: Patch) -> None:
     """QLinearSoftmax: nothing is put back among integers."""
     if _kept(patch, [patch.node.attribute("axis", -1) % len(patch.cutting.masks(patch.node.inputs[0]))]):
@@ -157,6 +170,8 @@ REFITS: Mapping[str, Callable[[Patch], None]] = {
     "SimplifiedLayerNormalization": normalization,
     "com.microsoft.SkipLayerNormalization": skip_normalization,
     "com.microsoft.SkipSimplifiedLayerNormalization": skip_normalization,
+    "LRN": neighbours,
+    "MeanVarianceNormalization": mean_variance,
     "Softmax": softmax,
     "LogSoftmax": softmax,
     "Hardmax": softmax,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.ops import heads, nbits_refit, put_back
+from onnxprune.ops import heads, nbits_refit, picking_refit, put_back
 from onnxprune.ops.nbits import MATMUL_NBITS
 from onnxprune.ops.patch import Patch
 from onnxprune.ops.recurrent import GATES
@@ -274,6 +274,7 @@ def recurrent(patch: Patch) -> None:
 REFITS: Mapping[str, Callable[[Patch], None]] = {
     "Conv": group,
     "ConvTranspose": group,
+    "DeformConv": group,
     "QLinearConv": group,
     "com.microsoft.QLinearConv": group,
     "com.microsoft.FusedConv": group,
@@ -289,5 +290,6 @@ REFITS: Mapping[str, Callable[[Patch], None]] = {
     **dict.fromkeys(GATES, recurrent),
     **put_back.REFITS,
     MATMUL_NBITS: nbits_refit.refit,
+    **picking_refit.REFITS,
     **heads.REFITS,
 }

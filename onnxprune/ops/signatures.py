@@ -77,7 +77,6 @@ SIGNATURES: Mapping[str, str | Callable[[Site], str]] = {
     "Einsum": einsum,
     "BatchNormalization": "~n c s*, c, + c, ~c, ~c -> n c s*",
     "AveragePool": POOL,
-    "MaxPool": POOL,
     "LpPool": POOL,
     "GlobalAveragePool": POOL,
     "GlobalMaxPool": POOL,
