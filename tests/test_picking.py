@@ -55,6 +55,9 @@ SAMPLES: dict[str, list[Sample]] = {
         Sample(seq("b = GatherElements <axis = 1> (a, i)", "", PICK), 8),
         Sample(seq("v, i = TopK <axis = 1> (a, k)  b = GatherElements <axis = -2> (a, i)", "", "int64[1] k = {3}"), 8),
         Sample(seq("b = GatherElements <axis = 2> (a, i)", "", picks(5, 4), w2="4,4"), 0, "works across this axis"),
+        Sample(
+            seq("d = GatherElements <axis = 1> (a, i)  b = Mul(a, d)", "", picks(5, 1)), 0, "works across this axis", most=0
+        ),
     ],
     "GatherND": [
         Sample(seq("b = GatherND(a, i)", "", "int64[3,2] i = {0,1,1,4,0,3}", w2="8,4"), 8),
@@ -98,6 +101,17 @@ SAMPLES: dict[str, list[Sample]] = {
             opset=18,
         ),
         Sample(seq("b = ScatterElements <axis = 2> (a, i, a)", "", picks(5)), 0, "works across this axis", most=0),
+        # only some channels are written
+        Sample(
+            seq(
+                "s = Slice(a, z, n, o)  b = ScatterElements <axis = 1> (a, i, s)",
+                "",
+                picks(3, 1) + ", int64[2] z = {0,0}, int64[2] n = {3,1}, int64[2] o = {1,2}",
+            ),
+            0,
+            "works across this axis",
+            most=0,
+        ),
     ],
     "Scatter": [
         Sample(

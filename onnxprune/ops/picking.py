@@ -47,8 +47,10 @@ def _no_zeros(flow: Flow) -> Flow:
 
 
 def _along(site: Site) -> str:
-    rank = len(site.flow(0).axes)
-    return letters(rank, {site.node.attribute("axis", 0) % max(1, rank)})
+    """All axes but the one that is worked along, and those of which only a first part is."""
+    data, indices = site.shape(0), site.shape(1)
+    parts = {k for k, (a, b) in enumerate(zip(data, indices, strict=True)) if a != b}
+    return letters(len(data), {site.node.attribute("axis", 0) % max(1, len(data))} | parts)
 
 
 def _like(site: Site, k: int, axes: str) -> str:
