@@ -188,7 +188,8 @@ class Graph:
     @cached_property
     def read(self) -> frozenset[str]:
         """Tensors that any node of the main graph, a body in it, or the user reads."""
-        return self.captured.union(self.consumers, self.outputs)
+        by_nodes = (name for node in self.nodes for name in node.inputs)  # parts do not read all that a fused node reads
+        return self.captured.union(self.consumers, self.outputs, by_nodes)
 
     @cached_property
     def producers(self) -> Mapping[str, Node]:
