@@ -188,7 +188,9 @@ class Graph:
     @cached_property
     def read(self) -> frozenset[str]:
         """Tensors that any node of the main graph, a body in it, or the user reads."""
-        by_nodes = (name for node in self.nodes for name in node.inputs)  # parts do not read all that a fused node reads
+        by_nodes = (
+            name for node in self.nodes for name in node.inputs if name
+        )  # parts do not read all that a fused node reads
         return self.captured.union(self.consumers, self.outputs, by_nodes)
 
     @cached_property
