@@ -84,6 +84,32 @@ NETS: dict[str, Net] = {
         8,
         8,
     ),
+    "attention by a convolution over channels": Net(
+        """g (float[N,3,8,8] x, float[8,3,3,3] w1, float[1,1,3] w2, float[1] w2b, float[4,8,1,1] w3) => (float[] y)
+        <int64[3] s = {0,1,-1}, int64[4] t = {0,-1,1,1}> {
+        a = Conv <pads = [1,1,1,1]> (x, w1)  r = Relu(a)  p = GlobalAveragePool(r)  q = Reshape(p, s)
+        c = Conv <pads = [1,1]> (q, w2, w2b)  h = Reshape(c, t)  g = Sigmoid(h)  m = Mul(r, g)  y = Conv(m, w3) }""",
+        8,
+        8,
+    ),
+    "a convolution over channels that do not become zero": Net(
+        """g (float[N,3,8,8] x, float[8,3,3,3] w1, float[1,1,3] w2, float[4,8,1,1] w3) => (float[] y)
+        <int64[3] s = {0,1,-1}, int64[4] t = {0,-1,1,1}> {
+        a = Conv <pads = [1,1,1,1]> (x, w1)  r = Sigmoid(a)  p = GlobalAveragePool(r)  q = Reshape(p, s)
+        c = Conv <pads = [1,1]> (q, w2)  h = Reshape(c, t)  m = Mul(r, h)  y = Conv(m, w3) }""",
+        0,
+        0,
+        "neighbours",
+    ),
+    "a convolution over channels that skips some": Net(
+        """g (float[N,3,8,8] x, float[8,3,3,3] w1, float[1,1,3] w2, float[4,5] w3) => (float[] y)
+        <int64[3] s = {0,1,-1}, int64[2] t = {0,-1}> {
+        a = Conv <pads = [1,1,1,1]> (x, w1)  r = Relu(a)  p = GlobalAveragePool(r)  q = Reshape(p, s)
+        c = Conv <pads = [2,2], strides = [2]> (q, w2)  h = Reshape(c, t)  y = Gemm <transB = 1> (h, w3) }""",
+        0,
+        0,
+        "works across this axis",
+    ),
     "split and concat": Net(
         """g (float[N,3,8,8] x, float[16,3,1,1] w1, float[8,8,3,3] w2, float[8,8,3,3] w3,
         float[5,24,1,1] w4) => (float[] y)

@@ -16,7 +16,7 @@ from onnxprune.ops.axes import (
     resize,
     top_k,
 )
-from onnxprune.ops.convolution import convolution
+from onnxprune.ops.convolution import convolution, sliding
 from onnxprune.ops.elementwise import BROADCAST, UNARY, cast_like, dropout, elementwise
 from onnxprune.ops.linear_attention import linear_attention
 from onnxprune.ops.movement import MOVES, constant_of_shape, expand, gather, movement
@@ -53,7 +53,7 @@ def _table(*parts: tuple[Iterable[str], Rule]) -> Mapping[str, Rule]:
 
 BY_FUNCTION: Mapping[str, Rule] = {
     "Attention": attention,
-    "Conv": convolution,
+    "Conv": sliding,
     "ConvInteger": convolution,
     "ConvTranspose": convolution,
     "CastLike": cast_like,

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +22,31 @@ def convolution(site: Site) -> list[Flow]:
     if site.node.op == "ConvInteger":
         raise Unsupported("multiplies integers in groups")
     return grouped(site)
+
+
+def sliding(site: Site) -> list[Flow]:
+    """Conv, also over an axis of channels that it slides along (efficient channel attention), if that keeps its size.
+
+    A removed channel holds zero there, which its neighbours still see: the refit puts the zeros where they were.
+    """
+    x = site.flow(0)
+    along = [k for k in range(2, len(x.axes)) if x.axes[k] is not None and _keeps_size(site, k)]
+    if not along:
+        return convolution(site)
+    for k in along:
+        if x.zero[k]:
+            site.labels.touched.append(np.asarray(x.axes[k]))
+        else:
+            site.pin(x.axes[k], "looks at neighbours along this axis, and removed ones would leave a trace")
+    others = Flow(tuple(None if k in along else a for k, a in enumerate(x.axes)), x.rest)
+    [out] = convolution(replace(site, inputs=(others, *site.inputs[1:])))
+    return [Flow(tuple(x.axes[k] if k in along else a for k, a in enumerate(out.axes)), out.rest)]
+
+
+def _keeps_size(site: Site, axis: int) -> bool:
+    strides = site.node.attribute("strides") or [1] * axis
+    sizes = zip(site.cases(0), site.out_cases(), strict=True)
+    return strides[axis - 2] == 1 and all((a.shape or ())[axis] == (b.shape or ())[axis] for a, b in sizes)
 
 
 def grouped(site: Site) -> list[Flow]:

@@ -110,12 +110,24 @@ def softmax(patch: Patch) -> None:
     _put_back(patch, softmax_axes(patch.node, len(patch.cutting.masks(patch.node.inputs[0]))))
 
 
+def _in_place(patch: Patch, axis: int) -> None:
+    """Zeros where channels were on an axis of the first input; of the result only the channels that are left."""
+    mask = patch.mask(0, axis)
+    if mask is not None and not mask.all():
+        patch.spread(0, axis)
+        patch.gather_after(axis, np.flatnonzero(mask))
+
+
 def neighbours(patch: Patch) -> None:
     """LRN: removed channels keep their place."""
-    mask = patch.mask(0, 1)
-    if mask is not None and _kept(patch, [1]):
-        patch.spread(0, 1)
-        patch.gather_after(1, np.flatnonzero(mask))
+    if _kept(patch, [1]):
+        _in_place(patch, 1)
+
+
+def sliding(patch: Patch) -> None:
+    """Conv: removed channels keep their place on the axes along which it slides."""
+    for axis in range(2, len(patch.cutting.masks(patch.node.inputs[0]))):
+        _in_place(patch, axis)
 
 
 def mean_variance(patch: Patch) -> None:
