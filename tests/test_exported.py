@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that exporters really wrote (`exported/README.md`): each is cut in three depths, and every cut is proven."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import ModelProto
+
+import onnxprune
+from tests.models import check_law
+
+FOLDER = Path(__file__).parent / "exported"
+# the share of multiply-accumulates that may be left at ratio 0.5
+MOST: dict[str, float] = {
+    "keras_gated": 0.45,
+    "keras_tagger": 0.51,
+    "paddle2onnx_mobile": 0.45,
+    "skl2onnx_classifier": 0.35,
+    "skl2onnx_regressor": 0.3,
+    "tf2onnx_former": 0.45,
+    "tf2onnx_gated": 0.45,
+    "tf2onnx_tagger": 0.51,
+    "tf2onnx_unet": 0.29,
+    "torch_detector": 0.33,
+    "torch_detector_dynamo": 0.33,
+    "torch_former": 0.36,
+    "torch_former_dynamo": 0.36,
+    "torch_norms": 0.31,
+    "torch_norms_dynamo": 0.31,
+    "torch_shuffle": 0.42,
+    "torch_shuffle_dynamo": 0.42,
+    "torch_tagger": 0.51,
+    "torch_tagger_dynamo": 0.51,
+}
+
+
+def read(name: str) -> ModelProto:
+    return ModelProto.FromString(gzip.decompress((FOLDER / f"{name}.onnx.gz").read_bytes()))
+
+
+def test_every_file_is_tested() -> None:
+    assert {f.name.removesuffix(".onnx.gz") for f in FOLDER.glob("*.gz")} == MOST.keys()
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("name", MOST)
+def test_cuts_of_exported_files_are_exact(name: str, ratio: float) -> None:
+    original = read(name)
+    result = onnxprune.prune(original, ratio, scope="local", align="none", recover="none", bench=False)
+    assert result.report.verification is not None
+    if ratio == 0.5:
+        assert result.report.macs.kept <= MOST[name]
+    onnx.checker.check_model(result.model)
+    if all(
+        v.type.HasField("tensor_type") and v.type.tensor_type.elem_type != onnx.TensorProto.STRING
+        for v in original.graph.output
+    ):
+        check_law(original, result.model, {n: {str(k): v for k, v in axes.items()} for n, axes in result.plan.kept.items()})
