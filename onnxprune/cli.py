@@ -118,7 +118,8 @@ DataOption = Annotated[
         metavar="SOURCE",
         help="Typical inputs, to keep and to measure accuracy with. An .npz or .npy (one array an input, first axis = samples, "
         "perhaps 'label'); a folder of images (see --preprocess; subfolders are classes where there are as many); a Python "
-        "function that yields dicts input -> array; random: noise, for smoke tests.",
+        "function that yields dicts input -> array; [bold]synthetic[/]: made up so that they fit the BatchNorm statistics "
+        "that the model carries, where there are no data; random: noise, for smoke tests.",
         show_default=False,
     ),
 ]

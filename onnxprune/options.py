@@ -37,7 +37,7 @@ class Options:
         align: "auto", "none", or a number of channels.
         scores: path of an .npz, or weight name -> scores, instead of the criterion.
         include, exclude: patterns of weight names that may, or may not, be cut.
-        data: inputs, as `onnxprune.data.load_data` takes them: a path, `module:function`, `random`, or arrays.
+        data: inputs, as `onnxprune.data.load_data` takes them: a path, `module:function`, `synthetic`, `random`, or arrays.
         input_shape: input name -> shape, for sizes that the file leaves open.
         recover: what is done to keep accuracy after the cut: a name in `onnxprune.recover.METHODS`.
         rounds: in how many steps to cut, with a recovery after each.

@@ -16,6 +16,7 @@ from onnx import ModelProto
 
 from onnxprune.data.samples import Data, count
 from onnxprune.errors import DataError
+from onnxprune.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.graph import Fact, free_inputs
 from onnxprune.infer import fact_of_type
 from onnxprune.verify import Feeds
@@ -90,6 +91,13 @@ def inputs_of(model: ModelProto) -> dict[str, Fact]:
     return {v.name: fact_of_type(v.type) for v in free_inputs(model)}
 
 
+def classes_of(model: ModelProto) -> int | None:
+    """How many classes the first output scores, where it scores each sample as a whole."""
+    facts = read_once(model, CASES_OF_BENCHMARK, {})[0].facts
+    shape = facts[model.graph.output[0].name].shape or ()
+    return shape[1] if len(shape) > 1 and shape[1] > 1 and all(n == 1 for n in shape[2:]) else None
+
+
 def fixed_batch(facts: Mapping[str, Fact]) -> int | None:
     """The batch size that the file insists on, None where it takes any.
 
@@ -110,7 +118,7 @@ def data_of_calls(calls: Iterable[Feeds], model: ModelProto, where: str) -> Data
     Where the inputs have no common axis for samples, every feed is one sample. Labels may be among the feeds, as `label`.
     """
     facts, groups = inputs_of(model), dict[tuple[tuple[int, ...], ...], list[Feeds]]()
-    common = _common_axis(facts)
+    common = counts_samples(facts)
     for call in calls:
         call = _as_batch(_named(call, facts, where), facts, common)
         groups.setdefault(tuple(call[n].shape[1:] for n in facts), []).append(call)
@@ -122,7 +130,8 @@ def data_of_calls(calls: Iterable[Feeds], model: ModelProto, where: str) -> Data
     return data_of_chunks(chunks, model, where, np.concatenate(labels) if labels else None)
 
 
-def _common_axis(facts: Mapping[str, Fact]) -> bool:
+def counts_samples(facts: Mapping[str, Fact]) -> bool:
+    """Whether the first axes of all inputs count samples."""
     try:
         fixed_batch(facts)
         return True

@@ -12,18 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.data.arrays import data_of_arrays, data_of_calls, read_arrays
+from onnxprune.data.arrays import classes_of, data_of_arrays, data_of_calls, read_arrays
 from onnxprune.data.entry import data_of_entry, is_entry
 from onnxprune.data.images import Watch, data_of_images, image_files, subfolder_labels
 from onnxprune.data.labels import read_labels
 from onnxprune.data.samples import Data
 from onnxprune.errors import DataError
 from onnxprune.facts import CASES_OF_BENCHMARK, read_once
+from onnxprune.synthetic import misfit, synthesize
 from onnxprune.verify import sample
 
 Source = str | Path | Mapping[str, NDArray[Any]] | Data
 Shapes = Mapping[str, Sequence[int]]
 Labels = str | Path | Sequence[Any] | NDArray[Any]
+MADE = ("random", "synthetic")
 MOST, MADE_UP = 1024, 256
 """Samples that are read from a folder or asked of a function, and that are made up, where nobody asks for a number."""
 
@@ -44,7 +46,7 @@ def load_data(
 
     Args:
         source: the path of an .npz or .npy (one array an input, samples first), of a folder of images (or of such files);
-            `module:function`; `random`; or input name -> array; or samples loaded before.
+            `module:function`; `synthetic` or `random`; or input name -> array; or samples loaded before.
         model: the model that they are for.
         preprocess: how images become inputs, as `size=224x224,mean=...`; what is not said follows from the model's input.
         samples: how many to use at most, chosen by `seed`; by default all of an .npz, 1024 images, 256 made-up samples.
@@ -52,20 +54,37 @@ def load_data(
         labels: one a sample, or a file of them (.npy, .npz, .csv), instead of those that the source has.
         shapes: input name -> shape, for sizes that the file leaves open and the source does not tell.
         path: of the model, for functions that want it.
-        progress: told how much of a folder is read.
+        progress: told how much of a folder is read, or of synthetic inputs made.
 
     Raises:
         DataError: the source cannot be read, or does not fit the model's inputs.
     """
     if samples is not None and samples < 1:
         raise DataError(f"--samples: got {samples}, expected at least 1")
+    data = _read(source, model, preprocess, samples, seed, labels, shapes, path, progress)
+    known = isinstance(source, Data) or (isinstance(source, str) and source in MADE)
+    warning = None if known else misfit(model, data)
+    return replace(data, notes=(*data.notes, warning)) if warning else data
+
+
+def _read(
+    source: Source,
+    model: ModelProto,
+    preprocess: str | None,
+    samples: int | None,
+    seed: int,
+    labels: Labels | None,
+    shapes: Shapes | None,
+    path: str | None,
+    progress: Watch,
+) -> Data:
     if isinstance(source, str | Path):
         folder = Path(source)
-        if str(source) not in ("random", "synthetic") and folder.is_dir() and (files := image_files(folder)):
+        if str(source) not in MADE and folder.is_dir() and (files := image_files(folder)):
             return _images(folder, files, model, preprocess, samples, seed, labels, progress)
     if preprocess:
         raise DataError("--preprocess: is for a folder of images; other inputs are given as the model takes them")
-    data = _given(source, model, samples, seed, shapes, path)
+    data = _given(source, model, samples, seed, shapes, path, progress)
     if labels is not None:
         found = read_labels(labels) if isinstance(labels, str | Path) else np.asarray(labels)
         data = replace(data, labels=found)
@@ -79,6 +98,7 @@ def _given(
     seed: int,
     shapes: Shapes | None,
     path: str | None,
+    progress: Watch,
 ) -> Data:
     """Everything but images."""
     if isinstance(source, Data):
@@ -88,6 +108,8 @@ def _given(
     text = str(source)
     if text == "random":
         return random_data(model, samples or MADE_UP, seed, shapes)
+    if text == "synthetic":
+        return synthesize(model, samples or MADE_UP, seed, shapes, progress)
     if is_entry(text):
         return data_of_entry(text, model, samples or MOST, path)
     if Path(source).is_dir():
@@ -129,13 +151,6 @@ def _folder_of_arrays(folder: Path, model: ModelProto) -> Data:
     if not files:
         raise DataError(f"--data {folder}: holds no images (.png, .jpg, .bmp, .webp, ...) and no .npz or .npy")
     return data_of_calls((read_arrays(file, "--data") for file in files), model, f"--data {folder}")
-
-
-def classes_of(model: ModelProto) -> int | None:
-    """How many classes the first output scores, where it scores each sample as a whole."""
-    facts = read_once(model, CASES_OF_BENCHMARK, {})[0].facts
-    shape = facts[model.graph.output[0].name].shape or ()
-    return shape[1] if len(shape) > 1 and shape[1] > 1 and all(n == 1 for n in shape[2:]) else None
 
 
 def random_data(model: ModelProto, count: int = MADE_UP, seed: int = 0, shapes: Shapes | None = None) -> Data:

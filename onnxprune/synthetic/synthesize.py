@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`synthesize`: typical inputs for a model of which nobody has the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from onnx import ModelProto
+
+from onnxprune.benchmark import cost
+from onnxprune.data.arrays import classes_of, counts_samples, fixed_batch, inputs_of
+from onnxprune.data.samples import Data
+from onnxprune.synthetic.evolve import Breeder, Genomes, Rng, Watch, evolve, ranged
+from onnxprune.synthetic.inputs import Still, read_inputs
+from onnxprune.synthetic.moments import Fit, Layer, fit, norm_layers, probing
+
+NO_LAYERS = (
+    "the model has no BatchNorm statistics (folded away at export?) that synthetic inputs could be fitted to: a fixed mixture "
+    "is used, and what is judged by it is uncertain; real inputs, or an export that keeps BatchNorm, do better"
+)
+FIRST, CHILDREN, ROUNDS, LEAST_ROUNDS = 4, 2, 8, 2
+"""New samples, and children of each round, for each sample that is wanted; rounds at most and at least."""
+MACS = 8e12
+"""Multiply-accumulates that a search may take: all rounds up to a MobileNet's size, some for a ResNet-50."""
+VALUES = 2**28
+"""Input values held at once (512 MiB of genomes)."""
+TRIED = 64
+"""Samples on which ranges of values are tried."""
+
+
+def synthesize(
+    model: ModelProto,
+    count: int = 256,
+    seed: int = 0,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    progress: Watch = lambda _: None,
+) -> Data:
+    """Samples that drive the model's BatchNorm layers to their running means and variances, without data and gradients.
+
+    Args:
+        model: the model.
+        count: how many samples; fewer where they would take too much memory.
+        seed: of everything that is random.
+        shapes: input name -> shape, for sizes that the file leaves open.
+        progress: told how much is done.
+
+    Returns:
+        The samples, with a note on how well they fit.
+
+    Raises:
+        DataError: an input is of a kind that nothing can be made up for.
+    """
+    rng, facts = np.random.default_rng(seed), inputs_of(model)
+    unit = (fixed_batch(facts) or 1) if counts_samples(facts) else 1
+    breeder = Breeder(model, read_inputs(model, shapes), unit)
+    values = sum(math.prod(i.shape) for i in breeder.inputs if not isinstance(i, Still))
+    count = _whole(max(1, min(count, VALUES // ((FIRST + 1) * max(values, 1)))), unit)
+    layers = norm_layers(model)
+    if not layers:
+        return replace(breeder.data(breeder.pool(rng, count)), notes=(NO_LAYERS,))
+    breeder = _in_range(breeder, layers, rng)
+    data = breeder.data(_search(breeder, layers, rng, count, shapes, progress))
+    return replace(data, notes=(_note(len(data), fit(model, data)),))
+
+
+def _whole(count: int, unit: int) -> int:
+    return -(-count // unit) * unit
+
+
+def _in_range(breeder: Breeder, layers: Sequence[Layer], rng: Rng) -> Breeder:
+    """Black and white by the first layers, which tell them best and cost least."""
+    with probing(breeder.model, layers[: max(3, len(layers) // 6)]) as probe:
+        return ranged(breeder, probe, rng, _whole(TRIED, breeder.unit))
+
+
+def _search(
+    breeder: Breeder,
+    layers: Sequence[Layer],
+    rng: Rng,
+    count: int,
+    shapes: Mapping[str, Sequence[int]] | None,
+    progress: Watch,
+) -> Genomes:
+    model, classes = breeder.model, classes_of(breeder.model)
+    affordable = MACS / max(1, cost(model, shapes).macs) - FIRST * count
+    rounds = int(np.clip(affordable / (CHILDREN * count), LEAST_ROUNDS, ROUNDS))
+    scores = [model.graph.output[0].name] if classes and classes <= count else []
+    with probing(model, layers, scores) as probe:
+        return evolve(breeder, probe, rng, count, FIRST * count, rounds, CHILDREN * count, progress)
+
+
+def _note(count: int, found: Fit | None) -> str:
+    return f"{count} synthetic inputs, fitted to the BatchNorm statistics: {found}"
