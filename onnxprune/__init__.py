@@ -2,7 +2,7 @@
 """onnxprune: make trained ONNX networks smaller and faster by removing channels, proven equal and measured.
 
 >>> import onnxprune
->>> result = onnxprune.prune("models/resnet20-fashion-mnist.onnx", ratio=0.7, align="none", bench=False)
+>>> result = onnxprune.prune("models/resnet20-fashion-mnist.onnx", ratio=0.7, align="none", recover="none", bench=False)
 >>> result.report.removed, result.report.prunable
 (314, 448)
 """

@@ -313,13 +313,21 @@ def runner(source: bytes | str, model: ModelProto, engine: str | None = None) ->
 
 
 def session(source: bytes | str, threads: int = 1, plain: bool = False) -> Any:
-    """An onnxruntime session on the CPU; `plain` runs the graph as it is written."""
+    """An onnxruntime session on the CPU.
+
+    Args:
+        source: what `runnable` gives.
+        threads: inside an operator; 0: as many as the machine has cores.
+        plain: run the graph as it is written.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    if not threads:  # work, not a measurement: waiting threads leave the cores to others
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if plain:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if plain and isinstance(source, str):

@@ -12,8 +12,10 @@ import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
 
+import onnxprune
 from onnxprune.data import Data, load_data, random_data
 from onnxprune.errors import DataError
+from onnxprune.judge import Judge
 from onnxprune.synthetic import fit, misfit, synthesize
 from onnxprune.synthetic.families import FAMILIES, bred, coloured, grid
 from onnxprune.synthetic.inputs import Signal, Still, Tokens, normalised, read_inputs
@@ -289,3 +291,17 @@ def test_a_model_with_statistics_that_the_file_computes() -> None:
         net.graph.initializer.append(tensor)
         net.graph.node.insert(0, onnx.helper.make_node("Neg", [tensor.name], [name]))
     assert norm_layers(net) == []
+
+
+@pytest.mark.made_up
+def test_without_data_a_cut_is_recovered_on_made_up_inputs() -> None:
+    x = pictures(90, 1)
+    net = trained_on(x, 1)
+    plain, recovered = (
+        onnxprune.prune(net, 0.4, recover=name, criterion="l2", align="none", bench=False) for name in ("none", "reconstruct")
+    )
+    assert recovered.report.recovery is not None
+    assert recovered.report.recovery.source == "synthetic"
+    judge = Judge(net, Data(({"x": pictures(30, 1, seed=6)},)))
+    errors = [judge.judge(result.model).error for result in (plain, recovered)]
+    assert errors[1] < 0.7 * errors[0]
