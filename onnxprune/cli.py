@@ -18,12 +18,11 @@ from typer.core import TyperGroup
 
 from onnxprune import api
 from onnxprune.errors import OptionError, PruneError, VerificationError
-from onnxprune.io import check_output, load
+from onnxprune.io import check_output, load, write_text
 from onnxprune.options import Options
 from onnxprune.plan import Plan
 from onnxprune.policy import Policy, read_carrier
 from onnxprune.recover import METHODS
-from onnxprune.report import PinRow
 from onnxprune.scoring import NAMES
 from onnxprune.scoring.names import CALIBRATED
 
@@ -312,33 +311,33 @@ def inspect(
     input_shape: ShapeOption = [],  # noqa: B006
     carrier: CarrierOption = [],  # noqa: B006
     allow_renormalising: RenormaliseOption = False,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", metavar="FILE.svg", help="Also draw it: a bar for each layer.")
+    ] = None,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Show groups of channels, their widths, what cannot be cut and why."""
+    """Show groups of channels, what cannot be cut and who holds it, and how many of the MACs hang on each."""
+    from onnxprune.inspection import inspect as look
+
+    if picture is not None and picture.suffix.lower() != ".svg":
+        raise OptionError(f"--picture: got '{picture}', expected a file name that ends in .svg")
     loaded = load(model)
     with _progress() as progress:
         progress("analyse", 0)
-        analysis = api.analyze(loaded.model, _shapes(input_shape, loaded), Policy(read_carrier(carrier), allow_renormalising))
-    pins = [PinRow(h.channels, str(h.pin), h.weights, h.macs) for h in analysis.held]
+        policy = Policy(read_carrier(carrier), allow_renormalising)
+        found = look(api.analyze(loaded.model, _shapes(input_shape, loaded), policy), str(model))
+    if picture is not None:
+        from onnxprune.render.picture import to_svg
+
+        write_text(picture, to_svg(found))
     if format is Format.JSON:
         from onnxprune.render.json import to_json
 
-        groups = [
-            {
-                "name": g.name,
-                "channels": len(g),
-                "members": [f"{w}[{a}]" for w, a in g.members],
-                "blocks": [len(rows) for rows in g.blocks],
-            }
-            for g in analysis.groups
-        ]
-        print(
-            to_json({"model": str(model), "prunable": analysis.prunable, "groups": groups, "pins": [_plain(p) for p in pins]})
-        )
+        print(to_json(found))
         return
-    from onnxprune.render.table import print_analysis
+    from onnxprune.render.table import print_inspection
 
-    print_analysis(analysis, pins, _console())
+    print_inspection(found, _console())
 
 
 @app.command()
@@ -351,28 +350,24 @@ def explain(
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Show what ties the channels of TENSOR to others, and the chain that leads to what pins them."""
+    from onnxprune.explain import about
     from onnxprune.explain import explain as tell
 
     loaded = load(model)
     policy = Policy(read_carrier(carrier), allow_renormalising)
-    stories = tell(api.analyze(loaded.model, _shapes(input_shape, loaded), policy).coupled, tensor)
+    coupled = api.analyze(loaded.model, _shapes(input_shape, loaded), policy).coupled
+    stories = tell(coupled, tensor)
     if format is Format.JSON:
         from onnxprune.render.json import to_json
 
         print(to_json({"tensor": tensor, "axes": [_plain(s) for s in stories]}))
         return
+    from onnxprune.render.sentences import sentences
+
     console = _console()
+    console.print(about(coupled, tensor), markup=False)
     for s in stories:
-        size = "dynamic" if s.size is None else s.size
-        console.print(f"[bold]{tensor}[/] axis {s.axis} (size {size}): {s.free} channels can be removed", highlight=False)
-        if s.partners:
-            console.print(f"  cut together with {', '.join(s.partners)}", highlight=False, markup=False)
-        for need in s.even:
-            console.print(f"  {need}", highlight=False, markup=False)
-        for step in s.chain:
-            console.print(f"  {step.node} ties it to {step.reaches}", highlight=False, markup=False)
-        if s.reason:
-            console.print(f"  kept because {s.reason}", highlight=False, markup=False)
+        console.print("  " + sentences(s), markup=False)
 
 
 @app.command()

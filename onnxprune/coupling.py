@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxprune.evens import settle
 from onnxprune.facts import CASES_OF_BENCHMARK, read_once
-from onnxprune.graph import Graph, Node, subgraphs
+from onnxprune.graph import Fact, Graph, Node, subgraphs
 from onnxprune.labels import Axis, Even, Flow, Labels, Mix, Pin, Rest, Tie, distinct
 from onnxprune.macs import Meter, meter
 from onnxprune.ops import RULES, SOURCES
@@ -112,12 +112,16 @@ class Coupled:
         return found
 
     @cached_property
+    def sizes(self) -> Mapping[str, Fact]:
+        """The facts of every tensor at the input sizes that reports show."""
+        if any(len(f.cases) > 1 for f in self.graph.facts.values()):
+            return read_once(self.graph.model, CASES_OF_BENCHMARK, self.graph.fed)[0].facts
+        return {name: f.cases[0] for name, f in self.graph.facts.items()}
+
+    @cached_property
     def meter(self) -> Meter:
         """Counts the MACs of any cut, at the input sizes that reports show."""
-        facts = {name: f.cases[0] for name, f in self.graph.facts.items()}
-        if any(len(f.cases) > 1 for f in self.graph.facts.values()):
-            facts = read_once(self.graph.model, CASES_OF_BENCHMARK, self.graph.fed)[0].facts
-        return meter(self.graph.elementary, self.flows, facts)
+        return meter(self.graph.elementary, self.flows, self.sizes)
 
     def spans(self) -> list[NDArray[np.int64]]:
         """The classes on every labelled axis of every tensor, each different axis once: one of them must stay."""

@@ -8,6 +8,7 @@ import fnmatch
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,14 +39,17 @@ class Analysis:
     Attributes:
         coupled: labels, ties and pins.
         groups: channels that can be removed, by groups of one width.
-        held: what holds other channels, largest first.
         refused: index of a node -> why it could not be cut, found when a cut was tried.
     """
 
     coupled: Coupled = field(repr=False)
     groups: tuple[Group, ...]
-    held: tuple[Held, ...]
     refused: Mapping[int, str] = field(default_factory=dict)
+
+    @cached_property
+    def held(self) -> tuple[Held, ...]:
+        """What holds other channels, largest first."""
+        return find_held(self.coupled)
 
     @property
     def prunable(self) -> int:
@@ -57,7 +61,7 @@ def analyse(graph: Graph, refused: Mapping[int, str], policy: Policy | None = No
     """Couple the channels of a graph as `policy` wishes; nodes in `refused` keep theirs."""
     coupled = couple(graph, refused, policy)
     _check_patterns("--carrier", [p for p, _ in coupled.policy.carrier], coupled)
-    return Analysis(coupled, find_groups(coupled), find_held(coupled), refused)
+    return Analysis(coupled, find_groups(coupled), refused)
 
 
 @dataclass(frozen=True)

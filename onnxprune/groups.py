@@ -115,7 +115,7 @@ def find_held(coupled: Coupled) -> tuple[Held, ...]:
     counts: dict[Pin, int] = {}
     macs: dict[Pin, float] = {}
     weights: dict[Pin, dict[str, None]] = {}
-    facts = {name: f.cases[0] for name, f in coupled.graph.facts.items()}
+    facts = coupled.sizes
     total = max(1, sum(macs_of(n, facts) for n in coupled.graph.elementary))
     for use in coupled.uses:
         if not use.produces or use.operand == 2 or use.op not in PRODUCERS:

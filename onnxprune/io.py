@@ -267,6 +267,16 @@ def save(model: ModelProto, path: Path, text_files: dict[Path, str], external: b
             place.write_text(text, encoding="utf-8")
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole, or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with written_whole(path) as [draft]:
+        draft.write_text(text, encoding="utf-8")
+
+
 def data_beside(path: Path) -> Path:
     """Where weights go that do not fit into the file itself."""
     return path.with_name(path.name + ".data")

@@ -57,14 +57,31 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """Why channels are kept for ever: the node that needs them and what it does with them."""
+    """Why channels are kept for ever.
+
+    Attributes:
+        node: who needs them: operator and name, or an output of the model.
+        why: what it does with them; completes the sentence "<node> ...".
+        of: (tensor, axis) of channels that cannot be cut either, where that is the reason.
+    """
 
     node: str
     why: str
+    of: tuple[str, int] | None = None
 
     def __str__(self) -> str:
         """A sentence for reports."""
         return f"{self.node} {self.why}"
+
+    @property
+    def op(self) -> str:
+        """The operator; `output` for an output of the model."""
+        return self.node.partition(" '")[0]
+
+    @property
+    def name(self) -> str:
+        """The name of the node or output."""
+        return self.node.partition(" '")[2].removesuffix("'")
 
 
 @dataclass(frozen=True, slots=True)

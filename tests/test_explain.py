@@ -7,10 +7,12 @@ import pytest
 
 from onnxprune.coupling import couple
 from onnxprune.errors import OptionError
-from onnxprune.explain import explain
+from onnxprune.explain import about, explain
 from onnxprune.facts import read_graph
+from onnxprune.render.sentences import sentences
 from tests.models import model
 from tests.nets import small
+from tests.zoo import FOLDER, hydrate
 
 CHAIN = """g (float[N,3,8,8] x, float[8,3,1,1] w1, float[8,8,1,1] w2, float[8,3,1,1] w3, float[8] w4) => (float[N,8,8,8] y) {
     a = Conv(x, w1)  c = Conv(x, w3)  d = Add(a, c)  e = Conv(d, w2, w4)  f = Relu(e)  g = Add(d, f)  y = Sigmoid(g) }"""
@@ -50,3 +52,67 @@ def test_a_node_stands_for_its_output() -> None:
 def test_an_unknown_tensor_gets_near_names() -> None:
     with pytest.raises(OptionError, match=r"near names: .*w1"):
         explain(couple(read_graph(small())), "w11")
+
+
+def test_the_reason_behind_the_reason() -> None:
+    rows, columns, *_ = explain(couple(read_graph(small())), "w1")
+    assert rows.free == 16
+    assert columns.reason.endswith("those of 'x', for it is an input of the model")
+    concat = """g (float[2,3,8,8] x, float[8,3,1,1] w1, float[4,11,1,1] w2) => (float[2,4,8,8] y) {
+        a = Conv(x, w1)  b = Concat <axis = 1> (a, x)  y = Conv(b, w2) }"""
+    stories = explain(couple(read_graph(model(concat))), "w2")
+    assert stories[1].free == 8
+    assert "joins them with channels that cannot be cut: those of 'x', for it is an input of the model" in stories[1].reason
+
+
+LINES = """g (float[2,6,8] x, float[8,12] w1, float[12,5] w2, float[3,4] w3) => (float[2,6,5] y, float[3,4] z) {
+    a = MatMul(x, w1)  s = Softmax <axis = 1> (a)  b = Relu(s)  y = MatMul(b, w2)  z = Relu(w3) }"""
+
+
+@pytest.mark.parametrize(
+    ("tensor", "axis", "says"),
+    [
+        ("w1", 1, "axis 1 of 12: all can be removed, each together with its slice of w2[0]."),
+        ("w2", 1, "axis 1 of 5: all stay, because output 'y' promises its size to the user."),
+        ("b", 1, "axis 1 of 6: all stay, because its channels lie along axis 2."),
+        ("x", 2, "axis 2 of 8: all stay, because it is an input of the model."),
+        ("w3", 0, "axis 0 of 3: all stay, because output 'z' promises its size to the user."),
+    ],
+)
+def test_sentences(tensor: str, axis: int, says: str) -> None:
+    assert sentences(explain(couple(read_graph(model(LINES))), tensor)[axis]) == says
+
+
+def test_a_chain_is_told_as_one_sentence() -> None:
+    rows = explain(couple(read_graph(model(CHAIN))), "w3")[0]
+    chain = "Add 'd' ties one of them to w1[0] position 0, and output 'y' promises its size to the user"
+    assert sentences(rows) == f"axis 0 of 8: all stay, because {chain}."
+
+
+def test_equal_counts_are_told() -> None:
+    text = """g (float[2,6,8,8] x, float[12,6,1,1] w1, float[24,4,1,1] w2, float[4,24,1,1] w3) => (float[2,4,8,8] y) {
+        a = Conv(x, w1)  b = Conv <group = 3> (a, w2)  y = Conv(b, w3) }"""
+    rows = explain(couple(read_graph(model(text))), "w2")[0]
+    assert sentences(rows) == (
+        "axis 0 of 24: all can be removed, each together with its slice of w3[1]; "
+        "Conv 'b' needs the same number of them in each of its 3 blocks."
+    )
+
+
+def test_what_a_tensor_is() -> None:
+    coupled = couple(read_graph(small()))
+    assert about(coupled, "w1") == "w1: a weight, read by Conv 'c1'"
+    assert about(coupled, "y") == "y: made by Gemm 'y', read by the user"
+    assert about(coupled, "x") == "x: an input of the model, read by Conv 'c1'"
+
+
+@pytest.mark.parametrize("name", ["timm_test_vit.ts_bn", "shufflenet_v2_x1_0.ts_fold", "ssdlite320_mobilenet_v3_large.ts_fold"])
+def test_any_tensor_of_a_real_network_can_be_asked_for(name: str) -> None:
+    coupled = couple(read_graph(hydrate(FOLDER / f"{name}.onnx.gz")))
+    names = [*coupled.graph.facts, *(n.name for n in coupled.graph.nodes if n.name)]
+    for tensor in names[::9]:
+        stories = explain(coupled, tensor)
+        assert about(coupled, tensor)
+        for story in stories:
+            assert story.reason or story.free == story.size
+            assert sentences(story).endswith(".")

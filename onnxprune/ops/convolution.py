@@ -66,7 +66,7 @@ def grouped(site: Site) -> list[Flow]:
     if site.shape(0)[1] is None:
         raise Unsupported("has a dynamic number of input channels")
     if channels is None:
-        channels = site.fixed(int(site.shape(0)[1] or 0), "reads channels that cannot be cut")
+        channels = site.fixed(int(site.shape(0)[1] or 0), "reads channels that cannot be cut", (0, 1))
     if w.axes[0] is None and site.shape(1)[0] != 1:
         raise Unsupported("has a kernel that is computed from data")
     whole, within, out = _options(site, channels, group, outs)

@@ -71,8 +71,9 @@ def _axis(site: Site, axis: int) -> tuple[Axis, Rest]:
     if not labels:
         return None, Rest.UNKNOWN
     if len(labels) < len(bearing) or len({len(x) for x in labels}) > 1:
+        kept = next(((k, axis + len(site.flow(k).axes)) for k, x, _ in bearing if x is None), None)
         for x in labels:
-            site.pin(x, "meets them with channels that cannot be cut")
+            site.pin(x, "meets them with channels that cannot be cut", kept)
         return None, Rest.UNKNOWN
     for other in labels[1:]:
         site.tie(labels[0], other)

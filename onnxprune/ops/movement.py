@@ -93,7 +93,7 @@ def _move_axis(site: Site, axis: int, data: range) -> list[Carried | None]:
     """Move the labels of one input axis; the same in all cases, or pinned."""
     flows = [site.flow(k) for k in data]
     labels = [
-        site.fixed(_size(site, k, axis), "joins them with channels that cannot be cut") if x is None else x
+        site.fixed(_size(site, k, axis), "joins them with channels that cannot be cut", (k, axis)) if x is None else x
         for k, x in zip(data, (f.axes[axis] for f in flows), strict=True)
     ]
     rest = min(f.rest[axis] for f in flows if f.axes[axis] is not None)

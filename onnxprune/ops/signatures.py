@@ -168,8 +168,9 @@ def _settle(site: Site, letter: str, seats: list[Seat], on_the_right: bool, adde
     if not labels:
         return None, Rest.UNKNOWN
     if len(labels) < len(wide) or len({len(x) for x in labels}) > 1:
+        kept = next(((s.operand, s.axis) for s in wide if s.labels is None), None)
         for x in labels:
-            site.pin(x, "meets them with channels that cannot be cut")
+            site.pin(x, "meets them with channels that cannot be cut", kept)
         return None, Rest.UNKNOWN
     _record(site, wide, on_the_right)
     for other in labels[1:]:

@@ -97,10 +97,17 @@ class Site:
         """The node makes these channels one."""
         self.labels.tie(a, b, self.node.index)
 
-    def pin(self, axis: Axis, why: str) -> None:
-        """The node needs these channels; `why` completes the sentence "<node> ..."."""
+    def pin(self, axis: Axis, why: str, of: tuple[int, int] | None = None) -> None:
+        """The node needs these channels; `why` completes the sentence "<node> ...".
+
+        Args:
+            of: (input, axis) of channels that cannot be cut either, where that is the reason.
+        """
         if axis is not None:
-            self.labels.pin(axis, Pin(str(self.node), why))
+            self.labels.pin(axis, self._pin(why, of))
+
+    def _pin(self, why: str, of: tuple[int, int] | None) -> Pin:
+        return Pin(str(self.node), why, None if of is None else (self.node.inputs[of[0]], of[1]))
 
     def even(self, blocks: NDArray[np.int64]) -> None:
         """The node needs the same number of channels in every row of `blocks` (n_blocks, size); which ones is free."""
@@ -111,9 +118,9 @@ class Site:
         if axis is not None:
             self.labels.mix(axis, self.node.index)
 
-    def fixed(self, size: int, why: str) -> NDArray[np.int64]:
-        """Pinned labels for positions that no weight owns."""
-        return self.labels.fixed(size, Pin(str(self.node), why))
+    def fixed(self, size: int, why: str, of: tuple[int, int] | None = None) -> NDArray[np.int64]:
+        """Pinned labels for positions that no weight owns; `of` as for `pin`."""
+        return self.labels.fixed(size, self._pin(why, of))
 
     def choose(self, options: Sequence[Iterable[Pair]], *of: NDArray[np.int64], split: bool = True) -> int:
         """Which factor carries the labels `of`: the index of its ties among `options`, which go from outer to inner.

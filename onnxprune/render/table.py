@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
@@ -11,12 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxprune.benchmark import Benchmark, Latency
-from onnxprune.decision import Analysis
+from onnxprune.inspection import HeldView, Inspection
 from onnxprune.report import Change, MixRow, PinRow, RecoveryRow, Report
 from onnxprune.verify import Verification
 
 MOST_ROWS = 60
 MOST_PINS = 12
+PLAIN: dict[str, Any] = {"box": None, "pad_edge": False, "header_style": "bold"}
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -126,7 +128,7 @@ def _recovery(row: RecoveryRow, measure: str) -> Table:
     return table
 
 
-def pins_table(pins: Sequence[PinRow]) -> Table:
+def pins_table(pins: Sequence[PinRow] | Sequence[HeldView]) -> Table:
     """What cannot be cut, largest first."""
     table = _plain_table("channels", "of MACs", "kept because", "made by", title="cannot be cut")
     table.columns[0].justify = table.columns[1].justify = "right"
@@ -192,24 +194,59 @@ def shapes_text(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{n} {'x'.join(map(str, s)) or 'scalar'}" for n, s in shapes.items())
 
 
-def print_analysis(analysis: Analysis, pins: Sequence[PinRow], console: Console) -> None:
-    """What `inspect` shows: groups with their members, and what cannot be cut."""
-    held = sum(p.channels for p in pins)
+def print_inspection(found: Inspection, console: Console) -> None:
+    """What `inspect` shows: groups with their members, what cannot be cut, and what no cut changes."""
+    held = sum(p.channels for p in found.pins)
     console.print(
-        f"{analysis.prunable:,} prunable channels in {len(analysis.groups)} groups; {held:,} channels cannot be cut "
-        f"({sum(p.macs for p in pins):.1%} of the MACs make them)"
+        f"{found.nodes:,} nodes, {found.macs / 1e6:,.2f} M MACs for one input of {shapes_text(found.inputs)}", markup=False
     )
-    table = Table("group", "channels", escape("lives in (weight[axis])"), box=None, pad_edge=False, header_style="bold")
-    table.columns[1].justify = "right"
-    for g in analysis.groups:
-        members = [f"{w}[{axis}]" for w, axis in g.members]
-        more = f", ... {len(members) - 4} more" if len(members) > 4 else ""
-        width = f"{len(g)}" if g.channels == 1 else f"{len(g)} x {g.channels}"
-        width += f" in {len(g.blocks[0])} equal blocks" if g.blocks else ""
-        table.add_row(escape(g.name), width, escape(", ".join(members[:4]) + more))
+    console.print(
+        f"{found.prunable:,} prunable channels in {len(found.groups)} groups; {held:,} channels cannot be cut "
+        f"({found.held_macs:.1%} of the MACs make them)"
+    )
+    bars = console.encoding.lower().startswith("utf")
+    table = Table("group", "channels", "of MACs", "", "made by", escape("lives in (weight[axis])"), **PLAIN)
+    table.columns[1].justify = table.columns[2].justify = "right"
+    for column in (table.columns[0], *table.columns[4:]):
+        column.overflow = "fold"  # names are only useful whole
+    for g in found.groups:
+        width = f"{g.channels:,}" if g.each == 1 else f"{g.channels:,} x {g.each}"
+        blocks = f" in {g.blocks[0]} equal blocks" if g.blocks else ""
+        cells = (width + blocks, f"{g.macs:.1%}", bar(g.macs) if bars else "", _some(g.made_by, 1), _some(g.members, 3))
+        table.add_row(escape(g.name), *map(escape, cells))
     console.print(table)
-    if pins:
-        console.print(pins_table(pins))
+    if found.pins:
+        console.print(pins_table(found.pins))
+    if found.rest:
+        console.print(_rest_table(found))
+
+
+def bar(share: float, width: int = 10) -> str:
+    """A share as a bar of block characters.
+
+    >>> bar(0.5, 4), bar(0.03, 4), bar(0.0)
+    ('██', '▏', '')
+    """
+    eighths = max(round(8 * width * share), 1) if share > 0.001 else 0
+    return "█" * (eighths // 8) + "▏▎▍▌▋▊▉"[eighths % 8 - 1 : eighths % 8 or -8]
+
+
+def _some(names: Sequence[str], most: int) -> str:
+    more = f", ... {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _rest_table(found: Inspection) -> Table:
+    """What no cut changes, largest first."""
+    title = f"left if everything goes that can: {found.fixed_macs:.1%} of the MACs"
+    table = Table("of MACs", "node", "because", title=title, title_justify="left", title_style="bold", **PLAIN)
+    table.columns[0].justify = "right"
+    for r in found.rest[:MOST_PINS]:
+        table.add_row(f"{r.macs:.1%}", escape(f"{r.op} '{r.node}'"), escape(r.why))
+    if len(found.rest) > MOST_PINS:
+        left = found.rest[MOST_PINS:]
+        table.add_row(f"{sum(r.macs for r in left):.1%}", f"... {len(left)} more nodes (--format json lists all)", "")
+    return table
 
 
 def print_benchmark(result: Benchmark, names: Sequence[str], console: Console) -> None:
