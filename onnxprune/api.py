@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -119,6 +120,8 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent) 
 
     The weights of a large model are not in memory: they lie in its file, or in one of the result, until that is saved.
     """
+    if options.recover == "distill":
+        importlib.import_module("onnxprune.training")  # says what to install, before any work
     data, metric = _wanted_data(loaded, options, progress)
     progress("analyse", 0)
     graph = read_graph(loaded.model, options.input_shape)

@@ -35,7 +35,6 @@ from onnxprune.judge import accuracy
 from onnxprune.options import Options
 from onnxprune.recover.attempts import Task, batches_of, by_bias, by_distillation, by_least_squares, by_statistics
 from onnxprune.recover.bias import absorb
-from onnxprune.recover.supply import HELD_OUT
 
 HERE = Path(__file__).resolve().parent.parent
 OURS = HERE / "models" / "resnet20-fashion-mnist.onnx"
@@ -121,9 +120,8 @@ def measure(bench: Bench, row: Row, macs: str, free: bool, seed: int) -> tuple[f
     """Accuracy in percent, and seconds."""
     data = inputs(bench, row, seed)
     decision = cut(bench, macs, free, data)
-    fit, held_out = data.split(HELD_OUT, seed) if row.name == "distill" else (data, data)
     coupled, dropped, pruned = decision.analysis.coupled, decision.dropped, decision.pruned
-    task = Task(coupled, dropped, pruned, pruned, fit, held_out, True, bench.seconds, seed)
+    task = Task(coupled, dropped, pruned, pruned, data, data, True, bench.seconds, seed)
     start = time.perf_counter()
     found = row.way(task)
     seconds = time.perf_counter() - start

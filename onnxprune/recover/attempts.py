@@ -23,6 +23,9 @@ from onnxprune.recover.supply import Supply
 from onnxprune.verify import Feeds
 
 Watch = Callable[[str, float], None]
+EXAMINED = 0.1
+"""Of the samples to fit on, those that choose the best moment of training."""
+DISTILL_SECONDS = 600.0
 BATCH_VALUES = 2**22
 """Input values in one batch, at most (and one sample at least, 64 at most)."""
 
@@ -138,11 +141,18 @@ def by_distillation(task: Task, watch: Watch) -> ModelProto:
     from onnxprune.training.distill import distill
 
     student = by_least_squares(task, watch)
-    masks = kept_positions(task.coupled, task.dropped)
-    seconds = task.seconds if task.seconds is not None else 600.0
-    told: Watch = lambda stage, done: watch("distill", done)  # noqa: E731
-    found = distill(task.original, student, task.fit, task.held_out, masks, seconds=seconds, seed=task.seed, progress=told)
-    return found.model
+    # the best moment of training is chosen by samples of its own: those that judge the result stay unseen
+    train, examined = task.fit.split(EXAMINED, task.seed)
+    return distill(
+        task.original,
+        student,
+        train,
+        examined if len(examined) else train,
+        kept_positions(task.coupled, task.dropped),
+        seconds=task.seconds or DISTILL_SECONDS,
+        seed=task.seed,
+        progress=lambda stage, done: watch("distill", done),
+    ).model
 
 
 def kept_positions(coupled: Coupled, dropped: NDArray[np.bool_]) -> dict[str, tuple[NDArray[np.bool_] | None, ...]]:
