@@ -282,6 +282,18 @@ def test_inputs_that_nothing_can_be_made_up_for() -> None:
         synthesize(model("g (string[N] x) => (string[N] y) { y = Identity(x) }"), 2)
 
 
+def test_layers_that_normalise_weights_are_left_out_and_shared_statistics_found() -> None:
+    text = """g (float[N,3,8,8] x, float[4,3,3,3] w1, float[3] ws, float[3] wt, float[3] wm, float[3] wvar, float[4] ws2,
+        float[4] wm2, float[4] wvar2) => (float[N,4,6,6] y) { n = BatchNormalization(w1, ws, wt, wm, wvar)  c = Conv(x, n)
+        v = Identity(wvar2)  y = BatchNormalization(c, ws2, wm2, wm2, v) }"""
+    assert [layer.tensor for layer in norm_layers(model(text))] == ["c"]
+
+
+def test_inputs_that_cannot_be_made_to_fit_are_said_to_be_far() -> None:
+    note = synthesize(model(CONV.format(c=3)), 8).notes[0]
+    assert note.endswith("that is far, so results should be judged by real inputs")
+
+
 def test_a_model_with_statistics_that_the_file_computes() -> None:
     net = small()
     for name in ("wm1", "wvar1"):

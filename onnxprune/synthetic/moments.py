@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.data.samples import Data, count
 from onnxprune.errors import DataError
 from onnxprune.facts import skeleton
-from onnxprune.graph import captured, read_weights
+from onnxprune.graph import captured, free_inputs, read_weights
 from onnxprune.io import runnable
 from onnxprune.verify import session
 
@@ -24,7 +24,7 @@ MOST_CHANNELS = 256
 """Channels of one layer that are looked at."""
 ALIVE = 1e-3
 """A channel whose variance is smaller than this share of its layer's median is dead: nothing can be learned from it."""
-FED = 2**22
+FED, WORST = 2**22, 1e5
 FEW, ODD = 32, 0.6
 """Samples by which inputs are judged odd, and the mismatch from which they are. Measured: real ones have less than 0.3,
 negatives 0.5, wrongly scaled ones 0.3 to 80, noise 3."""
@@ -91,18 +91,25 @@ class Fit:
 
 def norm_layers(model: ModelProto) -> list[Layer]:
     """BatchNorm layers of the main graph whose running statistics are stored in the file."""
-    weights, found = read_weights(model), []
+    weights, live, found = read_weights(model), {v.name for v in free_inputs(model)}, []
     for node in model.graph.node:
-        if node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx") and {*node.input[3:5]} <= {*weights}:
-            epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-            mean, variance = (weights[name].array.astype(np.float64) for name in node.input[3:5])
-            variance = np.maximum(variance, 0) + epsilon
-            alive = np.flatnonzero((variance > ALIVE * np.median(variance)) & np.isfinite(variance) & np.isfinite(mean))
-            if len(alive) > MOST_CHANNELS:
-                alive = np.sort(np.random.default_rng(0).choice(alive, MOST_CHANNELS, replace=False))
-            if len(alive):
-                found.append(Layer(node.output[0], node.input[0], mean, variance, alive))
+        if live.isdisjoint((*node.input, *captured(node))):
+            if node.op_type == "Identity" and node.input[0] in weights:  # exporters that share equal tensors
+                weights[node.output[0]] = weights[node.input[0]]
+            continue
+        live |= {*node.output} - {""}
+        if node.op_type == "BatchNormalization" and node.input[0] in live and {*node.input[3:5]} <= {*weights}:
+            found += _layer(node, *(weights[name].array.astype(np.float64) for name in node.input[3:5]))
     return found
+
+
+def _layer(node: NodeProto, mean: Array, variance: Array) -> list[Layer]:
+    """The layer, unless all its channels are dead."""
+    variance = np.maximum(variance, 0) + next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+    alive = np.flatnonzero((variance > ALIVE * np.median(variance)) & np.isfinite(variance) & np.isfinite(mean))
+    if len(alive) > MOST_CHANNELS:
+        alive = np.sort(np.random.default_rng(0).choice(alive, MOST_CHANNELS, replace=False))
+    return [Layer(node.output[0], node.input[0], mean, variance, alive)] if len(alive) else []
 
 
 class Probe:
@@ -207,7 +214,8 @@ def features(moments: Sequence[Array]) -> Array:
     (mean - running mean) / deviation and of (second moment about the running mean) / variance - 1.
     """
     parts = [(m - np.array([[0.0], [1.0]])) / np.sqrt(m.shape[2]) for m in moments]
-    return np.concatenate([p.reshape(len(p), -1) for p in parts], 1).astype(np.float32)
+    rows = np.concatenate([p.reshape(len(p), -1) for p in parts], 1)
+    return np.asarray(np.clip(np.nan_to_num(rows, nan=WORST), -WORST, WORST), np.float32)
 
 
 def fit(model: ModelProto, data: Data) -> Fit | None:

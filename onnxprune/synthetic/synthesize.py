@@ -15,7 +15,7 @@ from onnxprune.data.arrays import classes_of, counts_samples, fixed_batch, input
 from onnxprune.data.samples import Data
 from onnxprune.synthetic.evolve import Breeder, Genomes, Rng, Watch, evolve, ranged
 from onnxprune.synthetic.inputs import Still, read_inputs
-from onnxprune.synthetic.moments import Fit, Layer, fit, norm_layers, probing
+from onnxprune.synthetic.moments import ODD, Fit, Layer, fit, norm_layers, probing
 
 NO_LAYERS = (
     "the model has no BatchNorm statistics (folded away at export?) that synthetic inputs could be fitted to: a fixed mixture "
@@ -27,8 +27,8 @@ MACS = 8e12
 """Multiply-accumulates that a search may take: all rounds up to a MobileNet's size, some for a ResNet-50."""
 VALUES = 2**28
 """Input values held at once (512 MiB of genomes)."""
-TRIED = 64
-"""Samples on which ranges of values are tried."""
+LEAST_TRIED, TRIED = 16, 64
+"""Samples on which ranges of values are tried, by the work that this is."""
 
 
 def synthesize(
@@ -61,8 +61,10 @@ def synthesize(
     layers = norm_layers(model)
     if not layers:
         return replace(breeder.data(breeder.pool(rng, count)), notes=(NO_LAYERS,))
-    breeder = _in_range(breeder, layers, rng)
-    data = breeder.data(_search(breeder, layers, rng, count, shapes, progress))
+    affordable = MACS / max(1, cost(model, shapes).macs)
+    breeder = _in_range(breeder, layers, rng, int(np.clip(affordable / 64, LEAST_TRIED, TRIED)))
+    rounds = int(np.clip((affordable / count - FIRST) / CHILDREN, LEAST_ROUNDS, ROUNDS))
+    data = breeder.data(_search(breeder, layers, rng, count, rounds, progress))
     return replace(data, notes=(_note(len(data), fit(model, data)),))
 
 
@@ -70,10 +72,10 @@ def _whole(count: int, unit: int) -> int:
     return -(-count // unit) * unit
 
 
-def _in_range(breeder: Breeder, layers: Sequence[Layer], rng: Rng) -> Breeder:
+def _in_range(breeder: Breeder, layers: Sequence[Layer], rng: Rng, tried: int) -> Breeder:
     """Black and white by the first layers, which tell them best and cost least."""
     with probing(breeder.model, layers[: max(3, len(layers) // 6)]) as probe:
-        return ranged(breeder, probe, rng, _whole(TRIED, breeder.unit))
+        return ranged(breeder, probe, rng, _whole(tried, breeder.unit))
 
 
 def _search(
@@ -81,16 +83,15 @@ def _search(
     layers: Sequence[Layer],
     rng: Rng,
     count: int,
-    shapes: Mapping[str, Sequence[int]] | None,
+    rounds: int,
     progress: Watch,
 ) -> Genomes:
     model, classes = breeder.model, classes_of(breeder.model)
-    affordable = MACS / max(1, cost(model, shapes).macs) - FIRST * count
-    rounds = int(np.clip(affordable / (CHILDREN * count), LEAST_ROUNDS, ROUNDS))
     scores = [model.graph.output[0].name] if classes and classes <= count else []
     with probing(model, layers, scores) as probe:
         return evolve(breeder, probe, rng, count, FIRST * count, rounds, CHILDREN * count, progress)
 
 
 def _note(count: int, found: Fit | None) -> str:
-    return f"{count} synthetic inputs, fitted to the BatchNorm statistics: {found}"
+    far = "" if found and found.mismatch < ODD else "; that is far, so results should be judged by real inputs"
+    return f"{count} synthetic inputs, fitted to the BatchNorm statistics: {found}{far}"
