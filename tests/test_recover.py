@@ -179,6 +179,17 @@ def test_a_channel_that_is_constant_moves_into_the_bias_whole(measured: bool) ->
     assert error(net, absorb(p.coupled, p.dropped, p.pruned, p.batches if measured else ()), p.batches) < 1e-6
 
 
+def test_means_are_those_of_channels_whoever_else_reads_the_tensor() -> None:
+    """Another reader behind the convolution, and samples of two widths: neither confuses channels with columns."""
+    net = model("""g (float[N,3,6,W] x, float[8,3,1,1] w1, float[8] wb, float[5,8,1,1] w2, float[5,8,1,1] w3) =>
+        (float[N,5,6,W] y) { a = Conv(x, w1, wb)  r = Relu(a)  b = Conv(r, w2)  t = Tanh(r)  c = Conv(t, w3)
+        y = Add(b, c) }""")
+    p = drop(net, "w1", [0, 1, 2])
+    batches = [{"x": x["x"][..., :width]} for width in (4, 9) for x in batches_for(net, 2)]
+    found = absorb(p.coupled, p.dropped, p.pruned, batches)
+    assert error(net, found, batches[:2]) < 0.9 * error(net, p.pruned, batches[:2])
+
+
 def test_means_of_activations_follow_from_batch_norm() -> None:
     """DFQ's closed form for ReLU, against the measured mean of a batch that really has BatchNormalization's statistics."""
     net = model(CONSTANT)
@@ -214,6 +225,19 @@ def test_without_batch_norm_layers_get_the_originals_statistics() -> None:
     old, new = (session(m.SerializeToString()).run(None, x)[0] for m in (p.coupled.graph.model, found))
     np.testing.assert_allclose(new.mean((0, 2, 3)), old.mean((0, 2, 3)), atol=1e-3)
     np.testing.assert_allclose(new.std((0, 2, 3)), old.std((0, 2, 3)), rtol=1e-2)
+
+
+def test_folded_layers_are_matched_beside_those_with_batch_norm() -> None:
+    text = """g (float[N,3,8,8] x, float[8,3,3,3] w1, float[8] ws, float[8] wt, float[8] wm, float[8] wvar, float[8,8,1,1] w2,
+        float[8] wb2, float[5,8,3,3] w3, float[5] wb3) => (float[N,5,4,4] y) { a = Conv(x, w1)
+        b = BatchNormalization(a, ws, wt, wm, wvar)  r = Relu(b)  c = Conv(r, w2, wb2)  s = Relu(c)  y = Conv(s, w3, wb3) }"""
+    p = drop(model(text), "w1", [0, 1, 2])
+    found = reestimate(p.coupled, p.dropped, p.pruned, p.batches)
+    x = {"x": np.concatenate([b["x"] for b in p.batches])}
+    old, new = (session(m.SerializeToString()).run(None, x)[0] for m in (p.coupled.graph.model, found))
+    np.testing.assert_allclose(new.mean((0, 2, 3)), old.mean((0, 2, 3)), atol=1e-3)
+    np.testing.assert_allclose(new.std((0, 2, 3)), old.std((0, 2, 3)), rtol=1e-2)
+    check_refitted(p.pruned, found)
 
 
 def data_for(net: ModelProto, n: int = 60) -> Data:

@@ -2,8 +2,8 @@
 """Pictures of words for a text recogniser that was trained with CTC, and how well it reads them.
 
 `words` is for `--data tools.ocr_words:words`: 256 calibration words, rendered. `characters` is for
-`--metric tools.ocr_words:characters`: character accuracy. Both know the classes of PaddleOCR's recognisers: 0 is the blank, then
-the characters that the model's metadata entry `character` lists one a line, then the space.
+`--metric tools.ocr_words:characters`: character accuracy. Both know the classes of PaddleOCR's recognisers: 0 is the blank,
+then the characters that the model's metadata entry `character` lists one a line, then the space.
 """
 
 from __future__ import annotations

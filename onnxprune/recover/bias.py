@@ -51,8 +51,9 @@ def absorb(
     editor, graph = Editor(model), coupled.graph
     original = {s.total: s for s in find_sites(graph)}
     sites = [(original[s.total], s) for s in find_sites(read_graph(model)) if s.total in original]
-    wanted = dict.fromkeys(t.linear.node.inputs[0] for old, _ in sites for t in old.terms if _loses(coupled, dropped, old))
-    means = _measured(graph, list(wanted), batches) if batches else _expected(graph, list(wanted), seed)
+    losing = [t.linear.node for old, _ in sites if _loses(coupled, dropped, old) for t in old.terms]
+    axes = {node.inputs[0]: 1 if node.op in ("Conv", "ConvTranspose") else -1 for node in losing}
+    means = _measured(graph, axes, batches) if batches else _expected(graph, list(axes), seed)
     for old, new in sites:
         delta = _lost(coupled, dropped, old, means)
         if delta is not None:
@@ -93,15 +94,14 @@ def _lost(coupled: Coupled, dropped: NDArray[np.bool_], site: Site, means: Mappi
     return total if total is None or labels is None else total[~dropped[labels]]
 
 
-def _measured(graph: Graph, names: Sequence[str], batches: Sequence[Feeds]) -> dict[str, Vector]:
-    """Mean of each channel over samples and places."""
-    axes = {n.inputs[0]: 1 if n.op in ("Conv", "ConvTranspose") else -1 for n in graph.nodes if n.inputs}
-    sums = {name: np.zeros(1) for name in names}
-    with stages(graph.model, [names], batches) as run:
+def _measured(graph: Graph, axes: Mapping[str, int], batches: Sequence[Feeds]) -> dict[str, Vector]:
+    """Mean of each channel over samples and places; `axes` says which axis of a tensor counts channels."""
+    sums = {name: np.zeros(1) for name in axes}
+    with stages(graph.model, [list(axes)], batches) as run:
         for values in run.advance(0):
-            for name in names:
+            for name, axis in axes.items():
                 x = values[name]
-                sums[name] = sums[name] + np.moveaxis(x, axes[name], -1).reshape(-1, x.shape[axes[name]]).mean(0, np.float64)
+                sums[name] = sums[name] + np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis]).mean(0, np.float64)
     return {name: total / len(batches) for name, total in sums.items()}
 
 

@@ -2,12 +2,15 @@
 """The statistics of normalisation, measured anew on the pruned network.
 
 Behind a BatchNormalization that is running mean and variance (as in EagleEye, Li et al., 2020, and REPAIR, Jordan et al.,
-2023); where it was folded, scale and bias of the layer, so that mean and variance of each channel are the original's again.
+2023); where a layer has none, or it was folded, scale and bias of the layer, so that mean and variance of each channel are the
+original's again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +21,14 @@ from onnxprune.calibration.sites import Site, Term, find_sites
 from onnxprune.calibration.stages import stages
 from onnxprune.coupling import Coupled
 from onnxprune.facts import read_graph
-from onnxprune.graph import Graph
+from onnxprune.graph import Graph, Node
 from onnxprune.ops.normalization import trains
 from onnxprune.recover.editor import Editor, places
-from onnxprune.recover.reconstruct import Knobs, gather, left_of
+from onnxprune.recover.reconstruct import Knobs, Values, gather, left_of
 from onnxprune.verify import Feeds
 
 Vector = NDArray[np.float64]
+Pairs = Iterator[tuple[Values, Values]]
 
 
 def reestimate(
@@ -44,54 +48,59 @@ def reestimate(
     """
     model = ModelProto()
     model.CopyFrom(pruned)
-    graph = read_graph(model)
-    norms = [n for n in graph.nodes if n.op == "BatchNormalization" and not trains(n) and _stored(graph, n.inputs[1:])]
-    if norms:
-        _batch_norms(model, [(n.index, n.inputs[0]) for n in norms], batches, progress)
-    else:
-        _layers(coupled, dropped, model, _single(graph, coupled), batches, progress)
+    graph, editor = read_graph(model), Editor(model)
+    steps = sorted([*_norms(graph), *_layers(graph, coupled, len(batches))], key=lambda s: s.index)
+    # what a layer makes follows from what it reads: its own output would be stale as soon as it is scaled
+    targets, wants = [s.targets for s in steps], [s.wants for s in steps]
+    with stages(coupled.graph.model, targets, batches) as original, stages(model, wants, batches) as student:
+        for k, step in enumerate(steps):
+            pairs = zip(original.advance(k), student.advance(k), strict=True)
+            step.settle(editor, ((left_of(coupled, dropped, a), b) for a, b in pairs))
+            progress((k + 1) / len(steps))
     return model
 
 
-def _stored(graph: Graph, names: Sequence[str]) -> bool:
-    return all(name in graph.weights for name in names)
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """One thing that is measured and set.
+
+    Attributes:
+        index: its place in the graph.
+        targets: tensors of the original that are looked at.
+        wants: tensors of the pruned model that are looked at.
+        settle: measures both, batch by batch, and sets the weights.
+    """
+
+    index: int
+    targets: tuple[str, ...]
+    wants: tuple[str, ...]
+    settle: Callable[[Editor, Pairs], None]
 
 
-def _single(graph: Graph, coupled: Coupled) -> list[Site]:
-    """Each linear layer by itself, whatever sum it enters."""
-    terms = [t for s in find_sites(graph) for t in s.terms if t.end in coupled.graph.producers]
-    return [Site(t.end, (t,), (), t.linear.channel_axis) for t in sorted(terms, key=lambda t: t.linear.node.index)]
+def _norms(graph: Graph) -> Iterator[_Step]:
+    """Each BatchNormalization: what it reads has other statistics than it was trained with."""
+    for node in graph.nodes:
+        if node.op == "BatchNormalization" and not trains(node) and all(n in graph.weights for n in node.inputs[1:]):
+            yield _Step(node.index, (), node.inputs[:1], partial(_renew, node))
 
 
-def _batch_norms(
-    model: ModelProto, norms: Sequence[tuple[int, str]], batches: Sequence[Feeds], progress: Callable[[float], None]
-) -> None:
-    editor = Editor(model)
-    with stages(model, [[x] for _, x in norms], batches) as run:
-        for k, (index, x) in enumerate(norms):
-            mean, variance = _statistics((values[x] for values in run.advance(k)), 1)
-            editor.set_operand(index, 3, mean, editor.operand(index, 3))
-            editor.set_operand(index, 4, variance, editor.operand(index, 4))
-            progress((k + 1) / len(norms))
+def _renew(node: Node, editor: Editor, pairs: Pairs) -> None:
+    mean, variance = _statistics((values[node.inputs[0]] for _, values in pairs), 1)
+    editor.set_operand(node.index, 3, mean, editor.operand(node.index, 3))
+    editor.set_operand(node.index, 4, variance, editor.operand(node.index, 4))
 
 
-def _layers(
-    coupled: Coupled,
-    dropped: NDArray[np.bool_],
-    model: ModelProto,
-    sites: Sequence[Site],
-    batches: Sequence[Feeds],
-    progress: Callable[[float], None],
-) -> None:
-    editor, knobs = Editor(model), Knobs()
-    # what a layer makes follows from what it reads: its own output would be stale as soon as it is scaled
-    targets, wants = [[s.total] for s in sites], [s.wants for s in sites]
-    with stages(coupled.graph.model, targets, batches) as original, stages(model, wants, batches) as student:
-        for k, site in enumerate(sites):
-            pairs = zip(original.advance(k), student.advance(k), strict=True)
-            folds = gather([site], editor, knobs, len(batches), ((left_of(coupled, dropped, a), b) for a, b in pairs))
-            _match(site, editor, sum(folds[1:], folds[0]))
-            progress((k + 1) / len(sites))
+def _layers(graph: Graph, coupled: Coupled, n_batches: int) -> Iterator[_Step]:
+    """Each linear layer without a BatchNormalization behind it, by itself, whatever sum it enters."""
+    for term in (t for s in find_sites(graph) for t in s.terms if t.end in coupled.graph.producers):
+        if not any(step.node.op == "BatchNormalization" for step in term.steps):
+            site = Site(term.end, (term,), (), term.linear.channel_axis)
+            yield _Step(term.linear.node.index, (site.total,), site.wants, partial(_settle, site, n_batches))
+
+
+def _settle(site: Site, n_batches: int, editor: Editor, pairs: Pairs) -> None:
+    folds = gather([site], editor, Knobs(), n_batches, pairs)
+    _match(site, editor, sum(folds[1:], folds[0]))
 
 
 def _match(site: Site, editor: Editor, m: Moments) -> None:

@@ -1,0 +1,244 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""A text recogniser loses a third and a half of its latency: what it still reads, with every way to recover.
+
+usage: python tools/ocr_case.py MODEL.onnx [--fonts FOLDER] [--words FILE] [--calibration 256] [--test 300] [--out docs/ocr]
+The model is a recogniser of PaddleOCR (input [N, 3, 48, W], its characters in the metadata). Words are rendered with the
+system's fonts; those to calibrate with and those to test with are disjoint. Prints a markdown table: characters and words read
+right; +- is the standard error over test words. Draws OUT/words.png: the first test words, and what each model reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ocr_words as ocr
+import onnxruntime
+from figures import processor
+from ocr_picture import Bars, Shown, draw
+from onnx import ModelProto
+
+from onnxprune.api import random_feeds
+from onnxprune.benchmark import Benchmark, benchmark
+from onnxprune.data import Data
+from onnxprune.data.arrays import data_of_calls
+from onnxprune.decision import Decision, decide
+from onnxprune.facts import read_graph
+from onnxprune.io import load
+from onnxprune.judge import Judge
+from onnxprune.options import Options
+from onnxprune.recover.attempts import Task, batches_of, by_bias, by_distillation, by_least_squares, by_statistics
+from onnxprune.recover.supply import HELD_OUT
+from onnxprune.verify import session
+
+TIMED = (1, 3, 48, 320)
+TARGETS = {"a third": 2 / 3, "half": 1 / 2}
+NEAR, TRIES = 0.015, 4
+"""A cut is near enough if its share of the latency is within NEAR of what is wanted; so many cuts are tried at most."""
+Way = Callable[[Task, Any], ModelProto]
+WAYS: dict[str, Way] = {
+    "none": lambda task, watch: task.pruned,
+    "bias": by_bias,
+    "re-estimate": by_statistics,
+    "reconstruct": by_least_squares,
+    "distill": by_distillation,
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every row is measured with.
+
+    Attributes:
+        fit, held_out: calibration words, those to fit to and those by which `auto` chooses.
+        test: words that nothing else sees.
+        seconds: time for distillation.
+    """
+
+    model: ModelProto = field(repr=False)
+    classes: Sequence[str] = field(repr=False)
+    fit: Data
+    held_out: Data
+    test: Sequence[ocr.Sample] = field(repr=False)
+    seconds: float = 240.0
+
+    def texts(self, model: ModelProto) -> list[str]:
+        """What a model reads in each test word."""
+        opened = session(model.SerializeToString(), 1)
+        scores = (opened.run(None, {"x": sample.pixels[None]})[0][0] for sample in self.test)
+        return ["".join(self.classes[k] for k in ocr.read(s)) for s in scores]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A cut, and how long it and the original take, in turn, at 48 x 320.
+
+    Attributes:
+        share: of the multiply-accumulates, asked for.
+    """
+
+    share: float
+    decision: Decision = field(repr=False)
+    timing: Benchmark
+
+    @property
+    def left(self) -> float:
+        """What is left of the latency."""
+        return 1 / self.timing.speedup[1]
+
+    def __str__(self) -> str:
+        before, after = (x.median_ms for x in self.timing.latencies)
+        low, high = 1 / self.timing.speedup_high[1], 1 / self.timing.speedup_low[1]
+        return (
+            f"{self.share:.1%} of the MACs: {before:.2f} -> {after:.2f} ms, {self.left:.0%} of the latency "
+            f"(10-90 %: {low:.0%}-{high:.0%})"
+        )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a model did on the test words.
+
+    Attributes:
+        texts: what it read.
+        characters, words: shares that are right.
+        spread: standard error of `characters`.
+        seconds: that recovery took.
+    """
+
+    texts: Sequence[str] = field(repr=False)
+    characters: float
+    words: float
+    spread: float
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.characters:.1%} ± {self.spread:.1%} | {self.words:.1%}"
+
+
+def judged(bench: Bench, model: ModelProto, seconds: float = 0.0) -> Reading:
+    """Let a model read the test words."""
+    texts = bench.texts(model)
+    lengths = np.array([len(s.word) for s in bench.test])
+    errors = np.array([ocr.distance(text, s.word) for text, s in zip(texts, bench.test, strict=True)])
+    drawn = np.random.default_rng(0).integers(len(errors), size=(1000, len(errors)))
+    spread = np.std([ocr.accuracy(errors[d].tolist(), lengths[d].tolist()) for d in drawn])
+    return Reading(texts, ocr.accuracy(errors.tolist(), lengths.tolist()), float((errors == 0).mean()), float(spread), seconds)
+
+
+def cut_at(bench: Bench, share: float) -> Cut:
+    """Cut to a share of the multiply-accumulates, widths by `obs`, and time it."""
+    wish = Options(macs=f"{share:.2%}", criterion="obs", data="words")
+    decision = decide(read_graph(bench.model), wish, "model", batches_of(bench.fit))
+    feeds = random_feeds(bench.model, {"x": TIMED})
+    cut = Cut(share, decision, benchmark((bench.model, decision.pruned), feeds, seconds=8.0))
+    print(f"tried {cut}", file=sys.stderr, flush=True)
+    return cut
+
+
+def find_cut(bench: Bench, wanted: float, known: list[Cut]) -> Cut:
+    """The cut whose share of the latency comes nearest to what is wanted; cuts that are tried are added to `known`."""
+    for _ in range(TRIES):
+        if any(abs(c.left - wanted) <= NEAR for c in known):
+            break
+        points = sorted([(0.0, 0.0), (1.0, 1.0), *((c.left, c.share) for c in known)])
+        share = float(np.interp(wanted, [p[0] for p in points], [p[1] for p in points]))
+        if any(abs(c.share - share) < 0.005 for c in known):
+            break
+        known.append(cut_at(bench, share))
+    return min(known, key=lambda c: abs(c.left - wanted))
+
+
+def ways() -> dict[str, Way]:
+    """What can be tried here: distillation needs torch."""
+    able = importlib.util.find_spec("torch") and importlib.util.find_spec("onnxprune.training.distill")
+    return {name: way for name, way in WAYS.items() if able or name != "distill"}
+
+
+def column(bench: Bench, cut: Cut) -> dict[str, Reading]:
+    """Every recovery of one cut; `auto` is the one that reads the held-out calibration words best."""
+    d, judge = cut.decision, Judge(bench.model, bench.held_out, ocr.characters)
+    task = Task(d.analysis.coupled, d.dropped, d.pruned, d.pruned, bench.fit, bench.held_out, seconds=bench.seconds)
+    found, losses = dict[str, Reading](), dict[str, float]()
+    for name, way in ways().items():
+        start = time.perf_counter()
+        model = way(task, lambda stage, done: None)
+        found[name] = judged(bench, model, time.perf_counter() - start)
+        losses[name] = judge.judge(model).loss
+        print(f"{name}: {found[name]}, {found[name].seconds:.0f} s", file=sys.stderr, flush=True)
+    best = min(losses, key=losses.__getitem__)
+    return {**found, f"auto (takes {best})": found[best]}
+
+
+def table(before: Reading, cuts: dict[str, Cut], columns: dict[str, dict[str, Reading]]) -> Iterator[str]:
+    """Markdown."""
+    for name, cut in cuts.items():
+        yield f"- {name} of the latency taken: {cut}"
+    yield ""
+    yield "| recovery |" + "".join(f" characters, {name} taken | words | seconds |" for name in cuts)
+    yield "|---" * (1 + 3 * len(cuts)) + "|"
+    yield f"| the original |{f' {before} | |' * len(cuts)}"
+    for rows in zip(*(c.items() for c in columns.values()), strict=True):
+        name = " / ".join(dict.fromkeys(name for name, _ in rows))
+        yield f"| {name} |" + "".join(f" {r} | {r.seconds:.0f} |" for _, r in rows)
+
+
+def picture(bench: Bench, before: Reading, columns: dict[str, dict[str, Reading]], font: Path, out: Path) -> None:
+    """The first test words as the original, the plain cut and the best recovery of the deepest cut read them."""
+    rows = list(columns.values())[-1]
+    name, best = list(rows.items())[-1]
+    readers = {"original": before, "plain cut": rows["none"], f"recovered: {name}": best}
+    shown = [Shown(s.pixels, s.word, [r.texts[k] for r in readers.values()]) for k, s in enumerate(bench.test[:12])]
+    bars = [Bars(f"{name} of the latency taken", {k: r.characters for k, r in c.items()}) for name, c in columns.items()]
+    draw(list(readers), shown, bars, font, out / "words.png")
+
+
+def prepared(options: argparse.Namespace) -> tuple[Bench, Path]:
+    """Model, words and fonts."""
+    files, words, model = ocr.font_files(options.fonts), ocr.vocabulary(options.words), load(options.model).model
+    classes = ocr.classes_of(model)
+    rendered = ocr.samples(options.calibration, False, files, words)
+    data = data_of_calls((ocr.feed(s, classes) for s in rendered), model, "words")
+    fit, held_out = data.split(HELD_OUT)
+    test = ocr.samples(options.test, True, files, words)
+    plain = next((f for f in files if f.name == "DejaVuSans.ttf"), files[0])
+    return Bench(model, classes, fit, held_out, test, options.seconds), plain
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--fonts", type=Path, default=ocr.FOLDER, help="folder of .ttf files")
+    parser.add_argument("--words", type=Path, default=ocr.LIST, help="one word a line")
+    parser.add_argument("--calibration", type=int, default=256, help="words to fit to; a fifth of them is held out")
+    parser.add_argument("--test", type=int, default=300, help="words to measure with")
+    parser.add_argument("--seconds", type=float, default=240, help="time for distillation")
+    parser.add_argument("--out", type=Path, default=Path("docs/ocr"))
+    options = parser.parse_args()
+    try:
+        bench, font = prepared(options)
+    except ocr.MissingError as e:
+        parser.error(str(e))
+    before, known = judged(bench, bench.model), list[Cut]()
+    cuts = {name: find_cut(bench, left, known) for name, left in TARGETS.items()}
+    columns = {name: column(bench, cut) for name, cut in cuts.items()}
+    print(
+        f"{processor()}, one thread, onnxruntime {onnxruntime.__version__}; {options.calibration} calibration words, of which"
+    )
+    print(f"{len(bench.held_out)} are held out; {options.test} test words; latency at 48 x 320\n")
+    print("\n".join(table(before, cuts, columns)))
+    options.out.mkdir(parents=True, exist_ok=True)
+    picture(bench, before, columns, font, options.out)
+
+
+if __name__ == "__main__":
+    main()
