@@ -81,7 +81,7 @@ def opened(files: Sequence[Path], sizes: Sequence[int] = (28, 34, 40)) -> list[F
 
 def render(word: str, fonts: Sequence[Font], rng: np.random.Generator) -> Sample:
     """A word on a plain ground: font, size, margins, colours, blur and noise are drawn from `rng`."""
-    font = fonts[rng.integers(len(fonts))]
+    font = fonts[int(rng.integers(len(fonts)))]
     left, top, right, bottom = (round(n) for n in font.getbbox(word))
     margins = rng.integers(3, 9, 4)
     dark, light = rng.integers(0, 90, 3), rng.integers(165, 256, 3)
