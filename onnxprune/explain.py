@@ -109,6 +109,8 @@ def without_channels(coupled: Coupled, tensor: str, axis: int) -> str:
     if along:
         return f"its channels lie along axis {' and '.join(along)}"
     maker = graph.producers.get(tensor)
+    if maker is not None and any(maker.index in shuffle.nodes for shuffle in coupled.shuffles):
+        return "it lies inside a shuffle, which a Gather replaces where channels go"
     own = next((pin for _, pin in coupled.pins if maker is not None and pin.node == str(maker)), None)
     return str(own) if own is not None else _from_afar(coupled, tensor)
 
