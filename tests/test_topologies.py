@@ -110,6 +110,21 @@ NETS: dict[str, Net] = {
         0,
         "works across this axis",
     ),
+    "embedding, normalised": Net(
+        """g (int64[2,5] x, float[9,8] w0, float[8] w1, float[8] w1b, float[8,12] w2, float[12,8] w3, float[8] w4, float[8] w4b,
+        float[8,3] w5) => (float[] y) {
+        e = Gather(w0, x)  n = LayerNormalization(e, w1, w1b)  a = MatMul(n, w2)  r = Relu(a)  b = MatMul(r, w3)
+        s = Add(n, b)  m = LayerNormalization(s, w4, w4b)  y = MatMul(m, w5) }""",
+        20,
+        20,
+        "LayerNormalization 'n' normalises over them",
+    ),
+    "a trunk that must stay is normalised, and scales make some of it zero": Net(
+        """g (float[2,5,8] x, float[8] w1, float[8,12] w2, float[12,8] w3) => (float[] y) {
+        n = LayerNormalization(x, w1)  a = MatMul(n, w2)  r = Relu(a)  b = MatMul(r, w3)  y = Add(x, b) }""",
+        20,
+        20,
+    ),
     "split and concat": Net(
         """g (float[N,3,8,8] x, float[16,3,1,1] w1, float[8,8,3,3] w2, float[8,8,3,3] w3,
         float[5,24,1,1] w4) => (float[] y)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from onnxprune.graph import Node
 from onnxprune.labels import Flow, Rest
 from onnxprune.ops.signatures import SIGNATURES, by_signature
@@ -147,6 +149,28 @@ def group_norm(site: Site) -> list[Flow]:
     return [passed]
 
 
+def _reads_all(site: Site, flow: Flow) -> bool:
+    """Whether all channels on the last axis must stay for the statistics, while scale and shift have channels of their own."""
+    labels, rest = flow.axes[-1], flow.rest[-1]
+    weights = [site.flow(k) for k in (1, 2) if site.has(k)]
+    if site.node.fused or not weights or not all(len(w.axes) == 1 and w.axes[0] is not None for w in weights):
+        return False
+    if labels is None or not site.labels.atoms_left([], labels):
+        return True
+    return rest < Rest.CONSTANT and not site.policy.allow_renormalising
+
+
+def _scaled_anew(site: Site, flow: Flow) -> Flow:
+    """What comes in keeps its channels; those that go out are the scale's. Behind an embedding this frees the whole network."""
+    site.pin(flow.axes[-1], f"normalises over them, and removed ones would leave a trace{WAY_OUT}")
+    weights = [site.flow(k) for k in (1, 2) if site.has(k)]
+    scales = np.asarray(weights[0].axes[0])
+    for w in weights:
+        site.tie(scales, np.asarray(w.axes[0]))
+    rest = Rest.ZERO if all(w.zero[0] for w in weights) else Rest.UNKNOWN
+    return Flow((*flow.axes[:-1], scales), (*(Rest.UNKNOWN for _ in flow.axes[:-1]), rest))
+
+
 def layer_norm(site: Site) -> list[Flow]:
     """LayerNormalization, RMSNormalization over attribute `axis` and all after it, with scale and shift.
 
@@ -156,6 +180,8 @@ def layer_norm(site: Site) -> list[Flow]:
     rank = len(flow.axes)
     first = site.node.attribute("axis", -1) % rank
     rest = [Rest.UNKNOWN] * rank
+    if first == rank - 1 and _reads_all(site, flow):
+        return [_scaled_anew(site, flow)]
     mixed = mix_or_hold(site, flow, range(first, rank))
     for k in range(first, rank):
         labels = flow.axes[k]

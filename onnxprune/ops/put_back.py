@@ -73,6 +73,12 @@ def normalization(patch: Patch) -> None:
     """LayerNormalization, RMSNormalization: the statistics of the original width."""
     rank = len(patch.cutting.masks(patch.node.inputs[0]))
     first = patch.node.attribute("axis", -1) % rank
+    read, made = patch.mask(0, rank - 1), patch.out_mask(rank - 1)
+    if made is not None and not made.all() and (read is None or read.all()):
+        for operand in (k for k in (1, 2) if patch.has(k)):
+            patch.spread(operand, 0)
+        patch.gather_after(rank - 1, np.flatnonzero(made))
+        return
     _put_back(patch, range(first, rank), [k for k in (1, 2) if patch.has(k)])
 
 

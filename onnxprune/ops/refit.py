@@ -23,7 +23,8 @@ FAR = np.iinfo(np.int64).max
 
 def group(patch: Patch) -> None:
     """Convolutions: as many groups as the inputs that are left make with the weight that is left."""
-    put_back.sliding(patch)
+    if patch.node.op == "Conv":
+        put_back.sliding(patch)
     if patch.node.attribute("group", 1) == 1:
         return
     place = 3 if "QLinear" in patch.node.op else 1
