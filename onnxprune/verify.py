@@ -80,7 +80,7 @@ def verify(
             if not by_nodes:
                 raise
     if by_nodes:
-        proof = _node_by_node(coupled, dropped, original, pruned, tries)
+        proof = _node_by_node(coupled, dropped, original, pruned, [feeds for feeds, _ in runs])
     progress(1)
     return replace(proof, renormalising=len(coupled.renormalising(dropped)))
 
@@ -92,7 +92,7 @@ def _runs(original: ModelProto, tries: Sequence[Feeds]) -> tuple[list[tuple[Feed
         run, engine = runner(source, original)
         for feeds in tries:
             try:
-                found.append((feeds, run(feeds)))
+                found.append(_telling(run, feeds))
             except Exception as e:  # the sizes may not suit this model; another try may
                 failures.append(str(e).splitlines()[0][:200])
     if not found:
@@ -100,6 +100,17 @@ def _runs(original: ModelProto, tries: Sequence[Feeds]) -> tuple[list[tuple[Feed
             f"the original does not run, so nothing can be proven: {failures[0]}; give its sizes with --input-shape"
         )
     return found, engine
+
+
+def _telling(run: Callable[[Feeds], list[Any]], feeds: Feeds) -> tuple[Feeds, list[Any]]:
+    """What a model makes of its inputs; integers are zeros and ones (as in an attention mask) where others leave no number."""
+    found = run(feeds)
+    if any(x.dtype.kind in "iu" for x in feeds.values()) and not any(
+        np.isfinite(x).any() for x in found if x.dtype.kind == "f"
+    ):
+        bits = {name: np.minimum(x, 1) if x.dtype.kind in "iu" else x for name, x in feeds.items()}
+        return bits, run(bits)
+    return feeds, found
 
 
 class DifferenceError(VerificationError):
