@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from onnxprune.graph import Fact, Node
 from onnxprune.labels import Flow
 
-# Operators whose products are counted, with the place of the weight.
-WINDOWED = {"Conv": 1, "ConvInteger": 1, "CausalConvWithState": 1}
-PRODUCTS = frozenset({"Gemm", "MatMul", "MatMulInteger", "com.microsoft.MatMulNBits"})
-
-
+# Operators whose products are counted; the second operand is the weight.
+WINDOWED = frozenset({"Conv", "CausalConvWithState"})
+PRODUCTS = frozenset({"Gemm", "MatMul", "com.microsoft.MatMulNBits"})
 Factors = tuple[tuple[str, int], ...]
 """The (tensor, axis) whose sizes multiply to a number of multiply-accumulates."""
 
@@ -28,7 +26,7 @@ def products(node: Node, facts: Mapping[str, Fact]) -> list[Factors]:
         return _attention(node, facts)
     if node.op not in WINDOWED and node.op not in PRODUCTS and node.op != "ConvTranspose":
         return []
-    data, weight, out = node.inputs[0], node.inputs[WINDOWED.get(node.op, 1)], node.outputs[0]
+    data, weight, out = node.inputs[0], node.inputs[1], node.outputs[0]
     ranks = {name: _rank(facts, name) for name in (data, weight, out)}
     if min(ranks.values()) < 0:
         return []

@@ -698,10 +698,9 @@ PRODUCTS: dict[str, list[Sample]] = {
         Sample(
             conv(f"{DYNAMIC}  m = ConvInteger(q, w3, z, p)  {SCALED}", "uint8[6,8,1,1] w3", "uint8 p = {77}", w2="4,6,1,1"), 14
         ),
+        Sample(conv(f"{DYNAMIC}  m = ConvInteger <group = 2> (q, w3, z)  {SCALED}", "uint8[6,4,1,1] w3", w2="4,6,1,1"), 8),
         Sample(
-            conv(f"{DYNAMIC}  m = ConvInteger <group = 2> (q, w3, z)  {SCALED}", "uint8[6,4,1,1] w3", w2="4,6,1,1"),
-            0,
-            "multiplies integers in groups",
+            conv(f"{DYNAMIC}  m = ConvInteger <group = 8> (q, w3, z, p)  {SCALED}", "uint8[8,1,3,3] w3", "uint8 p = {77}"), 8
         ),
     ],
     "RMSNormalization": [

@@ -385,11 +385,52 @@ def standardised(b: Builder) -> None:
     b.push(b.op("Conv", t.name, b.op("Div", centred, b.op("Add", norm, b.constant(np.array(1e-2, np.float32))))), out)
 
 
+def fused_conv(b: Builder) -> None:
+    """What onnxruntime's optimizer makes of a convolution, a branch that is added to it, and an activation."""
+    t = b.now
+    group = int(b.one_of(1, 1, divisor(b, t.channels)))
+    out = t.channels if b.chance(0.6) else group * int(b.one_of(1, 2, 3))
+    weights = [b.weight(out, t.channels // group, 1, 1), b.weight(out) if b.chance() else ""]
+    branch = [b.partner(out)] if out == t.channels and b.chance() else []
+    kind = b.one_of({"activation": "Relu"}, {"activation": "Sigmoid"}, {"activation": "LeakyRelu", "activation_params": [0.2]})
+    b.push(b.op("FusedConv", t.name, *weights, *branch, group=group, domain="com.microsoft", **kind), out)
+
+
+def fused_attention(b: Builder) -> None:
+    t, heads = b.now, int(b.one_of(1, 2, 3))
+    width, values = heads * int(b.one_of(2, 4)), heads * int(b.one_of(2, 3))
+    tokens = b.op("Transpose", b.op("Reshape", t.name, b.constant([0, t.channels, -1])), perm=[0, 2, 1])
+    q, k, v = (b.op("MatMul", tokens, b.weight(t.channels, n)) for n in (width, width, values))
+    bias = [b.weight(2 * width + values)] if b.chance() else []
+    mixed = b.op("MultiHeadAttention", q, k, v, *bias, num_heads=heads, domain="com.microsoft")
+    out = b.op("Transpose", b.op("MatMul", mixed, b.weight(values, t.channels)), perm=[0, 2, 1])
+    b.push(b.op("Reshape", out, b.constant([0, 0, t.size, t.size])))
+
+
+def skip_norm(b: Builder) -> None:
+    """A sum and its normalisation in one, with or without the sum as another output."""
+    t = b.now
+    tokens, other = (
+        b.op("Transpose", b.op("Reshape", x, b.constant([0, t.channels, -1])), perm=[0, 2, 1])
+        for x in (t.name, b.partner(t.channels))
+    )
+    scales = [b.weight(t.channels), b.weight(t.channels), b.weight(t.channels)][: int(b.one_of(1, 2, 3))]
+    b.op("SkipLayerNormalization", tokens, other, *scales, outputs=4, domain="com.microsoft")
+    normal, _, _, total = b.outputs()
+    last = b.op("Add", normal, total) if b.chance() else b.one_of(normal, total)
+    b.push(b.op("Reshape", b.op("Transpose", last, perm=[0, 2, 1]), b.constant([0, 0, t.size, t.size])))
+
+
+def local_norm(b: Builder) -> None:
+    b.push(b.op("LRN", b.now.name, size=int(b.one_of(1, 3, 5)), alpha=0.5))
+
+
 LAYERS: Sequence[Callable[[Builder], None]] = (
     conv, conv, conv, grouped, depthwise, transposed, batch_norm, instance_norm, activation, activation, prelu, join, join,
     scale, excite, concat, stack_in_space, split, sliced, picked, shuffle, regroup, padded, pooled, enlarged, to_space,
     to_depth, pixel_shuffle, linear, attention, softmax, mean_gate, sum_gate, expanded, shared, selected, gram,
-    layer_norm, layer_norm, layer_norm_by_hand, mixed_in_space, token, standardised,
+    layer_norm, layer_norm, layer_norm_by_hand, mixed_in_space, token, standardised, fused_conv, fused_conv, fused_attention,
+    skip_norm, local_norm,
 )  # fmt: skip
 
 
@@ -417,7 +458,8 @@ def network(layers: Sequence[int], seed: int) -> ModelProto:
     x = onnx.helper.make_tensor_value_info("x", TensorProto.FLOAT, [b.batch, 4, size, size])
     y = onnx.helper.make_tensor_value_info(last, TensorProto.FLOAT, [None] * (2 if seed % 4 else 4))
     graph = onnx.helper.make_graph(b.nodes, "random", [x], [y], b.weights)
-    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=10)
+    domains = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("com.microsoft", 1)]
+    return onnx.helper.make_model(graph, opset_imports=domains, ir_version=10)
 
 
 @settings(

@@ -459,6 +459,25 @@ NETS: dict[str, Net] = {
         functions="""<domain: "local", opset_import: ["" : 17]> block (i, w) => (o) { c = Conv(i, w)
         r = Relu(c)  o = Add(r, i) }""",
     ),
+    "a fused transformer": Net(
+        """g (float[N,5,6] x, float[6,8] w1, float[8,12] wq, float[8,12] wk, float[8,12] wv, float[36] wb,
+        float[12,8] wo, float[8] wg, float[8] ws, float[8,9] w2, float[9] w2b, float[9,8] w3, float[8,4] w4) => (float[] y) {
+        a = MatMul(x, w1)  q = MatMul(a, wq)  k = MatMul(a, wk)  v = MatMul(a, wv)
+        m = com.microsoft.MultiHeadAttention <num_heads = 3> (q, k, v, wb)  o = MatMul(m, wo)
+        n, i, j, s = com.microsoft.SkipLayerNormalization(o, a, wg, ws)  h = MatMul(n, w2)
+        g1 = com.microsoft.BiasGelu(h, w2b)  u = MatMul(g1, w3)  r = Add(u, s)  y = MatMul(r, w4) }""",
+        25,
+        25,
+    ),
+    "a fused decoder with turned heads": Net(
+        """g (float[2,5,6] x, float[6,8] w1, float[8,192] wq, float[8,96] wk, float[8,96] wv, float[192,4] wo, float[9,16] wc,
+        float[9,16] ws) => (float[] y) <int32[2] len = {4,4}, int32 total = {5}> {
+        a = MatMul(x, w1)  q = MatMul(a, wq)  k = MatMul(a, wk)  v = MatMul(a, wv)
+        o, p, r = com.microsoft.GroupQueryAttention <num_heads = 6, kv_num_heads = 3, do_rotary = 1>
+        (q, k, v, , , len, total, wc, ws)  y = MatMul(o, wo) }""",
+        11,
+        11,
+    ),
     "gelu of contrib": Net(
         """g (float[2,5,6] x, float[6,8] w1, float[8,6] w2, float[6,4] w3) => (float[] y) {
         a = MatMul(x, w1)  b = com.microsoft.Gelu(a)  c = MatMul(b, w2)  d = Relu(c)  y = MatMul(d, w3) }""",

@@ -145,7 +145,8 @@ def test_a_mask_is_fed_with_zeros_and_ones() -> None:
     proof = verify(
         *made(
             model("""g (float[2,5,6] x, int64[2,1,5] mask, float[6,8] w1, float[6,8] w2, float[6,8] w3,
-            float[8,4] w4) => (float[] y) <float one = {1.0}, float low = {-3.4e38}> { m = Cast <to = 1> (mask)  i = Sub(one, m)  l = Mul(i, low)
+            float[8,4] w4) => (float[] y)
+            <float one = {1.0}, float low = {-3.4e38}> { m = Cast <to = 1> (mask)  i = Sub(one, m)  l = Mul(i, low)
             q = MatMul(x, w1)  k = MatMul(x, w2)  v = MatMul(x, w3)  t = Transpose <perm = [0,2,1]> (k)  s = MatMul(q, t)
             z = Add(s, l)  p = Softmax(z)  o = MatMul(p, v)  y = MatMul(o, w4) }""")
         )

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+from onnx import TensorProto
+
 from onnxprune.fused.chain import MICROSOFT, Chain, Results, same
 
 
@@ -42,6 +45,20 @@ def qlinear_matmul(c: Chain) -> Results:
     if c.rank(1) > 1 or c.rank(4) > 1:
         return None
     return (written(c, c("MatMul", read(c, 0, -2), read(c, 3, -1)), 6),)
+
+
+def conv_integer(c: Chain) -> Results:
+    """Convolution of integers without scales; the result is integers too."""
+    one = c.constant(1.0, np.float32)
+    x, w = c("DequantizeLinear", c[0], one, c[2]), c("DequantizeLinear", c[1], one, c[3], axis=0)
+    return (c("Cast", c("Conv", x, w, **c.own()), to=TensorProto.INT32),)
+
+
+def matmul_integer(c: Chain) -> Results:
+    """The same for MatMul."""
+    one = c.constant(1.0, np.float32)
+    a, b = c("DequantizeLinear", c[0], one, c[2], axis=-2), c("DequantizeLinear", c[1], one, c[3], axis=-1)
+    return (c("Cast", c("MatMul", a, b), to=TensorProto.INT32),)
 
 
 def qgemm(c: Chain) -> Results:
@@ -106,6 +123,8 @@ def qlinear_where(c: Chain) -> Results:
 
 
 QUANTIZED: Mapping[str, Callable[[Chain], Results]] = {
+    "ConvInteger": conv_integer,
+    "MatMulInteger": matmul_integer,
     "QLinearConv": qlinear_conv,
     "QLinearMatMul": qlinear_matmul,
     f"{MICROSOFT}.QLinearConv": qlinear_conv,

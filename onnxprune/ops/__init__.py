@@ -54,7 +54,6 @@ def _table(*parts: tuple[Iterable[str], Rule]) -> Mapping[str, Rule]:
 BY_FUNCTION: Mapping[str, Rule] = {
     "Attention": attention,
     "Conv": sliding,
-    "ConvInteger": convolution,
     "ConvTranspose": convolution,
     "CastLike": cast_like,
     "Gather": gather,

@@ -19,8 +19,6 @@ def convolution(site: Site) -> list[Flow]:
     """Conv and ConvTranspose: a signature, unless there are groups."""
     if site.node.attribute("group", 1) == 1:
         return by_signature(SIGNATURES[site.node.op])(site)
-    if site.node.op == "ConvInteger":
-        raise Unsupported("multiplies integers in groups")
     return grouped(site)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 
 from onnxprune.graph import FLOATS
 from onnxprune.infer import evaluate
@@ -33,6 +33,8 @@ BROADCAST = frozenset(
         "Mul Or PRelu Pow Sub Sum SwiGLU Where Xor"
     ).split()
 )
+SUMS = {TensorProto.INT32, TensorProto.INT64}
+"""Integers that mean themselves."""
 ANYTHING = (-2.3, 0.7, 11.0)
 """Stands for values that are not known; a rule of zeros must hold for each."""
 
@@ -99,7 +101,7 @@ def _at_zero(site: Site, zero: set[int]) -> str:
             value = site.value(k)
             operands.append((float(value.ravel()[0]),) if value is not None and value.size == 1 else ANYTHING)
     floats = tuple(site.inputs[k] is not None and site.cases(k)[0].dtype in FLOATS for k in range(len(site.inputs)))
-    if site.out_cases()[0].dtype not in FLOATS:
+    if site.out_cases()[0].dtype not in FLOATS | SUMS:  # other integers stand for zero by a zero point
         return "something"
     attributes = tuple(a.SerializeToString(deterministic=True) for a in site.node.proto.attribute)
     return _probe(site.node.op, site.node.opset, attributes, tuple(operands), floats)

@@ -29,10 +29,6 @@ INTEGERS = frozenset(
 )
 PAIR = ("QuantizeLinear", "DequantizeLinear")
 SCALE, ZERO_POINT = 1, 2
-WEIGHTS = {"DequantizeLinear": (0, 2), "ConvInteger": (1, 3), "MatMulInteger": (1, 3)}
-"""Operators that read stored integers as numbers: the place of the integers, and of their zero point."""
-DATA = {**WEIGHTS, "ConvInteger": (0, 2), "MatMulInteger": (0, 2)}
-"""The same for integers that are computed."""
 PASSED = frozenset("Flatten Gather Identity MaxPool Reshape Slice Split Squeeze Transpose Unsqueeze".split())
 """Operators after which integers mean what they meant before."""
 
@@ -41,10 +37,8 @@ def is_quantized(dtype: int, users: Sequence[tuple[Node, int]]) -> bool:
     """Whether a stored integer tensor is nothing but quantized numbers, or their zero points."""
     if packed_by(users) is not None:
         return all(node.op == MATMUL_NBITS and k == WEIGHT for node, k in users)
-    as_weight = all(node.op in WEIGHTS and k == WEIGHTS[node.op][0] for node, k in users)
-    as_zero_point = all(k == (WEIGHTS[node.op][1] if node.op in WEIGHTS else ZERO_POINT) for node, k in users) and all(
-        node.op in WEIGHTS or node.op in PAIR for node, _ in users
-    )
+    as_weight = all(node.op == "DequantizeLinear" and k == 0 for node, k in users)
+    as_zero_point = all(node.op in PAIR and k == ZERO_POINT for node, k in users)
     return dtype in INTEGERS and (as_weight or as_zero_point)
 
 
@@ -59,9 +53,9 @@ def absent(graph: Graph, name: str) -> NDArray[Any] | None:
     if packed is not None:
         return zero_bytes(graph, packed)
     for node, _ in graph.consumers.get(name, ()):
-        place = WEIGHTS.get(node.op, (0, ZERO_POINT))[1]
-        if len(node.inputs) > place and node.inputs[place]:
-            stored = graph.weights.get(node.inputs[place])
+        point = _point(node)
+        if point:
+            stored = graph.weights.get(point)
             if stored is None or (stored.array.size > 1 and stored.array.any()):
                 return None
             return np.asarray(stored.array.ravel()[0])
@@ -128,7 +122,7 @@ def _stands_for_zero(site: Site) -> bool:
     """Whether a removed channel is still read as zero: integers are, if whoever reads them has the same zero point."""
     if site.node.op == "DequantizeLinear":
         return True
-    return _read_with(site.graph, site.node.outputs[0], _point(site.node, ZERO_POINT))
+    return _read_with(site.graph, site.node.outputs[0], _point(site.node))
 
 
 def _read_with(graph: Graph, name: str, own: str) -> bool:
@@ -138,19 +132,19 @@ def _read_with(graph: Graph, name: str, own: str) -> bool:
             if not all(_read_with(graph, output, own) for output in node.outputs if output):
                 return False
             continue
-        if node.op not in DATA or k != DATA[node.op][0]:
+        if node.op != "DequantizeLinear" or k != 0:
             return False
-        other = _point(node, DATA[node.op][1])
+        other = _point(node)
         if own != other and not _equal(graph, own, other):
             return False
     return name not in graph.outputs
 
 
-def _point(node: Node, place: int) -> str:
+def _point(node: Node) -> str:
     """The zero point that a node is given; DynamicQuantizeLinear makes its own."""
     if node.op == "DynamicQuantizeLinear":
         return node.outputs[ZERO_POINT]
-    return node.inputs[place] if len(node.inputs) > place else ""
+    return node.inputs[ZERO_POINT] if len(node.inputs) > ZERO_POINT else ""
 
 
 def _equal(graph: Graph, a: str, b: str) -> bool:

@@ -275,6 +275,7 @@ def recurrent(patch: Patch) -> None:
 
 REFITS: Mapping[str, Callable[[Patch], None]] = {
     "Conv": group,
+    "ConvInteger": group,
     "ConvTranspose": group,
     "DeformConv": group,
     "QLinearConv": group,

@@ -27,8 +27,6 @@ PRODUCERS = frozenset(
         "LSTM",
         "MatMul",
         "RNN",
-        "ConvInteger",
-        "MatMulInteger",
         "com.microsoft.MatMulNBits",
     }
 )
@@ -49,12 +47,6 @@ def matmul(site: Site) -> str:
     return f"{a}, {b} -> b*{'' if vector_a else ' i'}{'' if vector_b else ' j'}"
 
 
-def matmul_integer(site: Site) -> str:
-    """MatMul of integers, each side with a zero point, that of the right side perhaps a number a column."""
-    product, _, result = matmul(site).partition("->")
-    return f"{product}, , ~j ->{result}"
-
-
 def einsum(site: Site) -> str:
     """Einsum's own equation, written with spaces."""
     equation = site.node.attribute("equation", b"").decode().replace(" ", "")
@@ -72,8 +64,6 @@ SIGNATURES: Mapping[str, str | Callable[[Site], str]] = {
     "ConvTranspose": "n c _*, c o _*, + o -> n o _*",
     "Gemm": gemm,
     "MatMul": matmul,
-    "ConvInteger": "n c _*, o c _*, , ~o -> n o _*",
-    "MatMulInteger": matmul_integer,
     "Einsum": einsum,
     "BatchNormalization": "~n c s*, c, + c, ~c, ~c -> n c s*",
     "AveragePool": POOL,
