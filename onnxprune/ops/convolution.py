@@ -29,7 +29,7 @@ def sliding(site: Site) -> list[Flow]:
     """
     x = site.flow(0)
     along = [k for k in range(2, len(x.axes)) if x.axes[k] is not None and _keeps_size(site, k)]
-    if not along:
+    if not along or site.node.fused:  # the refit knows plain convolutions only
         return convolution(site)
     for k in along:
         if x.zero[k]:
