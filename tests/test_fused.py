@@ -165,6 +165,12 @@ ON_INTEGERS: dict[str, list[Sample]] = {
             "4,6,1,1",
             14,
         ),
+        integers(
+            "t = Transpose <perm = [0,2,3,1]> (q)"
+            "  u = ms:QLinearConv <channels_last = 1, group = 8> (t, sc, zp, w3, se, z, sd, zq)"
+            "  r = Transpose <perm = [0,3,1,2]> (u)",
+            "int8[8,1,3,3] w3",
+        ),
     ],
     "QLinearMatMul": [
         rows("r = QLinearMatMul(q, sc, zp, w3, se, z, sd, zq)", "int8[8,6] w3"),

@@ -34,7 +34,7 @@ def group(patch: Patch) -> None:
         raise Unsupported("has inputs of unknown shape")
     old = patch.cutting.graph.facts[patch.node.inputs[place]].cases[0].shape or ()
     if patch.node.op != "ConvTranspose":
-        new = ins[1] // weight[1]
+        new = ins[-1 if patch.node.attribute("channels_last", 0) else 1] // weight[1]
     else:  # the weight of ConvTranspose counts inputs: they shrink with whole groups, or within each
         whole = weight[1] == old[1] and ins[1] % (old[0] // patch.node.attribute("group")) == 0
         new = (
