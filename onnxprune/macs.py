@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.graph import Fact, Node
-from onnxprune.labels import Flow
+from onnxprune.labels import Axis, Flow
 
 # Operators whose products are counted; the second operand is the weight.
 WINDOWED = frozenset({"Conv", "CausalConvWithState"})
@@ -85,8 +85,8 @@ def meter(nodes: Iterable[Node], flows: Mapping[str, Flow], facts: Mapping[str, 
     """The meter of a graph with these labels, at these sizes."""
     known: dict[bytes, tuple[int, NDArray[np.int64]]] = {}
     fixed, rows = [], []
-    for found in (product for node in nodes for product in products(node, facts)):
-        sizes = [(flows[name].axes[k], (facts[name].shape or ())[k]) for name, k in found]
+    for node, found in [(n, product) for n in nodes for product in products(n, facts)]:
+        sizes = [(_labels(node, flows, name, k), (facts[name].shape or ())[k]) for name, k in found]
         fixed.append(prod(size for labels, size in sizes if labels is None))
         rows.append([_place(known, labels) for labels, _ in sizes if labels is not None])
     most = max(map(len, rows), default=0)
@@ -95,6 +95,11 @@ def meter(nodes: Iterable[Node], flows: Mapping[str, Flow], facts: Mapping[str, 
     starts = np.cumsum([0, *map(len, kinds)])[:-1]
     labels = np.concatenate([np.zeros(0, np.int64), *kinds])
     return Meter(labels, starts, np.array(fixed, np.float64), np.array(padded, np.int64).reshape(len(rows), most))
+
+
+def _labels(node: Node, flows: Mapping[str, Flow], name: str, axis: int) -> Axis:
+    """The labels by which a size shrinks; what a convolution slides along it does at the original width."""
+    return None if node.op == "Conv" and name == node.outputs[0] and axis > 1 else flows[name].axes[axis]
 
 
 def _place(known: dict[bytes, tuple[int, NDArray[np.int64]]], labels: NDArray[np.int64]) -> int:
