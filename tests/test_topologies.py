@@ -463,7 +463,7 @@ NETS: dict[str, Net] = {
         """g (float[N,5,6] x, float[6,8] w1, float[8,12] wq, float[8,12] wk, float[8,12] wv, float[36] wb,
         float[12,8] wo, float[8] wg, float[8] ws, float[8,9] w2, float[9] w2b, float[9,8] w3, float[8,4] w4) => (float[] y) {
         a = MatMul(x, w1)  q = MatMul(a, wq)  k = MatMul(a, wk)  v = MatMul(a, wv)
-        m = com.microsoft.MultiHeadAttention <num_heads = 3> (q, k, v, wb)  o = MatMul(m, wo)
+        m = com.microsoft.MultiHeadAttention <num_heads = 3, scale = 0.5> (q, k, v, wb)  o = MatMul(m, wo)
         n, i, j, s = com.microsoft.SkipLayerNormalization(o, a, wg, ws)  h = MatMul(n, w2)
         g1 = com.microsoft.BiasGelu(h, w2b)  u = MatMul(g1, w3)  r = Add(u, s)  y = MatMul(r, w4) }""",
         25,
