@@ -313,13 +313,14 @@ def test_an_examination_looks_at_as_many_samples_as_there_is_time_for() -> None:
 
 
 def test_steps_grow_and_fade() -> None:
-    rates = [rate(x) for x in np.linspace(0, 1, 101)]
+    rates = [rate(x, 100) for x in np.linspace(0, 1, 101)]
     top = rates.index(max(rates))
     assert rates[0] == 0
     assert rates[-1] == pytest.approx(0)
     assert rates[:top] == sorted(rates[:top])
     assert rates[top:] == sorted(rates[top:], reverse=True)
     assert max(rates) == pytest.approx(1, abs=0.01)
+    assert rate(0.5, 2) < 0.2 * rate(0.5, 100)
 
 
 def test_what_is_missing_is_said() -> None:

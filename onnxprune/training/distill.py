@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -25,10 +26,12 @@ from onnxprune.training.module import Module, write_back
 from onnxprune.training.objective import Masks, objective
 
 Watch = Callable[[str, float], None]
-LOOKS, PATIENCE = 12, 5
-"""So often the student is examined; and so many looks without anything better end the training in its second half."""
-LOOK_SHARE, WARM_SHARE = 0.01, 0.03
-"""Of the time, for one examination; and until the steps have their full size."""
+LOOKS = (1 / 48, 1 / 24, *(k / 12 for k in range(1, 12)), math.inf)
+"""When the student is examined, as shares of the training; early too, so that too large steps are noticed."""
+PATIENCE = 5
+"""So many looks that find nothing better end the training in its last quarter."""
+LOOK_SHARE, WARM_SHARE, WARM_STEPS = 0.01, 0.03, 20
+"""Of the time, for one examination; until steps have their full size; and as a number of steps, whatever is longer."""
 FEWEST = 200
 """Steps that there must be time for; batches are smaller where there is not."""
 EXACT, ASTRAY = 1e-9, 2.0
@@ -167,17 +170,18 @@ class Training:
     def run(self, data: Data) -> None:
         """Train until the time is over, or nothing gets better."""
         lessons = self._course.lessons(data, self._batch(data), self._rng)
-        begun, slowest, factor, looks = self.clock.spent, 0.0, 1.0, 1
-        while (now := self.clock.spent) < (end := self._end(slowest)):
+        looks, recent, factor, begun = iter(LOOKS), deque[float](maxlen=10), 1.0, self.clock.spent
+        look = next(looks)
+        while (now := self.clock.spent) < (end := self._end(max(recent, default=0.0))):
             done = (now - begun) / (end - begun)
             if self._is_done(done):
                 break
             self._progress("distill", now / self.clock.budget)
-            self._optimiser.step(self._course.loss(next(lessons)), factor * rate(done))
+            self._optimiser.step(self._course.loss(next(lessons)), factor * rate(done, self._steps))
             self._steps += 1
-            slowest = max(slowest, self.clock.spent - now)
-            if done >= looks / LOOKS:
-                looks = math.floor(done * LOOKS) + 1
+            recent.append(self.clock.spent - now)
+            if done >= look:
+                look = next(x for x in looks if x > done)
                 factor *= self._look()
         self._look()
 
@@ -209,7 +213,7 @@ class Training:
         """Whether the student is the teacher; or late in the training has found nothing better for long, and goes on so."""
         losses = [p.loss for p in self.history]
         idle = len(losses) - 1 - losses.index(min(losses))
-        return min(losses) <= EXACT or (done > 0.5 and idle >= PATIENCE and losses[-1] > min(losses[-3:]))
+        return min(losses) <= EXACT or (done > 0.75 and idle >= PATIENCE and losses[-1] > min(losses[-3:]))
 
     def _batch(self, data: Data) -> int:
         """As many samples as the knobs say; fewer where there is no time for enough steps, or no memory."""
@@ -218,10 +222,11 @@ class Training:
         return int(np.clip(most, 1, self._course.knobs.batch))
 
 
-def rate(done: float) -> float:
+def rate(done: float, steps: int) -> float:
     """The size of steps: up from zero, then down to zero along a cosine (Loshchilov and Hutter, 2017).
 
     Args:
         done: how much of the training is over, 0 to 1.
+        steps: how many there were.
     """
-    return min(1.0, done / WARM_SHARE) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    return min(1.0, done / WARM_SHARE, steps / WARM_STEPS) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
