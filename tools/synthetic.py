@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""How near synthetic inputs come to real ones: the mismatch with BatchNorm's running statistics, layer by layer, and a picture.
+
+usage: python tools/synthetic.py [MODEL.onnx] [--data SOURCE [--preprocess ...]] [--count 256] [--seed 0] [--sheet OUT.png]
+Prints a markdown table: of every BatchNorm layer, how far its mean (in running deviations) and its deviation (as a logarithm)
+are from the running statistics with synthetic inputs, with the real ones of SOURCE, and with normal noise. OUT.png shows the
+first samples, of inputs that are images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.data import Data, load_data, random_data
+from onnxprune.io import load
+from onnxprune.synthetic import Fit, fit, synthesize
+
+MODELS = Path(__file__).resolve().parent.parent / "models"
+
+
+def sheet(x: NDArray[Any], columns: int, gap: int = 1) -> NDArray[np.uint8]:
+    """Images (n, channels, height, width) side by side, from black to white."""
+    low, high = float(x.min()), float(x.max())
+    pixels = (255 * (x - low) / max(high - low, 1e-9)).astype(np.uint8).transpose(0, 2, 3, 1)
+    cells = np.pad(pixels[: len(pixels) - len(pixels) % columns], ((0, 0), (gap, gap), (gap, gap), (0, 0)), constant_values=128)
+    rows = cells.reshape(-1, columns, *cells.shape[1:])
+    return np.concatenate([np.concatenate(list(row), 1) for row in rows], 0)
+
+
+def write_sheet(data: Data, path: str, columns: int, rows: int, zoom: int) -> None:
+    """The first samples of the first input that holds images."""
+    from PIL import Image
+
+    images = [x for x in data.chunks[0].values() if x.ndim == 4]
+    if not images:
+        raise SystemExit("--sheet: no input holds images")
+    x = images[0] if images[0].shape[1] in (1, 3) else images[0].transpose(0, 3, 1, 2)
+    pixels = sheet(x[: columns * rows], columns)
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST).save(path)
+
+
+def table(columns: dict[str, Fit]) -> str:
+    """Markdown: a row a layer, mean and spread a column, and the averages."""
+    head = " | ".join(f"{name}: mean | deviation" for name in columns)
+    lines = [f"| layer | {head} |", "|---" * (1 + 2 * len(columns)) + "|"]
+    for layers in zip(*(f.layers for f in columns.values()), strict=True):
+        lines.append(f"| `{layers[0].name}` | " + " | ".join(f"{a.mean:.3f} | {a.spread:.3f}" for a in layers) + " |")
+    averages = " | ".join(f"**{f.mean:.3f}** | **{f.spread:.3f}**" for f in columns.values())
+    return "\n".join([*lines, f"| average | {averages} |"])
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default=str(MODELS / "resnet20-fashion-mnist.onnx"))
+    parser.add_argument("--data", help="real inputs, to compare with")
+    parser.add_argument("--preprocess")
+    parser.add_argument("--count", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sheet", help="a picture of synthetic inputs (.png)")
+    parser.add_argument("--columns", type=int, default=24)
+    parser.add_argument("--rows", type=int, default=6)
+    parser.add_argument("--zoom", type=int, default=1)
+    parser.add_argument("--input-shape", help="such as 1x3x48x192, for the only input")
+    options = parser.parse_args()
+    model = load(options.model).model
+    names = [v.name for v in model.graph.input]
+    shapes = {names[0]: tuple(map(int, options.input_shape.split("x")))} if options.input_shape else None
+    start = time.process_time()
+    made = synthesize(model, options.count, options.seed, shapes)
+    print(f"{options.model}: {made.notes[0]} ({time.process_time() - start:.0f} s of one processor)\n")
+    columns = {"synthetic": fit(model, made)}
+    if options.data:
+        columns["real"] = fit(model, load_data(options.data, model, preprocess=options.preprocess))
+    columns["noise"] = fit(model, random_data(model, options.count, options.seed, shapes))
+    if all(columns.values()):
+        print(table({name: f for name, f in columns.items() if f}))
+    if options.sheet:
+        write_sheet(made, options.sheet, options.columns, options.rows, options.zoom)
+
+
+if __name__ == "__main__":
+    main()
