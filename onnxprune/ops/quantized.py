@@ -12,8 +12,8 @@ from onnx import TensorProto
 
 from onnxprune.graph import Graph, Node
 from onnxprune.labels import Axis, Flow, Rest
-from onnxprune.ops import nbits
 from onnxprune.ops.nbits import MATMUL_NBITS, WEIGHT, zero_bytes
+from onnxprune.ops.nbits import dequantized as unpacked
 from onnxprune.ops.site import Site
 
 INTEGERS = frozenset(
@@ -70,7 +70,7 @@ def dequantized(graph: Graph, name: str) -> NDArray[Any]:
         return array
     packed = packed_by(users)
     if packed is not None:
-        return nbits.dequantized(graph, packed)
+        return unpacked(graph, packed)
     node, place = users[0]
     scale = graph.weights.get(node.inputs[SCALE]) if node.op == "DequantizeLinear" and place == 0 else None
     point = absent(graph, name)
