@@ -151,6 +151,8 @@ class Course:
             start, kept = time.perf_counter(), 0
             with torch.autograd.graph.saved_tensors_hooks(count, lambda x: x):
                 self.loss(lesson).backward()  # type: ignore[no-untyped-call]
+            if self.student.device.type == "cuda":
+                torch.cuda.synchronize()
             self.student.zero_grad()
             seconds = min(seconds, time.perf_counter() - start)
         return seconds / lesson.samples, kept / lesson.samples
