@@ -165,11 +165,15 @@ ON_INTEGERS: dict[str, list[Sample]] = {
             "4,6,1,1",
             14,
         ),
-        integers(
-            "t = Transpose <perm = [0,2,3,1]> (q)"
-            "  u = ms:QLinearConv <channels_last = 1, group = 8> (t, sc, zp, w3, se, z, sd, zq)"
-            "  r = Transpose <perm = [0,3,1,2]> (u)",
-            "int8[8,1,3,3] w3",
+        *(
+            integers(
+                "t = Transpose <perm = [0,2,3,1]> (q)"
+                f"  u = ms:QLinearConv <channels_last = 1, group = {groups}> (t, sc, zp, w3, se, z, sd, zq)"
+                "  r = Transpose <perm = [0,3,1,2]> (u)",
+                f"int8[8,{8 // groups},3,3] w3",
+                free=free,
+            )
+            for groups, free in ((8, 8), (2, 4))
         ),
     ],
     "QLinearMatMul": [

@@ -1029,7 +1029,15 @@ OTHERS: dict[str, list[Sample]] = {
         Sample(conv("e = Sigmoid(a)  b = LpNormalization <axis = 2, p = 1> (e)"), 8),
         Sample(conv("b = LpNormalization <axis = 2> (a)"), 8),
     ],
-    **{op: reduced(op, through=8) for op in ("ReduceSum", "ReduceL1", "ReduceSumSquare")},
+    "ReduceSum": reduced("ReduceSum", through=8),
+    **{
+        op: [
+            *reduced(op, through=8),
+            Sample(conv(f"p = Sigmoid(a)  q = {op} <axes = [1]> (p)  b = Mul(q, a)"), 8),
+            Sample(conv(f"m = ReduceMax <axes = [1]> (x)  p = Sub(a, m)  q = {op} <axes = [1]> (p)  b = Mul(q, a)"), 8),
+        ]
+        for op in ("ReduceL1", "ReduceSumSquare")
+    },
     "ReduceL2": [
         *reduced("ReduceL2", through=8),
         Sample(conv("p = Sigmoid(a)  q = ReduceL2 <axes = [1]> (p)  b = Mul(q, a)"), 8),

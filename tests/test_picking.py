@@ -426,6 +426,14 @@ SAMPLES: dict[str, list[Sample]] = {
         ),
         Sample(
             conv(
+                "o = Conv(a, w4)  b = DeformConv <group = 8, kernel_shape = [3,3]> (a, w3, o)",
+                "float[8,1,3,3] w3, float[18,8,3,3] w4",
+            ),
+            8,
+            opset=19,
+        ),
+        Sample(
+            conv(
                 "o = Conv(a, w4)  b = DeformConv <offset_group = 2, kernel_shape = [3,3]> (a, w3, o)",
                 "float[6,8,3,3] w3, float[36,8,3,3] w4",
                 w2="4,6,1,1",
