@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 RIDGES = (1e-3, 1e-2, 1e-1)
 """Candidates for the ridge, in units of the mean diagonal of the inputs' covariance."""
+PLENTY = 8
+"""Rows for each input from which on the ridge has nothing left to prevent."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,13 +96,11 @@ def squared_error(m: Moments, s: Solution) -> Array:
 def fitted(
     folds: Sequence[Moments], start: Array, fixed_offset: Array | None = None, ridges: Sequence[float] = RIDGES
 ) -> Solution:
-    """Ridge regression on all folds, with the ridge that, fitted to the first, predicts the others best.
-
-    One direction only: large layers spend their time in these solutions, and neighbouring ridges differ little.
-    """
+    """Ridge regression on all folds: the first ridge where there are rows in plenty; else that which, fitted to the first fold,
+    predicts the others best (one direction only: neighbouring ridges differ little)."""
     total = sum(folds[1:], folds[0])
-    if len(folds) < 2 or len(ridges) == 1:
-        return solve(total, start, ridges[len(ridges) // 2], fixed_offset)
+    if len(folds) < 2 or len(ridges) == 1 or total.n >= PLENTY * total.xx.shape[1]:
+        return solve(total, start, ridges[0], fixed_offset)
     rest = sum(folds[2:], folds[1])
     errors = [squared_error(rest, solve(folds[0], start, ridge, fixed_offset)).sum() for ridge in ridges]
     return solve(total, start, ridges[int(np.argmin(errors))], fixed_offset)
