@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import ModelProto
@@ -20,19 +20,20 @@ from onnxprune.facts import read_graph
 from onnxprune.graph import free_inputs
 from onnxprune.infer import fact_of_type
 from onnxprune.io import Loaded, check_output, load, save, to_graphsurgeon
-from onnxprune.judge import Judge, Metric
 from onnxprune.options import Options, Shapes
 from onnxprune.plan import Plan, dropped_by, plan_of
 from onnxprune.policy import Policy
 from onnxprune.protofile import Spill, spill_for, take_all
-from onnxprune.recover.attempts import Recovery, Task, batches_of, recover
-from onnxprune.recover.refitted import check_refitted
-from onnxprune.recover.supply import Supply, given, made
 from onnxprune.report import Report, make_report
 from onnxprune.rewrite import cut
 from onnxprune.rounds import in_rounds
 from onnxprune.scoring.names import CALIBRATED
 from onnxprune.verify import Feeds, Verification, sample, verify
+
+if TYPE_CHECKING:  # loaded where something is recovered, not by everybody who imports the package
+    from onnxprune.judge import Metric
+    from onnxprune.recover.attempts import Recovery
+    from onnxprune.recover.supply import Supply
 
 Progress = Callable[[str, float], None]
 """Called with the name of a stage and how much of it is done, 0 to 1."""
@@ -120,6 +121,10 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent) 
 
     The weights of a large model are not in memory: they lie in its file, or in one of the result, until that is saved.
     """
+    from onnxprune.judge import Judge
+    from onnxprune.recover.attempts import Task, batches_of, recover
+    from onnxprune.recover.refitted import check_refitted
+
     if options.recover == "distill":
         importlib.import_module("onnxprune.training")  # says what to install, before any work
     data, metric = _wanted_data(loaded, options, progress)
@@ -154,6 +159,8 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent) 
 
 def _supply(loaded: Loaded, options: Options, data: Data | None, progress: Progress) -> Supply | None:
     """Inputs to recover and to judge with: the user's, else made-up ones where something is to be recovered."""
+    from onnxprune.recover.supply import given, made
+
     if data is not None:
         name = str(options.data) if isinstance(options.data, str | Path) else "the given arrays"
         fitted = options.recover != "none" or options.chosen_criterion in CALIBRATED
@@ -249,6 +256,8 @@ def verify_files(original: Any, pruned: Any, plan: Plan | str | Path, input_shap
     dropped, given_model = dropped_by(analysis.coupled, plan), load(pruned).model
     if not plan.recovered:
         return verify(analysis.coupled, dropped, given_model)
+    from onnxprune.recover.refitted import check_refitted
+
     bare = cut(analysis.coupled, dropped)
     check_refitted(bare, given_model)
     return verify(analysis.coupled, dropped, bare)

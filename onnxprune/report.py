@@ -5,14 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxprune.benchmark import Benchmark, Cost
 from onnxprune.decision import Decision
-from onnxprune.judge import Judgement
 from onnxprune.options import Options
-from onnxprune.recover.attempts import Attempt, Recovery, failures
 from onnxprune.verify import Verification
+
+if TYPE_CHECKING:  # loaded where something is recovered, not by everybody who imports the package
+    from onnxprune.judge import Judgement
+    from onnxprune.recover.attempts import Attempt, Recovery
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,7 @@ def make_report(
     if timing and removed and timing.speedup[1] < 1.0:
         advice = "try --align auto, a larger --ratio, or larger inputs (--input-shape)"
         warnings.append(f"the pruned model is NOT faster here ({timing.speedup[1]:.2f}x): {advice}")
-    warnings += failures(recovery.attempts) if recovery else ()
+    warnings += [f"{a.name} failed: {a.why}" for a in recovery.attempts if a.why] if recovery else []
     if recovery and _worse(recovery):
         warnings.append(f"{recovery.method} does worse than the cut alone on held-out samples; --recover auto keeps the best")
     return Report(

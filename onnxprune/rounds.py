@@ -17,8 +17,6 @@ from onnxprune.groups import Group
 from onnxprune.options import Options
 from onnxprune.plan import Plan, dropped_by, plan_of
 from onnxprune.protofile import take_all
-from onnxprune.recover.editor import REFIT
-from onnxprune.recover.reconstruct import Knobs, reconstruct
 from onnxprune.rewrite import cut
 from onnxprune.targets import Amount
 from onnxprune.verify import Feeds
@@ -66,6 +64,8 @@ def in_rounds(
     if options.rounds == 1:
         decision = decide(graph, options, name, batches)
         return Outcome(decision, decision.pruned)
+    from onnxprune.recover.reconstruct import Knobs, reconstruct
+
     analysis = analyse(graph, {}, options.policy())
     model, kept = graph.model, dict[str, dict[int, tuple[int, ...]]]()
     for k in range(options.rounds):
@@ -111,6 +111,8 @@ def _wish(options: Options, analysis: Analysis, k: int, model: ModelProto, graph
 
 def transplanted(source: ModelProto, target: ModelProto) -> ModelProto:
     """`target` with the weights of `source` where both have one of the same name and shape, and with biases that fits added."""
+    from onnxprune.recover.editor import REFIT
+
     found, own = read_weights(source), read_weights(target)
     for name, weight in own.items():
         other = found.get(name)

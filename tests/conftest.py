@@ -8,8 +8,8 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from onnxprune import api
 from onnxprune.errors import DataError
+from onnxprune.recover import supply
 
 onnxruntime.set_default_logger_severity(4)
 
@@ -25,4 +25,4 @@ def without_made_up_inputs(request: pytest.FixtureRequest, monkeypatch: pytest.M
         raise DataError("no inputs are made up in this test")
 
     if "made_up" not in request.keywords:
-        monkeypatch.setattr(api, "made", none)
+        monkeypatch.setattr(supply, "made", none)

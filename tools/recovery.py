@@ -128,7 +128,7 @@ def measure(bench: Bench, row: Row, macs: str, free: bool, seed: int) -> tuple[f
     return bench.top1(found), seconds
 
 
-def lines(bench: Bench, wanted: str) -> Iterator[str]:
+def lines(bench: Bench, wanted: str, without: str) -> Iterator[str]:
     """The table."""
     columns = [(m, False) for m in UNIFORM] + [(m, True) for m in FREE]
     heads = " | ".join(f"{m} of MACs, {'widths by obs' if free else 'uniform'} | seconds" for m, free in columns)
@@ -137,7 +137,7 @@ def lines(bench: Bench, wanted: str) -> Iterator[str]:
     yield f"| recovery | fitted to | {heads} |"
     yield "|---" * (2 + 2 * len(columns)) + "|"
     for row in ROWS:
-        if wanted not in row.name:
+        if wanted not in row.name or (without and without in row.name):
             continue
         cells = []
         for macs, free in columns:
@@ -190,6 +190,7 @@ def main() -> None:
     parser.add_argument("--fashion-mnist", type=Path)
     parser.add_argument("--seconds", type=float, default=300, help="time for distillation")
     parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--without", default="", help="no rows whose name contains this")
     parser.add_argument("--torch-pruning", action="store_true", help="the peer too, for the model in models/")
     parser.add_argument("--out", type=Path, help="write the table there as well")
     options = parser.parse_args()
@@ -202,7 +203,7 @@ def main() -> None:
         parser.error("name --fit and --test, or --fashion-mnist")
     bench = Bench(model, train, test, options.seconds)
     told = [f"{platform.processor() or platform.machine()}, onnxruntime {onnxruntime.__version__}"]
-    for line in (*told, *lines(bench, options.only)):
+    for line in (*told, *lines(bench, options.only, options.without)):
         print(line, flush=True)
         told.append(line)
     if options.torch_pruning:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -218,8 +218,3 @@ def _attempt(name: str, way: Method, task: Task, judge: Judge, watch: Watch) -> 
         return Attempt(name, judge.judge(model), time.perf_counter() - start), model
     except (PruneError, np.linalg.LinAlgError, MemoryError) as e:
         return Attempt(name, None, time.perf_counter() - start, str(e)), task.pruned
-
-
-def failures(attempts: Sequence[Attempt]) -> tuple[str, ...]:
-    """Sentences on what did not work."""
-    return tuple(f"{a.name} failed: {a.why}" for a in attempts if a.why)
