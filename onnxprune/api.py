@@ -13,7 +13,6 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune import benchmark as bench
-from onnxprune.data import Data, function_named, load_data
 from onnxprune.decision import Analysis, Decision, analyse
 from onnxprune.errors import CutError, DataError, PlanError
 from onnxprune.facts import read_graph
@@ -31,6 +30,7 @@ from onnxprune.scoring.names import CALIBRATED
 from onnxprune.verify import Feeds, Verification, sample, verify
 
 if TYPE_CHECKING:  # loaded where something is recovered, not by everybody who imports the package
+    from onnxprune.data import Data
     from onnxprune.judge import Metric
     from onnxprune.recover.attempts import Recovery
     from onnxprune.recover.supply import Supply
@@ -159,6 +159,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent) 
 
 def _supply(loaded: Loaded, options: Options, data: Data | None, progress: Progress) -> Supply | None:
     """Inputs to recover and to judge with: the user's, else made-up ones where something is to be recovered."""
+    from onnxprune.data import load_data
     from onnxprune.recover.supply import given, made
 
     if data is not None:
@@ -195,6 +196,8 @@ def _proof(decision: Decision, options: Options, progress: Progress) -> Verifica
 
 def _wanted_data(loaded: Loaded, options: Options, progress: Progress) -> tuple[Data | None, Metric | None]:
     """What --data, and what says how good a result is."""
+    from onnxprune.data import function_named, load_data
+
     metric = function_named(options.metric, "--metric") if isinstance(options.metric, str) else options.metric
     if options.data is None:
         return None, metric

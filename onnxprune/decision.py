@@ -16,7 +16,7 @@ from onnx import ModelProto
 
 from onnxprune.ballot import Ballot, within
 from onnxprune.coupling import Coupled, couple
-from onnxprune.data import read_arrays
+from onnxprune.data.arrays import read_arrays
 from onnxprune.errors import CutError, ModelError, OptionError, PruneError
 from onnxprune.graph import Graph
 from onnxprune.groups import Group, Held, find_groups, find_held

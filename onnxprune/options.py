@@ -8,19 +8,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from onnxprune.data import Labels, Source
 from onnxprune.errors import OptionError
-from onnxprune.judge import Metric
 from onnxprune.policy import Policy, read_carrier
 from onnxprune.recover import METHODS
 from onnxprune.scoring import NAMES
 from onnxprune.scoring.names import CALIBRATED
 from onnxprune.selection import Alignment, auto_alignment
 from onnxprune.targets import Amount, amount
+
+if TYPE_CHECKING:
+    from onnxprune.data import Labels, Source
+    from onnxprune.judge import Metric
 
 Shapes = Mapping[str, Sequence[int]]
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
