@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -203,7 +204,7 @@ def main() -> None:
         parser.error("name --fit and --test, or --fashion-mnist")
     bench = Bench(model, train, test, options.seconds)
     told = [f"{platform.processor() or platform.machine()}, onnxruntime {onnxruntime.__version__}"]
-    for line in (*told, *lines(bench, options.only, options.without)):
+    for line in itertools.chain(told[:], lines(bench, options.only, options.without)):
         print(line, flush=True)
         told.append(line)
     if options.torch_pruning:
