@@ -28,7 +28,7 @@ SIZES = 1e-2, 1e-1
 
 @dataclass(frozen=True, slots=True)
 class Knobs:
-    """How a student is trained; the defaults are what measured best (docs/distill.md).
+    """How a student is trained; docs/distill.md says which defaults were measured.
 
     Attributes:
         rate: largest step of a weight, as a share of the root mean square of its tensor (counted as 0.01 to 0.1).
