@@ -154,7 +154,9 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent) 
         check_refitted(decision.pruned, recovery.model)
     made_by = {**options.asked(), **({"recovered": recovery.method} if recovery and recovery.method != "none" else {})}
     plan = plan_of(decision.analysis.coupled, decision.dropped, loaded.sha256, made_by)
-    return _judged(loaded, decision, plan, options, proof, recovery, metric, progress)
+    result = _judged(loaded, decision, plan, options, proof, recovery, metric, progress)
+    warnings = data.warnings if data else ()
+    return replace(result, report=replace(result.report, warnings=(*warnings, *result.report.warnings)))
 
 
 def _supply(loaded: Loaded, options: Options, data: Data | None, progress: Progress) -> Supply | None:

@@ -115,7 +115,7 @@ def test_the_inputs_of_the_training_fit_and_others_do_not() -> None:
         wrong = fit(net, Data(({"x": other},)))
         assert wrong is not None
         assert wrong.mismatch > 0.6
-    warning = load_data({"x": x + 2}, net).notes[-1]
+    (warning,) = load_data({"x": x + 2}, net).warnings
     assert warning.startswith("these inputs are unlike those of the training: over 2 layers, means are off by ")
 
 

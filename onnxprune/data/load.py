@@ -64,7 +64,7 @@ def load_data(
     data = _read(source, model, preprocess, samples, seed, labels, shapes, path, progress)
     known = isinstance(source, Data) or (isinstance(source, str) and source in MADE)
     warning = None if known else misfit(model, data)
-    return replace(data, notes=(*data.notes, warning)) if warning else data
+    return replace(data, warnings=(*data.warnings, warning)) if warning else data
 
 
 def _read(

@@ -26,7 +26,8 @@ class Data:
         fixed: the batch size that the file insists on; every batch has it. None: any.
         stacked: inputs without an axis for samples. Their arrays have one axis more than the model's input, and a batch
             (always one sample: `fixed` is 1) leaves it out.
-        notes: sentences for the report, such as how many images could not be read.
+        notes, warnings: sentences for the report, such as how many images could not be read, or that these are hardly the
+            inputs of the training.
     """
 
     chunks: tuple[Feeds, ...] = field(repr=False)
@@ -34,6 +35,7 @@ class Data:
     fixed: int | None = None
     stacked: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not count the same samples, or that batches of the fixed size would not use up."""
