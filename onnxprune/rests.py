@@ -128,7 +128,8 @@ class Rests:
         return values[node.outputs.index(name)]
 
     def _operand(self, node: Node, name: str, classes: NDArray[np.int64]) -> NDArray[Any]:
-        if node.op == "Concat" and len(classes) and self._rest_of(name, classes) is None:
+        beside = node.op == "Concat" or (node.op == "Pad" and name == node.inputs[0])
+        if beside and len(classes) and self._rest_of(name, classes) is None:
             return self._zeros(name)  # other channels, beside those that are asked for
         return self._run(name, classes)
 

@@ -160,14 +160,14 @@ def _node_by_node(
 
 
 def _comparable(graph: Graph, pruned: ModelProto) -> list[str]:
-    """Tensors that both models compute, and that are no sizes."""
+    """Tensors that both models compute, that somebody reads (of others no channel is accounted for), and that are no sizes."""
     made = {o for n in pruned.graph.node for o in n.output}
     facts = {name: f.cases[0] for name, f in graph.facts.items()}
     return [
         o
         for n in graph.nodes
         for o in n.outputs
-        if o and o in made and n.inputs and facts[o].dtype in FLOATS and facts[o].value is None
+        if o in graph.read and o in made and n.inputs and facts[o].dtype in FLOATS and facts[o].value is None
     ]
 
 

@@ -175,7 +175,8 @@ def check_law(
 ) -> None:
     """Masked original == pruned, from the plan alone: nothing here knows how the pruner thinks.
 
-    Rounding differs more in deep networks: `slack` times the usual difference is allowed.
+    Rounding differs more in deep networks: `slack` times the usual difference is allowed. Some networks multiply it (a
+    normalisation of what is all but constant); then the measure is what one rounding of every weight does to the original.
     """
     reference = ModelProto()
     reference.CopyFrom(original)
@@ -203,8 +204,44 @@ def check_law(
     a, b = runner(reference), runner(pruned)
     for trial in range(2):
         feeds = random_feeds(original, np.random.default_rng([seed, trial]), 2 + trial)
-        for v, p, q in zip(original.graph.output, a(feeds), b(feeds), strict=True):
-            compare(v.name, np.asarray(p), np.asarray(q), slack)
+        expected, found = a(feeds), b(feeds)
+        try:
+            compare_all(original, expected, found, slack)
+        except AssertionError:
+            moved = runner(rounded(reference, seed))(feeds)
+            compare_all(
+                original, expected, found, slack, [ROUNDINGS * distance(p, q) for p, q in zip(expected, moved, strict=True)]
+            )
+
+
+ROUNDINGS = 10
+"""A cut may move what is left by so many times what one rounding of every weight moves."""
+
+
+def rounded(model: ModelProto, seed: int) -> ModelProto:
+    """The model with the last bit of every weight changed at random: what rounding alone makes of it."""
+    rng, moved = np.random.default_rng(seed), ModelProto()
+    moved.CopyFrom(model)
+    for tensor in stored(moved).values():
+        array = onnx.numpy_helper.to_array(tensor)
+        if array.dtype.kind == "f" and array.size > 1:
+            nudged = np.nextafter(array, array + rng.choice([-1, 1], array.shape).astype(array.dtype))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.where(array, nudged, array), tensor.name))
+    return moved
+
+
+def distance(p: Any, q: Any) -> float:
+    """Between the finite numbers of two outputs."""
+    p, q = (np.asarray(x).astype(np.float64) for x in (p, q))
+    both = np.isfinite(p) & np.isfinite(q)
+    return float(np.abs(p - q)[both].max(initial=0.0))
+
+
+def compare_all(
+    original: ModelProto, expected: Sequence[Any], found: Sequence[Any], slack: float = 1, noise: Sequence[float] | None = None
+) -> None:
+    for k, (v, p, q) in enumerate(zip(original.graph.output, expected, found, strict=True)):
+        compare(v.name, np.asarray(p), np.asarray(q), slack, noise[k] if noise else 0.0)
 
 
 def check_by_hand(original: ModelProto, pruned: ModelProto, kept: Mapping[str, Mapping[str, Sequence[int]]], seed: int) -> bool:
@@ -229,7 +266,7 @@ def check_by_hand(original: ModelProto, pruned: ModelProto, kept: Mapping[str, M
     return True
 
 
-def compare(name: str, p: Array, q: Array, slack: float = 1) -> None:
+def compare(name: str, p: Array, q: Array, slack: float = 1, noise: float = 0.0) -> None:
     assert (p.shape, p.dtype) == (q.shape, q.dtype), f"{name}: {p.dtype}{p.shape} became {q.dtype}{q.shape}"
     if p.dtype.kind in "iub":
         np.testing.assert_array_equal(p, q, name)
@@ -239,7 +276,7 @@ def compare(name: str, p: Array, q: Array, slack: float = 1) -> None:
     finite = np.isfinite(wide_p)
     assert finite.mean() > 0.5, f"{name}: the sample makes no finite numbers"
     gap = np.abs(wide_p - wide_q)[finite].max()
-    assert gap <= slack * tolerance * (np.abs(wide_p[finite]).max() + 1e-3), f"{name}: differs by {gap:.2e}"
+    assert gap <= slack * tolerance * (np.abs(wide_p[finite]).max() + 1e-3) + noise, f"{name}: differs by {gap:.2e}"
 
 
 def runner(model: ModelProto) -> Callable[[dict[str, Array]], list[Any]]:

@@ -23,7 +23,7 @@ from onnxprune.recover.attempts import kept_positions
 from onnxprune.rewrite import cut
 from onnxprune.training import distill as module
 from onnxprune.training.course import Knobs
-from onnxprune.training.distill import Clock, Distilled, Training, distill, rate
+from onnxprune.training.distill import Clock, Distilled, Training, distill, is_done, rate
 from onnxprune.training.examination import Examination
 from onnxprune.training.module import Module
 from onnxprune.training.objective import label_loss, log_softmax, objective, of_classes
@@ -95,7 +95,7 @@ def test_the_models_given_are_left_alone() -> None:
 
 
 def test_a_student_that_gets_worse_is_returned_as_it_came() -> None:
-    result = distill(NET, STUDENT, FIT, HELD_OUT, MASKS, seconds=1.0, knobs=Knobs(rate=1e6))
+    result = distill(NET, STUDENT, FIT, HELD_OUT, MASKS, seconds=1.0, knobs=Knobs(rate=1e12))
     assert result.steps > 0
     assert any(p.loss > result.history[0].loss for p in result.history)
     assert result.best == result.history[0]
@@ -106,6 +106,20 @@ def test_a_student_that_is_the_teacher_is_done_at_once() -> None:
     result = distill(NET, NET, FIT, HELD_OUT, {}, seconds=60.0)
     assert result.steps == 0
     assert result.model.SerializeToString() == NET.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("losses", "done", "ends"),
+    [
+        ([0.3, 0.1, 0.2, 0.3, 0.4], 0.9, True),  # worse and worse while steps become smaller: learned by heart
+        ([0.3, 0.1, 0.2, 0.3, 0.4], 0.5, False),  # steps are still large
+        ([0.1, 0.4, 0.3, 0.2, 0.15], 0.9, False),  # not the best yet, but on its way
+        ([0.1, 0.4, 0.2, 0.3, 0.4], 0.9, False),
+        ([0.3, 1e-10], 0.1, True),
+    ],
+)
+def test_training_ends_early_only_where_nothing_is_to_be_gained(losses: list[float], done: float, ends: bool) -> None:
+    assert is_done(losses, done) == ends
 
 
 def test_the_time_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

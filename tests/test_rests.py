@@ -19,6 +19,8 @@ from onnxprune.facts import read_graph
 from onnxprune.groups import find_groups
 from onnxprune.labels import Rest
 from onnxprune.reference import masked
+from onnxprune.rewrite import cut
+from onnxprune.verify import verify
 from tests.models import choose, model, random_feeds, runner
 from tests.test_attention import CASES as HEADS
 from tests.test_fused import CASES as FUSED
@@ -83,3 +85,18 @@ def test_claims_in_random_networks() -> None:
         rng = np.random.default_rng([11, seed])
         layers = rng.integers(0, len(LAYERS), int(rng.integers(1, 9))).tolist()
         assert false_claims(coupled_of(network(layers, seed)), seed) == [], f"seed {seed}"
+
+
+@pytest.mark.parametrize("gone", [[0, 1], [2, 3, 4], [1, 4, 9]])
+def test_padding_that_goes_is_put_back_whatever_the_padded_tensor_depends_on(gone: list[int]) -> None:
+    net = model(
+        """g (float[N,3,6,6] x, float[8,3,1,1] w1, float[10] w3, float[4,10,1,1] w2) => (float[] y)
+        <int64[8] p = {0,2,0,0,0,0,0,0}> {
+        a = Conv(x, w1)  b = Sigmoid(a)  c = Pad(b, p)  d = Transpose <perm = [0,2,3,1]> (c)  e = LayerNormalization(d, w3)
+        f = Transpose <perm = [0,3,1,2]> (e)  y = Conv(f, w2) }"""
+    )
+    coupled = coupled_of(net)
+    scales = coupled.flows["w3"].axes[0]
+    assert scales is not None
+    dropped = np.isin(coupled.roots, coupled.roots[scales[gone]])
+    verify(coupled, dropped, cut(coupled, dropped))

@@ -129,6 +129,13 @@ def test_outputs_that_are_nothing_but_rounding_prove_nothing_by_themselves() -> 
         verify(coupled, dropped, pruned)
 
 
+def test_a_part_that_nobody_reads_proves_nothing() -> None:
+    split = FAINT.replace("a = Conv(x, w1)", "both = Conv(x, w)  unread, a = Split <axis = 1> (both, sizes)")
+    split = split.replace("float[8,3,3,3] w1", "float[16,3,3,3] w").replace("float big", "int64[2] sizes = {8, 8}, float big")
+    coupled, dropped, pruned = made(model(split))
+    assert "node by node" in verify(coupled, dropped, pruned).engine
+
+
 def test_what_runs_nowhere_proves_nothing() -> None:
     net = model(
         """g (float[N,3,8,8] x, float[8,3,1,1] w1, float[4,8,1,1] w2) => (float[N,4,8,8] y) {

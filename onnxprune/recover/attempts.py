@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -140,9 +140,9 @@ def by_distillation(task: Task, watch: Watch) -> ModelProto:
     """Layers fitted to the original's, then the whole network trained to follow it."""
     from onnxprune.training.distill import distill
 
-    student = by_least_squares(task, watch)
     # the best moment of training is chosen by samples of its own: those that judge the result stay unseen
     train, examined = task.fit.split(EXAMINED, task.seed)
+    student = by_least_squares(replace(task, fit=train), watch)
     return distill(
         task.original,
         student,

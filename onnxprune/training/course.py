@@ -119,22 +119,6 @@ class Course:
                 held -= kept.pop(0).size
             yield lesson
 
-    def arrange(self, data: Data, rng: np.random.Generator) -> tuple[float, float]:
-        """Lay the student's kernels out so that training is fastest; what a sample then takes, as `cost`."""
-        orders = (torch.contiguous_format, torch.channels_last)
-        costs = []
-        for order in orders:
-            self._lay_out(order)
-            costs.append(self.cost(data, rng))
-        fastest = min(range(len(orders)), key=lambda k: costs[k][0])
-        self._lay_out(orders[fastest])
-        return costs[fastest]
-
-    def _lay_out(self, order: torch.memory_format) -> None:
-        for p in self.student.parameters():
-            if p.dim() == 4:
-                p.data = p.data.contiguous(memory_format=order)
-
     def cost(self, data: Data, rng: np.random.Generator) -> tuple[float, float]:
         """Seconds and bytes of activations that one sample takes in a step of training."""
         lesson = next(self.lessons(data, PROBE, rng))

@@ -8,10 +8,11 @@ is what keeps a few hundred samples from being learned by heart. The weights go 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,10 +27,10 @@ from onnxprune.training.module import Module, write_back
 from onnxprune.training.objective import Masks, objective
 
 Watch = Callable[[str, float], None]
-LOOKS = (1 / 48, 1 / 24, *(k / 12 for k in range(1, 12)), math.inf)
+LOOKS = (1 / 48, 1 / 24, *(k / 12 for k in range(1, 10)), *(k / 24 for k in range(20, 24)), math.inf)
 """When the student is examined, as shares of the training; early too, so that too large steps are noticed."""
-PATIENCE = 5
-"""So many looks that find nothing better end the training in its last quarter."""
+LATE, PATIENCE = 0.75, 3
+"""In this last part of the training steps only become smaller; so many looks, each worse than the one before, end it then."""
 LOOK_SHARE, WARM_SHARE, WARM_STEPS = 0.01, 0.03, 20
 """Of the time, for one examination; until steps have their full size; and as a number of steps, whatever is longer."""
 FEWEST = 200
@@ -174,7 +175,7 @@ class Training:
         look = next(looks)
         while (now := self.clock.spent) < (end := self._end(max(recent, default=0.0))):
             done = (now - begun) / (end - begun)
-            if self._is_done(done):
+            if is_done([p.loss for p in self.history], done):
                 break
             self._progress("distill", now / self.clock.budget)
             self._optimiser.step(self._course.loss(next(lessons)), factor * rate(done, self._steps))
@@ -209,15 +210,9 @@ class Training:
         """When the last step must begin, so that one more look and the writing fit into the time."""
         return self.clock.budget * (1 - WRITING) - 1.2 * self._exam.seconds - 1.5 * step
 
-    def _is_done(self, done: float) -> bool:
-        """Whether the student is the teacher; or late in the training has found nothing better for long, and goes on so."""
-        losses = [p.loss for p in self.history]
-        idle = len(losses) - 1 - losses.index(min(losses))
-        return min(losses) <= EXACT or (done > 0.75 and idle >= PATIENCE and losses[-1] > min(losses[-3:]))
-
     def _batch(self, data: Data) -> int:
         """As many samples as the knobs say; fewer where there is no time for enough steps, or no memory."""
-        seconds, size = self._course.arrange(data, self._rng)
+        seconds, size = self._course.cost(data, self._rng)
         most = min((self.clock.budget - self.clock.spent) / (FEWEST * seconds), self._course.knobs.memory / size)
         return int(np.clip(most, 1, self._course.knobs.batch))
 
@@ -230,3 +225,15 @@ def rate(done: float, steps: int) -> float:
         steps: how many there were.
     """
     return min(1.0, done / WARM_SHARE, steps / WARM_STEPS) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def is_done(losses: Sequence[float], done: float) -> bool:
+    """Whether the student is the teacher; or gets worse and worse when it should settle, as one that learns by heart.
+
+    Args:
+        losses: of all looks so far.
+        done: how much of the training is over, 0 to 1.
+    """
+    last = losses[-PATIENCE - 1 :]
+    worse = len(last) > PATIENCE and all(a < b for a, b in itertools.pairwise(last))
+    return min(losses) <= EXACT or (done > LATE and worse)
