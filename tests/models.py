@@ -204,14 +204,13 @@ def check_law(
     a, b = runner(reference), runner(pruned)
     for trial in range(2):
         feeds = random_feeds(original, np.random.default_rng([seed, trial]), 2 + trial)
-        expected, found = a(feeds), b(feeds)
+        before, after = a(feeds), b(feeds)
         try:
-            compare_all(original, expected, found, slack)
+            compare_all(original, before, after, slack)
         except AssertionError:
             moved = runner(rounded(reference, seed))(feeds)
-            compare_all(
-                original, expected, found, slack, [ROUNDINGS * distance(p, q) for p, q in zip(expected, moved, strict=True)]
-            )
+            noise = [ROUNDINGS * distance(p, q) for p, q in zip(before, moved, strict=True)]
+            compare_all(original, before, after, slack, noise)
 
 
 ROUNDINGS = 10

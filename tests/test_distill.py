@@ -26,7 +26,7 @@ from onnxprune.training.course import Knobs
 from onnxprune.training.distill import Clock, Distilled, Training, distill, is_done, rate
 from onnxprune.training.examination import Examination
 from onnxprune.training.module import Module
-from onnxprune.training.objective import label_loss, log_softmax, objective, of_classes
+from onnxprune.training.objective import label_loss, log_softmax, objective, of_classes, softened, temperature
 from onnxprune.training.stream import Batch, mixable, mixed, stream
 from tests.models import choose, model, stored
 from tests.nets import small
@@ -193,6 +193,18 @@ def test_divergence_is_zero_only_where_the_outputs_agree() -> None:
     assert float(term.loss(a, a + 3)) == pytest.approx(0, abs=1e-6)
     p, q = torch.softmax(a, 1), torch.softmax(b, 1)
     assert float(term.loss(a, b)) == pytest.approx(float((q * (q / p).log()).sum(1).mean()), rel=1e-5)
+    warm = of_classes("y", log_softmax(1), 1.0, 3.0)
+    assert float(warm.loss(a, b)) == pytest.approx(9 * float(term.loss(a / 3, b / 3)), rel=1e-4)
+
+
+def test_a_sure_teacher_is_softened_until_it_tells_of_other_classes() -> None:
+    few = torch.log_softmax(20 * torch.randn(40, 10, generator=torch.Generator().manual_seed(0)), 1)
+    heat = temperature(few, 0.5)
+    assert float(softened(few, heat).amax(1).exp().mean()) == pytest.approx(0.5, abs=0.01)
+    assert temperature(few, 1.0) == 1
+    assert temperature(few / 100, 0.5) == 1, "it is not sure of itself"
+    many = torch.cat([few, few.min() + torch.zeros(40, 5000)], 1)
+    assert 1 < temperature(many, 0.5) < heat, "classes that never matter would take all there is"
 
 
 ENDS = {

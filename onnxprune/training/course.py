@@ -38,6 +38,7 @@ class Knobs:
         uses: how often a batch is trained on, about; the teacher is asked once.
         features: how many tensors inside are compared.
         share: what they count, where the outputs count 1.
+        top: share that the likeliest class has on average in what the student learns from; 1: the teacher as it is.
         truth: what labels count, where the teacher counts 1.
         clip: largest norm of a gradient.
         memory: bytes that training may keep: of activations, and of batches to use again.
@@ -50,6 +51,7 @@ class Knobs:
     uses: int = 4
     features: int = 5
     share: float = 0.0
+    top: float = 0.5
     truth: float = 0.1
     clip: float = 1.0
     memory: int = 2**30

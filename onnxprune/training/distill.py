@@ -162,7 +162,7 @@ class Training:
         old, new = Module(teacher).to(device).requires_grad_(False), Module(student).to(device)
         self.clock, self.history = clock, list[Point]()
         self._exam = Examination(old, held_out, seed, LOOK_SHARE * clock.budget)
-        terms = objective(old.program, new.program, self._exam.sample, masks, knobs.features, knobs.share)
+        terms = objective(old.program, new.program, self._exam.sample, masks, knobs.features, knobs.share, knobs.top)
         self._course, self._optimiser = Course(old, new, terms, knobs), Optimiser(new, knobs)
         self._steps, self._rng, self._progress = 0, np.random.default_rng(seed), progress
         self._best = self._optimiser.copy()

@@ -18,6 +18,8 @@ from onnxprune.training.program import Program, Step
 
 Masks = Mapping[str, tuple[NDArray[np.bool_] | None, ...]]
 FAINT = 1e-7
+HOTTEST = 64.0
+"""Far above, all classes are alike whatever the scores."""
 
 
 Logs = Callable[[Tensor], Tensor]
@@ -49,14 +51,37 @@ class Term:
         return tensor
 
 
-def of_classes(name: str, logs: Logs, weight: float) -> Term:
-    """Kullback-Leibler divergence in nats, the mean over all places (Hinton et al., 2015)."""
+def of_classes(name: str, logs: Logs, weight: float, heat: float = 1.0) -> Term:
+    """Kullback-Leibler divergence at a temperature, times its square, as a mean over all places (Hinton et al., 2015)."""
 
     def loss(student: Tensor, teacher: Tensor) -> Tensor:
-        p, q = logs(teacher), logs(student)
-        return (p.exp() * (p - q)).sum(1).mean()
+        p, q = softened(logs(teacher), heat), softened(logs(student), heat)
+        return heat**2 * (p.exp() * (p - q)).sum(1).mean()
 
     return Term(name, loss, weight, logs=logs)
+
+
+def softened(logs: Tensor, heat: float) -> Tensor:
+    """Logarithms of probabilities (n, classes, ...) at a temperature."""
+    return logs if heat == 1 else F.log_softmax(logs / heat, 1)
+
+
+def temperature(logs: Tensor, top: float) -> float:
+    """At which the likeliest class has the share `top` on average; 1 where it has no more than that anyway.
+
+    A teacher that is sure of itself tells one class and nothing else; softened so far, it tells how alike the others are. Of
+    thousands of classes, most of which never matter, fewer degrees are enough.
+
+    Args:
+        logs: logarithms of the teacher's probabilities (n, classes, ...).
+        top: 0 to 1.
+    """
+    cold, hot = 1.0, HOTTEST
+    while hot - cold > 0.01:
+        middle = (cold + hot) / 2
+        surer = float(softened(logs, middle).amax(1).exp().mean()) > top
+        cold, hot = (middle, hot) if surer else (cold, middle)
+    return cold
 
 
 def log_softmax(axis: int) -> Logs:
@@ -100,7 +125,13 @@ def values(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def objective(
-    teacher: Program, student: Program, outputs: Mapping[str, NDArray[Any]], masks: Masks, features: int, share: float
+    teacher: Program,
+    student: Program,
+    outputs: Mapping[str, NDArray[Any]],
+    masks: Masks,
+    features: int,
+    share: float,
+    top: float = 1.0,
 ) -> tuple[Term, ...]:
     """The terms of the loss.
 
@@ -110,9 +141,10 @@ def objective(
         masks: tensor of the teacher -> for each axis which positions the student has, None for all.
         features: how many tensors inside are compared.
         share: what they count together, where all outputs count 1.
+        top: share of the likeliest class, on average, that the teacher is softened to (`temperature`).
     """
     floats = [(name, y, k == 0) for k, (name, y) in enumerate(outputs.items()) if y.dtype.kind == "f" and y.size]
-    ends = [_end(name, y, first, _last(name, teacher, student), 1 / len(floats)) for name, y, first in floats]
+    ends = [_end(name, y, first, _last(name, teacher, student), 1 / len(floats), top) for name, y, first in floats]
     names = _inside(teacher, student, features) if share else []
     inside = [Term(name, values, share / len(names), _kept(masks.get(name, ()))) for name in names]
     return (*ends, *inside)
@@ -125,21 +157,27 @@ def _last(name: str, teacher: Program, student: Program) -> Step | None:
     return found[0] if same else None
 
 
-def _end(name: str, y: NDArray[Any], first: bool, last: Step | None, weight: float) -> Term:
+def _end(name: str, y: NDArray[Any], first: bool, last: Step | None, weight: float, top: float) -> Term:
     """How an output is compared: before its softmax or sigmoid, where it ends in one."""
+
+    def classes(compared: str, logs: Logs, as_given: Logs) -> Term:
+        """`as_given` reads the output itself, which is all that is known of the teacher here."""
+        return of_classes(compared, logs, weight, temperature(as_given(torch.from_numpy(y).float()), top))
+
     if last is not None and last.call.op in ("Softmax", "LogSoftmax"):
         single = last.call.opset >= 13  # before, all axes from the given one on were one
         axis = last.call.get("axis", -1 if single else 1) % y.ndim
         if single or axis == y.ndim - 1:
-            return of_classes(last.inputs[0], log_softmax(axis), weight)
+            told = logarithm(axis) if last.call.op == "Softmax" else log_softmax(axis)
+            return classes(last.inputs[0], log_softmax(axis), told)
     if last is not None and last.call.op == "Sigmoid":
         return Term(last.inputs[0], odds, weight)
     axis = class_axis(y) if first else None
     if axis is not None and are_probabilities(y, axis):
-        return of_classes(name, logarithm(axis), weight)
+        return classes(name, logarithm(axis), logarithm(axis))
     # as in `fidelity`: scores at many places need not be of one choice
     if axis is not None and y.size == y.shape[0] * y.shape[axis] and not (y.min() >= 0 and y.max() <= 1):
-        return of_classes(name, log_softmax(axis), weight)
+        return classes(name, log_softmax(axis), log_softmax(axis))
     return Term(name, values, weight)
 
 
