@@ -19,6 +19,7 @@ import json
 import multiprocessing
 import os
 import platform
+import statistics
 import sys
 import tempfile
 import time
@@ -68,6 +69,7 @@ class Row:
     channels: float = 0.0
     macs: float = 0.0
     error: float = 0.0
+    analysis: float = 0.0
     seconds: float = 0.0
     proof: str = ""
     why: str = ""
@@ -137,10 +139,13 @@ def run(task: Task) -> Row:
 
 def _cut(task: Task, original: str, pruned: str, plan: str) -> dict[str, Any]:
     """The measured cells of a row."""
-    start = time.perf_counter()
+    start = time.process_time()
+    onnxprune.analyze(original)
+    analysis, start = time.process_time() - start, time.perf_counter()
     options: dict[str, Any] = {"scope": task.scope, "criterion": "l2", "align": "none", "recover": "none"}
     result = onnxprune.prune(original, task.ratio, verify=False, bench=False, **options)
-    found = {"channels": result.report.ratio, "seconds": time.perf_counter() - start, "macs": result.report.macs.kept}
+    seconds = time.perf_counter() - start
+    found = {"channels": result.report.ratio, "macs": result.report.macs.kept, "analysis": analysis, "seconds": seconds}
     result.save(pruned, plan)
     del result
     if task.check is not None:
@@ -176,7 +181,9 @@ def peers(zoo: Path) -> dict[str, float | None]:
     return {graph: found[name]["macs_kept"] if found[name]["ok"] else None for graph, name in names.items() if name in found}
 
 
-COLUMNS = "graph | exporter | nodes | channels removed | MACs kept | Torch-Pruning | error | seconds | proof".split(" | ")
+COLUMNS = "graph | exporter | nodes | channels removed | MACs kept | Torch-Pruning | error | analysis | seconds | proof".split(
+    " | "
+)
 HEAD = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
 
 
@@ -185,8 +192,8 @@ def line(r: Row, peer: dict[str, float | None]) -> str:
     theirs = peer.get(r.graph, 0.0)
     beside = "fails" if theirs is None else f"{theirs:.1%}" if theirs else ""
     if r.why:
-        return f"| {r.graph} | {r.exporter} | {r.nodes} | FAILED | | {beside} | | | {r.why} |"
-    figures = f"{r.channels:.1%} | {r.macs:.1%} | {beside} | {r.error:.0e} | {r.seconds:.1f} | {r.proof}"
+        return f"| {r.graph} | {r.exporter} | {r.nodes} | FAILED | | {beside} | | | | {r.why} |"
+    figures = f"{r.channels:.1%} | {r.macs:.1%} | {beside} | {r.error:.0e} | {r.analysis:.1f} | {r.seconds:.1f} | {r.proof}"
     return f"| {r.graph} | {r.exporter} | {r.nodes} | {figures} |"
 
 
@@ -206,6 +213,9 @@ def summary(found: list[Row], peer: dict[str, float | None]) -> list[str]:
     fails = [r for r in found if not r.why and peer.get(r.graph, 0.0) is None]
     if fails:
         lines.append(f"\nOf these, {len(fails)} are graphs of networks on which Torch-Pruning fails.")
+    slow = max(found, key=lambda r: r.analysis)
+    median = statistics.median(r.analysis for r in found)
+    lines.append(f"\nAnalysis takes {median:.2f} s in the median and {slow.analysis:.2f} s at most ({slow.graph}).")
     return lines
 
 
@@ -222,7 +232,8 @@ def page(options: argparse.Namespace, found: list[Row], peer: dict[str, float | 
         "zeroed,\n  over the largest output, on seeded inputs; at most 1e-3 counts as proven. **proof** says who compared: "
         "`exact.py` is an\n  independent script that reads the two files and the plan; `onnxruntime, node by node` is our own, "
         "taken where a synthetic\n  network multiplies rounding until its outputs tell nothing.\n"
-        "- **seconds**: to load, analyse, choose and cut, without proof.\n"
+        "- **analysis**: processor seconds from the file to the groups of channels. **seconds**: wall time to load, analyse, "
+        "choose and\n  cut, without proof.\n"
         "- **Torch-Pruning**: version 1.6.1 on the same PyTorch module: L2 norm, half of every group, no rounding, classifier "
         "kept.\n  It counts MACs of convolutions and linear layers; here products of two computed tensors (in attention) count "
         "too.\n"
@@ -251,7 +262,8 @@ def main() -> None:
         found.append(r)
         print(line(r, peer), flush=True)
     bad = sum(bool(r.why) for r in found)
-    print("\n".join(["", *summary(found, peer), ""]))
+    if found:
+        print("\n".join(["", *summary(found, peer), ""]))
     if options.page:
         options.page.write_text(page(options, found, peer), encoding="utf-8")
     print(f"zoo check: {len(found)} graphs cut at ratio {options.ratio:g}, {len(found) - bad} proven, {bad} not")
