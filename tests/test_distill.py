@@ -114,6 +114,7 @@ def test_a_student_that_is_the_teacher_is_done_at_once() -> None:
         ([0.3, 0.1, 0.2, 0.3, 0.4], 0.9, True),  # worse and worse while steps become smaller: learned by heart
         ([0.3, 0.1, 0.2, 0.3, 0.4], 0.5, False),  # steps are still large
         ([0.1, 0.4, 0.3, 0.2, 0.15], 0.9, False),  # not the best yet, but on its way
+        ([0.3, 0.1, 0.11, 0.12, 0.13], 0.9, False),  # so little is noise
         ([0.1, 0.4, 0.2, 0.3, 0.4], 0.9, False),
         ([0.3, 1e-10], 0.1, True),
     ],

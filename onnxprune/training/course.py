@@ -50,7 +50,7 @@ class Knobs:
     blocks: float = 0.0
     uses: int = 4
     features: int = 5
-    share: float = 0.0
+    share: float = 0.5
     top: float = 0.5
     truth: float = 0.1
     clip: float = 1.0

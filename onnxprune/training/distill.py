@@ -29,8 +29,9 @@ from onnxprune.training.objective import Masks, objective
 Watch = Callable[[str, float], None]
 LOOKS = (1 / 48, 1 / 24, *(k / 12 for k in range(1, 10)), *(k / 24 for k in range(20, 24)), math.inf)
 """When the student is examined, as shares of the training; early too, so that too large steps are noticed."""
-LATE, PATIENCE = 0.75, 3
-"""In this last part of the training steps only become smaller; so many looks, each worse than the one before, end it then."""
+LATE, PATIENCE, WORSE = 0.75, 3, 1.5
+"""In the training's last part steps only become smaller; so many looks, each worse than the one before and the last one so
+much worse than the best, end it then. (Held-out samples may be few, and small differences between looks are noise.)"""
 LOOK_SHARE, WARM_SHARE, WARM_STEPS = 0.01, 0.03, 20
 """Of the time, for one examination; until steps have their full size; and as a number of steps, whatever is longer."""
 FEWEST = 200
@@ -235,5 +236,6 @@ def is_done(losses: Sequence[float], done: float) -> bool:
         done: how much of the training is over, 0 to 1.
     """
     last = losses[-PATIENCE - 1 :]
-    worse = len(last) > PATIENCE and all(a < b for a, b in itertools.pairwise(last))
+    rising = len(last) > PATIENCE and all(a < b for a, b in itertools.pairwise(last))
+    worse = rising and last[-1] > WORSE * min(losses)
     return min(losses) <= EXACT or (done > LATE and worse)
