@@ -27,9 +27,13 @@ def python(code: str) -> str:
 
 
 def test_import_is_quick() -> None:
-    code = "import time; t = time.perf_counter(); import onnxprune; print(time.perf_counter() - t)"
-    # the best of several: a busy machine says nothing about the package
-    assert min(float(python(code)) for _ in range(7)) < 0.3
+    def seconds(name: str) -> float:
+        """Of the processor, at best: how busy a machine is says nothing about a package."""
+        code = f"import time; t = time.process_time(); import {name}; print(time.process_time() - t)"
+        return min(float(python(code)) for _ in range(7))
+
+    # a third of a second at most, or on a slow machine a small multiple of what NumPy takes
+    assert seconds("onnxprune") < max(0.3, 4 * seconds("numpy"))
 
 
 def test_import_leaves_heavy_packages_alone() -> None:

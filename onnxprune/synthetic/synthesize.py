@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +28,8 @@ MACS = 8e12
 """Multiply-accumulates that a search may take: all rounds up to a MobileNet's size, some for a ResNet-50."""
 VALUES = 2**28
 """Input values held at once (512 MiB of genomes)."""
+STEPS, LEAST_STEPS, DESCENT = 20, 5, 1.5e12
+"""Steps of gradient descent at most and at least, and the multiply-accumulates that they may take."""
 LEAST_TRIED, TRIED = 16, 64
 """Samples on which ranges of values are tried, by the work that this is."""
 
@@ -38,7 +41,10 @@ def synthesize(
     shapes: Mapping[str, Sequence[int]] | None = None,
     progress: Watch = lambda _: None,
 ) -> Data:
-    """Samples that drive the model's BatchNorm layers to their running means and variances, without data and gradients.
+    """Samples that drive the model's BatchNorm layers to their running means and variances, without data.
+
+    Gradients are needed for none of it; where torch is installed and the model is small enough, a few steps of gradient
+    descent follow, which bring the samples nearer still.
 
     Args:
         model: the model.
@@ -61,10 +67,18 @@ def synthesize(
     layers = norm_layers(model)
     if not layers:
         return replace(breeder.data(breeder.pool(rng, count)), notes=(NO_LAYERS,))
-    affordable = MACS / max(1, cost(model, shapes).macs)
+    macs = max(1, cost(model, shapes).macs)
+    affordable = MACS / macs
     breeder = _in_range(breeder, layers, rng, int(np.clip(affordable / 64, LEAST_TRIED, TRIED)))
     rounds = int(np.clip((affordable / count - FIRST) / CHILDREN, LEAST_ROUNDS, ROUNDS))
-    data = breeder.data(_search(breeder, layers, rng, count, rounds, progress))
+    steps = min(STEPS, int(DESCENT / (3 * macs * count))) if importlib.util.find_spec("torch") else 0
+    share = 0.5 if steps >= LEAST_STEPS else 1.0  # of the time, about
+    data = breeder.data(_search(breeder, layers, rng, count, rounds, lambda done: progress(share * done)))
+    if steps >= LEAST_STEPS:
+        from onnxprune.training.invert import invert
+
+        data = invert(model, data, steps, seed, lambda done: progress(share + (1 - share) * done))
+        progress(1.0)
     return replace(data, notes=(_note(len(data), fit(model, data)),))
 
 

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Made-up inputs changed by gradient descent until BatchNorm sees the means and variances that it remembers.
+
+DeepInversion (Yin et al., CVPR 2020) and ZeroQ (Cai et al., CVPR 2020) begin with noise and need thousands of steps, and
+priors that keep images smooth. Inputs that were bred for the same statistics (`onnxprune.synthetic`) are near already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto
+from torch import Tensor
+
+from onnxprune.data.samples import Data
+from onnxprune.errors import TrainingError
+from onnxprune.synthetic.moments import Layer, fit, norm_layers
+from onnxprune.training.module import Module
+
+RATE = 0.02
+"""Of the range of an input's values: the first step's size. It falls to zero along a cosine."""
+LEAST, MOST, FED = 8, 64, 2**21
+"""Samples whose activations are averaged, by the input values that they are: activations are many times as much."""
+Watch = Callable[[float], None]
+
+
+def invert(model: ModelProto, data: Data, steps: int, seed: int = 0, progress: Watch = lambda _: None) -> Data:
+    """Samples that fit a model's BatchNorm statistics better than `data`; `data` itself where they do not.
+
+    Values stay within the range that each input had. Inputs that are whole numbers, or the same in every sample, are kept.
+
+    Args:
+        model: the model, with its weights in memory.
+        data: samples, all of one shape.
+        steps: of gradient descent over all samples.
+        seed: chooses which samples are averaged together.
+        progress: told how much is done.
+    """
+    layers = norm_layers(model)
+    if not layers or data.stacked or len(data.chunks) != 1:
+        return data
+    found = data
+    with contextlib.suppress(TrainingError):  # an operator that PyTorch cannot run
+        found = _descended(model, layers, data, steps, np.random.default_rng(seed), progress)
+    before, after = fit(model, data), fit(model, found)
+    return found if before and after and after.mismatch < before.mismatch else data
+
+
+def _descended(
+    model: ModelProto, layers: Sequence[Layer], data: Data, steps: int, rng: np.random.Generator, progress: Watch
+) -> Data:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    module, remembered = Module(model).to(device).requires_grad_(False), [_Remembered(layer, device) for layer in layers]
+    given = {name: torch.from_numpy(_wide(x)).to(device) for name, x in data.chunks[0].items()}
+    moved = {
+        name: x.clone().requires_grad_() for name, x in given.items() if x.is_floating_point() and bool((x != x[:1]).any())
+    }
+    if not moved:
+        return data
+    ends = {name: (float(given[name].min()), float(given[name].max())) for name in moved}
+    optimiser = torch.optim.Adam([{"params": [x], "size": ends[name][1] - ends[name][0]} for name, x in moved.items()])
+    together = int(np.clip(FED // max(x[0].numel() for x in given.values()), LEAST, MOST))
+    for step in range(steps):
+        progress(step / steps)
+        for group in optimiser.param_groups:
+            group["lr"] = RATE * group["size"] * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimiser.zero_grad()
+        for part in _parts(len(data), data.fixed or together, rng):
+            feeds = {name: moved.get(name, x)[torch.from_numpy(part).to(device)] for name, x in given.items()}
+            activations = module(feeds, [layer.tensor for layer in layers])
+            loss = sum((r.distance(activations[r.tensor]) for r in remembered), torch.zeros((), device=device))
+            if not loss.requires_grad:  # operators without a gradient lie between the inputs and every layer
+                return data
+            loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        with torch.no_grad():
+            for name, x in moved.items():
+                x.nan_to_num_().clamp_(*ends[name])
+    chunk = {
+        name: moved[name].detach().cpu().numpy().astype(x.dtype) if name in moved else x for name, x in data.chunks[0].items()
+    }
+    return replace(data, chunks=(chunk,))
+
+
+def _wide(x: NDArray[Any]) -> NDArray[Any]:
+    return x.astype(np.float32) if x.dtype.kind == "f" else x
+
+
+def _parts(n: int, size: int, rng: np.random.Generator) -> list[NDArray[np.intp]]:
+    """Positions 0 to n in random order, in parts of about `size`; exactly, where the model insists."""
+    return [np.asarray(p) for p in np.array_split(rng.permutation(n), max(1, n // size))]
+
+
+class _Remembered:
+    """What a layer remembers, and how far activations are from it: the measure of `onnxprune.synthetic.moments.features`."""
+
+    def __init__(self, layer: Layer, device: torch.device) -> None:
+        self.tensor = layer.tensor
+        self._alive = torch.from_numpy(layer.alive).to(device)
+        self._mean, self._deviation = (
+            torch.from_numpy(v[layer.alive]).float().to(device) for v in (layer.mean, np.sqrt(layer.variance))
+        )
+
+    def distance(self, activations: Tensor) -> Tensor:
+        """Of (n, channels, ...), a number."""
+        z = activations.index_select(1, self._alive).movedim(1, -1).flatten(0, -2)
+        z = (z - self._mean) / self._deviation
+        return (z.mean(0).square() + (z.square().mean(0) - 1).square()).mean()

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gradient descent on made-up inputs brings them nearer to what BatchNorm remembers, or leaves them alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from onnx import ModelProto
+
+from onnxprune.data import Data
+from onnxprune.synthetic import fit, synthesize
+from onnxprune.training.invert import invert
+from tests.models import Array, model
+from tests.test_synthetic import pictures, trained_on
+
+
+def mismatch(net: ModelProto, data: Data) -> float:
+    found = fit(net, data)
+    assert found is not None
+    return found.mismatch
+
+
+def noise(n: int = 32) -> Array:
+    return np.random.default_rng(0).random((n, 1, 12, 12)).astype(np.float32)
+
+
+def test_inputs_come_nearer_and_stay_in_their_range() -> None:
+    net = trained_on(pictures(90, 1), 1)
+    before = Data(({"x": noise()},))
+    after = invert(net, before, 20)
+    assert mismatch(net, after) < 0.7 * mismatch(net, before)
+    x = after.chunks[0]["x"]
+    assert x.dtype == np.float32
+    assert (x.min(), x.max()) == (noise().min(), noise().max())
+    assert np.array_equal(before.chunks[0]["x"], noise()), "what was given is changed"
+
+
+def test_the_seed_decides() -> None:
+    net, data = trained_on(pictures(90, 1), 1), Data(({"x": noise(130)},))
+    a, b, c = (invert(net, data, 3, seed).chunks[0]["x"] for seed in (0, 0, 1))
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+TWO = """g (float[N,1,12,12] x, float[N,1,1,1] size, int64[N,12] k, float[8,1,3,3] w1, float[8] ws, float[8] wt, float[8] wm,
+    float[8] wvar) => (float[] y) <int64[2] axes = {1, 2}> {
+    z = Mul(x, size)  kf = Cast <to = 1> (k)  ku = Unsqueeze(kf, axes)  zk = Add(z, ku)  c = Conv(zk, w1)
+    y = BatchNormalization(c, ws, wt, wm, wvar) }"""
+
+
+def test_whole_numbers_and_what_never_changes_are_kept() -> None:
+    net = model(TWO)
+    given = {"x": noise(8), "size": np.ones((8, 1, 1, 1), np.float32), "k": np.arange(96).reshape(8, 12) % 3}
+    after = invert(net, Data((given,)), 5).chunks[0]
+    assert not np.array_equal(after["x"], given["x"])
+    assert np.array_equal(after["size"], given["size"])
+    assert np.array_equal(after["k"], given["k"])
+
+
+UNMOVED = {
+    "no BatchNorm": "c = Conv(x, w1)  y = Relu(c)",
+    "a step without a gradient": "q = QuantizeLinear(x, s, o)  d = DequantizeLinear(q, s, o)  c = Conv(d, w1)"
+    "  y = BatchNormalization(c, ws, wt, wm, wvar)",
+}
+
+
+@pytest.mark.parametrize("body", UNMOVED.values(), ids=UNMOVED)
+def test_where_nothing_can_be_done_the_inputs_are_those_that_were_given(body: str) -> None:
+    net = model(
+        f"""g (float[N,1,12,12] x, float[8,1,3,3] w1, float[8] ws, float[8] wt, float[8] wm, float[8] wvar) => (float[] y)
+        <float s = {{0.01}}, uint8 o = {{0}}> {{ {body} }}"""
+    )
+    data = Data(({"x": noise(8)},))
+    assert invert(net, data, 3) is data
+    assert invert(net, replace(data, chunks=data.chunks * 2), 3).chunks == data.chunks * 2
+
+
+def test_synthetic_inputs_are_nearer_with_torch_than_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = trained_on(pictures(90, 1), 1)
+    with_torch = synthesize(net, 24)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert mismatch(net, with_torch) < mismatch(net, synthesize(net, 24))
