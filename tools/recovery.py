@@ -138,7 +138,7 @@ def lines(bench: Bench, wanted: str, without: str) -> Iterator[str]:
     yield f"| recovery | fitted to | {heads} |"
     yield "|---" * (2 + 2 * len(columns)) + "|"
     for row in ROWS:
-        if wanted not in row.name or (without and without in row.name):
+        if wanted not in f"{row.name} {row.samples}" or (without and without in row.name):
             continue
         cells = []
         for macs, free in columns:
@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--test", type=Path)
     parser.add_argument("--fashion-mnist", type=Path)
     parser.add_argument("--seconds", type=float, default=300, help="time for distillation")
-    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--only", default="", help="rows whose name or inputs contain this")
     parser.add_argument("--without", default="", help="no rows whose name contains this")
     parser.add_argument("--torch-pruning", action="store_true", help="the peer too, for the model in models/")
     parser.add_argument("--out", type=Path, help="write the table there as well")

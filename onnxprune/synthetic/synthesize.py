@@ -40,6 +40,7 @@ def synthesize(
     seed: int = 0,
     shapes: Mapping[str, Sequence[int]] | None = None,
     progress: Watch = lambda _: None,
+    descent: int = STEPS,
 ) -> Data:
     """Samples that drive the model's BatchNorm layers to their running means and variances, without data.
 
@@ -52,6 +53,7 @@ def synthesize(
         seed: of everything that is random.
         shapes: input name -> shape, for sizes that the file leaves open.
         progress: told how much is done.
+        descent: steps of gradient descent at most.
 
     Returns:
         The samples, with a note on how well they fit.
@@ -71,7 +73,7 @@ def synthesize(
     affordable = MACS / macs
     breeder = _in_range(breeder, layers, rng, int(np.clip(affordable / 64, LEAST_TRIED, TRIED)))
     rounds = int(np.clip((affordable / count - FIRST) / CHILDREN, LEAST_ROUNDS, ROUNDS))
-    steps = min(STEPS, int(DESCENT / (3 * macs * count))) if importlib.util.find_spec("torch") else 0
+    steps = min(descent, int(DESCENT / (3 * macs * count))) if importlib.util.find_spec("torch") else 0
     share = 0.5 if steps >= LEAST_STEPS else 1.0  # of the time, about
     data = breeder.data(_search(breeder, layers, rng, count, rounds, lambda done: progress(share * done)))
     if steps >= LEAST_STEPS:
