@@ -5,8 +5,7 @@
 usage: python tools/synthetic.py [MODEL.onnx] [--data SOURCE [--preprocess ...]] [--count 256] [--seed 0] [--sheet OUT.png]
 Prints a markdown table: of every BatchNorm layer, how far its mean (in running deviations) and its deviation (as a logarithm)
 are from the running statistics with synthetic inputs (before and after gradient descent, where torch is installed), with the
-real ones of SOURCE, and with normal noise. OUT.png shows the
-first samples, of inputs that are images.
+real ones of SOURCE, and with normal noise. OUT.png shows the first samples, of inputs that are images.
 """
 
 from __future__ import annotations
