@@ -2,24 +2,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Accuracy after a cut with every way to recover, side by side: medians of three seeds on the whole test set.
 
-usage: python tools/recovery.py MODEL.onnx --fit TRAIN.npz --test TEST.npz [--seconds 300] [--out FILE.md]
+usage: python tools/recovery.py MODEL.onnx --fit TRAIN.npz --test TEST.npz [--seconds 300] [--seeds 3] [--out FILE.md]
    or: python tools/recovery.py --fashion-mnist FOLDER [--torch-pruning]     the model in models/, with the data set in FOLDER
 
 Rows are ways to recover, columns what is left of the multiply-accumulates: the same fraction of every group by L2 norm
 (residual spine included), then widths chosen freely by `obs`. Fitting sees N unlabelled samples of TRAIN, chosen by the seed;
 accuracy is measured on all of TEST. With --torch-pruning, Torch-Pruning cuts the network's PyTorch module to the same
-multiply-accumulates and its BatchNorm statistics are re-estimated on the same samples (`torch_pruning_peer.py`).
+multiply-accumulates and its BatchNorm statistics are re-estimated on the same samples (`torch_pruning_peer.py`). --only,
+--without, --columns and --seeds print parts of the table; --knobs top=1,share=0 distils in another way.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib.util
 import itertools
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +42,8 @@ from onnxprune.recover.bias import absorb
 
 HERE = Path(__file__).resolve().parent.parent
 OURS = HERE / "models" / "resnet20-fashion-mnist.onnx"
-SEEDS = (0, 1, 2)
-UNIFORM, FREE = ("57%", "26%"), ("26%",)
+UNIFORM = ("57%", "26%")
+COLUMNS = {"57%": ("57%", False), "26%": ("26%", False), "free": ("26%", True)}
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Bench:
     train: Data
     test: Data
     seconds: float
+    seeds: range
+    columns: list[tuple[str, bool]]
 
     def top1(self, model: ModelProto) -> float:
         """Accuracy in percent on the whole test set."""
@@ -102,6 +107,16 @@ ROWS = (
 )
 
 
+def chosen(only: str, without: str, knobs: str) -> list[Row]:
+    """The rows that are asked for; with knobs, distillation has those."""
+    turned = {name: ast.literal_eval(value) for name, _, value in (k.partition("=") for k in knobs.split(",") if k)}
+    rows = [r for r in ROWS if only in f"{r.name} {r.samples}" and not (without and without in r.name)]
+    if not turned:
+        return rows
+    way = quietly(partial(by_distillation, **turned))
+    return [replace(r, name=f"{r.name}, {knobs}", way=way) if r.name == "distill" else r for r in rows]
+
+
 def cut(bench: Bench, macs: str, free: bool, fit: Data) -> Decision:
     """The cut that a column stands for."""
     graph = read_graph(bench.model)
@@ -129,20 +144,18 @@ def measure(bench: Bench, row: Row, macs: str, free: bool, seed: int) -> tuple[f
     return bench.top1(found), seconds
 
 
-def lines(bench: Bench, wanted: str, without: str) -> Iterator[str]:
+def lines(bench: Bench, rows: Sequence[Row]) -> Iterator[str]:
     """The table."""
-    columns = [(m, False) for m in UNIFORM] + [(m, True) for m in FREE]
-    heads = " | ".join(f"{m} of MACs, {'widths by obs' if free else 'uniform'} | seconds" for m, free in columns)
+    heads = " | ".join(f"{m} of MACs, {'widths by obs' if free else 'uniform'} | seconds" for m, free in bench.columns)
     before = bench.top1(bench.model)
-    yield f"{before:.2f} % before the cut, {len(bench.test):,} test samples; median of {len(SEEDS)} seeds (lowest to highest)\n"
+    tests, seeds = f"{len(bench.test):,} test samples", f"{len(bench.seeds)} seeds"
+    yield f"{before:.2f} % before the cut, {tests}; median of {seeds} (lowest to highest)\n"
     yield f"| recovery | fitted to | {heads} |"
-    yield "|---" * (2 + 2 * len(columns)) + "|"
-    for row in ROWS:
-        if wanted not in f"{row.name} {row.samples}" or (without and without in row.name):
-            continue
+    yield "|---" * (2 + 2 * len(bench.columns)) + "|"
+    for row in rows:
         cells = []
-        for macs, free in columns:
-            found = np.array([measure(bench, row, macs, free, seed) for seed in SEEDS])
+        for macs, free in bench.columns:
+            found = np.array([measure(bench, row, macs, free, seed) for seed in bench.seeds])
             low, middle, high = np.percentile(found[:, 0], (0, 50, 100))
             cells.append(f"{middle:.2f} ({low:.2f}-{high:.2f}) | {np.median(found[:, 1]):.0f}")
         told = f"{row.samples:,} samples" if isinstance(row.samples, int) and row.samples else str(row.samples or "nothing")
@@ -159,7 +172,7 @@ def peer(bench: Bench) -> Iterator[str]:
     for macs in UNIFORM:
         net, share = other.pruned(bench.model, float(macs.rstrip("%")) / 100)
         rows["plain cut"].append(f"{other.top1(net, images, labels):.2f} at {share:.1%}")
-        fits = [bench.some(1000, seed).chunks[0]["image"] for seed in SEEDS]
+        fits = [bench.some(1000, seed).chunks[0]["image"] for seed in bench.seeds]
         found = [other.top1(other.reestimated(net, fit), images, labels) for fit in fits]
         low, middle, high = np.percentile(found, (0, 50, 100))
         rows["BatchNorm re-estimated"].append(f"{middle:.2f} ({low:.2f}-{high:.2f}) at {share:.1%}")
@@ -190,6 +203,11 @@ def main() -> None:
     parser.add_argument("--test", type=Path)
     parser.add_argument("--fashion-mnist", type=Path)
     parser.add_argument("--seconds", type=float, default=300, help="time for distillation")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--columns", default=",".join(COLUMNS), help=f"some of {', '.join(COLUMNS)}")
+    parser.add_argument(
+        "--knobs", default="", metavar="NAME=VALUE,...", help="for distillation, as training.course.Knobs has them"
+    )
     parser.add_argument("--only", default="", help="rows whose name or inputs contain this")
     parser.add_argument("--without", default="", help="no rows whose name contains this")
     parser.add_argument("--torch-pruning", action="store_true", help="the peer too, for the model in models/")
@@ -202,9 +220,10 @@ def main() -> None:
         train, test = (load_data(x, model) for x in (options.fit, options.test))
     else:
         parser.error("name --fit and --test, or --fashion-mnist")
-    bench = Bench(model, train, test, options.seconds)
+    columns = [COLUMNS[c] for c in options.columns.split(",")]
+    bench = Bench(model, train, test, options.seconds, range(options.seeds), columns)
     told = [f"{platform.processor() or platform.machine()}, onnxruntime {onnxruntime.__version__}"]
-    for line in itertools.chain(told[:], lines(bench, options.only, options.without)):
+    for line in itertools.chain(told[:], lines(bench, chosen(options.only, options.without, options.knobs))):
         print(line, flush=True)
         told.append(line)
     if options.torch_pruning:

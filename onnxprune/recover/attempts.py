@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,8 +137,9 @@ def by_least_squares(task: Task, watch: Watch) -> ModelProto:
     return reconstruct(task.coupled, task.dropped, task.start, task.batches(), knobs, told)
 
 
-def by_distillation(task: Task, watch: Watch) -> ModelProto:
-    """Layers fitted to the original's, then the whole network trained to follow it."""
+def by_distillation(task: Task, watch: Watch, **knobs: Any) -> ModelProto:
+    """Layers fitted to the original's, then the whole network trained to follow it (`knobs`: of `training.course.Knobs`)."""
+    from onnxprune.training import course
     from onnxprune.training.distill import distill
 
     # the best moment of training is chosen by samples of its own: those that judge the result stay unseen
@@ -152,6 +154,7 @@ def by_distillation(task: Task, watch: Watch) -> ModelProto:
         seconds=task.seconds or DISTILL_SECONDS,
         seed=task.seed,
         progress=lambda stage, done: watch("distill", done),
+        knobs=course.Knobs(**knobs),
     ).model
 
 
