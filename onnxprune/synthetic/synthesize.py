@@ -28,8 +28,9 @@ MACS = 8e12
 """Multiply-accumulates that a search may take: all rounds up to a MobileNet's size, some for a ResNet-50."""
 VALUES = 2**28
 """Input values held at once (512 MiB of genomes)."""
-STEPS, LEAST_STEPS, DESCENT = 20, 5, 1.5e12
-"""Steps of gradient descent at most and at least, and the multiply-accumulates that they may take."""
+STEPS, LEAST_STEPS, DESCENT, RUNS = 20, 5, 2e12, 4
+"""Steps of gradient descent at most and at least, the multiply-accumulates that they may take, and as how many runs of the
+model one counts."""
 LEAST_TRIED, TRIED = 16, 64
 """Samples on which ranges of values are tried, by the work that this is."""
 
@@ -73,13 +74,13 @@ def synthesize(
     affordable = MACS / macs
     breeder = _in_range(breeder, layers, rng, int(np.clip(affordable / 64, LEAST_TRIED, TRIED)))
     rounds = int(np.clip((affordable / count - FIRST) / CHILDREN, LEAST_ROUNDS, ROUNDS))
-    steps = min(descent, int(DESCENT / (3 * macs * count))) if importlib.util.find_spec("torch") else 0
+    steps = min(descent, int(DESCENT / (RUNS * macs * count))) if importlib.util.find_spec("torch") else 0
     share = 0.5 if steps >= LEAST_STEPS else 1.0  # of the time, about
     data = breeder.data(_search(breeder, layers, rng, count, rounds, lambda done: progress(share * done)))
     if steps >= LEAST_STEPS:
         from onnxprune.training.invert import invert
 
-        data = invert(model, data, steps, seed, lambda done: progress(share + (1 - share) * done))
+        data = invert(model, data, steps, lambda done: progress(share + (1 - share) * done))
         progress(1.0)
     return replace(data, notes=(_note(len(data), fit(model, data)),))
 

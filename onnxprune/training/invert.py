@@ -27,11 +27,11 @@ from onnxprune.training.module import Module
 RATE = 0.02
 """Of the range of an input's values: the first step's size. It falls to zero along a cosine."""
 LEAST, MOST, FED = 8, 64, 2**21
-"""Samples whose activations are averaged, by the input values that they are: activations are many times as much."""
+"""Samples that are run together, by the input values that they are: activations are many times as much."""
 Watch = Callable[[float], None]
 
 
-def invert(model: ModelProto, data: Data, steps: int, seed: int = 0, progress: Watch = lambda _: None) -> Data:
+def invert(model: ModelProto, data: Data, steps: int, progress: Watch = lambda _: None) -> Data:
     """Samples that fit a model's BatchNorm statistics better than `data`; `data` itself where they do not.
 
     Values stay within the range that each input had. Inputs that are whole numbers, or the same in every sample, are kept.
@@ -40,7 +40,6 @@ def invert(model: ModelProto, data: Data, steps: int, seed: int = 0, progress: W
         model: the model, with its weights in memory.
         data: samples, all of one shape.
         steps: of gradient descent over all samples.
-        seed: chooses which samples are averaged together.
         progress: told how much is done.
     """
     layers = norm_layers(model)
@@ -48,14 +47,12 @@ def invert(model: ModelProto, data: Data, steps: int, seed: int = 0, progress: W
         return data
     found = data
     with contextlib.suppress(TrainingError):  # an operator that PyTorch cannot run
-        found = _descended(model, layers, data, steps, np.random.default_rng(seed), progress)
+        found = _descended(model, layers, data, steps, progress)
     before, after = fit(model, data), fit(model, found)
     return found if before and after and after.mismatch < before.mismatch else data
 
 
-def _descended(
-    model: ModelProto, layers: Sequence[Layer], data: Data, steps: int, rng: np.random.Generator, progress: Watch
-) -> Data:
+def _descended(model: ModelProto, layers: Sequence[Layer], data: Data, steps: int, progress: Watch) -> Data:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module, remembered = Module(model).to(device).requires_grad_(False), [_Remembered(layer, device) for layer in layers]
     given = {name: torch.from_numpy(_wide(x)).to(device) for name, x in data.chunks[0].items()}
@@ -66,17 +63,26 @@ def _descended(
         return data
     ends = {name: (float(given[name].min()), float(given[name].max())) for name in moved}
     optimiser = torch.optim.Adam([{"params": [x], "size": ends[name][1] - ends[name][0]} for name, x in moved.items()])
-    together = int(np.clip(FED // max(x[0].numel() for x in given.values()), LEAST, MOST))
+    size = data.fixed or int(np.clip(FED // max(x[0].numel() for x in given.values()), LEAST, MOST))
+    parts = [slice(k, k + size) for k in range(0, len(data), size)]
+
+    def moments(part: slice) -> list[Tensor]:
+        found = module({name: moved.get(name, x)[part] for name, x in given.items()}, [r.tensor for r in remembered])
+        share = (min(part.stop, len(data)) - part.start) / len(data)
+        return [share * r.moments(found[r.tensor]) for r in remembered]
+
     for step in range(steps):
         progress(step / steps)
         for group in optimiser.param_groups:
             group["lr"] = RATE * group["size"] * 0.5 * (1 + math.cos(math.pi * step / steps))
+        # the distance is of the moments of all samples, which do not fit into memory together: first where it points, then
+        # what each part can do for that
+        with torch.no_grad():
+            slopes = [2 * (sum(m) - r.wanted) for r, *m in zip(remembered, *map(moments, parts), strict=True)]
         optimiser.zero_grad()
-        for part in _parts(len(data), data.fixed or together, rng):
-            feeds = {name: moved.get(name, x)[torch.from_numpy(part).to(device)] for name, x in given.items()}
-            activations = module(feeds, [layer.tensor for layer in layers])
-            loss = sum((r.distance(activations[r.tensor]) for r in remembered), torch.zeros((), device=device))
-            if not loss.requires_grad:  # operators without a gradient lie between the inputs and every layer
+        for part in parts:
+            loss = sum((s * m).mean() for s, m in zip(slopes, moments(part), strict=True))
+            if not isinstance(loss, Tensor) or not loss.requires_grad:  # no gradient reaches the inputs
                 return data
             loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -93,23 +99,18 @@ def _wide(x: NDArray[Any]) -> NDArray[Any]:
     return x.astype(np.float32) if x.dtype.kind == "f" else x
 
 
-def _parts(n: int, size: int, rng: np.random.Generator) -> list[NDArray[np.intp]]:
-    """Positions 0 to n in random order, in parts of about `size`; exactly, where the model insists."""
-    return [np.asarray(p) for p in np.array_split(rng.permutation(n), max(1, n // size))]
-
-
 class _Remembered:
-    """What a layer remembers, and how far activations are from it: the measure of `onnxprune.synthetic.moments.features`."""
+    """What a layer remembers: moments as in `onnxprune.synthetic.moments`, about the running mean, in running deviations."""
 
     def __init__(self, layer: Layer, device: torch.device) -> None:
-        self.tensor = layer.tensor
+        self.tensor, self.wanted = layer.tensor, torch.tensor([[0.0], [1.0]], device=device)
         self._alive = torch.from_numpy(layer.alive).to(device)
         self._mean, self._deviation = (
             torch.from_numpy(v[layer.alive]).float().to(device) for v in (layer.mean, np.sqrt(layer.variance))
         )
 
-    def distance(self, activations: Tensor) -> Tensor:
-        """Of (n, channels, ...), a number."""
+    def moments(self, activations: Tensor) -> Tensor:
+        """Of (n, channels, ...): (2, channels), the means of z and of z squared."""
         z = activations.index_select(1, self._alive).movedim(1, -1).flatten(0, -2)
         z = (z - self._mean) / self._deviation
-        return (z.mean(0).square() + (z.square().mean(0) - 1).square()).mean()
+        return torch.stack([z.mean(0), z.square().mean(0)])
