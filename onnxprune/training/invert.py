@@ -104,13 +104,14 @@ class _Remembered:
 
     def __init__(self, layer: Layer, device: torch.device) -> None:
         self.tensor, self.wanted = layer.tensor, torch.tensor([[0.0], [1.0]], device=device)
-        self._alive = torch.from_numpy(layer.alive).to(device)
+        self._all, self._alive = len(layer.alive) == len(layer.mean), torch.from_numpy(layer.alive).to(device)
         self._mean, self._deviation = (
             torch.from_numpy(v[layer.alive]).float().to(device) for v in (layer.mean, np.sqrt(layer.variance))
         )
 
     def moments(self, activations: Tensor) -> Tensor:
         """Of (n, channels, ...): (2, channels), the means of z and of z squared."""
-        z = activations.index_select(1, self._alive).movedim(1, -1).flatten(0, -2)
-        z = (z - self._mean) / self._deviation
-        return torch.stack([z.mean(0), z.square().mean(0)])
+        wide = self._mean.reshape(-1, *[1] * (activations.dim() - 2))
+        z = (activations if self._all else activations.index_select(1, self._alive)) - wide
+        over = [k for k in range(z.dim()) if k != 1]
+        return torch.stack([z.mean(over) / self._deviation, z.square().mean(over) / self._deviation.square()])
