@@ -227,7 +227,7 @@ def page(options: argparse.Namespace, found: list[Row], peer: dict[str, float | 
         "# Coverage\n\n"
         "Graphs of real architectures (torchvision, timm), written by PyTorch's two exporters, filled with seeded weights and "
         f"cut by\n`{wish}`. Printed by `python tools/coverage.py ZOO --page FILE.md`; {versions}; {processor()}, "
-        f"{platform.python_version()}, {options.jobs} graphs at a time.\n\n"
+        f"Python {platform.python_version()}, {options.jobs} graphs at a time. [Other ratios](coverage-ratios.md).\n\n"
         "- **error**: largest difference between the outputs of the pruned model and of the original with the removed channels "
         "zeroed,\n  over the largest output, on seeded inputs; at most 1e-3 counts as proven. **proof** says who compared: "
         "`exact.py` is an\n  independent script that reads the two files and the plan; `onnxruntime, node by node` is our own, "
