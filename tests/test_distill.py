@@ -204,6 +204,9 @@ def test_a_sure_teacher_is_softened_until_it_tells_of_other_classes() -> None:
     assert float(softened(few, heat).amax(1).exp().mean()) == pytest.approx(0.5, abs=0.01)
     assert temperature(few, 1.0) == 1
     assert temperature(few / 100, 0.5) == 1, "it is not sure of itself"
+    two = torch.log_softmax(20 * torch.randn(40, 2, generator=torch.Generator().manual_seed(0)), 1)
+    assert float(softened(two, temperature(two, 0.5)).amax(1).exp().mean()) == pytest.approx(2 / 3, abs=0.01)
+    assert temperature(two / 100, 0.5) == 1
     many = torch.cat([few, few.min() + torch.zeros(40, 5000)], 1)
     assert 1 < temperature(many, 0.5) < heat, "classes that never matter would take all there is"
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 
 from onnxprune.data import Data
 from onnxprune.synthetic import fit, synthesize
 from onnxprune.training.invert import invert
-from tests.models import Array, model
+from tests.models import Array, model, stored
 from tests.test_synthetic import pictures, trained_on
 
 
@@ -40,8 +40,39 @@ def test_inputs_come_nearer_and_stay_in_their_range() -> None:
 def test_parts_that_fit_into_memory_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     net, data = trained_on(pictures(90, 1), 1), Data(({"x": noise(50)},))
     whole = invert(net, data, 3).chunks[0]["x"]
+    assert not np.array_equal(whole, noise(50))
     monkeypatch.setattr("onnxprune.training.invert.MOST", 8)
     np.testing.assert_allclose(invert(net, data, 3).chunks[0]["x"], whole, atol=1e-3)
+
+
+def test_the_range_of_values_makes_no_difference() -> None:
+    plain, bytes_ = trained_on(pictures(90, 1), 1), trained_on(pictures(90, 1, high=255.0), 1)
+    small, large = (mismatch(n, invert(n, Data(({"x": k * noise()},)), 20)) for n, k in ((plain, 1), (bytes_, 255)))
+    assert large == pytest.approx(small, rel=0.2)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "double"])
+def test_other_float_types_stay_what_they_are(dtype: str) -> None:
+    text = """g (F[N,6] x, F[8,6] w1, F[8] ws, F[8] wt, F[8] wm, F[8] wvar) => (F[] y) {
+        c = Gemm <transB = 1> (x, w1)  y = BatchNormalization(c, ws, wt, wm, wvar) }"""
+    net = model(text.replace("F[", f"{dtype}["))
+    known = stored(net)
+    x = np.random.default_rng(0).standard_normal((16, 6)).astype({"double": "float64"}.get(dtype, dtype))
+    made = x @ numpy_helper.to_array(known["w1"]).T
+    for name, value in (("wm", made.mean(0)), ("wvar", made.var(0))):
+        known[name].CopyFrom(numpy_helper.from_array(value.astype(x.dtype), name))
+    after = invert(net, Data(({"x": x / 2},)), 10).chunks[0]["x"]
+    assert after.dtype == x.dtype
+    assert not np.array_equal(after, x / 2)
+
+
+def test_a_step_that_fails_leaves_what_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: object) -> None:
+        raise RuntimeError("not enough memory")
+
+    monkeypatch.setattr("torch.Tensor.backward", full)
+    data = Data(({"x": noise(8)},))
+    assert invert(trained_on(pictures(90, 1), 1), data, 3) is data
 
 
 TWO = """g (float[N,1,12,12] x, float[N,1,1,1] size, int64[N,12] k, float[8,1,3,3] w1, float[8] ws, float[8] wt, float[8] wm,

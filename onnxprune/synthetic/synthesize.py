@@ -14,6 +14,7 @@ from onnx import ModelProto
 from onnxprune.benchmark import cost
 from onnxprune.data.arrays import classes_of, counts_samples, fixed_batch, inputs_of
 from onnxprune.data.samples import Data
+from onnxprune.errors import TrainingError
 from onnxprune.synthetic.evolve import Breeder, Genomes, Rng, Watch, evolve, ranged
 from onnxprune.synthetic.inputs import Still, read_inputs
 from onnxprune.synthetic.moments import ODD, Fit, Layer, fit, norm_layers, probing
@@ -70,7 +71,7 @@ def synthesize(
     layers = norm_layers(model)
     if not layers:
         return replace(breeder.data(breeder.pool(rng, count)), notes=(NO_LAYERS,))
-    macs = max(1, cost(model, shapes).macs)
+    macs = max(1, cost(model, shapes).macs // unit)
     affordable = MACS / macs
     breeder = _in_range(breeder, layers, rng, int(np.clip(affordable / 64, LEAST_TRIED, TRIED)))
     rounds = int(np.clip((affordable / count - FIRST) / CHILDREN, LEAST_ROUNDS, ROUNDS))
@@ -78,10 +79,7 @@ def synthesize(
     share = 0.5 if steps >= LEAST_STEPS else 1.0  # of the time, about
     data = breeder.data(_search(breeder, layers, rng, count, rounds, lambda done: progress(share * done)))
     if steps >= LEAST_STEPS:
-        from onnxprune.training.invert import invert
-
-        data = invert(model, data, steps, lambda done: progress(share + (1 - share) * done))
-        progress(1.0)
+        data = _descended(model, data, steps, lambda done: progress(share + (1 - share) * done))
     return replace(data, notes=(_note(len(data), fit(model, data)),))
 
 
@@ -107,6 +105,15 @@ def _search(
     scores = [model.graph.output[0].name] if classes and classes <= count else []
     with probing(model, layers, scores) as probe:
         return evolve(breeder, probe, rng, count, FIRST * count, rounds, CHILDREN * count, progress)
+
+
+def _descended(model: ModelProto, data: Data, steps: int, progress: Watch) -> Data:
+    """Nearer by gradient descent, if PyTorch is really there and not only something of its name."""
+    try:
+        from onnxprune.training.invert import invert
+    except (TrainingError, ImportError, AttributeError, OSError):
+        return data
+    return invert(model, data, steps, progress)
 
 
 def _note(count: int, found: Fit | None) -> str:

@@ -11,11 +11,9 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor
 
@@ -23,6 +21,7 @@ from onnxprune.data.samples import Data
 from onnxprune.errors import TrainingError
 from onnxprune.synthetic.moments import Layer, fit, norm_layers
 from onnxprune.training.module import Module
+from onnxprune.training.ops.pointwise import to_torch
 
 RATE = 0.02
 """Of the range of an input's values: the first step's size. It falls to zero along a cosine."""
@@ -46,7 +45,8 @@ def invert(model: ModelProto, data: Data, steps: int, progress: Watch = lambda _
     if not layers or data.stacked or len(data.chunks) != 1:
         return data
     found = data
-    with contextlib.suppress(TrainingError):  # an operator that PyTorch cannot run
+    # an operator that PyTorch cannot run, or not backwards, or no memory for it: what was given is good enough
+    with contextlib.suppress(TrainingError, RuntimeError, TypeError, ValueError, IndexError, MemoryError):
         found = _descended(model, layers, data, steps, progress)
     before, after = fit(model, data), fit(model, found)
     return found if before and after and after.mismatch < before.mismatch else data
@@ -55,14 +55,16 @@ def invert(model: ModelProto, data: Data, steps: int, progress: Watch = lambda _
 def _descended(model: ModelProto, layers: Sequence[Layer], data: Data, steps: int, progress: Watch) -> Data:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module, remembered = Module(model).to(device).requires_grad_(False), [_Remembered(layer, device) for layer in layers]
-    given = {name: torch.from_numpy(_wide(x)).to(device) for name, x in data.chunks[0].items()}
+    given = {name: to_torch(x).to(device) for name, x in data.chunks[0].items()}
     moved = {
         name: x.clone().requires_grad_() for name, x in given.items() if x.is_floating_point() and bool((x != x[:1]).any())
     }
     if not moved:
         return data
     ends = {name: (float(given[name].min()), float(given[name].max())) for name in moved}
-    optimiser = torch.optim.Adam([{"params": [x], "size": ends[name][1] - ends[name][0]} for name, x in moved.items()])
+    groups = [{"params": [x], "size": ends[name][1] - ends[name][0]} for name, x in moved.items()]
+    # of many pixels, each of a wide range, each gradient is tiny, and must not be taken for zero
+    optimiser = torch.optim.Adam(groups, eps=1e-20)
     size = data.fixed or int(np.clip(FED // max(x[0].numel() for x in given.values()), LEAST, MOST))
     parts = [slice(k, k + size) for k in range(0, len(data), size)]
 
@@ -93,10 +95,6 @@ def _descended(model: ModelProto, layers: Sequence[Layer], data: Data, steps: in
         name: moved[name].detach().cpu().numpy().astype(x.dtype) if name in moved else x for name, x in data.chunks[0].items()
     }
     return replace(data, chunks=(chunk,))
-
-
-def _wide(x: NDArray[Any]) -> NDArray[Any]:
-    return x.astype(np.float32) if x.dtype.kind == "f" else x
 
 
 class _Remembered:

@@ -17,7 +17,7 @@ from onnxprune.fidelity import are_probabilities, class_axis
 from onnxprune.training.program import Program, Step
 
 Masks = Mapping[str, tuple[NDArray[np.bool_] | None, ...]]
-FAINT = 1e-7
+FAINT, FAINTEST = 1e-7, 1e-37
 HOTTEST = 64.0
 """Far above, all classes are alike whatever the scores."""
 
@@ -70,16 +70,18 @@ def temperature(logs: Tensor, top: float) -> float:
     """At which the likeliest class has the share `top` on average; 1 where it has no more than that anyway.
 
     A teacher that is sure of itself tells one class and nothing else; softened so far, it tells how alike the others are. Of
-    thousands of classes, most of which never matter, fewer degrees are enough.
+    thousands of classes, most of which never matter, fewer degrees are enough. Of two classes one always has half or more:
+    there the likelier one is left two thirds.
 
     Args:
         logs: logarithms of the teacher's probabilities (n, classes, ...).
         top: 0 to 1.
     """
+    wanted = max(top, 2 / (logs.shape[1] + 1))
     cold, hot = 1.0, HOTTEST
     while hot - cold > 0.01:
         middle = (cold + hot) / 2
-        surer = float(softened(logs, middle).amax(1).exp().mean()) > top
+        surer = float(softened(logs, middle).amax(1).exp().mean()) > wanted
         cold, hot = (middle, hot) if surer else (cold, middle)
     return cold
 
@@ -89,9 +91,9 @@ def log_softmax(axis: int) -> Logs:
     return lambda x: F.log_softmax(x, axis).movedim(axis, 1)
 
 
-def logarithm(axis: int) -> Logs:
-    """Of probabilities with classes on an axis."""
-    return lambda x: x.clamp_min(FAINT).log().movedim(axis, 1)
+def logarithm(axis: int, least: float = FAINT) -> Logs:
+    """Of probabilities with classes on an axis; none is counted as smaller than `least`."""
+    return lambda x: x.clamp_min(least).log().movedim(axis, 1)
 
 
 def label_loss(logs: Tensor, labels: Tensor, share: Tensor) -> Tensor | None:
@@ -168,7 +170,7 @@ def _end(name: str, y: NDArray[Any], first: bool, last: Step | None, weight: flo
         single = last.call.opset >= 13  # before, all axes from the given one on were one
         axis = last.call.get("axis", -1 if single else 1) % y.ndim
         if single or axis == y.ndim - 1:
-            told = logarithm(axis) if last.call.op == "Softmax" else log_softmax(axis)
+            told = logarithm(axis, FAINTEST) if last.call.op == "Softmax" else log_softmax(axis)
             return classes(last.inputs[0], log_softmax(axis), told)
     if last is not None and last.call.op == "Sigmoid":
         return Term(last.inputs[0], odds, weight)
