@@ -135,8 +135,6 @@ class Rests:
 
     def _zeros(self, name: str) -> NDArray[Any]:
         fact = self._coupled.graph.facts[name].cases[0]
-        if any(size < 0 for size in fact.shape or ()):
-            raise Unsupported("mixes removed channels of a tensor whose size is not known")
         return np.broadcast_to(np.zeros((), onnx.helper.tensor_dtype_to_np_dtype(fact.dtype)), fact.shape or ())
 
     def _rest_of(self, name: str, classes: NDArray[np.int64]) -> Rest | None:

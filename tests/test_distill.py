@@ -19,14 +19,16 @@ from onnxprune.errors import DataError, TrainingError
 from onnxprune.facts import read_graph
 from onnxprune.groups import find_groups
 from onnxprune.judge import Judge
-from onnxprune.recover.attempts import kept_positions
+from onnxprune.recover import attempts
+from onnxprune.recover.attempts import Task, kept_positions
 from onnxprune.rewrite import cut
 from onnxprune.training import distill as module
+from onnxprune.training import objective as objectives
 from onnxprune.training.course import Knobs
 from onnxprune.training.distill import Clock, Distilled, Training, distill, is_done, rate
 from onnxprune.training.examination import Examination
 from onnxprune.training.module import Module
-from onnxprune.training.objective import label_loss, log_softmax, objective, of_classes, softened, temperature
+from onnxprune.training.objective import FAINT, label_loss, log_softmax, objective, of_classes, softened, temperature
 from onnxprune.training.stream import Batch, mixable, mixed, stream
 from tests.models import choose, model, stored
 from tests.nets import small
@@ -372,3 +374,51 @@ def test_a_weight_in_half_precision_stays_one() -> None:
     result = distill(NET, half, FIT, HELD_OUT, MASKS, seconds=1.0)
     assert stored(result.model)["w4"].data_type == onnx.TensorProto.FLOAT16
     assert not same_weights(result.model, half)
+
+
+SCORES = {k: e for k, e in ENDS.items() if k != "sigmoid"}
+
+
+@pytest.mark.parametrize("body, opset, name", SCORES.values(), ids=SCORES)
+def test_however_classes_come_out_a_sure_teacher_is_softened_alike(
+    body: str, opset: int, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = model(f"g (float[N,6] x, float[6,5] w1) => (float[N,5] y) {{ {body} }}", opset)
+    weight = stored(net)["w1"]
+    weight.CopyFrom(numpy_helper.from_array(20 * numpy_helper.to_array(weight), "w1"))
+    program, heats = Module(net).program, []
+    monkeypatch.setattr(objectives, "of_classes", lambda name, logs, weight, heat: heats.append(heat))
+    feeds = {"x": np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)}
+    y = Module(net).requires_grad_(False)(feeds)["y"].numpy()
+    scores = log_softmax(1)(torch.from_numpy(feeds["x"] @ numpy_helper.to_array(weight)))
+    if "Identity" in body:  # of mere probabilities the faintest are not told apart, in the loss neither
+        scores = scores.clamp_min(np.log(FAINT))
+    for top in (0.5, 1.0):
+        objective(program, program, {"y": y}, {}, 3, 0.0, top)
+    expected = temperature(scores, 0.5)
+    assert expected > 2
+    assert heats == [pytest.approx(expected, rel=0.1), 1.0]
+
+
+def test_samples_that_choose_the_best_moment_are_not_fitted_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted, examined = [], []
+
+    def fits(task: Task, watch: Any) -> ModelProto:
+        fitted.append(task.fit)
+        return task.pruned
+
+    def trains(teacher: ModelProto, student: ModelProto, data: Data, held_out: Data, *_: Any, **more: Any) -> Distilled:
+        fitted.append(data)
+        examined.append((held_out, more["knobs"]))
+        return Distilled(student, 0, (), 0, "cpu")
+
+    monkeypatch.setattr(attempts, "by_least_squares", fits)
+    monkeypatch.setattr(module, "distill", trains)
+    data, coupled = samples(50), couple(read_graph(NET))
+    task = Task(coupled, np.zeros(len(coupled.roots), bool), STUDENT, STUDENT, data, samples(5, 1))
+    attempts.by_distillation(task, lambda stage, done: None, top=0.7)
+    [(chosen, knobs)] = examined
+    assert (len(chosen), knobs.top) == (5, 0.7)
+    for used in fitted:
+        both = np.concatenate([used.chunks[0]["x"], chosen.chunks[0]["x"]])
+        assert len(both) == len(np.unique(both, axis=0)) == 50

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -113,4 +114,11 @@ def test_synthetic_inputs_are_nearer_for_it(monkeypatch: pytest.MonkeyPatch) -> 
     bred, found = synthesize(net, 24, descent=0), synthesize(net, 24)
     assert mismatch(net, found) < mismatch(net, bred)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # without torch
+    assert np.array_equal(synthesize(net, 24).chunks[0]["x"], bred.chunks[0]["x"])
+
+
+def test_a_broken_pytorch_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = trained_on(pictures(90, 1), 1)
+    bred = synthesize(net, 24, descent=0)
+    monkeypatch.setitem(sys.modules, "onnxprune.training.invert", None)  # importing it fails
     assert np.array_equal(synthesize(net, 24).chunks[0]["x"], bred.chunks[0]["x"])
