@@ -39,6 +39,7 @@ from onnxprune.judge import accuracy
 from onnxprune.options import Options
 from onnxprune.recover.attempts import Task, batches_of, by_bias, by_distillation, by_least_squares, by_statistics
 from onnxprune.recover.bias import absorb
+from onnxprune.synthetic import synthesize
 
 HERE = Path(__file__).resolve().parent.parent
 OURS = HERE / "models" / "resnet20-fashion-mnist.onnx"
@@ -102,6 +103,7 @@ ROWS = (
     Row("reconstruct", 1000, quietly(by_least_squares)),
     Row("reconstruct", 32, quietly(by_least_squares)),
     Row("reconstruct", "synthetic", quietly(by_least_squares)),
+    Row("reconstruct", "bred only", quietly(by_least_squares)),
     Row("reconstruct", "random", quietly(by_least_squares)),
     Row("distill", 1000, quietly(by_distillation)),
 )
@@ -127,6 +129,8 @@ def cut(bench: Bench, macs: str, free: bool, fit: Data) -> Decision:
 
 def inputs(bench: Bench, row: Row, seed: int) -> Data:
     """What a row is fitted to."""
+    if row.samples == "bred only":  # synthetic, as without torch
+        return synthesize(bench.model, 256, seed, descent=0)
     if isinstance(row.samples, str):
         return load_data(row.samples, bench.model, samples=256, seed=seed)
     return bench.some(max(row.samples, 8), seed)

@@ -5,18 +5,22 @@
 usage: python tools/synthetic.py [MODEL.onnx] [--data SOURCE [--preprocess ...]] [--count 256] [--seed 0] [--sheet OUT.png]
 Prints a markdown table: of every BatchNorm layer, how far its mean (in running deviations) and its deviation (as a logarithm)
 are from the running statistics with synthetic inputs (before and after gradient descent, where torch is installed), with the
-real ones of SOURCE, and with normal noise. OUT.png shows the first samples, of inputs that are images.
+real ones of SOURCE, and with normal noise; and how far the real ones are when they are prepared wrongly. OUT.png shows the
+first samples, of inputs that are images.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from onnxprune.data import Data, load_data, random_data
 from onnxprune.io import load
@@ -47,6 +51,26 @@ def write_sheet(data: Data, path: str, columns: int, rows: int, zoom: int) -> No
     picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST).save(path)
 
 
+SPOILED: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "as given": lambda x: x,
+    "negatives": lambda x: x.max() + x.min() - x,
+    "normalised once more": lambda x: (x - x.mean()) / x.std(),
+    "2 x - 1": lambda x: 2 * x - 1,
+    "(x + 1) / 2": lambda x: (x + 1) / 2,
+    "255 x": lambda x: 255 * x,
+}
+
+
+def spoiled(model: ModelProto, data: Data) -> str:
+    """Markdown: the mismatch of real inputs that are prepared wrongly."""
+    lines = ["| real inputs | off by |", "|---|---|"]
+    for name, change in SPOILED.items():
+        chunks = tuple({k: change(x).astype(x.dtype) if x.dtype.kind == "f" else x for k, x in c.items()} for c in data.chunks)
+        found = fit(model, replace(data, chunks=chunks))
+        lines.append(f"| {name} | {found.mismatch:.2f} |" if found else f"| {name} | |")
+    return "\n".join(lines)
+
+
 def table(columns: dict[str, Fit]) -> str:
     """Markdown: a row a layer, mean and spread a column, and the averages."""
     head = " | ".join(f"{name}: mean | deviation" for name in columns)
@@ -63,6 +87,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default=str(MODELS / "resnet20-fashion-mnist.onnx"))
     parser.add_argument("--data", help="real inputs, to compare with")
     parser.add_argument("--preprocess")
+    parser.add_argument("--samples", type=int, help="real ones, at most")
     parser.add_argument("--count", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sheet", help="a picture of synthetic inputs (.png)")
@@ -82,10 +107,13 @@ def main() -> None:
     print(f"{options.model}: {made.notes[0]}; {middle - start:.0f} s without gradients, {end - middle:.0f} s with\n")
     columns = {"bred": fit(model, bred), "bred, then descended": fit(model, made)}
     if options.data:
-        columns["real"] = fit(model, load_data(options.data, model, preprocess=options.preprocess))
+        real = load_data(options.data, model, preprocess=options.preprocess, samples=options.samples)
+        columns["real"] = fit(model, real)
     columns["noise"] = fit(model, random_data(model, options.count, options.seed, shapes))
     if all(columns.values()):
         print(table({name: f for name, f in columns.items() if f}))
+    if options.data:
+        print("\n" + spoiled(model, real))
     if options.sheet:
         write_sheet(made, options.sheet, options.columns, options.rows, options.zoom)
 
