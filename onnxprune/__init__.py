@@ -8,11 +8,11 @@
 """
 
 from onnxprune.api import Result, analyze, apply_plan, prune, verify_files
-from onnxprune.decision import Analysis
 from onnxprune.errors import PruneError
 from onnxprune.options import Options
-from onnxprune.plan import Plan
-from onnxprune.report import Report
+from onnxprune.pipeline.decision import Analysis
+from onnxprune.report.report import Report
+from onnxprune.rewrite.plan import Plan
 
 __all__ = ["Analysis", "Options", "Plan", "PruneError", "Report", "Result", "analyze", "apply_plan", "prune", "verify_files"]
 __version__ = "0.1.0"

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from onnxprune.analysis.policy import Policy, read_carrier
 from onnxprune.errors import OptionError
-from onnxprune.policy import Policy, read_carrier
-from onnxprune.recover import METHODS
-from onnxprune.scoring import NAMES
-from onnxprune.scoring.names import CALIBRATED
-from onnxprune.selection import Alignment, auto_alignment
-from onnxprune.targets import Amount, amount
+from onnxprune.recovery import METHODS
+from onnxprune.selection.scoring import NAMES
+from onnxprune.selection.scoring.names import CALIBRATED
+from onnxprune.selection.selection import Alignment, auto_alignment
+from onnxprune.selection.targets import Amount, amount
 
 if TYPE_CHECKING:
     from onnxprune.data import Labels, Source
-    from onnxprune.judge import Metric
+    from onnxprune.evaluation.judge import Metric
 
 Shapes = Mapping[str, Sequence[int]]
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
@@ -34,14 +34,14 @@ class Options:
 
     Attributes:
         ratio: fraction of prunable channels to remove, 0 <= ratio < 1; None where a budget is given instead.
-        criterion: a name in `onnxprune.scoring.NAMES`; None: `obs` where there are inputs to recover with, else `ccprune`.
+        criterion: a name in `selection.scoring.NAMES`; None: `obs` where there are inputs to recover with, else `ccprune`.
         scope: "global" or "local".
         align: "auto", "none", or a number of channels.
         scores: path of an .npz, or weight name -> scores, instead of the criterion.
         include, exclude: patterns of weight names that may, or may not, be cut.
         data: inputs, as `onnxprune.data.load_data` takes them: a path, `module:function`, `synthetic`, `random`, or arrays.
         input_shape: input name -> shape, for sizes that the file leaves open.
-        recover: what is done to keep accuracy after the cut: a name in `onnxprune.recover.METHODS`.
+        recover: what is done to keep accuracy after the cut: a name in `onnxprune.recovery.METHODS`.
         rounds: in how many steps to cut, with a recovery after each.
         time_budget: how long training may take, as "10m" or in seconds; without it, `auto` does not train.
         verify, bench: whether to prove and to time the result.
@@ -52,7 +52,7 @@ class Options:
         preprocess: how images become inputs, as in `size=224x224,mean=0.5,std=0.5`.
         samples: how many samples to use at most.
         labels: one a sample, or a file of them.
-        metric: what is better, as a function (see `onnxprune.judge.Metric`) or as `module:function`.
+        metric: what is better, as a function (see `onnxprune.evaluation.judge.Metric`) or as `module:function`.
         allow_renormalising: whether means, normalisations and softmax over channels may work on those that are left.
         macs: instead of `ratio`, the multiply-accumulates that may remain: "50%", "300M", or a number of them.
     """

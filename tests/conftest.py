@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 
 from onnxprune.errors import DataError
-from onnxprune.recover import supply
+from onnxprune.pipeline import supply
 
 onnxruntime.set_default_logger_severity(4)
 

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, TensorProto
 from onnx.reference import ReferenceEvaluator
 
-from onnxprune.coupling import Coupled, couple
-from onnxprune.facts import read_graph
-from onnxprune.groups import Group, find_groups
-from onnxprune.plan import plan_of
-from onnxprune.policy import Policy
-from onnxprune.rewrite import cut
-from onnxprune.verify import verify
+from onnxprune.analysis.coupling import Coupled, couple
+from onnxprune.analysis.groups import Group, find_groups
+from onnxprune.analysis.policy import Policy
+from onnxprune.evaluation.verify import verify
+from onnxprune.ir.facts import read_graph
+from onnxprune.rewrite.plan import plan_of
+from onnxprune.rewrite.rewrite import cut
 
 Array = NDArray[Any]
 DOMAINS = ("com.microsoft", "custom", "local")

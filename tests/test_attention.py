@@ -6,11 +6,11 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from onnxprune.benchmark import cost
-from onnxprune.coupling import couple
-from onnxprune.facts import read_graph
-from onnxprune.groups import find_groups
-from onnxprune.policy import Policy, read_carrier
+from onnxprune.analysis.coupling import couple
+from onnxprune.analysis.groups import find_groups
+from onnxprune.analysis.policy import Policy, read_carrier
+from onnxprune.cost.benchmark import cost
+from onnxprune.ir.facts import read_graph
 from tests.models import cut_some, model
 from tests.test_ops import Sample, obeys_the_law
 

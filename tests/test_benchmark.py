@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxprune import benchmark
+from onnxprune.cost import benchmark
 from onnxprune.errors import DataError
 from tests.models import model
 from tests.nets import small

@@ -17,16 +17,16 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper
 from onnx.backend.test.case.node import collect_testcases
 
-from onnxprune.coupling import Coupled, couple
+from onnxprune.analysis.coupling import Coupled, couple
+from onnxprune.analysis.groups import Group
+from onnxprune.analysis.ops import RULES
 from onnxprune.errors import CutError, VerificationError
-from onnxprune.facts import read_graph
-from onnxprune.fused import CHAINS
-from onnxprune.graph import FLOATS
-from onnxprune.groups import Group
-from onnxprune.io import OLDEST_OPSET
-from onnxprune.ops import RULES
-from onnxprune.rewrite import cut
-from onnxprune.verify import verify
+from onnxprune.evaluation.verify import verify
+from onnxprune.ir.facts import read_graph
+from onnxprune.ir.fused import CHAINS
+from onnxprune.ir.graph import FLOATS
+from onnxprune.ir.io import OLDEST_OPSET
+from onnxprune.rewrite.rewrite import cut
 from tests.models import choose
 
 

@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
-from onnxprune.coupling import Coupled, couple
+from onnxprune.analysis.coupling import Coupled, couple
+from onnxprune.analysis.groups import find_groups
 from onnxprune.data import Data
 from onnxprune.errors import DataError, TrainingError
-from onnxprune.facts import read_graph
-from onnxprune.groups import find_groups
-from onnxprune.judge import Judge
-from onnxprune.recover import attempts
-from onnxprune.recover.attempts import Task, kept_positions
-from onnxprune.rewrite import cut
+from onnxprune.evaluation.judge import Judge
+from onnxprune.ir.facts import read_graph
+from onnxprune.recovery import attempts
+from onnxprune.recovery.attempts import Task, kept_positions
+from onnxprune.rewrite.rewrite import cut
 from onnxprune.training import distill as module
 from onnxprune.training import objective as objectives
 from onnxprune.training.course import Knobs

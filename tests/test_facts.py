@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune.facts import read_graph
-from onnxprune.graph import Graph
+from onnxprune.ir.facts import read_graph
+from onnxprune.ir.graph import Graph
 from tests.models import model
 
 

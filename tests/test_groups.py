@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.coupling import couple
-from onnxprune.facts import read_graph
-from onnxprune.groups import find_groups, find_held
+from onnxprune.analysis.coupling import couple
+from onnxprune.analysis.groups import find_groups, find_held
+from onnxprune.ir.facts import read_graph
 from tests.models import model
 from tests.nets import small
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from onnxprune.benchmark import cost
-from onnxprune.cli import run
-from onnxprune.decision import analyse
-from onnxprune.facts import read_graph
-from onnxprune.inspection import Inspection, inspect
-from onnxprune.render.json import to_json
-from onnxprune.render.picture import to_svg
-from onnxprune.render.table import bar
+from onnxprune.cli.app import run
+from onnxprune.cost.benchmark import cost
+from onnxprune.ir.facts import read_graph
+from onnxprune.pipeline.decision import analyse
+from onnxprune.report.inspection import Inspection, inspect
+from onnxprune.report.render.json import to_json
+from onnxprune.report.render.picture import to_svg
+from onnxprune.report.render.table import bar
 from tests.models import model
 from tests.nets import small, write
 from tests.zoo import FOLDER, hydrate

@@ -11,7 +11,7 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from onnxprune.data import Data
-from onnxprune.synthetic import fit, synthesize
+from onnxprune.data.synthetic import fit, synthesize
 from onnxprune.training.invert import invert
 from tests.models import Array, model, stored
 from tests.test_synthetic import pictures, trained_on

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune.labels import Labels, Pin, distinct
+from onnxprune.analysis.labels import Labels, Pin, distinct
 
 PAIRS = st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=25)
 WHY = Pin("Node 'n'", "needs them")

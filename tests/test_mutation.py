@@ -13,17 +13,18 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune import coupling, rewrite
-from onnxprune.coupling import Coupled, couple
+from onnxprune.analysis import coupling
+from onnxprune.analysis.coupling import Coupled, couple
+from onnxprune.analysis.groups import find_groups
+from onnxprune.analysis.labels import Flow, Labels, Pin, Rest
+from onnxprune.analysis.ops import RULES
+from onnxprune.analysis.ops.site import Rule, Site
 from onnxprune.errors import CutError, VerificationError
-from onnxprune.facts import read_graph
-from onnxprune.groups import find_groups
-from onnxprune.labels import Flow, Labels, Pin, Rest
-from onnxprune.ops import RULES
-from onnxprune.ops.refit import REFITS
-from onnxprune.ops.site import Rule, Site
-from onnxprune.rewrite import cut
-from onnxprune.verify import verify
+from onnxprune.evaluation.verify import verify
+from onnxprune.ir.facts import read_graph
+from onnxprune.rewrite import rewrite
+from onnxprune.rewrite.refits.refit import REFITS
+from onnxprune.rewrite.rewrite import cut
 from tests.models import choose, model
 from tests.test_attention import CASES as HEADS
 from tests.test_fused import CASES as FUSED

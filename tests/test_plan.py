@@ -12,7 +12,7 @@ import pytest
 
 import onnxprune
 from onnxprune.errors import PlanError
-from onnxprune.plan import FORMAT, Plan
+from onnxprune.rewrite.plan import FORMAT, Plan
 from tests.nets import small
 
 Kept = dict[str, dict[str, list[int]]]

@@ -12,13 +12,13 @@ import pytest
 from onnx import ModelProto
 
 import onnxprune
-from onnxprune.cli import run
-from onnxprune.coupling import couple
+from onnxprune.analysis.coupling import couple
+from onnxprune.analysis.groups import find_groups
+from onnxprune.analysis.policy import Policy, read_carrier
+from onnxprune.cli.app import run
 from onnxprune.errors import OptionError, PlanError
-from onnxprune.facts import read_graph
-from onnxprune.groups import find_groups
-from onnxprune.plan import Plan
-from onnxprune.policy import Policy, read_carrier
+from onnxprune.ir.facts import read_graph
+from onnxprune.rewrite.plan import Plan, dropped_by
 from tests.models import cut_some, model
 from tests.nets import small, write
 from tests.test_topologies import NETS
@@ -122,7 +122,7 @@ def test_a_plan_without_its_wishes_is_refused(tmp_path: Path) -> None:
     assert data["policy"] == {"carrier": ["*=outer"]}
     coupled = couple(read_graph(attention()))
     with pytest.raises(PlanError, match=r"analyse with `plan\.policy`"):
-        onnxprune.plan.dropped_by(coupled, result.plan)
+        dropped_by(coupled, result.plan)
     del data["policy"]
     with pytest.raises(PlanError, match="cuts channels tied to it"):
         onnxprune.apply_plan(attention(), Plan.from_json(data), bench=False)

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto
 
 import onnxprune
-from onnxprune import io, protofile
-from onnxprune.cli import run
+from onnxprune.cli.app import run
 from onnxprune.errors import ModelError, OptionError
-from onnxprune.io import load, runnable, save
-from onnxprune.protofile import Place, array_of, leave, length_of, place_of, size_of, slabs, take_all
+from onnxprune.ir import io, protofile
+from onnxprune.ir.io import load, runnable, save
+from onnxprune.ir.protofile import Place, array_of, leave, length_of, place_of, size_of, slabs, take_all
 from tests.models import model
 from tests.nets import small, write
 

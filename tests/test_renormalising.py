@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from onnx import ModelProto
 
 import onnxprune
-from onnxprune.cli import run
-from onnxprune.coupling import couple
+from onnxprune.analysis.coupling import couple
+from onnxprune.analysis.policy import Policy
+from onnxprune.cli.app import run
 from onnxprune.errors import PlanError, VerificationError
-from onnxprune.facts import read_graph
-from onnxprune.plan import Plan
-from onnxprune.policy import Policy
+from onnxprune.ir.facts import read_graph
+from onnxprune.rewrite.plan import Plan
 from tests.models import cut_some, free_atoms, model
 from tests.nets import write
 from tests.test_ops import CASES

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 import onnxprune
-from onnxprune.benchmark import Benchmark, Latency
-from onnxprune.render.json import to_json
-from onnxprune.render.table import print_report
+from onnxprune.cost.benchmark import Benchmark, Latency
+from onnxprune.report.render.json import to_json
+from onnxprune.report.render.table import print_report
 from tests.models import model
 from tests.nets import small
 
@@ -49,7 +49,7 @@ def timed(speedup: float) -> Benchmark:
 
 @pytest.mark.parametrize("speedup", [0.8, 1.4])
 def test_a_result_that_is_not_faster_is_said_plainly(speedup: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.benchmark.benchmark", lambda *_, **__: timed(speedup))
+    monkeypatch.setattr("onnxprune.cost.benchmark.benchmark", lambda *_, **__: timed(speedup))
     report = onnxprune.prune(small(), 0.5).report
     assert any("NOT faster here (0.80x)" in w for w in report.warnings) == (speedup < 1)
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.groups import Group
-from onnxprune.selection import Budget, Vector, keep_one_everywhere, least, select, widths_allowed
+from onnxprune.analysis.groups import Group
+from onnxprune.selection.selection import Budget, Vector, keep_one_everywhere, least, select, widths_allowed
 
 SIZES = st.lists(st.integers(1, 96), min_size=1, max_size=9)
 RATIOS = st.floats(0, 0.89)

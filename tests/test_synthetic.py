@@ -14,13 +14,13 @@ from onnx import ModelProto, numpy_helper
 
 import onnxprune
 from onnxprune.data import Data, load_data, random_data
+from onnxprune.data.synthetic import fit, misfit, synthesize
+from onnxprune.data.synthetic.families import FAMILIES, bred, coloured, grid
+from onnxprune.data.synthetic.inputs import Signal, Still, Tokens, normalised, read_inputs
+from onnxprune.data.synthetic.moments import norm_layers, probing
+from onnxprune.data.synthetic.select import herd, norm_of_mean
 from onnxprune.errors import DataError
-from onnxprune.judge import Judge
-from onnxprune.synthetic import fit, misfit, synthesize
-from onnxprune.synthetic.families import FAMILIES, bred, coloured, grid
-from onnxprune.synthetic.inputs import Signal, Still, Tokens, normalised, read_inputs
-from onnxprune.synthetic.moments import norm_layers, probing
-from onnxprune.synthetic.select import herd, norm_of_mean
+from onnxprune.evaluation.judge import Judge
 from tests.models import Array, model, runner
 from tests.nets import small
 

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxprune.coupling import couple
+from onnxprune.analysis.coupling import couple
+from onnxprune.analysis.groups import find_groups
+from onnxprune.analysis.ops.elementwise import BROADCAST, UNARY
 from onnxprune.errors import CutError, TrainingError
-from onnxprune.facts import read_graph
-from onnxprune.graph import FLOATS
-from onnxprune.groups import find_groups
-from onnxprune.ops.elementwise import BROADCAST, UNARY
-from onnxprune.rewrite import cut
+from onnxprune.ir.facts import read_graph
+from onnxprune.ir.graph import FLOATS
+from onnxprune.rewrite.rewrite import cut
 from onnxprune.training.module import Module, reestimate, write_back
 from onnxprune.training.ops import OPS
 from onnxprune.training.program import expanded, flat

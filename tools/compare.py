@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether two checkouts do the same: plans, reports and cut files of the same models, byte for byte.
 
-usage: python tools/compare.py BEFORE AFTER --models FOLDER [FOLDER ...] [--zoo FOLDER] [--graphs 30] [--only GLOB] [--keep FOLDER]
+usage: python tools/compare.py BEFORE AFTER --models FOLDER [FOLDER ...] [--zoo FOLDER] [--graphs 30] [--only GLOB]
+       [--keep FOLDER] [--words FILE]
 
 BEFORE and AFTER are folders that hold the package, such as two clones of the repository at different commits. Every job is one
-command line, run in a process of its own; a model is called by the same relative path in both. What is measured (seconds, latency)
-is left out. Each row says `same`; `words` where nothing but text in the report differs, with the texts in --words FILE; or
+command line, run in a process of its own; a model is called by the same relative path in both. What is measured (seconds,
+latency) is left out. Each row says `same`; `words` where nothing but text in the report differs (--words FILE: the texts); or
 `DIFFERENT`, and where. With --keep, results that lie in that folder from an earlier call are used again. Exit status 1 if any
 differs in more than words.
 """
@@ -151,7 +152,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
-    parser.add_argument("--models", type=Path, nargs="+", required=True, help="folders of .onnx files, perhaps with an .npz each")
+    parser.add_argument(
+        "--models", type=Path, nargs="+", required=True, help="folders of .onnx files, perhaps with an .npz each"
+    )
     parser.add_argument("--zoo", type=Path, help="a folder of graphs without weights and hydrate.py")
     parser.add_argument("--graphs", type=int, default=30, help="how many graphs of the zoo")
     parser.add_argument("--only", default="*", help="a pattern of model names")
@@ -165,9 +168,7 @@ def main() -> None:
 
     def both(job: Job) -> tuple[str, list[str]]:
         at = f"{job.model.stem}/{job.name}"
-        return difference(
-            run(args.before, job, args.keep / "before" / at), run(args.after, job, args.keep / "after" / at)
-        )
+        return difference(run(args.before, job, args.keep / "before" / at), run(args.after, job, args.keep / "after" / at))
 
     counts: dict[str, int] = {}
     texts: list[str] = []

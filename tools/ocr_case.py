@@ -27,17 +27,17 @@ from ocr_picture import Bars, Shown, draw
 from onnx import ModelProto
 
 from onnxprune.api import random_feeds
-from onnxprune.benchmark import Benchmark, benchmark
+from onnxprune.cost.benchmark import Benchmark, benchmark
 from onnxprune.data import Data
 from onnxprune.data.arrays import data_of_calls
-from onnxprune.decision import Decision, decide
-from onnxprune.facts import read_graph
-from onnxprune.io import load
-from onnxprune.judge import Judge
+from onnxprune.evaluation.judge import Judge
+from onnxprune.evaluation.verify import session
+from onnxprune.ir.facts import read_graph
+from onnxprune.ir.io import load
 from onnxprune.options import Options
-from onnxprune.recover.attempts import Task, batches_of, by_bias, by_distillation, by_least_squares, by_statistics
-from onnxprune.recover.supply import HELD_OUT
-from onnxprune.verify import session
+from onnxprune.pipeline.decision import Decision, decide
+from onnxprune.pipeline.supply import HELD_OUT
+from onnxprune.recovery.attempts import Task, batches_of, by_bias, by_distillation, by_least_squares, by_statistics
 
 TIMED = (1, 3, 48, 320)
 TARGETS = {"a third": 2 / 3, "half": 1 / 2}

@@ -32,14 +32,14 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.data import Data, load_data
-from onnxprune.decision import Decision, decide
-from onnxprune.facts import read_graph
-from onnxprune.io import load
-from onnxprune.judge import accuracy
+from onnxprune.data.synthetic import synthesize
+from onnxprune.evaluation.judge import accuracy
+from onnxprune.ir.facts import read_graph
+from onnxprune.ir.io import load
 from onnxprune.options import Options
-from onnxprune.recover.attempts import Task, batches_of, by_bias, by_distillation, by_least_squares, by_statistics
-from onnxprune.recover.bias import absorb
-from onnxprune.synthetic import synthesize
+from onnxprune.pipeline.decision import Decision, decide
+from onnxprune.recovery.attempts import Task, batches_of, by_bias, by_distillation, by_least_squares, by_statistics
+from onnxprune.recovery.bias import absorb
 
 HERE = Path(__file__).resolve().parent.parent
 OURS = HERE / "models" / "resnet20-fashion-mnist.onnx"

@@ -29,9 +29,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from onnxprune.decision import analyse
-from onnxprune.facts import read_graph
-from onnxprune.protofile import INLINE_LIMIT, Place, leave, write
+from onnxprune.ir.facts import read_graph
+from onnxprune.ir.protofile import INLINE_LIMIT, Place, leave, write
+from onnxprune.pipeline.decision import analyse
 from tests.models import model as from_text
 
 

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.data import Data, load_data, random_data
-from onnxprune.io import load
-from onnxprune.synthetic import Fit, fit, synthesize
+from onnxprune.data.synthetic import Fit, fit, synthesize
+from onnxprune.ir.io import load
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 

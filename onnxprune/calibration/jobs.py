@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from onnxprune.calibration.sites import Site
-from onnxprune.graph import Graph
+from onnxprune.ir.graph import Graph
 
 Job = list[Site]
 Bits = int

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from onnxprune.graph import Node, Weight
+from onnxprune.ir.graph import Node, Weight
 
 Array = NDArray[Any]
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.analysis.ops.normalization import trains
 from onnxprune.calibration.linear import Linear, linear_of
-from onnxprune.graph import Graph, Node, Weight
-from onnxprune.ops.normalization import trains
+from onnxprune.ir.graph import Graph, Node, Weight
 
 Vector = NDArray[np.float64]
 

@@ -19,10 +19,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.facts import skeleton
-from onnxprune.graph import Node, read_nodes, read_weights
-from onnxprune.io import runnable
-from onnxprune.verify import Feeds, session
+from onnxprune.evaluation.verify import Feeds, session
+from onnxprune.ir.facts import skeleton
+from onnxprune.ir.graph import Node, read_nodes, read_weights
+from onnxprune.ir.io import runnable
 
 Array = NDArray[Any]
 MEMORY = 2**30
@@ -229,7 +229,7 @@ def part(model: ModelProto, piece: Piece, values: Mapping[str, Array]) -> ModelP
 
 
 def _all_reads(node: onnx.NodeProto) -> set[str]:
-    from onnxprune.graph import captured
+    from onnxprune.ir.graph import captured
 
     return {*node.input, *captured(node)}
 

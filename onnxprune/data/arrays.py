@@ -16,10 +16,10 @@ from onnx import ModelProto
 
 from onnxprune.data.samples import Data, count
 from onnxprune.errors import DataError
-from onnxprune.facts import CASES_OF_BENCHMARK, read_once
-from onnxprune.graph import Fact, free_inputs
-from onnxprune.infer import fact_of_type
-from onnxprune.verify import Feeds
+from onnxprune.evaluation.verify import Feeds
+from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
+from onnxprune.ir.graph import Fact, free_inputs
+from onnxprune.ir.infer import fact_of_type
 
 LABELS = ("label", "labels", "y")
 

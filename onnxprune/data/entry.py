@@ -20,7 +20,7 @@ from onnx import ModelProto
 from onnxprune.data.arrays import data_of_calls, inputs_of
 from onnxprune.data.samples import Data
 from onnxprune.errors import DataError
-from onnxprune.graph import Fact
+from onnxprune.ir.graph import Fact
 
 NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 

@@ -17,8 +17,8 @@ from onnxprune.data.arrays import data_of_chunks, inputs_of
 from onnxprune.data.preprocess import default_for, likely_input, parse
 from onnxprune.data.samples import Data
 from onnxprune.errors import DataError
-from onnxprune.facts import CASES_OF_BENCHMARK, read_once
-from onnxprune.graph import FLOATS, Fact
+from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
+from onnxprune.ir.graph import FLOATS, Fact
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 MOST_NAMED = 3

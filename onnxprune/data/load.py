@@ -17,10 +17,10 @@ from onnxprune.data.entry import data_of_entry, is_entry
 from onnxprune.data.images import Watch, data_of_images, image_files, subfolder_labels
 from onnxprune.data.labels import read_labels
 from onnxprune.data.samples import Data
+from onnxprune.data.synthetic import misfit, synthesize
 from onnxprune.errors import DataError
-from onnxprune.facts import CASES_OF_BENCHMARK, read_once
-from onnxprune.synthetic import misfit, synthesize
-from onnxprune.verify import sample
+from onnxprune.evaluation.verify import sample
+from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 
 Source = str | Path | Mapping[str, NDArray[Any]] | Data
 Shapes = Mapping[str, Sequence[int]]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import DataError
-from onnxprune.graph import Fact
+from onnxprune.ir.graph import Fact
 
 LAYOUTS = ("nchw", "nhwc", "nhw", "chw", "hwc", "hw")
 ORDERS = ("rgb", "bgr", "grey")

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from onnxprune.data import Data
-from onnxprune.fidelity import Gap, class_axis, gap_between, rows_of
+from onnxprune.evaluation.fidelity import Gap, class_axis, gap_between, rows_of
 from onnxprune.training.module import Module
 
 Outputs = dict[str, NDArray[Any]]
@@ -67,7 +67,7 @@ class Examination:
     def divergence(self, student: Module) -> float:
         """From the teacher: of class scores in nats, else the squared relative error; infinite where it is no number.
 
-        The same number that `onnxprune.judge` compares candidates by.
+        The same number that `onnxprune.evaluation.judge` compares candidates by.
         """
         gaps = [Gap()] * len(self._old[0])
         for feeds, old in zip(self._feeds, self._old, strict=True):

@@ -2,7 +2,7 @@
 """Made-up inputs changed by gradient descent until BatchNorm sees the means and variances that it remembers.
 
 DeepInversion (Yin et al., CVPR 2020) and ZeroQ (Cai et al., CVPR 2020) begin with noise and need thousands of steps, and
-priors that keep images smooth. Inputs that were bred for the same statistics (`onnxprune.synthetic`) are near already.
+priors that keep images smooth. Inputs that were bred for the same statistics (`onnxprune.data.synthetic`) are near already.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from onnx import ModelProto
 from torch import Tensor
 
 from onnxprune.data.samples import Data
+from onnxprune.data.synthetic.moments import Layer, fit, norm_layers
 from onnxprune.errors import TrainingError
-from onnxprune.synthetic.moments import Layer, fit, norm_layers
 from onnxprune.training.module import Module
 from onnxprune.training.ops.pointwise import to_torch
 
@@ -98,7 +98,7 @@ def _descended(model: ModelProto, layers: Sequence[Layer], data: Data, steps: in
 
 
 class _Remembered:
-    """What a layer remembers: moments as in `onnxprune.synthetic.moments`, about the running mean, in running deviations."""
+    """What a layer remembers: moments as in `data.synthetic.moments`, about the running mean, in running deviations."""
 
     def __init__(self, layer: Layer, device: torch.device) -> None:
         self.tensor, self.wanted = layer.tensor, torch.tensor([[0.0], [1.0]], device=device)

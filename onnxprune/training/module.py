@@ -14,7 +14,7 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from onnxprune.errors import TrainingError
-from onnxprune.infer import evaluate
+from onnxprune.ir.infer import evaluate
 from onnxprune.training import program as programs
 from onnxprune.training.ops import NUMBERS, OPS, PERHAPS_NUMBERS
 from onnxprune.training.ops.pointwise import to_torch

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from onnxprune.fidelity import are_probabilities, class_axis
+from onnxprune.evaluation.fidelity import are_probabilities, class_axis
 from onnxprune.training.program import Program, Step
 
 Masks = Mapping[str, tuple[NDArray[np.bool_] | None, ...]]

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxprune.errors import TrainingError
-from onnxprune.fused import LABELS_ONLY, key, parts_of
-from onnxprune.graph import FLOATS, captured, constant_tensor, free_inputs, opsets, read_weights, subgraphs
-from onnxprune.infer import RANDOM
-from onnxprune.normal import normal_form
-from onnxprune.protofile import array_of
+from onnxprune.ir.fused import LABELS_ONLY, key, parts_of
+from onnxprune.ir.graph import FLOATS, captured, constant_tensor, free_inputs, opsets, read_weights, subgraphs
+from onnxprune.ir.infer import RANDOM
+from onnxprune.ir.normal import normal_form
+from onnxprune.ir.protofile import array_of
 from onnxprune.training.call import Call
 from onnxprune.training.ops import NUMBERS, OPS, SETTINGS, pointwise
 

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the analysis found: a frozen value that everything after it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.analysis.labels import Even, Flow, Mix, Pin, Tie, distinct
+from onnxprune.analysis.ops.site import Use
+from onnxprune.analysis.policy import DEFAULT, Policy
+from onnxprune.analysis.shuffles import Shuffle
+from onnxprune.cost.macs import Meter, meter
+from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
+from onnxprune.ir.graph import Fact, Graph
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """An axis of a weight, and the first of its labels (position p has label `start + p`)."""
+
+    weight: str
+    axis: int
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """What the analysis found.
+
+    Attributes:
+        graph: the graph it is about.
+        flows: what each tensor carries.
+        owners: every labelled axis of every weight, by rising `start`.
+        roots: the class of every label (n_labels,).
+        free: whether the class of a label may be cut (n_labels,).
+        uses: weights at work.
+        ties, pins: why labels are one, why they stay.
+        policy: what was wished where several answers are right.
+        mixed: channels that a node works on together, in a cut on those that are left: such a cut is not the masked original.
+        needed: further arrays of labels of which one must stay, as on every axis.
+        evens: blocks of classes of which the same number must stay in each; disjoint, free, each within one group.
+        shuffles: nodes that permute channels, which a Gather replaces where channels go.
+    """
+
+    graph: Graph = field(repr=False)
+    flows: Mapping[str, Flow] = field(repr=False)
+    owners: tuple[Owner, ...] = field(repr=False)
+    roots: NDArray[np.int64] = field(repr=False)
+    free: NDArray[np.bool_] = field(repr=False)
+    uses: tuple[Use, ...] = field(repr=False)
+    ties: tuple[Tie, ...] = field(repr=False)
+    pins: tuple[tuple[NDArray[np.int64], Pin], ...] = field(repr=False)
+    policy: Policy = DEFAULT
+    mixed: tuple[Mix, ...] = field(default=(), repr=False)
+    needed: tuple[NDArray[np.int64], ...] = field(default=(), repr=False)
+    shuffles: tuple[Shuffle, ...] = field(default=(), repr=False)
+    evens: tuple[Even, ...] = field(default=(), repr=False)
+
+    @cached_property
+    def owner_of(self) -> NDArray[np.int64]:
+        """For each label the index into `owners` of the axis that owns it, -1 for none (n_labels,)."""
+        return owners_of(self.owners, len(self.roots))
+
+    @cached_property
+    def first_pin(self) -> Mapping[int, Pin]:
+        """Class -> the first pin that holds it."""
+        found: dict[int, Pin] = {}
+        for labels, pin in self.pins:
+            for root in distinct(self.roots[labels]).tolist():
+                found.setdefault(root, pin)
+        return found
+
+    def renormalising(self, dropped: NDArray[np.bool_]) -> dict[int, NDArray[np.int64]]:
+        """Index of each node that would work on what is left of channels it mixes -> those channels (labels)."""
+        found: dict[int, NDArray[np.int64]] = {}
+        for mix in self.mixed:
+            if dropped[mix.labels].any():
+                found[mix.node] = np.concatenate([found.get(mix.node, mix.labels[:0]), mix.labels])
+        return found
+
+    @cached_property
+    def sizes(self) -> Mapping[str, Fact]:
+        """The facts of every tensor at the input sizes that reports show."""
+        if any(len(f.cases) > 1 for f in self.graph.facts.values()):
+            return read_once(self.graph.model, CASES_OF_BENCHMARK, self.graph.fed)[0].facts
+        return {name: f.cases[0] for name, f in self.graph.facts.items()}
+
+    @cached_property
+    def meter(self) -> Meter:
+        """Counts the MACs of any cut, at the input sizes that reports show."""
+        return meter(self.graph.elementary, self.flows, self.sizes)
+
+    def spans(self) -> list[NDArray[np.int64]]:
+        """The classes on every labelled axis of every tensor, each different axis once: one of them must stay."""
+        return self._spans
+
+    @cached_property
+    def _spans(self) -> list[NDArray[np.int64]]:
+        found: dict[bytes, NDArray[np.int64]] = {}
+        # most operators pass the same array on
+        arrays = {id(axis): axis for flow in self.flows.values() for axis in flow.axes if axis is not None}
+        # what goes as one may go
+        arrays |= {id(x): x for x in self.needed if len(distinct(self.roots[x])) > 1}
+        for axis in arrays.values():
+            if self.free[axis].all():
+                roots = distinct(self.roots[axis])
+                found.setdefault(roots.tobytes(), roots)
+        return list(found.values())
+
+
+def owners_of(owners: Sequence[Owner], count: int) -> NDArray[np.int64]:
+    """For each of `count` labels the index of the axis that owns it, -1 for none (n_labels,)."""
+    found = np.full(count, -1)
+    for k, o in enumerate(owners):
+        found[o.start : o.start + o.size] = k
+    return found

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why a tensor keeps its channels: the shortest chain of ties from it to a pin, and what goes with those that may go."""
+
+from __future__ import annotations
+
+import difflib
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.analysis.coupling import Coupled
+from onnxprune.analysis.labels import Pin
+from onnxprune.errors import OptionError
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One link: the node that ties, and the weight axis (or other tensor) that it leads to."""
+
+    node: str
+    reaches: str
+
+
+@dataclass(frozen=True, slots=True)
+class AxisStory:
+    """One axis of a tensor.
+
+    Attributes:
+        axis, size: which axis, and its size (None = dynamic).
+        free: how many of its channels can be removed.
+        chain: how a channel that cannot be removed hangs together with what pins it.
+        reason: why it stays, or why the axis has no channels at all.
+        partners: weight axes that are cut together with its free channels.
+        even: for each node that needs the same number of them to stay in several blocks, what it needs.
+    """
+
+    axis: int
+    size: int | None
+    free: int
+    chain: tuple[Step, ...]
+    reason: str
+    partners: tuple[str, ...]
+    even: tuple[str, ...] = ()
+
+
+def explain(coupled: Coupled, tensor: str) -> tuple[AxisStory, ...]:
+    """The story of every axis of a tensor: a weight, or any tensor that a node makes; a node stands for its first output.
+
+    Raises:
+        OptionError: the model has no such tensor.
+    """
+    graph = coupled.graph
+    if tensor not in graph.facts:
+        by_node = {n.name: n.outputs[0] for n in graph.nodes if n.name}
+        if tensor in by_node:
+            return explain(coupled, by_node[tensor])
+        near = difflib.get_close_matches(tensor, [*graph.facts, *by_node], 3, 0.4)
+        raise OptionError(f"'{tensor}' is no tensor or node of the model; near names: {', '.join(near) or 'none'}")
+    shape = graph.shape(tensor) or ()
+    return tuple(_axis(coupled, tensor, k, size) for k, size in enumerate(shape))
+
+
+def about(coupled: Coupled, tensor: str) -> str:
+    """What a tensor is: who makes it, and who reads it."""
+    graph = coupled.graph
+    if tensor not in graph.facts:
+        tensor = next(n.outputs[0] for n in graph.nodes if n.name == tensor)
+    maker = graph.producers.get(tensor)
+    what = "a weight" if tensor in graph.weights else f"made by {maker}" if maker is not None else "an input of the model"
+    readers = [str(n) for n, _ in graph.consumers.get(tensor, ())] + ["the user"] * (tensor in graph.outputs)
+    more = f" and {len(readers) - 3} more" if len(readers) > 3 else ""
+    return f"{tensor}: {what}, read by {', '.join(readers[:3]) or 'nobody'}{more}"
+
+
+def _axis(coupled: Coupled, tensor: str, axis: int, size: int | None) -> AxisStory:
+    flow = coupled.flows.get(tensor)
+    labels = flow.axes[axis] if flow is not None else None
+    if labels is None:
+        return AxisStory(axis, size, 0, (), without_channels(coupled, tensor, axis), ())
+    held, free = labels[~coupled.free[labels]], labels[coupled.free[labels]]
+    classes = np.zeros(len(coupled.roots), bool)
+    classes[coupled.roots[free]] = True
+    together = np.unique(coupled.owner_of[classes[coupled.roots]]).tolist()
+    owners = [coupled.owners[k] for k in together if k >= 0]
+    partners = tuple(f"{o.weight}[{o.axis}]" for o in owners if (o.weight, o.axis) != (tensor, axis))
+    even = tuple(
+        f"{coupled.graph.nodes[e.node]} needs the same number of them in each of its {len(e.labels)} blocks"
+        for e in coupled.evens
+        if classes[coupled.roots[e.labels]].any()
+    )
+    chain, reason = _chain(coupled, held) if len(held) else ((), "")
+    return AxisStory(axis, size, len(free), chain, reason, partners, even)
+
+
+def without_channels(coupled: Coupled, tensor: str, axis: int) -> str:
+    """Why no weight's channels arrive on this axis."""
+    graph = coupled.graph
+    size = (graph.shape(tensor) or ())[axis]
+    if size is None or size == 1:
+        return "its size is dynamic" if size is None else "it has one position"
+    if tensor in graph.inputs:
+        return "it is an input of the model"
+    if tensor in graph.weights:
+        return "it is not a floating-point weight in use" if tensor in graph.consumers else "nobody reads it"
+    along = [str(k) for k, x in enumerate(coupled.flows[tensor].axes) if x is not None]
+    if along:
+        return f"its channels lie along axis {' and '.join(along)}"
+    maker = graph.producers.get(tensor)
+    if maker is not None and any(maker.index in shuffle.nodes for shuffle in coupled.shuffles):
+        return "it lies inside a shuffle, which a Gather replaces where channels go"
+    own = next((pin for _, pin in coupled.pins if maker is not None and pin.node == str(maker)), None)
+    return str(own) if own is not None else _from_afar(coupled, tensor)
+
+
+def _from_afar(coupled: Coupled, tensor: str) -> str:
+    """Why no channels arrive, where the node that makes the tensor has not refused any."""
+    graph, sources = coupled.graph, list[str]()
+    seen, queue = {tensor}, deque([tensor])
+    while queue:
+        name = queue.popleft()
+        maker = graph.producers.get(name)
+        if name in graph.inputs:
+            sources.append(name)
+        if maker is None:
+            continue
+        if maker.op == "Reshape" and any(x is not None for x in coupled.flows[maker.inputs[0]].axes):
+            return f"{maker} splits or joins channels, and another axis carries them (--carrier may choose)"
+        above = [n for n in maker.inputs if n and n not in seen and n not in graph.weights]
+        if any(x is not None for n in above for x in coupled.flows[n].axes):
+            return f"none of the channels that {maker} reads come out along it"
+        queue.extend(above)
+        seen.update(above)
+    return f"it comes from input '{sources[0]}', and no weight makes channels on the way" if sources else "no weight makes it"
+
+
+def _chain(coupled: Coupled, starts: NDArray[np.int64]) -> tuple[tuple[Step, ...], str]:
+    """Breadth-first over single ties, from some labels to the nearest pin."""
+    held = np.zeros(len(coupled.roots), bool)
+    held[coupled.roots[starts]] = True
+    pinned: dict[int, Pin] = {}
+    for labels, pin in coupled.pins:
+        for label in labels[held[coupled.roots[labels]]].tolist():
+            pinned.setdefault(label, pin)
+    links: dict[int, list[tuple[int, int]]] = {}
+    for tie in coupled.ties:
+        mine = held[coupled.roots[tie.a]]
+        if mine.any():
+            for a, b in zip(tie.a[mine].tolist(), tie.b[mine].tolist(), strict=True):
+                links.setdefault(a, []).append((b, tie.node))
+                links.setdefault(b, []).append((a, tie.node))
+    came: dict[int, tuple[int, int] | None] = dict.fromkeys(starts.tolist())
+    queue = deque(came)
+    while queue:
+        label = queue.popleft()
+        if label in pinned:
+            return tuple(_steps(coupled, came, label))[::-1], _sentence(coupled, pinned[label])
+        for other, node in links.get(label, ()):
+            if other not in came:
+                came[other] = (label, node)
+                queue.append(other)
+    return (), "it is pinned"
+
+
+def _sentence(coupled: Coupled, pin: Pin) -> str:
+    """The reason, with what is behind it where other channels are."""
+    if pin.of is None:
+        return str(pin)
+    tensor, axis = pin.of
+    return f"{pin}: those of '{tensor}', for {without_channels(coupled, tensor, axis)}"
+
+
+def _steps(coupled: Coupled, came: dict[int, tuple[int, int] | None], end: int) -> Iterable[Step]:
+    """From the end of a chain to its start."""
+    while (link := came[end]) is not None:
+        yield Step(str(coupled.graph.nodes[link[1]]), _place(coupled, end))
+        end = link[0]
+
+
+def _place(coupled: Coupled, label: int) -> str:
+    k = int(coupled.owner_of[label])
+    if k < 0:
+        return "positions that no weight owns"
+    o = coupled.owners[k]
+    return f"{o.weight}[{o.axis}] position {label - o.start}"

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the outputs of a node are like, given its inputs: type, shape, and the values of sizes and other small constants.
+
+Shapes come from ONNX's own inference, values from ONNX's own reference evaluator. A fused operator is asked through its parts
+(`fused.py`); of other operators that are onnxruntime's own, onnxruntime tells the shape.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.shape_inference
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
+
+from onnxprune.ir.fused import MICROSOFT, parts_of
+from onnxprune.ir.graph import FLOATS, UNKNOWN, Fact, Weight, opsets
+
+MOST_INTEGERS, MOST_FLOATS = 65536, 16
+# Operators of which inference does not tell the shape: it is that of the first input. Two of them make float32 of any number.
+LIKE_FIRST = {"GroupNormalization", "MeanVarianceNormalization", "Scaler", "Normalizer", "Imputer", "Binarizer"}
+TO_FLOAT = {"Scaler", "Normalizer"}
+# Operators of which the output's size follows from values.
+SIZED_BY_VALUES = {"Compress", "NonMaxSuppression", "NonZero", "Range", "Unique"}
+# Parts of fused operators are written for it.
+NEWEST = {"": onnx.defs.onnx_opset_version()}
+RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+
+
+class Interpreter:
+    """Derives the facts of a node's outputs from those of its inputs, for one model's opsets."""
+
+    def __init__(self, model: ModelProto, versions: Mapping[str, int] | None = None) -> None:
+        self._versions = versions or opsets(model)
+        self._imports = [onnx.helper.make_opsetid(domain, version) for domain, version in self._versions.items()]
+        self._ir = model.ir_version
+        self._functions = {(f.domain, f.name) for f in model.functions}
+        self._of_parts = None if versions else Interpreter(model, NEWEST)
+
+    def __call__(self, node: NodeProto, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
+        """Facts of each named output; unknown where nobody can tell.
+
+        Raises:
+            onnx.shape_inference.InferenceError: the input shapes contradict the operator.
+        """
+        found = self.with_parts(node, inputs)[1]
+        return {name: found.get(name, UNKNOWN) for name in node.output if name}
+
+    def with_parts(self, node: NodeProto, inputs: Mapping[str, Fact]) -> tuple[list[NodeProto], dict[str, Fact]]:
+        """The nodes that a fused node stands for (none where it stands for itself), and the facts of all that is made."""
+        own = (node.domain, node.op_type) not in self._functions
+        parts = parts_of(node, lambda name: inputs[name].shape) if own and self._of_parts else []
+        if not parts or self._of_parts is None:
+            return [], self._derive(node, inputs)
+        known = dict(inputs)
+        for part in parts:
+            known.update(self._of_parts(part, known))
+        found = {name: known[name] for part in parts for name in part.output if name}
+        hidden = [name for name in node.output if name and found.get(name, UNKNOWN).shape is None]
+        told = self._ask(node, inputs) if hidden else {}
+        return parts, {**found, **{name: told[name] for name in hidden if name in told}}
+
+    def _derive(self, node: NodeProto, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
+        if node.op_type == "If":
+            return self._branches(node, inputs)
+        types = self._infer(node, inputs)
+        known = all(inputs[name].value is not None for name in node.input if name)
+        found = {}
+        for name in node.output:
+            if name:
+                found[name] = types.get(name, UNKNOWN)
+        small = node.op_type in SIZED_BY_VALUES or all(_is_small(f) for f in found.values())
+        if known and small and not _has_graph(node) and node.op_type not in RANDOM:
+            found.update(self._evaluate(node, inputs, found))
+        elif node.op_type in ("Shape", "Size") and node.domain in ("", "ai.onnx"):
+            found.update(self._sizes(node, inputs))
+        return found
+
+    def _branches(self, node: NodeProto, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
+        """What the branch that is taken makes; where the condition is not known, what both agree on."""
+        condition = inputs[node.input[0]].value
+        taken = {
+            "then_branch": condition is None or bool(condition.all()),
+            "else_branch": condition is None or not condition.any(),
+        }
+        told = [self._branch(a.g, inputs) for a in node.attribute if taken[a.name]]
+        alike = [
+            x if all((y.dtype, y.shape) == (x.dtype, x.shape) for y in ys) else UNKNOWN for x, *ys in zip(*told, strict=True)
+        ]
+        if len(told) > 1:
+            alike = [Fact(x.dtype, x.shape) for x in alike]
+        return {name: fact for name, fact in zip(node.output, alike, strict=True) if name}
+
+    def _branch(self, body: GraphProto, inputs: Mapping[str, Fact]) -> list[Fact]:
+        known = {**inputs, **{t.name: fact_of_weight(Weight(t.name, t)) for t in body.initializer}}
+        for node in body.node:
+            known.update(self(node, known))
+        return [known.get(v.name, UNKNOWN) for v in body.output]
+
+    def _infer(self, node: NodeProto, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        if (node.domain, node.op_type) in self._functions or any(not inputs[name].dtype for name in node.input if name):
+            return {}
+        if not onnx.defs.has(node.op_type, domain):
+            return self._ask(node, inputs)
+        if node.op_type == "Squeeze" and len(node.input) == 1 and not node.attribute:
+            fact = inputs[node.input[0]]  # inference leaves open which axes go
+            shape = None if fact.shape is None or -1 in fact.shape else tuple(n for n in fact.shape if n != 1)
+            return {node.output[0]: Fact(fact.dtype, shape)}
+        if node.op_type in LIKE_FIRST:
+            first = inputs[node.input[0]]
+            return {node.output[0]: Fact(TensorProto.FLOAT if node.op_type in TO_FLOAT else first.dtype, first.shape)}
+        if node.op_type == "MaxUnpool" and len(node.input) > 2:
+            sizes = inputs[node.input[2]].value
+            return {node.output[0]: Fact(inputs[node.input[0]].dtype, None if sizes is None else tuple(sizes.tolist()))}
+        data = {n: _tensor(inputs[n].value) for n in node.input if n and inputs[n].value is not None}
+        types = {n: _type(inputs[n]) for n in node.input if n}
+        schema = self._schema(node.op_type, domain)
+        found = onnx.shape_inference.infer_node_outputs(schema, node, types, data, None, self._imports, self._ir)
+        return {name: fact_of_type(t) for name, t in found.items()}
+
+    def _schema(self, op: str, domain: str) -> Any:
+        try:
+            return onnx.defs.get_schema(op, self._versions.get(domain, 1), domain)
+        except onnx.defs.SchemaError:  # onnxruntime's optimizer writes operators that are newer than the opset
+            return onnx.defs.get_schema(op, domain)
+
+    def _ask(self, node: NodeProto, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
+        """What onnxruntime says of an operator of its own."""
+        if not node.domain.startswith(MICROSOFT) or any(not inputs[name].dtype for name in node.input if name):
+            return {}
+        model = onnx.ModelProto(ir_version=self._ir, opset_import=self._imports)
+        model.graph.name = "one"
+        model.graph.node.add().CopyFrom(node)
+        for name in dict.fromkeys(n for n in node.input if n):
+            if inputs[name].value is None:
+                model.graph.input.add(name=name).type.CopyFrom(_type(inputs[name]))
+            else:
+                model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(inputs[name].value), name))
+        model.graph.output.extend(ValueInfoProto(name=n) for n in node.output if n)
+        return {name: fact for name, fact in _told_by_onnxruntime(model.SerializeToString(deterministic=True)) if fact.dtype}
+
+    def _evaluate(self, node: NodeProto, inputs: Mapping[str, Fact], found: Mapping[str, Fact]) -> dict[str, Fact]:
+        values = evaluate(node, self._versions, [inputs[n].value if n else None for n in node.input])
+        if values is None:
+            return {}
+        return {
+            name: Fact(found[name].dtype, tuple(v.shape), v)
+            for name, v in zip(node.output, values, strict=False)
+            if name and isinstance(v, np.ndarray) and v.size <= MOST_INTEGERS
+        }
+
+    @staticmethod
+    def _sizes(node: NodeProto, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
+        shape = inputs[node.input[0]].shape
+        if shape is None or -1 in shape:
+            return {}
+        if node.op_type == "Size":
+            return {node.output[0]: Fact(TensorProto.INT64, (), np.array(int(np.prod(shape)), np.int64))}
+        bounds = {a.name: a.i for a in node.attribute}
+        value = np.array(shape[bounds.get("start", 0) : bounds.get("end", len(shape))], np.int64)
+        return {node.output[0]: Fact(TensorProto.INT64, value.shape, value)}
+
+
+@lru_cache(4096)
+def _told_by_onnxruntime(model: bytes) -> tuple[tuple[str, Fact], ...]:
+    """The facts of a model's outputs; it is opened, not run."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        outputs = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]).get_outputs()
+    except Exception:  # not implemented on the CPU, or not with these types
+        return ()
+    kinds = {f"tensor({name.lower()})": number for name, number in TensorProto.DataType.items()}
+    # an empty shape is what it says of an unknown one, too
+    return tuple(
+        (o.name, Fact(kinds.get(o.type, 0), tuple(n if isinstance(n, int) else -1 for n in o.shape) or None)) for o in outputs
+    )
+
+
+def evaluate(node: NodeProto, versions: Mapping[str, int], inputs: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]] | None:
+    """The outputs of a node by ONNX's reference evaluator; None where it has no implementation or fails."""
+    attributes = tuple(a.SerializeToString(deterministic=True) for a in node.attribute)
+    present = tuple(x is not None for x in inputs)
+    runner = _runner(node.op_type, node.domain, versions.get(node.domain, 1), attributes, present, len(node.output))
+    if runner is None:
+        return None
+    feeds = {f"i{k}": x for k, x in enumerate(inputs) if x is not None}
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            return [np.asarray(v) for v in runner.run(None, feeds)]
+    except Exception:  # the evaluator raises whatever numpy does; not knowing a value is always safe
+        return None
+
+
+@lru_cache(4096)
+def _runner(op: str, domain: str, version: int, attributes: tuple[bytes, ...], present: tuple[bool, ...], outputs: int) -> Any:
+    from onnx.reference import ReferenceEvaluator
+
+    node = NodeProto(op_type=op, domain=domain)
+    node.input.extend(f"i{k}" if there else "" for k, there in enumerate(present))
+    node.output.extend(f"o{k}" for k in range(outputs))
+    node.attribute.extend(onnx.AttributeProto.FromString(a) for a in attributes)
+    graph = onnx.helper.make_graph(
+        [node],
+        "one",
+        [ValueInfoProto(name=n) for n in node.input if n],
+        [ValueInfoProto(name=n) for n in node.output],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid(domain, version)])
+    try:
+        return ReferenceEvaluator(model)
+    except Exception:  # no implementation of this operator at this version
+        return None
+
+
+def fact_of_type(t: TypeProto) -> Fact:
+    """Element type and shape of a tensor type."""
+    if not t.HasField("tensor_type"):
+        return UNKNOWN
+    shape = None
+    if t.tensor_type.HasField("shape"):
+        shape = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in t.tensor_type.shape.dim)
+    return Fact(t.tensor_type.elem_type, shape)
+
+
+def fact_of_weight(weight: Weight) -> Fact:
+    """Type and shape of a stored tensor, with its values if they are few."""
+    size = int(np.prod(weight.shape))
+    small = size <= (MOST_FLOATS if weight.is_float else MOST_INTEGERS)
+    return Fact(weight.tensor.data_type, weight.shape, weight.array if small else None)
+
+
+def _is_small(fact: Fact) -> bool:
+    if fact.shape is None or -1 in fact.shape:
+        return False
+    return int(np.prod(fact.shape)) <= (MOST_FLOATS if fact.dtype in FLOATS else MOST_INTEGERS)
+
+
+def _has_graph(node: NodeProto) -> bool:
+    return any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute)
+
+
+def _type(fact: Fact) -> TypeProto:
+    if fact.shape is None:
+        return onnx.helper.make_tensor_type_proto(fact.dtype, None)
+    return onnx.helper.make_tensor_type_proto(fact.dtype, [None if d < 0 else d for d in fact.shape])
+
+
+def _tensor(value: NDArray[Any] | None) -> TensorProto:
+    return onnx.numpy_helper.from_array(np.asarray(value))

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What removed channels gave on average goes into the biases of the layers that read them. Nothing is fitted.
+
+The mean of a removed channel after its activation follows from BatchNormalization alone, whose output is about normal with
+mean beta and deviation |gamma| (DFQ, Nagel et al., 2019): what stands between it and the reader is run on normal numbers.
+With calibration inputs the means are measured instead, which also works where BatchNormalization was folded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxprune.analysis.coupling import Coupled
+from onnxprune.analysis.ops.normalization import trains
+from onnxprune.calibration.sites import Site, find_sites
+from onnxprune.calibration.stages import Piece, part, read_by, stages
+from onnxprune.evaluation.verify import Feeds, session
+from onnxprune.ir.facts import read_graph
+from onnxprune.ir.graph import Graph, Node
+from onnxprune.ir.io import runnable
+from onnxprune.recovery.editor import Editor, places
+
+Vector = NDArray[np.float64]
+POINTS = 4096
+# What runs channel by channel and keeps the layout [sample, channel, places]: means pass through it.
+PASSES = frozenset(
+    """
+    Relu LeakyRelu PRelu Clip Sigmoid HardSigmoid HardSwish Tanh Elu Selu Celu Softplus Softsign Mish Gelu Swish Erf Exp Sqrt
+    Pow Abs Neg Identity Cast Dropout Add Sub Mul Div Min Max Sum Concat GlobalAveragePool AveragePool BatchNormalization
+    """.split()
+)
+
+
+def absorb(
+    coupled: Coupled, dropped: NDArray[np.bool_], pruned: ModelProto, batches: Sequence[Feeds] = (), seed: int = 0
+) -> ModelProto:
+    """The pruned model with biases that make up for the means of removed channels.
+
+    Args:
+        coupled, dropped: the analysis of the original, and the labels (n_labels,) that were removed.
+        pruned: what `cut` made of them.
+        batches: calibration inputs to measure means on; without any, they follow from BatchNormalization where there is one.
+        seed: of the normal numbers.
+    """
+    model = ModelProto()
+    model.CopyFrom(pruned)
+    editor, graph = Editor(model), coupled.graph
+    original = {s.total: s for s in find_sites(graph)}
+    sites = [(original[s.total], s) for s in find_sites(read_graph(model)) if s.total in original]
+    losing = [t.linear.node for old, _ in sites if _loses(coupled, dropped, old) for t in old.terms]
+    axes = {node.inputs[0]: 1 if node.op in ("Conv", "ConvTranspose") else -1 for node in losing}
+    means = _measured(graph, axes, batches) if batches else _expected(graph, list(axes), seed)
+    for old, new in sites:
+        delta = _lost(coupled, dropped, old, means)
+        if delta is not None:
+            for place in places(new, editor)[:1]:
+                place.add(editor, delta)
+    return model
+
+
+def _input_axis(site: Site, k: int) -> int:
+    node = site.terms[k].linear.node
+    return {"Conv": 1, "ConvTranspose": 0, "MatMul": 0, "Gemm": 1 if node.attribute("transB", 0) else 0}[node.op]
+
+
+def _gone(coupled: Coupled, dropped: NDArray[np.bool_], site: Site, k: int) -> NDArray[np.bool_] | None:
+    """Which inputs of a layer are removed; None where none is, or the layer is grouped and loses them with its outputs."""
+    linear = site.terms[k].linear
+    labels = coupled.flows[linear.weight].axes[_input_axis(site, k)]
+    return dropped[labels] if labels is not None and linear.groups == 1 and dropped[labels].any() else None
+
+
+def _loses(coupled: Coupled, dropped: NDArray[np.bool_], site: Site) -> bool:
+    return any(_gone(coupled, dropped, site, k) is not None for k in range(len(site.terms)))
+
+
+def _lost(coupled: Coupled, dropped: NDArray[np.bool_], site: Site, means: Mapping[str, Vector]) -> Vector | None:
+    """What a site loses on average (channels that are left,); None where it loses nothing, or that is not known."""
+    total = None
+    labels = coupled.flows[site.total].axes[site.channel_axis]
+    for k, term in enumerate(site.terms):
+        gone, mean = _gone(coupled, dropped, site, k), means.get(term.linear.node.inputs[0])
+        if gone is None or mean is None or len(mean) != len(gone):
+            continue
+        editor = Editor(coupled.graph.model)
+        matrix = term.linear.matrix(editor.array(term.linear.weight))[0]
+        scale, _ = editor.affine(term)
+        lost = scale * ((gone * mean).repeat(len(matrix) // len(mean)) @ matrix)
+        total = lost if total is None else total + lost
+    return total if total is None or labels is None else total[~dropped[labels]]
+
+
+def _measured(graph: Graph, axes: Mapping[str, int], batches: Sequence[Feeds]) -> dict[str, Vector]:
+    """Mean of each channel over samples and places; `axes` says which axis of a tensor counts channels."""
+    sums = {name: np.zeros(1) for name in axes}
+    with stages(graph.model, [list(axes)], batches) as run:
+        for values in run.advance(0):
+            for name, axis in axes.items():
+                x = values[name]
+                sums[name] = sums[name] + np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis]).mean(0, np.float64)
+    return {name: total / len(batches) for name, total in sums.items()}
+
+
+def _expected(graph: Graph, names: Sequence[str], seed: int) -> dict[str, Vector]:
+    """Mean of each channel where everything above it, up to the next BatchNormalizations, works channel by channel."""
+    found = {}
+    rng = np.random.default_rng(seed)
+    normal: dict[str, NDArray[np.float32]] = {}
+    for name in names:
+        traced = _trace(graph, name)
+        if traced is None:
+            continue
+        nodes, sources = traced
+        for source in sources:
+            if source.outputs[0] not in normal:
+                normal[source.outputs[0]] = _normal(graph, source, rng)
+        values = {s.outputs[0]: normal[s.outputs[0]] for s in sources}
+        x = _run(graph.model, nodes, name, values)
+        if x is not None and x.ndim > 1:
+            found[name] = x.mean(tuple(k for k in range(x.ndim) if k != 1), dtype=np.float64)
+    return found
+
+
+def _trace(graph: Graph, name: str) -> tuple[list[int], list[Node]] | None:
+    """The nodes between a tensor and the BatchNormalizations above it; None where something else comes in between."""
+    between: set[int] = set()
+    sources: dict[int, Node] = {}
+    stack = [name]
+    while stack:
+        tensor = stack.pop()
+        node = graph.producers.get(tensor)
+        if tensor in graph.weights:
+            continue
+        if node is None or node.op not in PASSES:
+            return None
+        if _is_source(graph, node):
+            sources[node.index] = node
+        elif node.index not in between:
+            between.add(node.index)
+            stack += read_by(node)
+    return (sorted(between), [sources[k] for k in sorted(sources)]) if sources else None
+
+
+def _is_source(graph: Graph, node: Node) -> bool:
+    return node.op == "BatchNormalization" and not trains(node) and all(n in graph.weights for n in node.inputs[1:3])
+
+
+def _normal(graph: Graph, node: Node, rng: np.random.Generator) -> NDArray[np.float32]:
+    """What BatchNormalization puts out: normal numbers (points, channels, 1, ...), the same quantiles in another order for
+    every channel."""
+    gamma, beta = (graph.weights[n].array.astype(np.float64).ravel() for n in node.inputs[1:3])
+    rank = len(graph.facts[node.outputs[0]].cases[0].shape or (0, 0))
+    z = rng.standard_normal((POINTS, len(gamma)))
+    z = (z - z.mean(0)) / z.std(0)
+    return np.asarray(beta + np.abs(gamma) * z, np.float32).reshape(POINTS, len(gamma), *(1,) * (rank - 2))
+
+
+def _run(model: ModelProto, nodes: Sequence[int], name: str, values: Feeds) -> NDArray[np.float32] | None:
+    if not nodes:
+        return values[name]
+    try:
+        with runnable(part(model, Piece(tuple(nodes), tuple(values), (name,)), values)) as source:
+            return np.asarray(session(source).run([name], values)[0], np.float32)
+    except Exception:  # a window larger than one place, a shape that is written down: then the mean is not known
+        return None

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights of a model under change: read, replaced, and given to one node alone where others read them too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxprune.calibration.sites import Site, Term, affine
+from onnxprune.ir.graph import Weight, read_weights
+
+Array = NDArray[Any]
+Vector = NDArray[np.float64]
+REFIT = "_refit"
+"""Stands in the names of weights that a fit added."""
+
+
+class Editor:
+    """Reads and replaces the weights of one model, in place."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self.model = model
+        self.weights = read_weights(model)
+        self.users: dict[str, int] = {}
+        for node in model.graph.node:
+            for name in node.input:
+                self.users[name] = self.users.get(name, 0) + 1
+
+    def array(self, name: str) -> NDArray[np.float64]:
+        """A weight in double precision."""
+        return self.weights[name].array.astype(np.float64)
+
+    def operand(self, index: int, place: int) -> str:
+        """The name of an input of a node; empty where it is left out."""
+        inputs = self.model.graph.node[index].input
+        return inputs[place] if place < len(inputs) else ""
+
+    def put(self, name: str, value: Array) -> None:
+        """Replace a weight's values; its type and shape stay."""
+        tensor = self.weights[name].tensor
+        kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        new = onnx.numpy_helper.from_array(np.ascontiguousarray(value.reshape(tensor.dims), kind), tensor.name)
+        new.doc_string = tensor.doc_string
+        tensor.CopyFrom(new)
+
+    def set_operand(self, index: int, place: int, value: Array, like: str) -> None:
+        """Let an input of a node, and of no other, be `value`, in the type of the weight `like`."""
+        name = self.operand(index, place)
+        if name and self.users[name] == 1 and self.weights[name].shape == value.shape:
+            self.put(name, value)
+            return
+        kind = onnx.helper.tensor_dtype_to_np_dtype(self.weights[like].tensor.data_type)
+        inputs = self.model.graph.node[index].input
+        inputs.extend([""] * (place + 1 - len(inputs)))
+        inputs[place] = self._add(name or f"{like}_bias", value.astype(kind))
+
+    def _add(self, stem: str, value: Array) -> str:
+        """A new initializer."""
+        name, n = f"{stem}{REFIT}", 1
+        while name in self.weights or name in self.users:
+            name, n = f"{stem}{REFIT}{n}", n + 1
+        tensor = self.model.graph.initializer.add()
+        tensor.CopyFrom(onnx.numpy_helper.from_array(value, name))
+        self.weights[name], self.users[name] = Weight(name, tensor), 1
+        return name
+
+    def channels(self, term: Term) -> int:
+        """Number of output channels of a term."""
+        groups, _, outputs = term.linear.matrix(self.weights[term.linear.weight].array).shape
+        return int(groups * outputs)
+
+    def affine(self, term: Term) -> tuple[Vector, Vector]:
+        """Scale and offset (channels,) of what follows a linear node, its own bias included in the offset."""
+        scale, offset = affine(term, self.weights, self.channels(term))
+        bias = "" if term.linear.bias is None else self.operand(term.linear.node.index, term.linear.bias)
+        return scale, offset + scale * np.broadcast_to(self.array(bias).ravel(), scale.shape) if bias else offset
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a change of a sum's offset can go.
+
+    Attributes:
+        index, operand: the node and which of its inputs.
+        like: a weight of the type that this input must have.
+        factor: (channels,) what the sum gains for each unit added there.
+        axis: axis of the data that counts channels, where the input is broadcast to the data; None for a plain vector.
+        rank: of the data.
+    """
+
+    index: int
+    operand: int
+    like: str
+    factor: Vector
+    axis: int | None
+    rank: int
+
+    def add(self, editor: Editor, delta: Vector) -> None:
+        """Add `delta` (channels,) to the sum's offset."""
+        delta = delta / np.where(self.factor == 0, 1, self.factor)
+        name = editor.operand(self.index, self.operand)
+        old = editor.array(name) if name else np.zeros(len(delta))
+        if old.size == delta.size:
+            editor.set_operand(self.index, self.operand, old + delta.reshape(old.shape), self.like)
+            return
+        # one number for all channels becomes one for each
+        wide = old.ravel() + delta
+        shape = (-1,) if self.axis is None else (-1, *(1,) * (self.rank - 1 - self.axis % self.rank))
+        editor.set_operand(self.index, self.operand, wide.reshape(shape), self.like)
+
+
+def places(site: Site, editor: Editor) -> Sequence[Place]:
+    """Where the offset of a site can be changed: the last stored vector that is added, or a bias; none for a bare product."""
+    found = [p for t in site.terms if (p := _in_steps(t, editor)) is not None]
+    return found or [p for t in site.terms if (p := _in_bias(t, editor)) is not None]
+
+
+def _in_steps(term: Term, editor: Editor) -> Place | None:
+    after, linear = np.ones(editor.channels(term)), term.linear
+    rank = len(linear.kernel) + 2 if linear.kernel else 2
+    for k in reversed(range(len(term.steps))):
+        step = term.steps[k]
+        if step.operand is not None:
+            sign = -1.0 if step.node.op == "Sub" else 1.0
+            axis = None if step.node.op == "BatchNormalization" else linear.channel_axis
+            like = editor.operand(step.node.index, step.operand)
+            return Place(step.node.index, step.operand, like, sign * after, axis, rank)
+        after = after * affine(Term(linear, term.steps[k : k + 1], ""), editor.weights, len(after))[0]
+    return None
+
+
+def _in_bias(term: Term, editor: Editor) -> Place | None:
+    linear = term.linear
+    if linear.bias is None:
+        return None
+    scale, _ = affine(term, editor.weights, editor.channels(term))
+    return Place(linear.node.index, linear.bias, linear.weight, scale, None, 0)

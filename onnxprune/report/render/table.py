@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reports as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from onnxprune.cost.benchmark import Benchmark, Latency
+from onnxprune.evaluation.verify import Verification
+from onnxprune.report.inspection import HeldView, Inspection
+from onnxprune.report.report import Change, MixRow, PinRow, RecoveryRow, Report
+
+MOST_ROWS = 60
+MOST_PINS = 12
+PLAIN: dict[str, Any] = {"box": None, "pad_edge": False, "header_style": "bold"}
+
+
+def print_report(report: Report, console: Console) -> None:
+    """The whole report."""
+    console.print(_headline(report))
+    console.print(_costs(report))
+    console.print(_groups(report))
+    if report.pins:
+        console.print(pins_table(report.pins))
+    if report.renormalising:
+        console.print(_mixes(report.renormalising))
+    if report.recovery:
+        console.print(_recovery(report.recovery, report.measure))
+    for line in _closing(report):
+        console.print(line)
+
+
+def _headline(report: Report) -> Text:
+    asked = report.asked
+    text = Text.assemble(("onnxprune ", "bold"), report.model)
+    what = f"at most {asked['macs']} of MACs" if "macs" in asked else f"{asked.get('ratio', 0):.0%} of the prunable channels"
+    text.append(f"\nasked: {what}, scope {asked.get('scope')}, criterion {asked.get('criterion')}, ")
+    text.append(f"align {asked.get('align')} ({report.align_reason})")
+    if "carrier" in asked:
+        text.append(f", carrier {' '.join(asked['carrier'])}")
+    if asked.get("allow_renormalising"):
+        text.append(", renormalising allowed")
+    return text
+
+
+def _costs(report: Report) -> Table:
+    table = Table("", "before", "after", "kept", "note", box=None, pad_edge=False, header_style="bold")
+    for column in table.columns[1:4]:
+        column.justify = "right"
+    kept = report.prunable - report.removed
+    note = f"{report.ratio:.1%} of them removed"
+    table.add_row("prunable channels", f"{report.prunable:,}", f"{kept:,}", f"{1 - report.ratio:.1%}", note)
+    at = shapes_text(report.inputs)
+    table.add_row("MACs", *_change(report.macs, 1e6, "M"), f"one input of {at}")
+    table.add_row("parameters", *_change(report.params, 1e3, "k"))
+    table.add_row("file", *_change(report.bytes, 1e6, "MB"))
+    if report.benchmark:
+        a, b = report.benchmark.latencies[:2]
+        table.add_row("latency", _ms(a), _ms(b), f"{b.median_ms / a.median_ms:.1%}", _spread(a, b))
+        table.add_row("speed-up", "", *_speedup(report.benchmark))
+    if report.accuracy:
+        shown = "{:.2%}" if report.measure == "top-1" else "{:.4g}"  # a metric may be anything
+        values = (shown.format(v) for v in (report.accuracy.before, report.accuracy.after))
+        table.add_row("accuracy", *values, "", escape(_samples(report, shown)))
+    return table
+
+
+def _samples(report: Report, shown: str) -> str:
+    """What accuracy was measured on, and what the cut alone left of it where something was recovered."""
+    fitted = report.recovery is not None and report.recovery.fitted
+    alone = f"; {shown.format(report.accuracy_cut)} after the cut alone" if fitted and report.accuracy_cut is not None else ""
+    return f"{report.samples:,} {'held-out ' if fitted else ''}samples, {report.measure}{alone}"
+
+
+def _change(change: Change, unit: float, name: str) -> tuple[str, str, str]:
+    return f"{change.before / unit:,.2f} {name}", f"{change.after / unit:,.2f} {name}", f"{change.kept:.1%}"
+
+
+def _ms(latency: Latency) -> str:
+    return f"{latency.median_ms:.3f} ms"
+
+
+def _spread(a: Latency, b: Latency) -> str:
+    return f"median of {a.runs} runs; 10-90 %: {a.low_ms:.3f}-{a.high_ms:.3f}, {b.low_ms:.3f}-{b.high_ms:.3f}"
+
+
+def _speedup(result: Benchmark) -> tuple[str, str, str]:
+    spread = f"10-90 %: {result.speedup_low[1]:.2f}-{result.speedup_high[1]:.2f}"
+    plural = "s" if result.threads > 1 else ""
+    return f"{result.speedup[1]:.2f}x", "", f"{spread}; {result.threads} thread{plural}, {result.provider}"
+
+
+def _groups(report: Report) -> Table:
+    table = _plain_table("group", "width", "kept", title="groups of channels")
+    table.columns[1].justify = table.columns[2].justify = "right"
+    rows = sorted(report.groups, key=lambda g: -g.before)[:MOST_ROWS] if len(report.groups) > MOST_ROWS else report.groups
+    for g in rows:
+        table.add_row(escape(g.name), f"{g.before} -> {g.after}", f"{g.after / g.before:.0%}")
+    if len(report.groups) > len(rows):
+        table.add_row(f"... and {len(report.groups) - len(rows)} narrower groups (--format json lists all)", "", "")
+    return table
+
+
+def _recovery(row: RecoveryRow, measure: str) -> Table:
+    """What was tried to keep accuracy; what was kept is marked."""
+    fitted = f"fitted to {row.fitted:,} samples, judged on {row.judged:,} others" if row.fitted else f"judged on {row.judged:,}"
+    where = f"{fitted} ({row.source})"
+    scored = row.before.accuracy is not None
+    heads = ["recovery", "output error", "cosine", "same top-1", *([measure] if scored else []), "seconds"]
+    table = _plain_table(*heads, title=f"after the cut: {where}")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for a in row.attempts:
+        j, mark = a.judgement, " (kept)" if a.name == row.method else ""
+        if j is None:
+            table.add_row(a.name, "failed")
+            continue
+        agreement = "" if j.agreement is None else f"{j.agreement:.1%}"
+        accuracy = [("" if j.accuracy is None else f"{j.accuracy:.4g}")] if scored else []
+        name = Text(f"{a.name}{mark}", style="bold" if mark else "")
+        table.add_row(name, f"{j.error:.3g}", f"{j.cosine:.4f}", agreement, *accuracy, f"{a.seconds:.1f}")
+    return table
+
+
+def pins_table(pins: Sequence[PinRow] | Sequence[HeldView]) -> Table:
+    """What cannot be cut, largest first."""
+    table = _plain_table("channels", "of MACs", "kept because", "made by", title="cannot be cut")
+    table.columns[0].justify = table.columns[1].justify = "right"
+    for p in pins[:MOST_PINS]:
+        more = f" and {len(p.weights) - 2} more" if len(p.weights) > 2 else ""
+        table.add_row(f"{p.channels:,}", f"{p.macs:.1%}", escape(p.reason), escape(", ".join(p.weights[:2])) + more)
+    if len(pins) > MOST_PINS:
+        rest = pins[MOST_PINS:]
+        counts = (f"{sum(p.channels for p in rest):,}", f"{sum(p.macs for p in rest):.1%}")
+        table.add_row(*counts, f"... {len(rest)} more reasons (--format json lists all)", "")
+    return table
+
+
+def _mixes(mixes: Sequence[MixRow]) -> Table:
+    """Nodes that renormalise."""
+    table = _plain_table("channels", "node", title="work on the channels that are left (--allow-renormalising)")
+    table.columns[0].justify = "right"
+    for m in mixes[:MOST_PINS]:
+        table.add_row(f"{m.before:,} -> {m.after:,}", escape(m.node))
+    if len(mixes) > MOST_PINS:
+        rest = mixes[MOST_PINS:]
+        counts = f"{sum(m.before for m in rest):,} -> {sum(m.after for m in rest):,}"
+        table.add_row(counts, f"... {len(rest)} more nodes (--format json lists all)")
+    return table
+
+
+def _plain_table(*columns: str, title: str) -> Table:
+    return Table(*columns, title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+
+
+def _closing(report: Report) -> Iterable[RenderableType]:
+    proof = report.verification
+    if proof is not None:
+        refitted = f"; then weights were refitted ({report.recovery.method})" if _refitted(report) and report.recovery else ""
+        yield Text("proven: ", style="green").append(Text(proof_text(proof) + refitted, style="default"))
+    else:
+        yield Text("not verified (--no-verify)", style="yellow")
+    for note in report.notes:
+        yield Text("note: ", style="cyan").append(Text(note, style="default"))
+    for warning in report.warnings:
+        yield Text("warning: ", style="bold yellow").append(Text(warning, style="default"))
+    if report.output:
+        yield Text(f"wrote {report.output}")
+
+
+def _refitted(report: Report) -> bool:
+    return report.recovery is not None and report.recovery.method != "none"
+
+
+def proof_text(proof: Verification) -> str:
+    """One sentence on what was proven and how well."""
+    count = proof.renormalising
+    nodes = "1 node works" if count == 1 else f"{count:,} nodes work"
+    mixes = f", in which {nodes} on the channels that are left" if count else ""
+    return (
+        f"equal to the original with the removed channels zeroed{mixes}, "
+        f"error {proof.error:.1e} (allowed {proof.tolerance:.0e}) on {len(proof.inputs)} seeded inputs in {proof.engine}"
+    )
+
+
+def shapes_text(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Input shapes, as in `image 1x1x28x28`."""
+    return ", ".join(f"{n} {'x'.join(map(str, s)) or 'scalar'}" for n, s in shapes.items())
+
+
+def print_inspection(found: Inspection, console: Console) -> None:
+    """What `inspect` shows: groups with their members, what cannot be cut, and what no cut changes."""
+    held = sum(p.channels for p in found.pins)
+    console.print(
+        f"{found.nodes:,} nodes, {found.macs / 1e6:,.2f} M MACs for one input of {shapes_text(found.inputs)}", markup=False
+    )
+    console.print(
+        f"{found.prunable:,} prunable channels in {len(found.groups)} groups; {held:,} channels cannot be cut "
+        f"({found.held_macs:.1%} of the MACs make them)"
+    )
+    bars = console.encoding.lower().startswith("utf")
+    table = Table("group", "channels", "of MACs", "", "made by", escape("lives in (weight[axis])"), **PLAIN)
+    table.columns[1].justify = table.columns[2].justify = "right"
+    for column in (table.columns[0], *table.columns[4:]):
+        column.overflow = "fold"  # names are only useful whole
+    for g in found.groups:
+        width = f"{g.channels:,}" if g.each == 1 else f"{g.channels:,} x {g.each}"
+        blocks = f" in {g.blocks[0]} equal blocks" if g.blocks else ""
+        cells = (width + blocks, f"{g.macs:.1%}", bar(g.macs) if bars else "", _some(g.made_by, 1), _some(g.members, 3))
+        table.add_row(escape(g.name), *map(escape, cells))
+    console.print(table)
+    if found.pins:
+        console.print(pins_table(found.pins))
+    if found.rest:
+        console.print(_rest_table(found))
+
+
+def bar(share: float, width: int = 10) -> str:
+    """A share as a bar of block characters.
+
+    >>> bar(0.5, 4), bar(0.03, 4), bar(0.0)
+    ('██', '▏', '')
+    """
+    eighths = max(round(8 * width * share), 1) if share > 0.001 else 0
+    return "█" * (eighths // 8) + "▏▎▍▌▋▊▉"[eighths % 8 - 1 : eighths % 8 or -8]
+
+
+def _some(names: Sequence[str], most: int) -> str:
+    more = f", ... {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _rest_table(found: Inspection) -> Table:
+    """What no cut changes, largest first."""
+    title = f"left if everything goes that can: {found.fixed_macs:.1%} of the MACs"
+    table = Table("of MACs", "node", "because", title=title, title_justify="left", title_style="bold", **PLAIN)
+    table.columns[0].justify = "right"
+    for r in found.rest[:MOST_PINS]:
+        table.add_row(f"{r.macs:.1%}", escape(f"{r.op} '{r.node}'"), escape(r.why))
+    if len(found.rest) > MOST_PINS:
+        left = found.rest[MOST_PINS:]
+        table.add_row(f"{sum(r.macs for r in left):.1%}", f"... {len(left)} more nodes (--format json lists all)", "")
+    return table
+
+
+def print_benchmark(result: Benchmark, names: Sequence[str], console: Console) -> None:
+    """What `bench` shows."""
+    table = Table("model", "median", "10-90 %", "speed-up", "10-90 %", box=None, pad_edge=False, header_style="bold")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for k, name in enumerate(names):
+        t = result.latencies[k]
+        spread = f"{result.speedup_low[k]:.2f}-{result.speedup_high[k]:.2f}" if k else ""
+        table.add_row(escape(name), _ms(t), f"{t.low_ms:.3f}-{t.high_ms:.3f}", f"{result.speedup[k]:.2f}x", spread)
+    threads = f"{result.threads} thread{'s' if result.threads > 1 else ''}"
+    about = f"{result.latencies[0].runs} rounds, models in turn, {threads}, {result.provider}, {shapes_text(result.inputs)}"
+    console.print(Group(table, Text(about)))

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One node under change: what a refit may read of the graph, and what it may do to the node and around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto
+
+from onnxprune.analysis.coupling import Coupled
+from onnxprune.analysis.labels import Rest
+from onnxprune.analysis.ops.site import Unsupported
+from onnxprune.ir.graph import Fact, Graph, Node, opsets
+from onnxprune.rewrite.rests import Rests
+
+Mask = NDArray[np.bool_]
+
+
+class Cutting(Protocol):
+    """What a refit may ask of the rewrite."""
+
+    coupled: Coupled
+    graph: Graph
+    facts: list[dict[str, Fact]]
+    weights: dict[str, TensorProto]
+    taken: set[str]
+    sized: set[str]
+    rests: Rests
+
+    def masks(self, name: str) -> list[Mask | None]:
+        """For each axis of a tensor which positions stay."""
+        ...
+
+    def expected(self, name: str, case: int) -> tuple[int, ...] | None:
+        """The shape that a tensor must have once cut."""
+        ...
+
+
+class Patch:
+    """One node under change.
+
+    Attributes:
+        node: the node as it was.
+        proto: the node as it will be.
+        before, after: nodes to add around it.
+        settled: operands that a refit has dealt with.
+    """
+
+    def __init__(self, node: Node, proto: NodeProto, cutting: Cutting) -> None:
+        self.node, self.proto, self.cutting = node, proto, cutting
+        self.before: list[NodeProto] = []
+        self.after: list[NodeProto] = []
+        self.settled: set[int] = set()
+        self._core = opsets(cutting.graph.model)[""]
+
+    def mask(self, operand: int, axis: int) -> Mask | None:
+        """Which positions of an input axis stay; None if the axis never shrinks."""
+        return self.cutting.masks(self.node.inputs[operand])[axis]
+
+    def out_mask(self, axis: int, output: int = 0) -> Mask | None:
+        """Which positions of an output axis stay."""
+        return self.cutting.masks(self.node.outputs[output])[axis]
+
+    def old(self, operand: int) -> list[NDArray[Any] | None]:
+        """The value of an operand in the original graph, for each case."""
+        return [c.value for c in self.cutting.graph.facts[self.node.inputs[operand]].cases]
+
+    def old_value(self, operand: int) -> NDArray[Any] | None:
+        """The value of an operand that may be left out, in the original graph."""
+        return self.old(operand)[0] if self.has(operand) else None
+
+    def new(self, operand: int) -> list[NDArray[Any] | None]:
+        """The value of an operand in the graph as it is cut so far, for each case."""
+        return [case[self.node.inputs[operand]].value for case in self.cutting.facts]
+
+    def known(self, operand: int) -> list[NDArray[Any]]:
+        """`old`, where the operand must be known."""
+        values = [v for v in self.old(operand) if v is not None]
+        if len(values) < len(self.cases()):
+            raise Unsupported("works by sizes or indices that are not known")
+        return values
+
+    def has(self, operand: int) -> bool:
+        """Whether the operand is given."""
+        return operand < len(self.node.inputs) and bool(self.node.inputs[operand])
+
+    def cases(self) -> range:
+        """Indices of the cases."""
+        return range(len(self.cutting.facts))
+
+    def out_shapes(self, output: int = 0) -> list[tuple[int, ...]]:
+        """The shape that an output must have, for each case."""
+        shapes = [self.cutting.expected(self.node.outputs[output], case) for case in self.cases()]
+        return [s if s is not None else () for s in shapes]
+
+    def set_operand(self, k: int, values: Sequence[NDArray[Any]]) -> None:
+        """Make operand `k` read `values` (one for each case).
+
+        What already reads so is left alone. A value that is the same in all cases becomes a constant of its own; otherwise
+        the elements that do not depend on dynamic sizes are replaced and the others go on being computed.
+        """
+        self.settled.add(k)
+        now = self.new(k) if self.has(k) else [None for _ in values]
+        if all(a is not None and np.array_equal(a, b) for a, b in zip(now, values, strict=True)):
+            return
+        first = values[0]
+        if all(np.array_equal(first, v) for v in values[1:]):
+            self.put(k, self.constant(f"{self._stem(k)}", first))
+            return
+        stable = np.all([np.equal(first, v) for v in values], axis=0) if len({v.shape for v in values}) == 1 else None
+        if stable is None or any(a is None or a.shape != first.shape for a in now):
+            raise Unsupported("computes a size in a way that cannot be followed")
+        mixed = [np.where(stable, first, np.asarray(a)) for a in now]
+        if not all(np.array_equal(a, b) for a, b in zip(mixed, values, strict=True)):
+            raise Unsupported("computes a size from dynamic sizes and channel counts together")
+        patched = self.name(f"{self._stem(k)}_patched")
+        mask, constant = self.constant(f"{self._stem(k)}_mask", stable), self.constant(self._stem(k), first)
+        self.before.append(onnx.helper.make_node("Where", [mask, constant, self.node.inputs[k]], [patched], name=patched))
+        self.put(k, patched)
+
+    def _stem(self, k: int) -> str:
+        return self.node.inputs[k] if self.has(k) else f"{self.node.outputs[0]}_operand{k}"
+
+    def put(self, k: int, name: str) -> None:
+        """Make operand `k` read another tensor."""
+        self.proto.input.extend([""] * (k + 1 - len(self.proto.input)))
+        self.proto.input[k] = name
+
+    def name(self, stem: str) -> str:
+        """A tensor name that is not taken."""
+        name, n = f"{stem}_pruned", 1
+        while name in self.cutting.taken:
+            name, n = f"{stem}_pruned{n}", n + 1
+        self.cutting.taken.add(name)
+        return name
+
+    def constant(self, stem: str, value: NDArray[Any]) -> str:
+        """A new initializer; other readers of an old one keep theirs."""
+        known = self.cutting.rests.constants
+        key = (value.dtype.str, value.shape, value.tobytes())
+        if value.size > 16 and key in known:
+            return known[key]
+        name = known[key] = self.name(stem)
+        self.cutting.weights[name] = onnx.numpy_helper.from_array(np.asarray(value), name)
+        for case in self.cutting.facts:
+            case[name] = Fact(self.cutting.weights[name].data_type, value.shape, value)
+        return name
+
+    def set_attribute(self, name: str, value: Any) -> None:
+        """Replace or add an attribute."""
+        for k, a in enumerate(self.proto.attribute):
+            if a.name == name:
+                del self.proto.attribute[k]
+                break
+        if value is not None:
+            self.proto.attribute.append(onnx.helper.make_attribute(name, value))
+
+    def gather_after(self, axis: int, positions: NDArray[np.int64]) -> None:
+        """Pick positions from the output by a Gather."""
+        inner = self._inner()
+        indices = self.constant(f"{inner}_indices", positions)
+        self.after.append(onnx.helper.make_node("Gather", [inner, indices], [self.node.outputs[0]], axis=axis, name=inner))
+
+    def _inner(self, output: int = 0) -> str:
+        """Let the node write to a new tensor, from which `after` makes the old one."""
+        inner = self.name(self.node.outputs[output])
+        self.proto.output[output] = inner
+        return inner
+
+    def zeros_back(self, operand: int, missing: Mapping[int, int]) -> None:
+        """Append zeros to an operand: axis -> how many."""
+        rank = len(self.cutting.masks(self.node.inputs[operand]))
+        pads = np.array([0] * rank + [missing.get(k, 0) for k in range(rank)], np.int64)
+        source, padded = self.proto.input[operand], self.name(self.node.inputs[operand])
+        if self._core >= 11:
+            pad = onnx.helper.make_node("Pad", [source, self.constant(f"{padded}_pads", pads)], [padded], name=padded)
+        else:
+            pad = onnx.helper.make_node("Pad", [source], [padded], name=padded, pads=pads.tolist())
+        self.before.append(pad)
+        self.put(operand, padded)
+
+    def spread(self, operand: int, axis: int) -> None:
+        """Put zeros where an operand has lost positions."""
+        kept = self.mask(operand, axis)
+        if kept is None:
+            return
+        self.zeros_back(operand, {axis: 1})
+        self.pick(operand, axis, np.where(kept, np.cumsum(kept) - 1, kept.sum()))
+
+    def pick(self, operand: int, axis: int, positions: NDArray[np.int64]) -> None:
+        """Take positions of an operand."""
+        indices = self.constant(f"{self.proto.input[operand]}_indices", positions)
+        self.put(operand, self.add_before("Gather", [self.proto.input[operand], indices], self.node.inputs[operand], axis=axis))
+
+    def add_before(self, op: str, inputs: Sequence[str], stem: str, **attributes: Any) -> str:
+        """A node in front of this one; returns its output."""
+        name = self.name(stem)
+        self.before.append(onnx.helper.make_node(op, inputs, [name], name=name, **attributes))
+        return name
+
+    def add_copy(self, data: str) -> str:
+        """The same node in front of this one, applied to another tensor; returns its output."""
+        proto = NodeProto()
+        proto.CopyFrom(self.node.proto)
+        proto.input[0] = data
+        del proto.output[1:]
+        proto.output[0] = proto.name = self.name(data)
+        self.before.append(proto)
+        return proto.output[0]
+
+    def size(self, tensor: str, axis: int) -> int:
+        """The size of an axis of a tensor that `rest` made."""
+        if tensor in self.cutting.weights:
+            dims = self.cutting.weights[tensor].dims
+            return int(dims[axis]) if -axis <= len(dims) else 1
+        return self.cutting.rests.widths[tensor]
+
+    def rest(self, tensor: str, axis: int) -> str:
+        """A tensor of what the removed positions of an axis hold; of size one along axes where all are the same."""
+        flow = self.cutting.coupled.flows[tensor]
+        if flow.rest[axis] >= Rest.CONSTANT:
+            return self.constant(f"{tensor}_rest", self.cutting.rests.constant(tensor, axis))
+        made = self.cutting.rests.made
+        if (tensor, axis) not in made:
+            node = self.cutting.graph.makers[tensor]
+            if node.fused:
+                raise Unsupported("takes in what removed channels hold behind a fused operator")
+            proto = NodeProto()
+            proto.CopyFrom(node.proto)
+            width, back = 1, axis - len(flow.axes)
+            for k, name in enumerate(node.inputs):
+                if name:
+                    proto.input[k] = self._operand_of_rest(name, back)
+                    width = max(width, self.size(proto.input[k], back) if proto.input[k] != name else 1)
+            del proto.output[1:]
+            made[tensor, axis] = proto.output[0] = proto.name = self.name(f"{tensor}_rest")
+            self.cutting.rests.widths[made[tensor, axis]] = width
+            self.before.append(proto)
+        return made[tensor, axis]
+
+    def _operand_of_rest(self, name: str, axis: int) -> str:
+        shape = self.cutting.graph.facts[name].cases[0].shape or ()
+        if -axis <= len(shape) and shape[axis] != 1:
+            return self.rest(name, axis + len(shape))
+        if name in self.cutting.sized:
+            value = self.cutting.graph.facts[name].value
+            if value is None:
+                raise Unsupported("computes with a size that is dynamic")
+            return self.constant(name, value)
+        return name
+
+    def first_after(self, counts: Mapping[int, int], output: int = 0) -> None:
+        """Keep of each of these output axes the first positions: axis -> how many."""
+        inner, axes, outer = self._inner(output), sorted(counts), self.node.outputs[output]
+        ends = [counts[k] for k in axes]
+        if self._core >= 10:
+            operands = [
+                self.constant(f"{inner}_{what}", np.array(v, np.int64))
+                for what, v in (("starts", [0] * len(axes)), ("ends", ends), ("axes", axes))
+            ]
+            self.after.append(onnx.helper.make_node("Slice", [inner, *operands], [outer], name=inner))
+        else:
+            node = onnx.helper.make_node("Slice", [inner], [outer], name=inner)
+            node.attribute.extend(
+                onnx.helper.make_attribute(k, v) for k, v in (("axes", axes), ("starts", [0] * len(axes)), ("ends", ends))
+            )
+            self.after.append(node)
+
+    def scalar(self, stem: str, number: float) -> str:
+        """A constant of the type of the output."""
+        kind = onnx.helper.tensor_dtype_to_np_dtype(self.cutting.graph.facts[self.node.outputs[0]].cases[0].dtype)
+        return self.constant(stem, np.array(number, kind))
+
+    def follow(self, op: str, *others: str) -> None:
+        """The output becomes `op` of what it was and other tensors; "" stands for what it was once more."""
+        inner = self.name(self.node.outputs[0])
+        last = self.after[-1] if self.after else self.proto
+        last.output[0] = inner
+        inputs = [inner, *(other or inner for other in others)]
+        self.after.append(onnx.helper.make_node(op, inputs, [self.node.outputs[0]], name=inner))

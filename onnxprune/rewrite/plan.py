@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan: which positions of which axes of which weights are kept. A small JSON file, all that the rewrite needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.analysis.coupling import Coupled
+from onnxprune.analysis.evens import uneven_blocks
+from onnxprune.analysis.policy import DEFAULT, Policy
+from onnxprune.errors import PlanError
+
+FORMAT = "onnxprune-plan/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which channels are kept.
+
+    Attributes:
+        model_sha256: digest of the file that the plan was made for; empty for a model that came from no file.
+        kept: weight -> axis -> kept positions of the original axis, ascending. Every axis that is cut is listed.
+        made_by: how the plan came about (ratio, criterion, ...), for the reader.
+        policy: what was wished of the analysis; the same wishes tie the same channels.
+    """
+
+    model_sha256: str
+    kept: Mapping[str, Mapping[int, tuple[int, ...]]] = field(repr=False)
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+    policy: Policy = DEFAULT
+
+    @property
+    def recovered(self) -> str:
+        """The method by which weights were refitted after the cut; empty where they were not."""
+        return str(self.made_by.get("recovered", ""))
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON."""
+        Path(path).write_text(self.to_json(), encoding="utf-8")
+
+    def to_json(self) -> str:
+        """The text of a plan file."""
+        kept = {name: {str(axis): list(p) for axis, p in axes.items()} for name, axes in self.kept.items()}
+        head = {"format": FORMAT, "model_sha256": self.model_sha256, "made_by": dict(self.made_by)}
+        if wishes := self.policy.to_dict():
+            head["policy"] = wishes
+        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(axes)}" for name, axes in kept.items())
+        return json.dumps(head, indent=1)[:-2] + f',\n "kept": {{\n{lines}\n }}\n}}\n'
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan.
+
+        Raises:
+            PlanError: the file is missing, is not JSON, or is not a plan.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as e:
+            reason = getattr(e, "strerror", None) or "not a text file"
+            raise PlanError(f"{path}: cannot read the plan: {reason}; name the .plan.json that onnxprune wrote") from e
+        try:
+            return cls.from_json(json.loads(text))
+        except (ValueError, TypeError, AttributeError, KeyError) as e:
+            raise PlanError(f"{path}: not a plan ({e}); expected JSON with format '{FORMAT}' and 'kept'") from e
+
+    @classmethod
+    def from_json(cls, data: Any) -> Plan:
+        """A plan from parsed JSON; ValueError says what is wrong."""
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            got = data.get("format") if isinstance(data, dict) else type(data).__name__
+            raise ValueError(f"got format {got!r}")
+        kept: dict[str, dict[int, tuple[int, ...]]] = {}
+        for name, axes in data["kept"].items():
+            kept[name] = {int(axis): tuple(int(p) for p in positions) for axis, positions in axes.items()}
+            for axis, positions in kept[name].items():
+                if not positions or any(a >= b for a, b in pairwise(positions)) or positions[0] < 0:
+                    raise ValueError(f"'{name}' axis {axis}: kept positions must be ascending and at least one")
+        policy = Policy.from_dict(data.get("policy", {}))
+        return cls(str(data.get("model_sha256", "")), kept, data.get("made_by", {}), policy)
+
+
+def plan_of(coupled: Coupled, dropped: NDArray[np.bool_], sha256: str, made_by: Mapping[str, Any]) -> Plan:
+    """The plan that drops some labels.
+
+    Args:
+        dropped: (n_labels,) True for labels to remove; the same for all labels of a class.
+    """
+    kept: dict[str, dict[int, tuple[int, ...]]] = {}
+    for o in coupled.owners:
+        gone = dropped[o.start : o.start + o.size]
+        if gone.any():
+            kept.setdefault(o.weight, {})[o.axis] = tuple(np.flatnonzero(~gone).tolist())
+    return Plan(sha256, kept, made_by, coupled.policy)
+
+
+def dropped_by(coupled: Coupled, plan: Plan) -> NDArray[np.bool_]:
+    """The labels (n_labels,) that a plan drops in this graph.
+
+    Raises:
+        PlanError: the plan names what the model lacks, cuts what must stay, or cuts tied channels apart.
+    """
+    if plan.policy != coupled.policy:
+        raise PlanError(f"the plan was made with {plan.policy}, the analysis with {coupled.policy}; analyse with `plan.policy`")
+    owners = {(o.weight, o.axis): o for o in coupled.owners}
+    dropped = np.zeros(len(coupled.roots), bool)
+    for name, axes in plan.kept.items():
+        for axis, positions in axes.items():
+            owner = owners.get((name, axis))
+            if owner is None:
+                raise PlanError(
+                    f"the plan cuts axis {axis} of '{name}', which this model does not have: is it for another model?"
+                )
+            if positions[-1] >= owner.size:
+                raise PlanError(f"the plan keeps position {positions[-1]} of '{name}' axis {axis}, which has only {owner.size}")
+            gone = np.ones(owner.size, bool)
+            gone[list(positions)] = False
+            dropped[owner.start : owner.start + owner.size] = gone
+    classes = np.zeros(len(coupled.roots), bool)
+    classes[coupled.roots[dropped]] = True
+    everywhere = classes[coupled.roots]
+    for o in coupled.owners:
+        gone, tied = dropped[o.start : o.start + o.size], everywhere[o.start : o.start + o.size]
+        if not np.array_equal(gone, tied):
+            position = int(np.flatnonzero(gone != tied)[0])
+            raise PlanError(f"the plan keeps position {position} of '{o.weight}' axis {o.axis}, but cuts channels tied to it")
+        if (gone & ~coupled.free[o.start : o.start + o.size]).any():
+            position = int(np.flatnonzero(gone & ~coupled.free[o.start : o.start + o.size])[0])
+            pin = coupled.first_pin[int(coupled.roots[o.start + position])]
+            raise PlanError(f"the plan cuts position {position} of '{o.weight}' axis {o.axis}, but {pin}")
+    for even in coupled.evens:
+        if uneven := uneven_blocks(even, everywhere):
+            raise PlanError(f"the plan does not fit: {coupled.graph.nodes[even.node]} {uneven}")
+    return everywhere
