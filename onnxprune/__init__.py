@@ -10,8 +10,8 @@
 from onnxprune.api import Result, analyze, apply_plan, prune, verify_files
 from onnxprune.errors import PruneError
 from onnxprune.options import Options
-from onnxprune.pipeline.decision import Analysis
-from onnxprune.report.report import Report
+from onnxprune.pipeline.decide import Analysis
+from onnxprune.report.values import Report
 from onnxprune.rewrite.plan import Plan
 
 __all__ = ["Analysis", "Options", "Plan", "PruneError", "Report", "Result", "analyze", "apply_plan", "prune", "verify_files"]

@@ -15,25 +15,25 @@ from onnx import ModelProto
 from onnxprune.analysis.policy import Policy
 from onnxprune.cost import benchmark as bench
 from onnxprune.errors import CutError, DataError, PlanError
-from onnxprune.evaluation.verify import Feeds, Verification, sample, verify
+from onnxprune.evaluation.verification import Feeds, Verification, sample, verify
 from onnxprune.ir.facts import read_graph
+from onnxprune.ir.files import Loaded, check_output, load, save, to_graphsurgeon
 from onnxprune.ir.graph import free_inputs
 from onnxprune.ir.infer import fact_of_type
-from onnxprune.ir.io import Loaded, check_output, load, save, to_graphsurgeon
 from onnxprune.ir.protofile import Spill, spill_for, take_all
 from onnxprune.options import Options, Shapes
-from onnxprune.pipeline.decision import Analysis, Decision, analyse
+from onnxprune.pipeline.decide import Analysis, Decision, analyse
 from onnxprune.pipeline.rounds import in_rounds
-from onnxprune.report.report import Report, make_report
+from onnxprune.report.values import Report, make_report
+from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan, dropped_by, plan_of
-from onnxprune.rewrite.rewrite import cut
-from onnxprune.selection.scoring.names import CALIBRATED
+from onnxprune.selection.criteria.names import CALIBRATED
 
 if TYPE_CHECKING:  # loaded where something is recovered, not by everybody who imports the package
     from onnxprune.data import Data
-    from onnxprune.evaluation.judge import Metric
-    from onnxprune.pipeline.supply import Supply
-    from onnxprune.recovery.attempts import Recovery
+    from onnxprune.evaluation.evaluator import Metric
+    from onnxprune.pipeline.samples import Supply
+    from onnxprune.recovery.methods import Recovery
 
 Progress = Callable[[str, float], None]
 """Called with the name of a stage and how much of it is done, 0 to 1."""
@@ -121,9 +121,9 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent) 
 
     The weights of a large model are not in memory: they lie in its file, or in one of the result, until that is saved.
     """
-    from onnxprune.evaluation.judge import Judge
-    from onnxprune.evaluation.refitted import check_refitted
-    from onnxprune.recovery.attempts import Task, batches_of, recover
+    from onnxprune.evaluation.evaluator import Judge
+    from onnxprune.evaluation.structure import check_refitted
+    from onnxprune.recovery.methods import Task, batches_of, recover
 
     if options.recover == "distill":
         importlib.import_module("onnxprune.training")  # says what to install, before any work
@@ -162,7 +162,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent) 
 def _supply(loaded: Loaded, options: Options, data: Data | None, progress: Progress) -> Supply | None:
     """Inputs to recover and to judge with: the user's, else made-up ones where something is to be recovered."""
     from onnxprune.data import load_data
-    from onnxprune.pipeline.supply import given, made
+    from onnxprune.pipeline.samples import given, made
 
     if data is not None:
         name = str(options.data) if isinstance(options.data, str | Path) else "the given arrays"
@@ -261,7 +261,7 @@ def verify_files(original: Any, pruned: Any, plan: Plan | str | Path, input_shap
     dropped, given_model = dropped_by(analysis.coupled, plan), load(pruned).model
     if not plan.recovered:
         return verify(analysis.coupled, dropped, given_model)
-    from onnxprune.evaluation.refitted import check_refitted
+    from onnxprune.evaluation.structure import check_refitted
 
     bare = cut(analysis.coupled, dropped)
     check_refitted(bare, given_model)

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from onnxprune.analysis.policy import Policy, read_carrier
 from onnxprune.errors import OptionError
 from onnxprune.recovery import METHODS
-from onnxprune.selection.scoring import NAMES
-from onnxprune.selection.scoring.names import CALIBRATED
-from onnxprune.selection.selection import Alignment, auto_alignment
-from onnxprune.selection.targets import Amount, amount
+from onnxprune.selection.budget import Amount, amount
+from onnxprune.selection.criteria import NAMES
+from onnxprune.selection.criteria.names import CALIBRATED
+from onnxprune.selection.widths import Alignment, auto_alignment
 
 if TYPE_CHECKING:
     from onnxprune.data import Labels, Source
-    from onnxprune.evaluation.judge import Metric
+    from onnxprune.evaluation.evaluator import Metric
 
 Shapes = Mapping[str, Sequence[int]]
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
@@ -52,7 +52,7 @@ class Options:
         preprocess: how images become inputs, as in `size=224x224,mean=0.5,std=0.5`.
         samples: how many samples to use at most.
         labels: one a sample, or a file of them.
-        metric: what is better, as a function (see `onnxprune.evaluation.judge.Metric`) or as `module:function`.
+        metric: what is better, as a function (see `onnxprune.evaluation.evaluator.Metric`) or as `module:function`.
         allow_renormalising: whether means, normalisations and softmax over channels may work on those that are left.
         macs: instead of `ratio`, the multiply-accumulates that may remain: "50%", "300M", or a number of them.
     """

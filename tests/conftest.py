@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 
 from onnxprune.errors import DataError
-from onnxprune.pipeline import supply
+from onnxprune.pipeline import samples as supply
 
 onnxruntime.set_default_logger_severity(4)
 

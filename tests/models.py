@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, TensorProto
 from onnx.reference import ReferenceEvaluator
 
-from onnxprune.analysis.coupling import Coupled, couple
+from onnxprune.analysis.couple import Coupled, couple
 from onnxprune.analysis.groups import Group, find_groups
 from onnxprune.analysis.policy import Policy
-from onnxprune.evaluation.verify import verify
+from onnxprune.evaluation.verification import verify
 from onnxprune.ir.facts import read_graph
+from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import plan_of
-from onnxprune.rewrite.rewrite import cut
 
 Array = NDArray[Any]
 DOMAINS = ("com.microsoft", "custom", "local")

@@ -12,8 +12,8 @@ import pytest
 
 import onnxprune
 from onnxprune.errors import OptionError, PlanError
-from onnxprune.selection.scoring import NAMES
-from onnxprune.selection.scoring.names import CALIBRATED
+from onnxprune.selection.criteria import NAMES
+from onnxprune.selection.criteria.names import CALIBRATED
 from tests.nets import small, write
 
 MODEL = Path(__file__).parent.parent / "models" / "resnet20-fashion-mnist.onnx"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from onnxprune.analysis.coupling import couple
+from onnxprune.analysis.couple import couple
 from onnxprune.analysis.groups import find_groups
 from onnxprune.analysis.policy import Policy, read_carrier
 from onnxprune.cost.benchmark import cost

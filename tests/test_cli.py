@@ -232,7 +232,7 @@ def interrupted(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("place", ["onnxprune.api.read_graph", "onnxprune.api.verify", "onnxprune.ir.io.written_whole"])
+@pytest.mark.parametrize("place", ["onnxprune.api.read_graph", "onnxprune.api.verify", "onnxprune.ir.files.written_whole"])
 def test_ctrl_c_leaves_nothing_behind(place: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path)
     monkeypatch.setattr(place, interrupted)
@@ -253,8 +253,8 @@ def test_a_mistake_of_ours_is_one_line_too(tmp_path: Path, capsys: Capture, monk
 
 
 def test_a_cut_that_is_not_proven_is_not_written(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    from onnxprune.pipeline import decision
-    from onnxprune.rewrite import rewrite
+    from onnxprune.pipeline import decide as decision
+    from onnxprune.rewrite import cut as rewrite
 
     def wrong(*arguments: Any) -> onnx.ModelProto:
         made = rewrite.cut(*arguments)

@@ -17,16 +17,16 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper
 from onnx.backend.test.case.node import collect_testcases
 
-from onnxprune.analysis.coupling import Coupled, couple
+from onnxprune.analysis.couple import Coupled, couple
 from onnxprune.analysis.groups import Group
-from onnxprune.analysis.ops import RULES
+from onnxprune.analysis.rules import RULES
 from onnxprune.errors import CutError, VerificationError
-from onnxprune.evaluation.verify import verify
+from onnxprune.evaluation.verification import verify
+from onnxprune.ir.decompositions import CHAINS
 from onnxprune.ir.facts import read_graph
-from onnxprune.ir.fused import CHAINS
+from onnxprune.ir.files import OLDEST_OPSET
 from onnxprune.ir.graph import FLOATS
-from onnxprune.ir.io import OLDEST_OPSET
-from onnxprune.rewrite.rewrite import cut
+from onnxprune.rewrite.cut import cut
 from tests.models import choose
 
 

@@ -7,12 +7,12 @@ import onnx.defs
 import pytest
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
-from onnxprune.analysis.coupling import couple
+from onnxprune.analysis.couple import couple
 from onnxprune.analysis.explain import explain
-from onnxprune.analysis.ops import RULES
-from onnxprune.analysis.ops.declined import DECLINED
+from onnxprune.analysis.rules import RULES
+from onnxprune.analysis.rules.declined import DECLINED
+from onnxprune.ir.decompositions import CHAINS
 from onnxprune.ir.facts import read_graph
-from onnxprune.ir.fused import CHAINS
 from tests.models import model, pins
 from tests.test_ops import conv
 

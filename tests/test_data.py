@@ -11,7 +11,7 @@ import pytest
 
 from onnxprune.data import Data, load_data, random_data
 from onnxprune.errors import DataError
-from onnxprune.evaluation.judge import accuracy
+from onnxprune.evaluation.evaluator import accuracy
 from tests.models import model
 from tests.nets import small
 

@@ -13,23 +13,23 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
-from onnxprune.analysis.coupling import Coupled, couple
+from onnxprune.analysis.couple import Coupled, couple
 from onnxprune.analysis.groups import find_groups
 from onnxprune.data import Data
 from onnxprune.errors import DataError, TrainingError
-from onnxprune.evaluation.judge import Judge
+from onnxprune.evaluation.evaluator import Judge
 from onnxprune.ir.facts import read_graph
-from onnxprune.recovery import attempts
-from onnxprune.recovery.attempts import Task, kept_positions
-from onnxprune.rewrite.rewrite import cut
-from onnxprune.training import distill as module
-from onnxprune.training import objective as objectives
-from onnxprune.training.course import Knobs
-from onnxprune.training.distill import Clock, Distilled, Training, distill, is_done, rate
-from onnxprune.training.examination import Examination
-from onnxprune.training.module import Module
-from onnxprune.training.objective import FAINT, label_loss, log_softmax, objective, of_classes, softened, temperature
-from onnxprune.training.stream import Batch, mixable, mixed, stream
+from onnxprune.recovery import methods as attempts
+from onnxprune.recovery.methods import Task, kept_positions
+from onnxprune.rewrite.cut import cut
+from onnxprune.training.converter.module import Module
+from onnxprune.training.distillation import distill as module
+from onnxprune.training.distillation import losses as objectives
+from onnxprune.training.distillation.distill import Clock, Distilled, Training, distill, is_done, rate
+from onnxprune.training.distillation.losses import FAINT, label_loss, log_softmax, objective, of_classes, softened, temperature
+from onnxprune.training.distillation.stream import Batch, mixable, mixed, stream
+from onnxprune.training.distillation.trainer import Knobs
+from onnxprune.training.distillation.validation import Examination
 from tests.models import choose, model, stored
 from tests.nets import small
 

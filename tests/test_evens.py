@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 import onnxprune
-from onnxprune.analysis.coupling import Coupled, couple
+from onnxprune.analysis.couple import Coupled, couple
 from onnxprune.analysis.groups import Group, find_groups
 from onnxprune.analysis.policy import Policy
 from onnxprune.cli.app import run
 from onnxprune.errors import CutError, PlanError, VerificationError
-from onnxprune.evaluation.verify import verify
+from onnxprune.evaluation.verification import verify
 from onnxprune.ir.facts import read_graph
+from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan
-from onnxprune.rewrite.rewrite import cut
-from onnxprune.selection.ballot import Ballot
-from onnxprune.selection.selection import Budget, Units, select, units_of, widths_for
+from onnxprune.selection.space import Ballot
+from onnxprune.selection.widths import Budget, Units, select, units_of, widths_for
 from tests.models import cut_some, model
 from tests.nets import write
 

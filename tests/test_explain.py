@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import pytest
 
-from onnxprune.analysis.coupling import couple
+from onnxprune.analysis.couple import couple
 from onnxprune.analysis.explain import about, explain
 from onnxprune.errors import OptionError
 from onnxprune.ir.facts import read_graph
-from onnxprune.report.render.sentences import sentences
+from onnxprune.report.render.text import sentences
 from tests.models import model
 from tests.nets import small
 from tests.zoo import FOLDER, hydrate

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnxprune.ir.fused import CHAINS, key
+from onnxprune.ir.decompositions import CHAINS, key
 from tests.models import model
 from tests.test_attention import SAMPLES as HEADS
 from tests.test_ops import Sample, conv, obeys_the_law, seq

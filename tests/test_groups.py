@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.analysis.coupling import couple
+from onnxprune.analysis.couple import couple
 from onnxprune.analysis.groups import find_groups, find_held
 from onnxprune.ir.facts import read_graph
 from tests.models import model

@@ -13,10 +13,10 @@ import pytest
 from onnxprune.cli.app import run
 from onnxprune.cost.benchmark import cost
 from onnxprune.ir.facts import read_graph
-from onnxprune.pipeline.decision import analyse
+from onnxprune.pipeline.decide import analyse
 from onnxprune.report.inspection import Inspection, inspect
 from onnxprune.report.render.json import to_json
-from onnxprune.report.render.picture import to_svg
+from onnxprune.report.render.svg import to_svg
 from onnxprune.report.render.table import bar
 from tests.models import model
 from tests.nets import small, write

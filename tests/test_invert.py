@@ -12,7 +12,7 @@ from onnx import ModelProto, numpy_helper
 
 from onnxprune.data import Data
 from onnxprune.data.synthetic import fit, synthesize
-from onnxprune.training.invert import invert
+from onnxprune.training.inversion import invert
 from tests.models import Array, model, stored
 from tests.test_synthetic import pictures, trained_on
 
@@ -42,7 +42,7 @@ def test_parts_that_fit_into_memory_make_no_difference(monkeypatch: pytest.Monke
     net, data = trained_on(pictures(90, 1), 1), Data(({"x": noise(50)},))
     whole = invert(net, data, 3).chunks[0]["x"]
     assert not np.array_equal(whole, noise(50))
-    monkeypatch.setattr("onnxprune.training.invert.MOST", 8)
+    monkeypatch.setattr("onnxprune.training.inversion.MOST", 8)
     np.testing.assert_allclose(invert(net, data, 3).chunks[0]["x"], whole, atol=1e-3)
 
 
@@ -120,5 +120,5 @@ def test_synthetic_inputs_are_nearer_for_it(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_broken_pytorch_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     net = trained_on(pictures(90, 1), 1)
     bred = synthesize(net, 24, descent=0)
-    monkeypatch.setitem(sys.modules, "onnxprune.training.invert", None)  # importing it fails
+    monkeypatch.setitem(sys.modules, "onnxprune.training.inversion", None)  # importing it fails
     assert np.array_equal(synthesize(net, 24).chunks[0]["x"], bred.chunks[0]["x"])

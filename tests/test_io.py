@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto
 
 import onnxprune
 from onnxprune.errors import ModelError, OptionError, OutputError
-from onnxprune.ir.io import check_output, load, save
+from onnxprune.ir.files import check_output, load, save
 from tests.models import model
 from tests.nets import small, write
 

@@ -11,8 +11,8 @@ from onnx import ModelProto
 
 from onnxprune.data import Data
 from onnxprune.errors import DataError
-from onnxprune.evaluation import judge as judge_module
-from onnxprune.evaluation.judge import Judge, Outputs, accuracy, run
+from onnxprune.evaluation import evaluator as judge_module
+from onnxprune.evaluation.evaluator import Judge, Outputs, accuracy, run
 from tests.models import Array, model
 
 RNG = np.random.default_rng(0)
@@ -152,7 +152,7 @@ def test_a_metric_that_fails_is_one_line() -> None:
 def test_large_outputs_are_sampled_and_judged_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = data(20, 4, 30, 30)
     whole = Judge(same("N,4,H,W"), samples).judge(scaled(0.7, "N,4,H,W"))
-    monkeypatch.setattr("onnxprune.evaluation.fidelity.MOST", 20 * 4 * 90)
+    monkeypatch.setattr("onnxprune.evaluation.divergence.MOST", 20 * 4 * 90)
     judge = Judge(same("N,4,H,W"), samples)
     assert judge._old[0][0].shape == (20, 90, 4)
     assert judge.judge(scaled(0.7, "N,4,H,W")).error == pytest.approx(whole.error)

@@ -13,18 +13,18 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.analysis import coupling
-from onnxprune.analysis.coupling import Coupled, couple
+from onnxprune.analysis import couple as coupling
+from onnxprune.analysis.couple import Coupled, couple
 from onnxprune.analysis.groups import find_groups
 from onnxprune.analysis.labels import Flow, Labels, Pin, Rest
-from onnxprune.analysis.ops import RULES
-from onnxprune.analysis.ops.site import Rule, Site
+from onnxprune.analysis.rules import RULES
+from onnxprune.analysis.rules.site import Rule, Site
 from onnxprune.errors import CutError, VerificationError
-from onnxprune.evaluation.verify import verify
+from onnxprune.evaluation.verification import verify
 from onnxprune.ir.facts import read_graph
-from onnxprune.rewrite import rewrite
-from onnxprune.rewrite.refits.refit import REFITS
-from onnxprune.rewrite.rewrite import cut
+from onnxprune.rewrite import cut as rewrite
+from onnxprune.rewrite.cut import cut
+from onnxprune.rewrite.fixups.refit import REFITS
 from tests.models import choose, model
 from tests.test_attention import CASES as HEADS
 from tests.test_fused import CASES as FUSED

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune.ir.normal import normal_form
+from onnxprune.ir.normalize import normal_form
 from tests.models import cut_some, free_atoms, model, random_feeds, runner
 
 HEAD = "g (float[2,3,8,8] x, float[12,3,3,3] w1, float[5,6,1,1] w2, float[5,6,1,1] w3) => (float[] y)"

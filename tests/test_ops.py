@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import pytest
 from onnx import ModelProto
 
-from onnxprune.analysis.coupling import couple
-from onnxprune.analysis.ops import RULES
+from onnxprune.analysis.couple import couple
+from onnxprune.analysis.rules import RULES
 from onnxprune.errors import CutError
+from onnxprune.ir.decompositions import key
 from onnxprune.ir.facts import read_graph
-from onnxprune.ir.fused import key
 from tests.models import cut_some, free_atoms, model, pins, stored
 
 SEEDS = 3

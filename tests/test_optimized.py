@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 import onnxprune
-from onnxprune.ir.fused import MICROSOFT
+from onnxprune.ir.decompositions import MICROSOFT
 from tests.models import model
 from tests.nets import write
 

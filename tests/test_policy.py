@@ -12,7 +12,7 @@ import pytest
 from onnx import ModelProto
 
 import onnxprune
-from onnxprune.analysis.coupling import couple
+from onnxprune.analysis.couple import couple
 from onnxprune.analysis.groups import find_groups
 from onnxprune.analysis.policy import Policy, read_carrier
 from onnxprune.cli.app import run

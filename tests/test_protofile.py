@@ -19,8 +19,9 @@ from onnx import ModelProto, TensorProto
 import onnxprune
 from onnxprune.cli.app import run
 from onnxprune.errors import ModelError, OptionError
-from onnxprune.ir import io, protofile
-from onnxprune.ir.io import load, runnable, save
+from onnxprune.ir import files as io
+from onnxprune.ir import protofile
+from onnxprune.ir.files import load, runnable, save
 from onnxprune.ir.protofile import Place, array_of, leave, length_of, place_of, size_of, slabs, take_all
 from tests.models import model
 from tests.nets import small, write

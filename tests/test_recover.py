@@ -13,23 +13,23 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 import onnxprune
-from onnxprune.analysis.coupling import Coupled, couple
+from onnxprune.analysis.couple import Coupled, couple
 from onnxprune.analysis.groups import find_groups
 from onnxprune.data import Data
 from onnxprune.errors import OptionError, VerificationError
-from onnxprune.evaluation.judge import Judge
-from onnxprune.evaluation.refitted import check_refitted
-from onnxprune.evaluation.verify import session
+from onnxprune.evaluation.evaluator import Judge
+from onnxprune.evaluation.structure import check_refitted
+from onnxprune.evaluation.verification import session
 from onnxprune.ir.facts import read_graph
 from onnxprune.pipeline.rounds import Kept, composed
-from onnxprune.pipeline.supply import given
-from onnxprune.recovery.attempts import Task, recover
+from onnxprune.pipeline.samples import given
+from onnxprune.recovery.batch_norm import reestimate
 from onnxprune.recovery.bias import absorb
+from onnxprune.recovery.methods import Task, recover
 from onnxprune.recovery.reconstruct import reconstruct
-from onnxprune.recovery.reestimate import reestimate
+from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan
-from onnxprune.rewrite.rewrite import cut
-from onnxprune.selection.scoring import calibrated
+from onnxprune.selection.criteria import calibrated
 from tests.models import model
 from tests.nets import small, write
 
@@ -267,7 +267,7 @@ def test_what_fails_is_told_and_none_is_kept(monkeypatch: pytest.MonkeyPatch) ->
     net = small()
     p = drop(net, "w2", [1, 3])
     supply = given(data_for(net), "data.npz", 0)
-    monkeypatch.setattr("onnxprune.recovery.attempts.reconstruct", fails)
+    monkeypatch.setattr("onnxprune.recovery.methods.reconstruct", fails)
     task = Task(p.coupled, p.dropped, p.pruned, p.pruned, supply.fit, supply.held_out)
     found = recover(task, "reconstruct", Judge(net, supply.held_out), supply)
     assert (found.method, found.attempts[1].why) == ("none", "singular")

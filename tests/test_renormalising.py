@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import ModelProto
 
 import onnxprune
-from onnxprune.analysis.coupling import couple
+from onnxprune.analysis.couple import couple
 from onnxprune.analysis.policy import Policy
 from onnxprune.cli.app import run
 from onnxprune.errors import PlanError, VerificationError

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 import onnxprune
-from onnxprune.analysis.coupling import couple
+from onnxprune.analysis.couple import couple
 from onnxprune.analysis.groups import find_groups
 from onnxprune.errors import DataError, OptionError
 from onnxprune.ir.facts import read_graph
-from onnxprune.selection.scoring import NAMES, score_groups, scores_from_file
-from onnxprune.selection.scoring.names import CALIBRATED
+from onnxprune.selection.criteria import NAMES, score_groups, scores_from_file
+from onnxprune.selection.criteria.names import CALIBRATED
 from tests.models import model
 from tests.nets import small
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from onnxprune.analysis.coupling import couple
+from onnxprune.analysis.couple import couple
 from onnxprune.analysis.explain import explain
 from onnxprune.analysis.shuffles import find_shuffles
 from onnxprune.errors import CutError, VerificationError
-from onnxprune.evaluation.verify import verify
+from onnxprune.evaluation.verification import verify
 from onnxprune.ir.facts import read_graph
-from onnxprune.rewrite.rewrite import cut
+from onnxprune.rewrite.cut import cut
 from tests.models import cut_some, model
 
 HEAD = "g (float[N,3,4,4] x, float[12,3,1,1] w1, float[5,12,1,1] w2{more}) => (float[] y{out})"

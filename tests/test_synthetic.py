@@ -17,10 +17,10 @@ from onnxprune.data import Data, load_data, random_data
 from onnxprune.data.synthetic import fit, misfit, synthesize
 from onnxprune.data.synthetic.families import FAMILIES, bred, coloured, grid
 from onnxprune.data.synthetic.inputs import Signal, Still, Tokens, normalised, read_inputs
-from onnxprune.data.synthetic.moments import norm_layers, probing
 from onnxprune.data.synthetic.select import herd, norm_of_mean
+from onnxprune.data.synthetic.statistics import norm_layers, probing
 from onnxprune.errors import DataError
-from onnxprune.evaluation.judge import Judge
+from onnxprune.evaluation.evaluator import Judge
 from tests.models import Array, model, runner
 from tests.nets import small
 

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import onnxprune
-from onnxprune.analysis.coupling import couple
+from onnxprune.analysis.couple import couple
 from onnxprune.analysis.groups import find_groups
 from onnxprune.cost.benchmark import cost
 from onnxprune.errors import OptionError
 from onnxprune.ir.facts import read_graph
-from onnxprune.rewrite.rewrite import cut
-from onnxprune.selection.targets import amount, filled, macs_kept, smallest
+from onnxprune.rewrite.cut import cut
+from onnxprune.selection.budget import amount, filled, macs_kept, smallest
 from tests.models import choose, model
 from tests.nets import small
 from tests.test_topologies import NETS

@@ -576,7 +576,7 @@ def test_unknown_operator_keeps_its_channels() -> None:
     made = model("""g (float[2,3,8,8] x, float[8,3,3,3] w1, float[8,8,1,1] w2, float[6,8,1,1] w3,
         float[5,6,1,1] w4) => (float[2,5,6,6] y) {
         a = Conv(x, w1)  b = custom.Mystery(a)  c = Conv(b, w2)  d = Relu(c)  e = Conv(d, w3)  y = Conv(e, w4) }""")
-    from onnxprune.analysis.coupling import couple
+    from onnxprune.analysis.couple import couple
     from onnxprune.ir.facts import read_graph
 
     coupled = couple(read_graph(made))

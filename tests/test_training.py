@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxprune.analysis.coupling import couple
+from onnxprune.analysis.couple import couple
 from onnxprune.analysis.groups import find_groups
-from onnxprune.analysis.ops.elementwise import BROADCAST, UNARY
+from onnxprune.analysis.rules.elementwise import BROADCAST, UNARY
 from onnxprune.errors import CutError, TrainingError
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.graph import FLOATS
-from onnxprune.rewrite.rewrite import cut
-from onnxprune.training.module import Module, reestimate, write_back
-from onnxprune.training.ops import OPS
-from onnxprune.training.program import expanded, flat
+from onnxprune.rewrite.cut import cut
+from onnxprune.training.converter.module import Module, reestimate, write_back
+from onnxprune.training.converter.ops import OPS
+from onnxprune.training.converter.program import expanded, flat
 from tests.models import choose, compare, model, random_feeds, runner, stored
 from tests.nets import small
 from tests.test_ops import CASES, SAMPLES, both, conv, seq

@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.analysis.coupling import Coupled, couple
+from onnxprune.analysis.couple import Coupled, couple
 from onnxprune.analysis.groups import find_groups
 from onnxprune.errors import VerificationError
-from onnxprune.evaluation.verify import verify
+from onnxprune.evaluation.verification import verify
 from onnxprune.ir.facts import read_graph
-from onnxprune.rewrite.rewrite import cut
+from onnxprune.rewrite.cut import cut
 from tests.models import choose, model
 from tests.nets import small
 

@@ -13,7 +13,7 @@ import pytest
 from onnx import ModelProto
 
 import onnxprune
-from onnxprune.analysis.ops import RULES
+from onnxprune.analysis.rules import RULES
 from tests import zoo
 from tests.models import check_law
 

@@ -82,7 +82,7 @@ class Row:
 
 def ours(model: ModelProto) -> tuple[Run, Any]:
     """Our own table of operators."""
-    module = importlib.import_module("onnxprune.training.module").Module(model)
+    module = importlib.import_module("onnxprune.training.converter.module").Module(model)
     return lambda feeds: list(module(feeds).values()), module
 
 

@@ -16,10 +16,10 @@ import numpy as np
 
 import onnxprune
 from onnxprune.data import load_data
-from onnxprune.evaluation.judge import accuracy
-from onnxprune.ir.io import load
-from onnxprune.selection.scoring import NAMES
-from onnxprune.selection.scoring.names import CALIBRATED
+from onnxprune.evaluation.evaluator import accuracy
+from onnxprune.ir.files import load
+from onnxprune.selection.criteria import NAMES
+from onnxprune.selection.criteria.names import CALIBRATED
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 RATIOS = (0.05, 0.1, 0.15, 0.2, 0.3)

@@ -30,14 +30,14 @@ from onnxprune.api import random_feeds
 from onnxprune.cost.benchmark import Benchmark, benchmark
 from onnxprune.data import Data
 from onnxprune.data.arrays import data_of_calls
-from onnxprune.evaluation.judge import Judge
-from onnxprune.evaluation.verify import session
+from onnxprune.evaluation.evaluator import Judge
+from onnxprune.evaluation.verification import session
 from onnxprune.ir.facts import read_graph
-from onnxprune.ir.io import load
+from onnxprune.ir.files import load
 from onnxprune.options import Options
-from onnxprune.pipeline.decision import Decision, decide
-from onnxprune.pipeline.supply import HELD_OUT
-from onnxprune.recovery.attempts import Task, batches_of, by_bias, by_distillation, by_least_squares, by_statistics
+from onnxprune.pipeline.decide import Decision, decide
+from onnxprune.pipeline.samples import HELD_OUT
+from onnxprune.recovery.methods import Task, batches_of, by_bias, by_distillation, by_least_squares, by_statistics
 
 TIMED = (1, 3, 48, 320)
 TARGETS = {"a third": 2 / 3, "half": 1 / 2}
@@ -159,7 +159,7 @@ def find_cut(bench: Bench, wanted: float, known: list[Cut]) -> Cut:
 
 def ways() -> dict[str, Way]:
     """What can be tried here: distillation needs torch."""
-    able = importlib.util.find_spec("torch") and importlib.util.find_spec("onnxprune.training.distill")
+    able = importlib.util.find_spec("torch") and importlib.util.find_spec("onnxprune.training.distillation.distill")
     return {name: way for name, way in WAYS.items() if able or name != "distill"}
 
 

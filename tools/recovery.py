@@ -33,13 +33,13 @@ from onnx import ModelProto
 
 from onnxprune.data import Data, load_data
 from onnxprune.data.synthetic import synthesize
-from onnxprune.evaluation.judge import accuracy
+from onnxprune.evaluation.evaluator import accuracy
 from onnxprune.ir.facts import read_graph
-from onnxprune.ir.io import load
+from onnxprune.ir.files import load
 from onnxprune.options import Options
-from onnxprune.pipeline.decision import Decision, decide
-from onnxprune.recovery.attempts import Task, batches_of, by_bias, by_distillation, by_least_squares, by_statistics
+from onnxprune.pipeline.decide import Decision, decide
 from onnxprune.recovery.bias import absorb
+from onnxprune.recovery.methods import Task, batches_of, by_bias, by_distillation, by_least_squares, by_statistics
 
 HERE = Path(__file__).resolve().parent.parent
 OURS = HERE / "models" / "resnet20-fashion-mnist.onnx"

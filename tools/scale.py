@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.protofile import INLINE_LIMIT, Place, leave, write
-from onnxprune.pipeline.decision import analyse
+from onnxprune.pipeline.decide import analyse
 from tests.models import model as from_text
 
 

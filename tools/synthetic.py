@@ -24,7 +24,7 @@ from onnx import ModelProto
 
 from onnxprune.data import Data, load_data, random_data
 from onnxprune.data.synthetic import Fit, fit, synthesize
-from onnxprune.ir.io import load
+from onnxprune.ir.files import load
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 

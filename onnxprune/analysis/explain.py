@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.analysis.coupling import Coupled
+from onnxprune.analysis.couple import Coupled
 from onnxprune.analysis.labels import Pin
 from onnxprune.errors import OptionError
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.analysis.coupling import Coupled
+from onnxprune.analysis.couple import Coupled
 from onnxprune.analysis.labels import Even, Pin, distinct
-from onnxprune.analysis.ops.signatures import PRODUCERS
+from onnxprune.analysis.rules.signatures import PRODUCERS
 from onnxprune.cost.macs import macs_of
 
 

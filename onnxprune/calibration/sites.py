@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.analysis.ops.normalization import trains
+from onnxprune.analysis.rules.normalization import trains
 from onnxprune.calibration.linear import Linear, linear_of
 from onnxprune.ir.graph import Graph, Node, Weight
 

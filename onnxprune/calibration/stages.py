@@ -19,10 +19,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.evaluation.verify import Feeds, session
+from onnxprune.evaluation.verification import Feeds, session
 from onnxprune.ir.facts import skeleton
+from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import Node, read_nodes, read_weights
-from onnxprune.ir.io import runnable
 
 Array = NDArray[Any]
 MEMORY = 2**30

@@ -19,12 +19,12 @@ from typer.core import TyperGroup
 from onnxprune import api
 from onnxprune.analysis.policy import Policy, read_carrier
 from onnxprune.errors import OptionError, PruneError, VerificationError
-from onnxprune.ir.io import check_output, load, write_text
+from onnxprune.ir.files import check_output, load, write_text
 from onnxprune.options import Options
 from onnxprune.recovery import METHODS
 from onnxprune.rewrite.plan import Plan
-from onnxprune.selection.scoring import NAMES
-from onnxprune.selection.scoring.names import CALIBRATED
+from onnxprune.selection.criteria import NAMES
+from onnxprune.selection.criteria.names import CALIBRATED
 
 # typer carries a copy of click in newer releases and imports click in older ones; the base class is the same place in both
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
@@ -327,7 +327,7 @@ def inspect(
         policy = Policy(read_carrier(carrier), allow_renormalising)
         found = look(api.analyze(loaded.model, _shapes(input_shape, loaded), policy), str(model))
     if picture is not None:
-        from onnxprune.report.render.picture import to_svg
+        from onnxprune.report.render.svg import to_svg
 
         write_text(picture, to_svg(found))
     if format is Format.JSON:
@@ -362,7 +362,7 @@ def explain(
 
         print(to_json({"tensor": tensor, "axes": [_plain(s) for s in stories]}))
         return
-    from onnxprune.report.render.sentences import sentences
+    from onnxprune.report.render.text import sentences
 
     console = _console()
     console.print(about(coupled, tensor), markup=False)

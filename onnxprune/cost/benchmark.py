@@ -13,10 +13,10 @@ from onnx import ModelProto
 
 from onnxprune.cost.macs import macs_of
 from onnxprune.errors import DataError
-from onnxprune.evaluation.verify import Feeds, session
+from onnxprune.evaluation.verification import Feeds, session
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
+from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import read_weights
-from onnxprune.ir.io import runnable
 from onnxprune.ir.protofile import size_of
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxprune.data.arrays import read_arrays
-    from onnxprune.data.entry import function_named
     from onnxprune.data.load import Labels, Source, load_data, random_data
     from onnxprune.data.samples import Data
+    from onnxprune.data.user_code import function_named
 
 __all__ = ["Data", "Labels", "Source", "function_named", "load_data", "random_data", "read_arrays"]
-HOMES = {"read_arrays": "arrays", "function_named": "entry", "Data": "samples"}
+HOMES = {"read_arrays": "arrays", "function_named": "user_code", "Data": "samples"}
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ from onnx import ModelProto
 
 from onnxprune.data.samples import Data, count
 from onnxprune.errors import DataError
-from onnxprune.evaluation.verify import Feeds
+from onnxprune.evaluation.verification import Feeds
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.ir.graph import Fact, free_inputs
 from onnxprune.ir.infer import fact_of_type

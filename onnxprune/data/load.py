@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.data.arrays import classes_of, data_of_arrays, data_of_calls, read_arrays
-from onnxprune.data.entry import data_of_entry, is_entry
+from onnxprune.data.ground_truth import read_labels
 from onnxprune.data.images import Watch, data_of_images, image_files, subfolder_labels
-from onnxprune.data.labels import read_labels
 from onnxprune.data.samples import Data
 from onnxprune.data.synthetic import misfit, synthesize
+from onnxprune.data.user_code import data_of_entry, is_entry
 from onnxprune.errors import DataError
-from onnxprune.evaluation.verify import sample
+from onnxprune.evaluation.verification import sample
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 
 Source = str | Path | Mapping[str, NDArray[Any]] | Data

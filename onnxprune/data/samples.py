@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import DataError
-from onnxprune.evaluation.verify import Feeds
+from onnxprune.evaluation.verification import Feeds
 
 
 @dataclass(frozen=True, eq=False)

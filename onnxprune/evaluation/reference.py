@@ -15,12 +15,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
-from onnxprune.analysis.coupling import Coupled
+from onnxprune.analysis.couple import Coupled
 from onnxprune.analysis.labels import Rest
 from onnxprune.ir.facts import skeleton
 from onnxprune.ir.graph import constant_tensor
 from onnxprune.ir.protofile import Spill
-from onnxprune.rewrite.rests import mask_weight
+from onnxprune.rewrite.residue import mask_weight
 
 Mask = NDArray[np.bool_]
 

@@ -18,7 +18,7 @@ import onnx.shape_inference
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
-from onnxprune.ir.fused import MICROSOFT, parts_of
+from onnxprune.ir.decompositions import MICROSOFT, parts_of
 from onnxprune.ir.graph import FLOATS, UNKNOWN, Fact, Weight, opsets
 
 MOST_INTEGERS, MOST_FLOATS = 65536, 16

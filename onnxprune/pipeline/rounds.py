@@ -11,15 +11,15 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.analysis.groups import Group
-from onnxprune.evaluation.verify import Feeds
+from onnxprune.evaluation.verification import Feeds
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.graph import Graph, read_weights
 from onnxprune.ir.protofile import take_all
 from onnxprune.options import Options
-from onnxprune.pipeline.decision import Analysis, Decision, analyse, decide
+from onnxprune.pipeline.decide import Analysis, Decision, analyse, decide
+from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan, dropped_by, plan_of
-from onnxprune.rewrite.rewrite import cut
-from onnxprune.selection.targets import Amount
+from onnxprune.selection.budget import Amount
 
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
 

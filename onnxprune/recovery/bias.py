@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.analysis.coupling import Coupled
-from onnxprune.analysis.ops.normalization import trains
+from onnxprune.analysis.couple import Coupled
+from onnxprune.analysis.rules.normalization import trains
 from onnxprune.calibration.sites import Site, find_sites
 from onnxprune.calibration.stages import Piece, part, read_by, stages
-from onnxprune.evaluation.verify import Feeds, session
+from onnxprune.evaluation.verification import Feeds, session
 from onnxprune.ir.facts import read_graph
+from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import Graph, Node
-from onnxprune.ir.io import runnable
 from onnxprune.recovery.editor import Editor, places
 
 Vector = NDArray[np.float64]

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.analysis.coupling import Coupled
+from onnxprune.analysis.couple import Coupled
 from onnxprune.calibration.jobs import Job, ordered
 from onnxprune.calibration.linear import at_positions
 from onnxprune.calibration.moments import RIDGES, Moments, Solution, fitted
 from onnxprune.calibration.sites import Site, find_sites
 from onnxprune.calibration.stages import stages
-from onnxprune.evaluation.verify import Feeds
+from onnxprune.evaluation.verification import Feeds
 from onnxprune.ir.facts import read_graph
 from onnxprune.recovery.editor import Editor, places
 

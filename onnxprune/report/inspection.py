@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.analysis.coupling import Coupled
+from onnxprune.analysis.couple import Coupled
 from onnxprune.analysis.explain import without_channels
 from onnxprune.analysis.groups import Group, Held
-from onnxprune.analysis.ops.signatures import PRODUCERS
+from onnxprune.analysis.rules.signatures import PRODUCERS
 from onnxprune.cost.macs import products
 from onnxprune.ir.graph import Fact, Node
-from onnxprune.pipeline.decision import Analysis
+from onnxprune.pipeline.decide import Analysis
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 
-from onnxprune.analysis.coupling import Coupled
+from onnxprune.analysis.couple import Coupled
 from onnxprune.analysis.labels import Rest
-from onnxprune.analysis.ops.site import Unsupported
+from onnxprune.analysis.rules.site import Unsupported
 from onnxprune.ir.graph import Fact, Graph, Node, opsets
-from onnxprune.rewrite.rests import Rests
+from onnxprune.rewrite.residue import Rests
 
 Mask = NDArray[np.bool_]
 

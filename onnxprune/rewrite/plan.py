@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.analysis.coupling import Coupled
-from onnxprune.analysis.evens import uneven_blocks
+from onnxprune.analysis.constraints import uneven_blocks
+from onnxprune.analysis.couple import Coupled
 from onnxprune.analysis.policy import DEFAULT, Policy
 from onnxprune.errors import PlanError
 

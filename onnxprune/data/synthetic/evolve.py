@@ -20,9 +20,9 @@ from onnx import ModelProto
 from onnxprune.data.arrays import data_of_chunks
 from onnxprune.data.samples import Data
 from onnxprune.data.synthetic.inputs import Input, Signal, usual_ranges
-from onnxprune.data.synthetic.moments import Probe, features
 from onnxprune.data.synthetic.select import herd, norm_of_mean
-from onnxprune.evaluation.fidelity import are_probabilities
+from onnxprune.data.synthetic.statistics import Probe, features
+from onnxprune.evaluation.divergence import are_probabilities
 
 Array = NDArray[Any]
 Rng = np.random.Generator

@@ -16,7 +16,7 @@ from onnxprune.data.arrays import classes_of, counts_samples, fixed_batch, input
 from onnxprune.data.samples import Data
 from onnxprune.data.synthetic.evolve import Breeder, Genomes, Rng, Watch, evolve, ranged
 from onnxprune.data.synthetic.inputs import Still, read_inputs
-from onnxprune.data.synthetic.moments import ODD, Fit, Layer, fit, norm_layers, probing
+from onnxprune.data.synthetic.statistics import ODD, Fit, Layer, fit, norm_layers, probing
 from onnxprune.errors import TrainingError
 
 NO_LAYERS = (
@@ -110,7 +110,7 @@ def _search(
 def _descended(model: ModelProto, data: Data, steps: int, progress: Watch) -> Data:
     """Nearer by gradient descent, if PyTorch is really there and not only something of its name."""
     try:
-        from onnxprune.training.invert import invert
+        from onnxprune.training.inversion import invert
     except (TrainingError, ImportError, AttributeError, OSError):
         return data
     return invert(model, data, steps, progress)

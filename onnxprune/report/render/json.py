@@ -8,7 +8,7 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from onnxprune.cost.benchmark import Benchmark
-from onnxprune.report.report import Report
+from onnxprune.report.values import Report
 
 
 def to_json(value: Any) -> str:

@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxprune.cost.benchmark import Benchmark, Latency
-from onnxprune.evaluation.verify import Verification
+from onnxprune.evaluation.verification import Verification
 from onnxprune.report.inspection import HeldView, Inspection
-from onnxprune.report.report import Change, MixRow, PinRow, RecoveryRow, Report
+from onnxprune.report.values import Change, MixRow, PinRow, RecoveryRow, Report
 
 MOST_ROWS = 60
 MOST_PINS = 12

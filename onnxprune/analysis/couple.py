@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One pass over the graph: which channels of which weights live or die together, and which must stay.
+
+Weights own the labels, rules tie them, and the engine holds the laws: no axis left behind, sizes agree, the border is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.analysis.constraints import settle
+from onnxprune.analysis.coupling import Coupled, Owner, owners_of
+from onnxprune.analysis.labels import Axis, Flow, Labels, Pin, Rest
+from onnxprune.analysis.policy import DEFAULT, Policy
+from onnxprune.analysis.rules import RULES, SOURCES
+from onnxprune.analysis.rules.declined import DECLINED
+from onnxprune.analysis.rules.quantization import absent, is_quantized
+from onnxprune.analysis.rules.site import Site, Unsupported, Use
+from onnxprune.analysis.shuffles import Shuffle, find_shuffles
+from onnxprune.ir.graph import Graph, Node, subgraphs
+
+__all__ = ["MASKABLE", "Coupled", "Owner", "couple"]
+
+# Users that multiply or add a weight, or only pass it on: masking the weight then makes its channels zero. Anything else
+# (a division, a maximum) may see the true values of a removed channel, so nothing downstream may count on zeros.
+MASKABLE = frozenset(
+    (
+        "Add BatchNormalization Cast Conv ConvInteger ConvTranspose DequantizeLinear Einsum GRU Gemm GroupNormalization "
+        "Identity InstanceNormalization LSTM LayerNormalization MatMul MatMulInteger Mul PRelu RNN Reshape Squeeze Sub Sum "
+        "Transpose Unsqueeze com.microsoft.FusedConv com.microsoft.FusedMatMul com.microsoft.MatMulIntegerToFloat "
+        "com.microsoft.DynamicQuantizeMatMul com.microsoft.DequantizeLinear com.microsoft.MultiHeadAttention "
+        "com.microsoft.MatMulNBits"
+    ).split()
+)
+# The same for integers, of which those that mean zero are put in.
+MASKABLE_INTEGERS = frozenset(
+    (
+        "DequantizeLinear ConvInteger MatMulInteger QLinearConv QLinearMatMul com.microsoft.DequantizeLinear "
+        "com.microsoft.QLinearConv com.microsoft.QGemm com.microsoft.MatMulIntegerToFloat com.microsoft.DynamicQuantizeMatMul "
+        "com.microsoft.MatMulNBits"
+    ).split()
+)
+
+
+def couple(graph: Graph, kept: Mapping[int, str] | None = None, policy: Policy | None = None) -> Coupled:
+    """Label every channel and tie what belongs together.
+
+    Args:
+        graph: the model.
+        kept: index of a node -> why the channels around it must stay, where cutting was tried and failed.
+        policy: what is wished where several answers are right.
+    """
+    return _Pass(graph, kept or {}, policy or DEFAULT).run()
+
+
+class _Pass:
+    """The state of one pass; `run` once."""
+
+    def __init__(self, graph: Graph, kept: Mapping[int, str], policy: Policy) -> None:
+        self.graph, self.kept, self.policy = graph, kept, policy
+        self.labels = Labels()
+        self.flows: dict[str, Flow] = {}
+        self.owners: list[Owner] = []
+        self.uses: list[Use] = []
+        self.stored = set(graph.weights)
+        self.shuffles: list[Shuffle] = []
+
+    def run(self) -> Coupled:
+        self._seed()
+        shuffles = find_shuffles(self.graph)
+        for node in self.graph.nodes:
+            if node.outputs[0] in self.graph.weights:
+                continue
+            shuffle = shuffles.get(node.index)
+            if shuffle is None or not self._shuffle(node, shuffle):
+                self._visit_parts(node)
+        self._hold_outputs()
+        count = self.labels.count
+        evens = settle(self.labels, self.labels.evens, owners_of(self.owners, count))
+        return Coupled(
+            self.graph,
+            self.flows,
+            tuple(self.owners),
+            self.labels.root(np.arange(count)),
+            self.labels.free(),
+            tuple(self.uses),
+            tuple(self.labels.ties),
+            tuple(self.labels.pins),
+            self.policy,
+            tuple(self.labels.mixed),
+            tuple(self.labels.needed),
+            tuple(self.shuffles),
+            evens,
+        )
+
+    def _seed(self) -> None:
+        """Fresh labels for every axis of every weight that the graph uses, floating-point or quantized."""
+        for name, facts in self.graph.facts.items():
+            self.flows[name] = Flow.plain(len(facts.cases[0].shape or ()))
+        for weight in self.graph.weights.values():
+            users = self.graph.consumers.get(weight.name, ())
+            if not users or not (weight.is_float or is_quantized(weight.tensor.data_type, users)):
+                continue
+            variance = any(node.op == "BatchNormalization" and k == 4 for node, k in users)
+            known = MASKABLE if weight.is_float else MASKABLE_INTEGERS
+            zero = not variance and all((node.fused or node.op) in known for node, _ in users)
+            zero = zero and (weight.is_float or absent(self.graph, weight.name) is not None)
+            zero = zero or (weight.is_float and not weight.array.any())  # an initial state of zeros, say
+            axes: list[Axis] = []
+            for axis, size in enumerate(weight.shape):
+                labels = self.labels.fresh(size) if size > 1 else None
+                if labels is not None:
+                    self.owners.append(Owner(weight.name, axis, int(labels[0]), size))
+                axes.append(labels)
+            rest = Rest.ZERO if zero else Rest.CONSTANT
+            self.flows[weight.name] = Flow(tuple(axes), tuple(Rest.UNKNOWN if x is None else rest for x in axes))
+
+    def _shuffle(self, node: Node, shuffle: Shuffle) -> bool:
+        """See a shuffle as the permutation that it is; False where it has to be seen node by node."""
+        flow = self.flows[shuffle.source]
+        labels = flow.axes[shuffle.axis]
+        if labels is None or shuffle.source in self.stored or any(k in self.kept for k in shuffle.nodes):
+            return False
+        if node.index == shuffle.nodes[-1]:
+            axes = tuple(labels[shuffle.order] if k == shuffle.axis else x for k, x in enumerate(flow.axes))
+            rest = tuple(Rest.UNKNOWN if r is Rest.COMPUTED else r for r in flow.rest)  # nobody computes it in this order
+            self.flows[shuffle.result] = self._checked(node, shuffle.result, Flow(axes, rest))
+            self.shuffles.append(shuffle)
+        return True
+
+    def _visit_parts(self, node: Node) -> None:
+        """A fused node is what its parts are; what they do not tell of it, nobody knows."""
+        parts = self.graph.parts_of(node)
+        for part in parts:
+            self._visit(part)
+        if parts == (node,):
+            return
+        read, made = {i for part in parts for i in part.inputs}, {o for part in parts for o in part.outputs}
+        hidden = [o for o in node.outputs if o in self.graph.read and o not in made]
+        for name in node.inputs:
+            if name and hidden:
+                self._hold(self.flows[name], Pin(str(node), f"has a further output '{hidden[0]}' in use"))
+            elif name and name not in read:
+                self._hold(self.flows[name], Pin(str(node), "does something with this axis that no rule describes"))
+
+    def _visit(self, node: Node) -> None:
+        inputs = tuple(self.flows[name] if name else None for name in node.inputs)
+        for name in node.implicit:
+            self._hold(self.flows.get(name), Pin(str(node), "uses them inside its body"))
+        if node.index in self.kept:
+            for flow in inputs:
+                self._hold(flow, Pin(str(node), self.kept[node.index]))
+        stored = tuple(bool(name) and name in self.stored for name in node.inputs)
+        if node.fused and node.op == "Constant":
+            self.stored.update(node.outputs)
+        if node.inputs and all(s or not n for s, n in zip(stored, node.inputs, strict=True)) and not any(subgraphs(node.proto)):
+            self.stored.update(node.outputs)
+        if node.op not in SOURCES and not any(x is not None for flow in inputs if flow for x in flow.axes):
+            return
+        self.labels.touched.clear()
+        try:
+            outputs = self._apply(Site(node, self.graph, inputs, stored, self.labels, self.uses, self.policy, self._owners))
+        except Unsupported as declined:
+            for flow in inputs:
+                self._hold(flow, Pin(str(node), str(declined)))
+            return
+        self._account(node, inputs, outputs)
+        for name, flow in zip(node.outputs, outputs, strict=False):
+            if name in self.graph.read:
+                self.flows[name] = self._checked(node, name, flow)
+
+    def _owners(self, labels: NDArray[np.int64]) -> set[str]:
+        """The weights that own channels tied to these."""
+        roots = self.labels.root(np.arange(self.labels.count))
+        tied = np.flatnonzero(np.isin(roots, roots[labels]))
+        ends = np.cumsum([o.size for o in self.owners])  # owners have the first labels, one after the other
+        return {self.owners[k].weight for k in np.unique(np.searchsorted(ends, tied, "right")).tolist() if k < len(ends)}
+
+    def _apply(self, site: Site) -> list[Flow]:
+        node = site.node
+        rule = RULES.get(node.op)
+        if rule is None:
+            raise Unsupported(DECLINED.get(node.op, "is an operator without a rule"))
+        read = [name for name in node.outputs if name in self.graph.read]
+        tensors = [*node.inputs, *read]
+        if any(c.shape is None for name in tensors if name for c in self.graph.facts[name].cases):
+            raise Unsupported("has inputs or outputs of unknown rank")
+        labelled = [
+            n for n, flow in zip(node.inputs, site.inputs, strict=True) if flow and any(x is not None for x in flow.axes)
+        ]
+        if any(0 in (c.shape or ()) for name in (*labelled, *read) for c in self.graph.facts[name].cases):
+            raise Unsupported("works on an empty tensor")
+        outputs = rule(site)
+        for name in node.outputs[len(outputs) :]:
+            if name in self.graph.read:
+                raise Unsupported(f"has a second output '{name}' in use")
+        return outputs
+
+    def _account(self, node: Node, inputs: Sequence[Flow | None], outputs: Sequence[Flow]) -> None:
+        """No axis left behind: what the rule neither tied, pinned nor passed on stays, because nobody knows what it does."""
+        passed = [*(x for flow in outputs for x in flow.axes if x is not None), *self.labels.touched]
+        ids = {id(x) for x in passed}
+        left = [x for flow in inputs for x in (flow.axes if flow else ()) if x is not None and id(x) not in ids]
+        if not left:
+            return
+        with self.labels.marked(passed) as marks:
+            for axis in left:
+                if not marks[axis].any():
+                    self.labels.pin(axis, Pin(str(node), "does something with this axis that no rule describes"))
+
+    def _checked(self, node: Node, name: str, flow: Flow) -> Flow:
+        """Labels must match sizes that are static, known and larger than one."""
+        shape = self.graph.shape(name) or ()
+        pin = Pin(str(node), "puts them where the size is dynamic, unknown or different")
+        if len(shape) != len(flow.axes):
+            self._hold(flow, pin)
+            return Flow.plain(len(shape))
+        axes: list[Axis] = []
+        for size, labels in zip(shape, flow.axes, strict=True):
+            fits = labels is not None and size == len(labels) and size > 1
+            if labels is not None and not fits:
+                self.labels.pin(labels, Pin(str(node), "keeps a single one of them") if size == 1 else pin)
+            axes.append(labels if fits else None)
+        return Flow(tuple(axes), tuple(Rest.UNKNOWN if x is None else r for r, x in zip(flow.rest, axes, strict=True)))
+
+    def _hold(self, flow: Flow | None, pin: Pin) -> None:
+        for axis in flow.axes if flow else ():
+            if axis is not None:
+                self.labels.pin(axis, pin)
+
+    def _hold_outputs(self) -> None:
+        for name in self.graph.outputs:
+            if name in self.flows:
+                self._hold(self.flows[name], Pin(f"output '{name}'", "promises its size to the user"))

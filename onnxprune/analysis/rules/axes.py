@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operators that work along some axes and pass the others: reductions, resizing, sorting, running sums."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from numpy.typing import NDArray
+
+from onnxprune.analysis.labels import Axis, Flow, Rest
+from onnxprune.analysis.policy import WAY_OUT
+from onnxprune.analysis.rules.site import Site, Unsupported
+from onnxprune.ir.graph import Node
+
+# Reductions of zeros that are zero: channels that pass stay zero.
+REDUCTIONS = frozenset(
+    ["ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"]
+)
+# Those for which a zero among the reduced elements changes nothing, and those that a refit makes right.
+SUMS = frozenset({"ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare"})
+# A refit adds what removed channels hold; a sum must then be over them alone, for their numbers may be stored only once.
+ACCOUNTED = frozenset({"ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2"})
+# Of what is left of a product there is no telling what the whole would have been.
+ALL_OF_THEM = frozenset({"ReduceProd"})
+
+
+def _keep(site: Site, flow: Flow, held: Iterable[int], why: str) -> Flow:
+    """Pin the axes `held` and pass the others, which need not be zero any more."""
+    for k in held:
+        site.pin(flow.axes[k], why)
+    return Flow(tuple(None if k in held else x for k, x in enumerate(flow.axes)), (Rest.UNKNOWN,) * len(flow.axes))
+
+
+def cumsum(site: Site) -> list[Flow]:
+    """CumSum works along the axis that its second input names; zeros on it add nothing."""
+    value = site.value(1)
+    if value is None:
+        raise Unsupported("sums along an axis that is not known")
+    flow = site.flow(0)
+    axis = int(value.ravel()[0]) % len(flow.axes)
+    if flow.zero[axis]:
+        return [Flow(flow.axes, tuple(Rest.UNKNOWN if k == axis else r for k, r in enumerate(flow.rest)))]
+    if site.policy.allow_renormalising:
+        site.mix(flow.axes[axis])
+        return [Flow(flow.axes, (Rest.UNKNOWN,) * len(flow.axes))]
+    return [_keep(site, flow, (axis,), f"sums along this axis{WAY_OUT}")]
+
+
+def cumprod(site: Site) -> list[Flow]:
+    """CumProd works along the axis that its second input names."""
+    value = site.value(1)
+    if value is None:
+        raise Unsupported("multiplies along an axis that is not known")
+    flow = site.flow(0)
+    axis = int(value.ravel()[0]) % len(flow.axes)
+    kept = _keep(site, flow, (axis,), "multiplies along this axis")
+    if site.node.attribute("exclusive", 0):  # the first is one, whatever the channel holds
+        return [kept]
+    return [
+        Flow(
+            kept.axes,
+            tuple(r if r is Rest.ZERO and x is not None else Rest.UNKNOWN for x, r in zip(kept.axes, flow.rest, strict=True)),
+        )
+    ]
+
+
+def arg_extreme(site: Site) -> list[Flow]:
+    """ArgMax, ArgMin: like a reduction of which the result depends on every position."""
+    flow = site.flow(0)
+    axis = site.node.attribute("axis", 0) % len(flow.axes)
+    kept = _keep(site, flow, (axis,), "compares all positions of this axis")
+    return [_without(kept, {axis}) if not site.node.attribute("keepdims", 1) else kept]
+
+
+def top_k(site: Site) -> list[Flow]:
+    """TopK sorts along one axis."""
+    flow = site.flow(0)
+    return [_keep(site, flow, (site.node.attribute("axis", -1) % len(flow.axes),), "sorts this axis")] * len(site.node.outputs)
+
+
+def reduction(site: Site) -> list[Flow]:
+    """Sums may lose positions that hold zeros; a refit accounts for them in means and extremes; others need them all, unless
+    they may work on what is left."""
+    flow = site.flow(0)
+    rank = len(flow.axes)
+    if site.has(1) and site.value(1) is None:
+        raise Unsupported("reduces over axes that are not known")
+    axes = reduced_axes(site.node, rank, site.value(1))
+    accounted = _accounted(site, flow, axes)
+    way_out = "" if site.node.op in ALL_OF_THEM else WAY_OUT
+    for k in axes:
+        if k not in accounted:
+            site.pin(flow.axes[k], f"reduces over them, and removed ones would leave a trace{way_out}")
+        elif (labels := flow.axes[k]) is not None:
+            site.labels.touched.append(labels)
+    for k, labels in enumerate(flow.axes):
+        if site.node.op == "ReduceLogSum" and flow.zero[k] and k not in axes:
+            site.pin(labels, "is not defined where a channel is zero")
+    passed = Flow(
+        tuple(None if k in axes else x for k, x in enumerate(flow.axes)),
+        tuple(_passed(site, r) if k not in axes else Rest.UNKNOWN for k, r in enumerate(flow.rest)),
+    )
+    return [passed if site.node.attribute("keepdims", 1) else _without(passed, axes)]
+
+
+def _accounted(site: Site, flow: Flow, axes: set[int]) -> set[int]:
+    """The reduced axes that may shrink: all where removed channels are zero, else the one with most channels."""
+    op, labelled = site.node.op, {k: x for k in axes if (x := flow.axes[k]) is not None}
+    zeros = all(flow.zero[k] for k in labelled)
+    if site.policy.allow_renormalising and op not in ALL_OF_THEM:
+        for labels in labelled.values():
+            if not (zeros and op in SUMS):
+                site.mix(labels)
+        return axes
+    if op not in SUMS | ACCOUNTED:
+        return set()
+    if zeros:
+        return axes
+    known = [k for k in labelled if flow.rest[k]]
+    if not known or op not in ACCOUNTED or (op in SUMS and len(axes) > 1):
+        return set()
+    return {max(known, key=lambda k: (site.labels.atoms_left([], labelled[k]), -k))}
+
+
+def reduced_axes(node: Node, rank: int, given: NDArray[Any] | None) -> set[int]:
+    """The axes that a reduction takes away; `given` is its second input, where it has one."""
+    axes = node.attribute("axes") if given is None else given.tolist()
+    if not axes:
+        return set() if node.attribute("noop_with_empty_axes", 0) else set(range(rank))
+    return {a % rank for a in axes}
+
+
+def _without(flow: Flow, axes: set[int]) -> Flow:
+    keep = [k for k in range(len(flow.axes)) if k not in axes]
+    return Flow(tuple(flow.axes[k] for k in keep), tuple(flow.rest[k] for k in keep))
+
+
+def _passed(site: Site, rest: Rest) -> Rest:
+    """What a reduction over other axes makes of removed channels."""
+    if rest is Rest.ZERO:
+        return Rest.ZERO if site.node.op in REDUCTIONS else Rest.UNKNOWN
+    return rest if rest is Rest.CONSTANT else Rest.UNKNOWN
+
+
+def resize(site: Site) -> list[Flow]:
+    """Resize, Upsample: axes that keep their size in all cases pass; interpolation along the others leaves zeros zero."""
+    if site.node.attribute("coordinate_transformation_mode", b"") == b"tf_crop_and_resize":
+        raise Unsupported("crops while it resizes")
+    flow = site.flow(0)
+    scaled = _scaled(site)
+    axes: list[Axis] = []
+    for k, labels in enumerate(flow.axes):
+        same = k not in scaled and all(
+            (a.shape or ())[k] == (b.shape or ())[k] for a, b in zip(site.cases(0), site.out_cases(), strict=True)
+        )
+        if not same:
+            site.pin(labels, "resizes this axis")
+        axes.append(labels if same else None)
+    return [Flow(tuple(axes), tuple(r if r is Rest.ZERO else Rest.UNKNOWN for r in flow.rest))]
+
+
+def _scaled(site: Site) -> set[int]:
+    """Axes with a scale other than one: rounding may hide it in the sizes."""
+    place = 2 if site.node.op == "Resize" and site.node.opset >= 11 else 1
+    scales = site.value(place)
+    if scales is None or not scales.size:
+        return set()
+    axes = site.node.attribute("axes") or range(scales.size)
+    return {axis for axis, scale in zip(axes, scales.tolist(), strict=True) if scale != 1.0}
+
+
+def observe(site: Site) -> list[Flow]:
+    """Shape, Size: sizes are read anew from the smaller tensor, and the cut sees to whoever needs the old ones."""
+    unknown = any(c.value is None for c in site.out_cases())
+    for labels in site.flow(0).axes:
+        if labels is None:
+            continue
+        if unknown:
+            site.pin(labels, "reads their number where other sizes are not known")
+        else:
+            site.labels.touched.append(labels)
+    return [Flow.plain(site.rank())]

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a moved axis goes: the axis of the result that carries its labels.
+
+Where the result varies along one axis, that axis does. Where it varies along several (channels split into groups x members),
+the user's wish decides, or what leaves most channels apart, and the rest is tied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.analysis.labels import Flow, Rest
+from onnxprune.analysis.rules.site import Site
+from onnxprune.ir.graph import Graph
+
+# DepthToSpace stores a block size, not sizes: only its channel axis can shrink.
+CHANNELS_ONLY = frozenset({"DepthToSpace", "SpaceToDepth"})
+
+Grid = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """Labels that an output axis receives from one input axis."""
+
+    axis: int
+    labels: NDArray[np.int64]
+    rest: Rest
+
+
+def carried(site: Site, name: str, grids: list[Grid], source: Grid, rest: Rest) -> Carried | None:
+    """The axis of the output `name` that carries those labels of `source` which arrive there, agreed by all cases."""
+    spanned = sorted(set().union(*(_varying(g) for g in grids)))
+    small = [g[tuple(slice(None if k in spanned else 1) for k in range(g.ndim))] for g in grids]
+    with site.labels.marked(small) as marks:
+        labels = source[marks[source]]
+    if not len(labels):
+        return None
+    if not spanned:
+        site.pin(labels, "keeps a single one of them")
+        return None
+    fixed_size = [k for k in spanned if len({g.shape[k] for g in grids}) == 1]
+    options = [1] if site.node.op in CHANNELS_ONLY and 1 in fixed_size else [] if site.node.op in CHANNELS_ONLY else fixed_size
+    if not options:
+        site.pin(labels, "moves them onto an axis of dynamic size")
+        return None
+    if len(options) > 1:
+        options = [k for k in options if not _picked_apart(site.graph, name, k)] or options
+    rows = {k: [_rows(g, k) for g in small] for k in options}
+    best = options[0] if len(options) == 1 else _choose(site, rows, labels)
+    return Carried(best, _tie_rows(site, rows[best]), rest)
+
+
+def _choose(site: Site, rows: dict[int, list[Grid]], labels: Grid) -> int:
+    """The axis that carries. Only a Reshape splits channels; elsewhere they vary along two axes because different ones meet."""
+    return [*rows][site.choose([_ties(r) for r in rows.values()], labels, split=site.node.op == "Reshape")]
+
+
+def _picked_apart(graph: Graph, name: str, axis: int) -> bool:
+    """Whether single positions of the axis are picked next, as q, k and v are from a packed product: none of them can go."""
+    for node, place in graph.consumers.get(name, ()):
+        out, rank = node.outputs[0], len(graph.shape(name) or ())
+        if node.op == "Transpose":
+            order = node.attribute("perm", [*range(rank)][::-1])
+            picked = _picked_apart(graph, out, order.index(axis))
+        elif node.op == "Gather":
+            single = graph.shape(node.inputs[1]) in ((), (1,))
+            picked = place == 0 and single and node.attribute("axis", 0) % rank == axis
+        else:
+            picked = node.op in ("Slice", "Split") and (graph.shape(out) or ())[axis : axis + 1] == (1,)
+        if picked:
+            return True
+    return False
+
+
+def _varying(grid: Grid) -> list[int]:
+    """Axes along which a grid is not constant."""
+    wide = [k for k, n in enumerate(grid.shape) if n > 1 and grid.strides[k]]  # stride 0: broadcast, the same everywhere
+    return [k for k in wide if bool((grid[(slice(None),) * k + (slice(1),)] != grid).any())]
+
+
+def _rows(grid: Grid, axis: int) -> Grid:
+    """(size of the axis, everything else), each distinct column once."""
+    rows = np.moveaxis(grid, axis, 0).reshape(grid.shape[axis], -1)
+    if rows.shape[1] > 1:
+        keep = np.ones(rows.shape[1], bool)
+        keep[1:] = (rows[:, 1:] != rows[:, :-1]).any(0)
+        rows = rows[:, keep]
+    return rows
+
+
+def _ties(rows: list[Grid]) -> list[tuple[Grid, Grid]]:
+    """Labels that must be one for each position of the axis to carry a single label."""
+    pairs = []
+    first = rows[0].max(1)
+    for r in rows:
+        known = (r >= 0) & (first >= 0)[:, None]
+        pairs.append((np.broadcast_to(first[:, None], r.shape)[known], r[known]))
+    return pairs
+
+
+def _tie_rows(site: Site, rows: list[Grid]) -> NDArray[np.int64]:
+    """Tie them; positions that no label reached (padding) get fresh labels that no weight owns."""
+    labels: Grid = rows[0].max(1)
+    for a, b in _ties(rows):
+        site.tie(a, b)
+    empty = labels < 0
+    labels[empty] = site.labels.fresh(int(empty.sum()))
+    return labels
+
+
+def merge(site: Site, rank: int, received: list[Carried]) -> Flow:
+    """One flow from what each input axis brought; where two meet on one axis, the one with more channels stays free."""
+    axes: list[Carried | None] = [None] * rank
+    for c in received:
+        rival = axes[c.axis]
+        if rival is not None:
+            few, many = sorted((rival, c), key=lambda x: site.labels.atoms_left([], x.labels))
+            site.pin(few.labels, "folds them into an axis with other channels")
+            c = many
+        axes[c.axis] = c
+    return Flow(tuple(c.labels if c else None for c in axes), tuple(c.rest if c else Rest.UNKNOWN for c in axes))

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolutions, plain and grouped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.analysis.labels import Flow, Rest
+from onnxprune.analysis.rules.signatures import SIGNATURES, by_signature
+from onnxprune.analysis.rules.site import Pair, Site, Unsupported
+
+Pairs = list[Pair]
+
+
+def convolution(site: Site) -> list[Flow]:
+    """Conv and ConvTranspose: a signature, unless there are groups."""
+    if site.node.attribute("group", 1) == 1:
+        return by_signature(SIGNATURES[site.node.op])(site)
+    return grouped(site)
+
+
+def sliding(site: Site) -> list[Flow]:
+    """Conv, also over an axis of channels that it slides along (efficient channel attention), if that keeps its size.
+
+    A removed channel holds zero there, which its neighbours still see: the refit puts the zeros where they were.
+    """
+    x = site.flow(0)
+    along = [k for k in range(2, len(x.axes)) if x.axes[k] is not None and _keeps_size(site, k)]
+    if not along or site.node.fused:  # the refit knows plain convolutions only
+        return convolution(site)
+    for k in along:
+        if x.zero[k]:
+            site.labels.touched.append(np.asarray(x.axes[k]))
+        else:
+            site.pin(x.axes[k], "looks at neighbours along this axis, and removed ones would leave a trace")
+    others = Flow(tuple(None if k in along else a for k, a in enumerate(x.axes)), x.rest)
+    [out] = convolution(replace(site, inputs=(others, *site.inputs[1:])))
+    return [Flow(tuple(x.axes[k] if k in along else a for k, a in enumerate(out.axes)), out.rest)]
+
+
+def _keeps_size(site: Site, axis: int) -> bool:
+    strides = site.node.attribute("strides") or [1] * axis
+    sizes = zip(site.cases(0), site.out_cases(), strict=True)
+    return strides[axis - 2] == 1 and all((a.shape or ())[axis] == (b.shape or ())[axis] for a, b in sizes)
+
+
+def grouped(site: Site) -> list[Flow]:
+    """Grouped convolution. Either whole groups are cut, inputs and outputs together, or members of every group.
+
+    The one that leaves more channels apart is taken. Depthwise convolution is the first with one member in each group. Of the
+    members the same number must stay in every group; on the side on which all groups share one axis of the weight (inputs, or
+    outputs of ConvTranspose) also the same ones.
+    """
+    x, w = site.flow(0), site.flow(1)
+    group = site.node.attribute("group", 1)
+    for flow in (x, w):
+        for labels in flow.axes[2:]:
+            site.pin(labels, "works across this axis")
+    outs, ins = (0, 1) if site.node.op == "Conv" else (1, 0)
+    channels = x.axes[1] if len(x.axes) > 1 else None
+    if site.shape(0)[1] is None:
+        raise Unsupported("has a dynamic number of input channels")
+    if channels is None:
+        channels = site.fixed(int(site.shape(0)[1] or 0), "reads channels that cannot be cut", (0, 1))
+    if w.axes[0] is None and site.shape(1)[0] != 1:
+        raise Unsupported("has a kernel that is computed from data")
+    whole, within, out = _options(site, channels, group, outs)
+    own = out.reshape(group, -1) if outs == 0 else channels.reshape(group, -1)
+    choose_whole = site.choose([whole, [*within, (own[:1], own)]], channels, out) == 0
+    for a, b in whole if choose_whole else within:
+        site.tie(a, b)
+    if not choose_whole:
+        site.even(own)
+    if choose_whole:
+        site.pin(w.axes[1], "has its groups cut whole")
+    elif ins == 1 and w.axes[1] is not None:
+        site.labels.touched.append(w.axes[1])
+    zero = bool(w.zero[outs])
+    if site.has(2):
+        bias = site.flow(2)
+        if bias.axes[0] is None:
+            site.pin(out, "adds a bias that cannot be cut")
+        else:
+            site.tie(out, bias.axes[0])
+            site.use(2, bias.axes[0], True)
+        zero = zero and bias.zero[0]
+    if not choose_whole and not (x.zero[1] or w.zero[ins]):
+        site.pin(channels, "sums over channels that do not become zero")
+    site.pin(x.axes[0], "works on each sample")
+    rows = w.axes[outs]
+    site.use(1, rows if rows is not None and len(rows) == len(out) else None, True)
+    rank = site.rank()
+    rest = [Rest.ZERO if zero and k == 1 else Rest.UNKNOWN for k in range(rank)]
+    return [Flow(tuple(out if k == 1 else None for k in range(rank)), tuple(rest))]
+
+
+def _options(site: Site, channels: NDArray[np.int64], group: int, outs: int) -> tuple[Pairs, Pairs, NDArray[np.int64]]:
+    """Ties for cutting whole groups, ties for cutting members of every group, and the labels of the output's channels.
+
+    The latter are without those of the side on which every group has an axis of its own.
+    """
+    w = site.flow(1)
+    x = channels.reshape(group, -1)
+    whole: Pairs = [(x[:, :1], x)]
+    within: Pairs = []
+    if site.node.op == "Conv":
+        out = w.axes[0]
+        if out is None:
+            raise Unsupported("has a single output channel in several groups")
+        grid = out.reshape(group, -1)
+        whole.append((x[:, :1], grid))
+        within.append((x[:1], x))
+        if w.axes[1] is not None:
+            within.append((x[:1], w.axes[1][None]))
+        return whole, within, out
+    members = site.shape(1)[1] or 1
+    rows = w.axes[0]
+    if rows is None:
+        raise Unsupported("has a single input channel in several groups")
+    out = site.labels.fresh(group * members)
+    grid = out.reshape(group, members)
+    whole += [(x, rows.reshape(group, -1)), (x[:, :1], grid)]
+    within += [(x, rows.reshape(group, -1)), (grid[:1], grid)]
+    if w.axes[1] is not None:
+        within.append((w.axes[1][None], grid))
+    return whole, within, out

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operators that work on each element by itself, with numpy broadcasting.
+
+Whether a dropped channel stays zero is not written in a table: the operator is run by ONNX's reference evaluator with zeros
+where the operands hold zeros, and with several different numbers where they hold anything.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto
+
+from onnxprune.analysis.labels import Axis, Flow, Rest
+from onnxprune.analysis.rules.site import Site, Unsupported
+from onnxprune.ir.graph import FLOATS
+from onnxprune.ir.infer import evaluate
+
+UNARY = frozenset(
+    (
+        "Abs Acos Acosh Asin Asinh Atan Atanh Cast Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu "
+        "HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign "
+        "Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu BitwiseNot BitCast"
+    ).split()
+)
+BROADCAST = frozenset(
+    (
+        "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod "
+        "Mul Or PRelu Pow Sub Sum SwiGLU Where Xor"
+    ).split()
+)
+SUMS = {TensorProto.INT32, TensorProto.INT64}
+"""Integers that mean themselves."""
+ANYTHING = (-2.3, 0.7, 11.0)
+"""Stands for values that are not known; a rule of zeros must hold for each."""
+
+
+def elementwise(site: Site) -> list[Flow]:
+    """Axes aligned to the right: operands that have the axis at full size are tied, and the others broadcast."""
+    rank = site.rank()
+    axes = [_axis(site, axis - rank) for axis in range(rank)]
+    flow = Flow(tuple(a for a, _ in axes), tuple(r for _, r in axes))
+    return [flow]
+
+
+def dropout(site: Site) -> list[Flow]:
+    """Dropout does nothing at inference; its mask is true where nothing is dropped, so also for channels of zeros."""
+    if site.has(2) and (site.value(2) is None or np.any(site.value(2))):
+        raise Unsupported("draws numbers at random")
+    [flow] = elementwise(site)
+    return [flow, Flow(flow.axes, (Rest.UNKNOWN,) * len(flow.axes))]
+
+
+def cast_like(site: Site) -> list[Flow]:
+    """CastLike reads of its second input the type alone."""
+    for labels in site.flow(1).axes:
+        if labels is not None:
+            site.labels.touched.append(labels)
+    return [site.flow(0)]
+
+
+def _axis(site: Site, axis: int) -> tuple[Axis, Rest]:
+    """What the output carries on its axis `axis` (negative, from the right)."""
+    bearing = []
+    for k, flow in enumerate(site.inputs):
+        if flow is not None and -axis <= len(flow.axes) and site.shape(k)[axis] != 1:
+            bearing.append((k, flow.axes[axis], flow.rest[axis]))
+    labels = [x for _, x, _ in bearing if x is not None]
+    if not labels:
+        return None, Rest.UNKNOWN
+    if len(labels) < len(bearing) or len({len(x) for x in labels}) > 1:
+        kept = next(((k, axis + len(site.flow(k).axes)) for k, x, _ in bearing if x is None), None)
+        for x in labels:
+            site.pin(x, "meets them with channels that cannot be cut", kept)
+        return None, Rest.UNKNOWN
+    for other in labels[1:]:
+        site.tie(labels[0], other)
+    result = _at_zero(site, {k for k, _, rest in bearing if rest is Rest.ZERO})
+    if result == "undefined":
+        site.pin(labels[0], "is not defined where a channel is zero")
+    if result == "zero":
+        return labels[0], Rest.ZERO
+    others_stored = all(site.stored[k] for k in range(len(site.inputs)) if site.has(k) and k not in {k for k, _, _ in bearing})
+    known = min(rest for _, _, rest in bearing)
+    return labels[0], min(known, Rest.CONSTANT if others_stored else Rest.COMPUTED)
+
+
+def _at_zero(site: Site, zero: set[int]) -> str:
+    """What the operator makes of channels that are zero in the operands `zero`: "zero", "something" or "undefined"."""
+    operands: list[Any] = []
+    for k, flow in enumerate(site.inputs):
+        if flow is None:
+            operands.append(None)
+        elif k in zero:
+            operands.append((0.0,))
+        else:
+            value = site.value(k)
+            operands.append((float(value.ravel()[0]),) if value is not None and value.size == 1 else ANYTHING)
+    floats = tuple(site.inputs[k] is not None and site.cases(k)[0].dtype in FLOATS for k in range(len(site.inputs)))
+    if site.out_cases()[0].dtype not in FLOATS | SUMS:  # other integers stand for zero by a zero point
+        return "something"
+    attributes = tuple(a.SerializeToString(deterministic=True) for a in site.node.proto.attribute)
+    return _probe(site.node.op, site.node.opset, attributes, tuple(operands), floats)
+
+
+@lru_cache(4096)
+def _probe(op: str, opset: int, attributes: tuple[bytes, ...], operands: tuple[Any, ...], floats: tuple[bool, ...]) -> str:
+    unknown = sum(x == ANYTHING for x in operands)
+    if not any(x == (0.0,) for x in operands) or unknown > 5:
+        return "something"
+    node = NodeProto(op_type=op, output=["y"])
+    node.input.extend(f"x{k}" for k in range(len(operands)))
+    for a in attributes:
+        node.attribute.add().ParseFromString(a)
+    results = []
+    for values in product(*(x if x is not None else (None,) for x in operands)):
+        inputs = [None if v is None else _array(op, k, v, floats[k]) for k, v in enumerate(values)]
+        found = evaluate(node, {"": opset}, inputs)
+        if found is None:
+            return "something"
+        results.append(np.asarray(found[0], np.float64).ravel()[0])
+    if all(r == 0 for r in results):
+        return "zero"
+    return "something" if np.isfinite(results).all() else "undefined"
+
+
+def _array(op: str, k: int, value: float, is_float: bool) -> NDArray[Any]:
+    if op == "Where" and k == 0:
+        return np.array(value > 0)
+    scalar = np.float32(value) if is_float else np.int64(value)
+    # bounds and switches are scalars by definition; everything else gets an axis
+    return np.array(scalar) if op in ("Clip", "Dropout") and k > 0 else np.array([scalar])

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operators that only move elements: the rule is the operator, run by ONNX's reference evaluator on labels.
+
+For each labelled axis the operator moves a grid that holds, at every element, the label of its position on that axis.
+Which axis of the result carries the labels is decided in `carry.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxprune.analysis.labels import Flow, Rest
+from onnxprune.analysis.rules.carry import CHANNELS_ONLY, Carried, Grid, carried, merge
+from onnxprune.analysis.rules.site import Site, Unsupported
+from onnxprune.ir.graph import FLOATS
+from onnxprune.ir.infer import evaluate
+
+MOVES = frozenset(
+    "Concat DepthToSpace Expand Flatten Gather Pad Reshape Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze".split()
+)
+# These treat all axes alike but the one they work along, so the others may shrink to one position in a grid.
+ALONG = {"Concat": 1, "Gather": 0, "Split": 0}
+FREELY = frozenset({"Transpose", "Squeeze", "Unsqueeze"})
+
+
+def movement(site: Site) -> list[Flow]:
+    """Where the labels of every input axis go."""
+    data = range(len(site.inputs)) if site.node.op == "Concat" else range(1)
+    if any(flow is not None for k, flow in enumerate(site.inputs) if k not in data and flow and any(_labelled(flow))):
+        raise Unsupported("takes sizes or indices from channels")
+    _hold_what_cannot_follow(site)
+    received: list[list[Carried]] = [[] for _ in site.node.outputs]
+    for axis in range(max(len(site.flow(k).axes) for k in data)):
+        if any(site.flow(k).axes[axis] is not None for k in data):
+            for output, found in enumerate(_move_axis(site, axis, data)):
+                if found is not None:
+                    received[output].append(found)
+    return [merge(site, site.rank(output), found) for output, found in enumerate(received)]
+
+
+def _hold_what_cannot_follow(site: Site) -> None:
+    """Pin axes that the operator works on in a way that no refit can follow."""
+    if site.node.op == "Pad":
+        for labels, pads in zip(site.flow(0).axes, zip(*_pads(site), strict=True), strict=True):
+            if min(pads) < 0 or (any(pads) and _mode(site) != "constant"):
+                site.pin(labels, "crops this axis" if min(pads) < 0 else f"pads this axis by '{_mode(site)}'")
+    if site.node.op in CHANNELS_ONLY:
+        for labels in site.flow(0).axes[2:]:
+            site.pin(labels, "cuts this axis into blocks")
+
+
+def _labelled(flow: Flow) -> list[bool]:
+    return [x is not None for x in flow.axes]
+
+
+def _mode(site: Site) -> str:
+    return str(site.node.attribute("mode", b"constant").decode())
+
+
+def _pads(site: Site) -> tuple[list[int], list[int]]:
+    """Positions added before and after each axis."""
+    rank = len(site.flow(0).axes)
+    value = site.value(1) if site.node.opset >= 11 else np.array(site.node.attribute("pads", []))
+    if value is None or (site.has(3) and site.value(3) is None):
+        raise Unsupported("pads by sizes that are not known")
+    begins, ends = [0] * rank, [0] * rank
+    axes = site.value(3) if site.has(3) else None
+    where = [int(a) % rank for a in axes] if axes is not None else list(range(rank))
+    for k, axis in enumerate(where):
+        begins[axis], ends[axis] = int(value[k]), int(value[k + len(where)])
+    return begins, ends
+
+
+def _move_axis(site: Site, axis: int, data: range) -> list[Carried | None]:
+    """Move the labels of one input axis; the same in all cases, or pinned."""
+    flows = [site.flow(k) for k in data]
+    labels = [
+        site.fixed(_size(site, k, axis), "joins them with channels that cannot be cut", (k, axis)) if x is None else x
+        for k, x in zip(data, (f.axes[axis] for f in flows), strict=True)
+    ]
+    rest = min(f.rest[axis] for f in flows if f.axes[axis] is not None)
+    by_data = any(c.value is None for k in range(len(site.inputs)) if site.has(k) and k not in data for c in site.cases(k))
+    if rest is Rest.COMPUTED or (rest is Rest.CONSTANT and by_data):
+        rest = Rest.UNKNOWN
+    every = [_run(site, axis, data, labels, case) for case in range(len(site.cases(0)))]
+    found = [
+        carried(site, name, [grids[k] for grids in every], np.concatenate(labels), rest) if name else None
+        for k, name in enumerate(site.node.outputs)
+    ]
+    if site.node.op == "Pad" and _pad_value(site) != 0:
+        found = [None if c is None else Carried(c.axis, c.labels, Rest.UNKNOWN) for c in found]
+    site.labels.touched.extend(labels)
+    return found
+
+
+def _size(site: Site, k: int, axis: int) -> int:
+    size = site.shape(k)[axis]
+    if size is None:
+        raise Unsupported("joins channels with an axis of dynamic size")
+    return size
+
+
+def _pad_value(site: Site) -> float:
+    if site.node.opset < 11:
+        return float(site.node.attribute("value", 0.0))
+    if not site.has(2):
+        return 0.0
+    value = site.value(2)
+    return float("nan") if value is None else float(value.ravel()[0])
+
+
+def _run(site: Site, axis: int, data: range, labels: list[NDArray[np.int64]], case: int) -> list[Grid]:
+    """The grids of all outputs for one case; -1 marks positions that the operator made itself."""
+    node = site.node
+    if node.op == "Reshape":
+        return [_reshape(site, labels[0], axis, case)]
+    inputs: list[Any] = []
+    for k in range(len(site.inputs)):
+        if site.inputs[k] is None:
+            inputs.append(None)
+        elif k in data:
+            shape = list(site.cases(k)[case].shape or ())
+            inputs.append(_grid(labels[data.index(k)], axis, _shrunk(site, shape, axis)))
+        else:
+            inputs.append(_operand(site, k, case))
+    if node.op == "Pad":
+        return [_pad(site, inputs[0])]
+    grids = evaluate(node.proto, {node.proto.domain: node.opset}, inputs)
+    if grids is None:
+        raise Unsupported("could not be run on labels")
+    return grids
+
+
+def _operand(site: Site, k: int, case: int) -> NDArray[Any]:
+    fact = site.cases(k)[case]
+    if fact.value is not None:
+        return fact.value
+    if site.node.op == "Gather" and fact.shape is not None:
+        # indices from data: any position may be taken, so that axis must stay (pinned in `gather`); the others move alike
+        return np.zeros([2 if n < 0 else n for n in fact.shape], np.int64)
+    raise Unsupported("moves by sizes or indices that are not known")
+
+
+def _shrunk(site: Site, shape: list[int], axis: int) -> list[int]:
+    """Sizes of a grid: axes that the operator treats alike shrink to two positions (one would let Squeeze drop them)."""
+    alike = _alike(site, len(shape))
+    if site.node.op == "Concat" and axis in alike:  # what is joined lies along another axis
+        alike = dict.fromkeys(range(len(shape)), 1)
+    small = [n if k == axis or k not in alike else 2 * alike[k] if n < 0 else min(n, 2 * alike[k]) for k, n in enumerate(shape)]
+    if min(small, default=0) < 0:
+        raise Unsupported("moves them beside an axis of unknown size")
+    return small
+
+
+def _alike(site: Site, rank: int) -> dict[int, int]:
+    """Axes of which every position, or every block of so many positions, is treated alike."""
+    op = site.node.op
+    if op in CHANNELS_ONLY:
+        block = site.node.attribute("blocksize") if op == "SpaceToDepth" else 1
+        return dict.fromkeys(range(2, rank), block)
+    along = site.node.attribute("axis", ALONG.get(op, 0)) % max(1, rank)
+    return {k: 1 for k in range(rank) if op in FREELY or (op in ALONG and k != along)}
+
+
+def _grid(labels: NDArray[np.int64], axis: int, shape: list[int]) -> Grid:
+    column = labels.reshape([-1 if k == axis else 1 for k in range(len(shape))])
+    return np.broadcast_to(column, shape)
+
+
+def blocks(a: tuple[int, ...], b: tuple[int, ...]) -> list[tuple[range, range]]:
+    """The finest pairs of axis ranges between which a row-major reshape from `a` to `b` moves elements.
+
+    >>> blocks((2, 12, 5), (2, 3, 4, 5))
+    [(range(0, 1), range(0, 1)), (range(1, 2), range(1, 3)), (range(2, 3), range(3, 4))]
+    """
+    found: list[tuple[range, range]] = []
+    i = j = 0
+    while i < len(a) and j < len(b):
+        i0, j0, left, right = i, j, a[i], b[j]
+        i, j = i + 1, j + 1
+        while left != right:
+            if left < right:
+                left, i = left * a[i], i + 1
+            else:
+                right, j = right * b[j], j + 1
+        found.append((range(i0, i), range(j0, j)))
+    if found:  # what is left over has size 1
+        found[-1] = (range(found[-1][0].start, len(a)), range(found[-1][1].start, len(b)))
+    return found
+
+
+def _reshape(site: Site, labels: NDArray[np.int64], axis: int, case: int) -> Grid:
+    """Reshape on a grid from which the blocks that do not hold `axis` are left out."""
+    a, b = site.cases(0)[case].shape, site.out_cases()[case].shape
+    if not a or not b or np.prod(a) != np.prod(b) or min(a) <= 0:
+        raise Unsupported("reshapes by sizes that are not known")
+    small_a, small_b = [1] * len(a), [1] * len(b)
+    for own, other in blocks(a, b):
+        if axis in own:
+            small_a[own.start : own.stop] = a[own.start : own.stop]
+            small_b[other.start : other.stop] = b[other.start : other.stop]
+    return np.ascontiguousarray(_grid(labels, axis, small_a)).reshape(small_b)
+
+
+def _pad(site: Site, grid: Grid) -> Grid:
+    begins, ends = _pads(site)
+    for axis, (b, e) in enumerate(zip(begins, ends, strict=True)):
+        if b < 0 or e < 0:
+            grid = np.take(grid, range(max(0, -b), grid.shape[axis] - max(0, -e)), axis)
+    width = [(max(0, b), max(0, e)) for b, e in zip(begins, ends, strict=True)]
+    return np.pad(grid, width, constant_values=-1) if _mode(site) == "constant" else np.pad(grid, width, mode="edge")
+
+
+def gather(site: Site) -> list[Flow]:
+    """Gather: indices that are computed from data hold the axis that they point into."""
+    flow = site.flow(0)
+    axis = site.node.attribute("axis", 0) % max(1, len(flow.axes))
+    if any(c.value is None for c in site.cases(1)):
+        site.pin(flow.axes[axis], "picks them by indices that are computed from data")
+        axes = tuple(None if k == axis else x for k, x in enumerate(flow.axes))
+        site = replace(site, inputs=(Flow(axes, flow.rest), *site.inputs[1:]))
+    return movement(site)
+
+
+def expand(site: Site) -> list[Flow]:
+    """Expand: what it repeats is the same everywhere, so any of the repeats may go."""
+    flow = site.flow(0)
+    moved = movement(site)[0] if any(_labelled(flow)) else Flow.plain(site.rank())
+    value = site.value(0)
+    return [_repeated(site, moved, len(flow.axes), value is not None and not value.any())]
+
+
+def constant_of_shape(site: Site) -> list[Flow]:
+    """ConstantOfShape: like Expand of a single number."""
+    value = site.node.attribute("value")
+    return [_repeated(site, Flow.plain(site.rank()), 0, value is None or not onnx.numpy_helper.to_array(value).any())]
+
+
+def _repeated(site: Site, flow: Flow, rank: int, zero: bool) -> Flow:
+    """Give the axes along which a tensor is repeated labels that no weight owns; only numbers repeat, not sizes."""
+    if site.out_cases()[0].dtype not in FLOATS or any(c.shape is None for c in site.out_cases()):
+        return flow
+    axes, rest = list(flow.axes), list(flow.rest)
+    for k in range(len(axes)):
+        own = k - (len(axes) - rank)
+        sizes = {(c.shape or ())[k] for c in site.out_cases()}
+        single = own < 0 or all((c.shape or ())[own] == 1 for c in site.cases(0))
+        if single and len(sizes) == 1 and (size := sizes.pop()) > 1:
+            axes[k], rest[k] = site.labels.fresh(size), Rest.ZERO if zero else Rest.UNKNOWN
+    return Flow(tuple(axes), tuple(rest))

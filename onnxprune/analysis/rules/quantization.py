@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quantized tensors: integers that stand for numbers. A removed channel is zero if it holds the zero point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnxprune.analysis.labels import Axis, Flow, Rest
+from onnxprune.analysis.rules.nbits import MATMUL_NBITS, WEIGHT, zero_bytes
+from onnxprune.analysis.rules.nbits import dequantized as unpacked
+from onnxprune.analysis.rules.site import Site
+from onnxprune.ir.graph import Graph, Node
+
+INTEGERS = frozenset(
+    {
+        TensorProto.INT4,
+        TensorProto.UINT4,
+        TensorProto.INT8,
+        TensorProto.UINT8,
+        TensorProto.INT16,
+        TensorProto.UINT16,
+        TensorProto.INT32,
+    }
+)
+PAIR = ("QuantizeLinear", "DequantizeLinear")
+SCALE, ZERO_POINT = 1, 2
+PASSED = frozenset("Flatten Gather Identity MaxPool Reshape Slice Split Squeeze Transpose Unsqueeze".split())
+"""Operators after which integers mean what they meant before."""
+
+
+def is_quantized(dtype: int, users: Sequence[tuple[Node, int]]) -> bool:
+    """Whether a stored integer tensor is nothing but quantized numbers, or their zero points."""
+    if packed_by(users) is not None:
+        return all(node.op == MATMUL_NBITS and k == WEIGHT for node, k in users)
+    as_weight = all(node.op == "DequantizeLinear" and k == 0 for node, k in users)
+    as_zero_point = all(node.op in PAIR and k == ZERO_POINT for node, k in users)
+    return dtype in INTEGERS and (as_weight or as_zero_point)
+
+
+def packed_by(users: Sequence[tuple[Node, int]]) -> Node | None:
+    """The operator that reads a stored tensor as packed weights, if one does."""
+    return next((node for node, k in users if node.op == MATMUL_NBITS and k == WEIGHT), None)
+
+
+def absent(graph: Graph, name: str) -> NDArray[Any] | None:
+    """The integers that mean zero in a quantized tensor, broadcast against it; None where each channel has its own."""
+    packed = packed_by(graph.consumers.get(name, ()))
+    if packed is not None:
+        return zero_bytes(graph, packed)
+    for node, _ in graph.consumers.get(name, ()):
+        point = _point(node)
+        if point:
+            stored = graph.weights.get(point)
+            if stored is None or (stored.array.size > 1 and stored.array.any()):
+                return None
+            return np.asarray(stored.array.ravel()[0])
+    return np.asarray(0)
+
+
+def dequantized(graph: Graph, name: str) -> NDArray[Any]:
+    """The numbers that a stored tensor stands for; the tensor itself where it is not quantized."""
+    array = graph.weights[name].array
+    users = graph.consumers.get(name, ())
+    if not users or not is_quantized(graph.weights[name].tensor.data_type, users):
+        return array
+    packed = packed_by(users)
+    if packed is not None:
+        return unpacked(graph, packed)
+    node, place = users[0]
+    scale = graph.weights.get(node.inputs[SCALE]) if node.op == "DequantizeLinear" and place == 0 else None
+    point = absent(graph, name)
+    wide = array.astype(np.float32) - (0.0 if point is None else float(point))
+    factors = np.ones(1, np.float32) if scale is None else scale.array.astype(np.float32)
+    if factors.size == 1 or not array.ndim:
+        return np.asarray(wide * factors.ravel()[0], np.float32)
+    axis, block = node.attribute("axis", 1) % array.ndim, node.attribute("block_size", 0)
+    if block:
+        factors = np.take(factors, np.arange(array.shape[axis]) // block, axis)
+    else:
+        factors = factors.reshape([-1 if k == axis else 1 for k in range(array.ndim)])
+    return np.asarray(wide * factors, np.float32)
+
+
+def linear(site: Site) -> list[Flow]:
+    """Both pass every axis. Scales and zero points are one for all, or one for each channel of `axis`."""
+    flow = site.flow(0)
+    rest = [r if r is Rest.ZERO and _stands_for_zero(site) else Rest.UNKNOWN for r in flow.rest]
+    axes = list(flow.axes)
+    for at, k, numbers, zero in _numbers(site, len(axes)):
+        labels = axes[at]
+        if labels is None or numbers is None:
+            for x in (labels, numbers):
+                site.pin(x, "scales them by numbers that cannot be cut")
+            axes[at] = None
+            continue
+        block = site.node.attribute("block_size") if len(numbers) < len(labels) else 1
+        site.tie(labels, numbers[np.arange(len(labels)) // block])
+        if k == SCALE and zero and site.node.op == "DequantizeLinear":
+            rest[at] = Rest.ZERO
+    return [Flow(tuple(axes), tuple(Rest.UNKNOWN if x is None else r for x, r in zip(axes, rest, strict=True)))]
+
+
+def _numbers(site: Site, rank: int) -> Iterator[tuple[int, int, Axis, bool]]:
+    """Axes along which scales and zero points differ: (axis of the data, operand, its labels there, whether they are zero)."""
+    blocked, axis = site.node.attribute("block_size", 0), site.node.attribute("axis", 1) % max(1, rank)
+    for k in (SCALE, ZERO_POINT):
+        if not site.has(k):
+            continue
+        flow, shape = site.flow(k), site.shape(k)
+        if blocked:
+            yield from ((at, k, flow.axes[at], flow.zero[at]) for at in range(rank) if shape[at] != 1)
+        elif shape and shape[0] != 1:
+            yield axis, k, flow.axes[0], flow.zero[0]
+
+
+def _stands_for_zero(site: Site) -> bool:
+    """Whether a removed channel is still read as zero: integers are, if whoever reads them has the same zero point."""
+    if site.node.op == "DequantizeLinear":
+        return True
+    return _read_with(site.graph, site.node.outputs[0], _point(site.node))
+
+
+def _read_with(graph: Graph, name: str, own: str) -> bool:
+    """Whether all who read these integers, perhaps after they were moved, have this zero point."""
+    for node, k in graph.consumers.get(name, ()):
+        if node.op in PASSED and k == 0:
+            if not all(_read_with(graph, output, own) for output in node.outputs if output):
+                return False
+            continue
+        if node.op != "DequantizeLinear" or k != 0:
+            return False
+        other = _point(node)
+        if own != other and not _equal(graph, own, other):
+            return False
+    return name not in graph.outputs
+
+
+def _point(node: Node) -> str:
+    """The zero point that a node is given; DynamicQuantizeLinear makes its own."""
+    if node.op == "DynamicQuantizeLinear":
+        return node.outputs[ZERO_POINT]
+    return node.inputs[ZERO_POINT] if len(node.inputs) > ZERO_POINT else ""
+
+
+def _equal(graph: Graph, a: str, b: str) -> bool:
+    one, other = (graph.facts[name].value if name else np.zeros(1) for name in (a, b))
+    return one is not None and other is not None and np.array_equal(one.ravel(), other.ravel())
+
+
+def dynamic(site: Site) -> list[Flow]:
+    """DynamicQuantizeLinear finds its range itself; zero is always in it, so channels of zeros do not change it."""
+    flow = site.flow(0)
+    for labels, rest in zip(flow.axes, flow.rest, strict=True):
+        if rest is not Rest.ZERO:
+            site.pin(labels, "finds its range from them, and removed ones would leave a trace")
+    rest = Rest.ZERO if _stands_for_zero(site) else Rest.UNKNOWN
+    passed = Flow(flow.axes, tuple(rest if r is Rest.ZERO else Rest.UNKNOWN for r in flow.rest))
+    return [passed, Flow.plain(0), Flow.plain(0)]

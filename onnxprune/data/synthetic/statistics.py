@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What BatchNorm layers remember of the training inputs, and how near other inputs come to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from onnxprune.data.samples import Data, count
+from onnxprune.errors import DataError
+from onnxprune.evaluation.verification import session
+from onnxprune.ir.facts import skeleton
+from onnxprune.ir.files import runnable
+from onnxprune.ir.graph import captured, free_inputs, read_weights
+
+Array = NDArray[Any]
+MOST_CHANNELS = 256
+"""Channels of one layer that are looked at."""
+ALIVE = 1e-3
+"""A channel whose variance is smaller than this share of its layer's median is dead: nothing can be learned from it."""
+FED, WORST = 2**22, 1e5
+FEW, ODD = 32, 0.6
+"""Samples by which inputs are judged odd, and the mismatch from which they are. Measured: real ones have less than 0.3,
+negatives 0.5, wrongly scaled ones 0.3 to 80, noise 3."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A BatchNorm layer.
+
+    Attributes:
+        name: its output.
+        tensor: its input.
+        mean, variance: running statistics of the input (channels,); the variance includes epsilon.
+        alive: channels that are looked at.
+    """
+
+    name: str
+    tensor: str
+    mean: Array = field(repr=False)
+    variance: Array = field(repr=False)
+    alive: Array = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFit:
+    """How far inputs drive a layer from its running statistics.
+
+    Attributes:
+        name: the layer's output.
+        mean: |mean - running mean| / running deviation, root mean square over channels.
+        spread: |ln(deviation / running deviation)|, root mean square over channels; 0.1 is about 10 %.
+    """
+
+    name: str
+    mean: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How far inputs drive a model's BatchNorm layers from their running statistics; `mean` and `spread` average the layers."""
+
+    layers: tuple[LayerFit, ...]
+
+    @property
+    def mean(self) -> float:
+        """Distance of means, in running deviations."""
+        return float(np.mean([layer.mean for layer in self.layers]))
+
+    @property
+    def spread(self) -> float:
+        """Distance of deviations, as a logarithm."""
+        return float(np.mean([layer.spread for layer in self.layers]))
+
+    @property
+    def mismatch(self) -> float:
+        """Both in one number, 0 for inputs as in training; noise is often above 1."""
+        return float(np.mean([np.hypot(layer.mean, layer.spread) for layer in self.layers]))
+
+    def __str__(self) -> str:
+        """One phrase for a report."""
+        return f"over {len(self.layers)} layers, means are off by {self.mean:.2f} deviations, deviations by {self.spread:.0%}"
+
+
+def norm_layers(model: ModelProto) -> list[Layer]:
+    """BatchNorm layers of the main graph whose running statistics are stored in the file."""
+    weights, live, found = read_weights(model), {v.name for v in free_inputs(model)}, []
+    for node in model.graph.node:
+        if live.isdisjoint((*node.input, *captured(node))):
+            if node.op_type == "Identity" and node.input[0] in weights:  # exporters that share equal tensors
+                weights[node.output[0]] = weights[node.input[0]]
+            continue
+        live |= {*node.output} - {""}
+        if node.op_type == "BatchNormalization" and node.input[0] in live and {*node.input[3:5]} <= {*weights}:
+            found += _layer(node, *(weights[name].array.astype(np.float64) for name in node.input[3:5]))
+    return found
+
+
+def _layer(node: NodeProto, mean: Array, variance: Array) -> list[Layer]:
+    """The layer, unless all its channels are dead."""
+    variance = np.maximum(variance, 0) + next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+    alive = np.flatnonzero((variance > ALIVE * np.median(variance)) & np.isfinite(variance) & np.isfinite(mean))
+    if len(alive) > MOST_CHANNELS:
+        alive = np.sort(np.random.default_rng(0).choice(alive, MOST_CHANNELS, replace=False))
+    return [Layer(node.output[0], node.input[0], mean, variance, alive)] if len(alive) else []
+
+
+class Probe:
+    """Runs a model up to its BatchNorm layers and tells their moments, each sample by itself.
+
+    Moments are taken about the running mean and in running deviations: (x - mean) / deviation and its square, averaged over
+    positions. They are linear in the samples: what a set of samples causes is the mean of what its members cause.
+
+    Attributes:
+        layers: the layers, in the order of the file.
+    """
+
+    def __init__(self, opened: Any, layers: Sequence[Layer]) -> None:
+        self.layers, self._session = tuple(layers), opened
+        self._inputs = [v.name for v in opened.get_inputs()]
+
+    def __call__(self, data: Data) -> Iterator[tuple[list[Array], list[Array]]]:
+        """For each batch: (samples, 2, channels) of every layer, and the other outputs that were asked for.
+
+        Raises:
+            DataError: the model does not run on these samples.
+        """
+        for feeds in data.batches(_batch(data)):
+            size = 1 if data.stacked else count(feeds)
+            try:
+                found = self._session.run(None, {name: feeds[name] for name in self._inputs})
+            except Exception as e:  # sizes that do not suit the model
+                why = (str(e).splitlines() or [""])[0][:200]
+                raise DataError(f"--data: the model does not run on these inputs: {why}") from e
+            end = 2 * len(self.layers)
+            pairs = zip(found[:end:2], found[1:end:2], self.layers, strict=True)
+            yield (
+                [_by_sample(np.stack([m, q], 1)[..., 0], size)[..., layer.alive] for m, q, layer in pairs],
+                found[end:],
+            )
+
+
+def _by_sample(moments: Array, size: int) -> Array:
+    """(rows, 2, channels) -> (samples, 2, channels); a layer may see a sample in several rows, such as frames or windows."""
+    if len(moments) % size:
+        return np.repeat(moments.mean(0, keepdims=True), size, 0)
+    return np.asarray(moments.reshape(size, -1, *moments.shape[1:]).mean(1))
+
+
+@contextmanager
+def probing(model: ModelProto, layers: Sequence[Layer], outputs: Sequence[str] = ()) -> Iterator[Probe]:
+    """A probe for some layers of a model, and for some of its other tensors."""
+    with runnable(_with_moments(model, layers, outputs)) as source:
+        yield Probe(session(source, threads=0), layers)
+
+
+def _with_moments(model: ModelProto, layers: Sequence[Layer], outputs: Sequence[str]) -> ModelProto:
+    """The part of the model that leads to the layers and tensors, with the moments of each layer as outputs."""
+    copy, needed = skeleton(model), {layer.tensor for layer in layers} | {*outputs}
+    kept = []
+    for node in reversed(model.graph.node):
+        if needed & {*node.output}:
+            kept.append(node)
+            needed |= {*node.input, *captured(node)}
+    copy.graph.node.extend(reversed(kept))
+    copy.graph.initializer.extend(t for t in model.graph.initializer if t.name in needed)
+    inputs = [v for v in model.graph.input if v.name in needed]
+    del copy.graph.input[:], copy.graph.output[:], copy.graph.value_info[:]
+    copy.graph.input.extend(inputs)
+    for k, layer in enumerate(layers):
+        _add_moments(copy, layer, f"onnxprune.moments/{k}")
+    copy.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in outputs)
+    return copy
+
+
+def _add_moments(model: ModelProto, layer: Layer, at: str) -> None:
+    """Means over positions of (x - mean) / deviation and of its square; GlobalAveragePool is the same in every opset."""
+    stored: dict[str, Array] = {
+        "mean": layer.mean[:, None].astype(np.float32),
+        "scale": (1 / np.sqrt(layer.variance))[:, None].astype(np.float32),
+        "shape": np.array([0, len(layer.mean), -1], np.int64),
+    }
+    model.graph.initializer.extend(numpy_helper.from_array(x, f"{at}/{name}") for name, x in stored.items())
+    steps = [
+        ("Reshape", ["x", "shape"], "rows"),
+        ("Sub", ["rows", "mean"], "centred"),
+        ("Mul", ["centred", "scale"], "z"),
+        ("Mul", ["z", "z"], "zz"),
+        ("GlobalAveragePool", ["z"], "first"),
+        ("GlobalAveragePool", ["zz"], "second"),
+    ]
+    model.graph.node.append(helper.make_node("Cast", [layer.tensor], [f"{at}/x"], to=TensorProto.FLOAT))
+    for op, inputs, output in steps:
+        model.graph.node.append(helper.make_node(op, [f"{at}/{name}" for name in inputs], [f"{at}/{output}"]))
+    model.graph.output.extend(helper.make_empty_tensor_value_info(f"{at}/{name}") for name in ("first", "second"))
+
+
+def _batch(data: Data) -> int:
+    largest = max(sum(x[0].size for x in chunk.values()) for chunk in data.chunks)
+    return int(np.clip(FED // max(largest, 1), 1, 64))
+
+
+def features(moments: Sequence[Array]) -> Array:
+    """What a sample adds to the mismatch, as a vector (samples, features): zero where a layer sees its running statistics.
+
+    The squared norm of the mean over samples is the sum over layers of the mean squares over channels of
+    (mean - running mean) / deviation and of (second moment about the running mean) / variance - 1.
+    """
+    parts = [(m - np.array([[0.0], [1.0]])) / np.sqrt(m.shape[2]) for m in moments]
+    rows = np.concatenate([p.reshape(len(p), -1) for p in parts], 1)
+    return np.asarray(np.clip(np.nan_to_num(rows, nan=WORST), -WORST, WORST), np.float32)
+
+
+def fit(model: ModelProto, data: Data) -> Fit | None:
+    """How far samples drive a model's BatchNorm layers from their running statistics; None for a model without any."""
+    layers = norm_layers(model)
+    if not layers:
+        return None
+    sums = [np.zeros((2, len(layer.alive))) for layer in layers]
+    with probing(model, layers) as probe:
+        for moments, _ in probe(data):
+            for total, m in zip(sums, moments, strict=True):
+                total += m.sum(0)
+    return Fit(tuple(_fit_of(layer, total / len(data)) for layer, total in zip(layers, sums, strict=True)))
+
+
+def misfit(model: ModelProto, data: Data) -> str | None:
+    """A warning where samples do not cause the activations that the model was trained on, judged by a few of them."""
+    try:
+        found = fit(model, data.take(FEW))
+    except DataError:
+        raise
+    except Exception:  # onnxruntime does not open the model; that is another's to tell
+        return None
+    if found is None or found.mismatch < ODD:
+        return None
+    return (
+        f"these inputs are unlike those of the training: {found}, by the BatchNorm statistics; are scale, mean, deviation, "
+        "order of channels and layout those of the training (--preprocess)?"
+    )
+
+
+def _fit_of(layer: Layer, moments: Array) -> LayerFit:
+    mean, second = moments
+    deviation = np.sqrt(np.maximum(second - mean**2, 1e-12))
+    return LayerFit(layer.name, float(np.sqrt((mean**2).mean())), float(np.sqrt((np.log(deviation) ** 2).mean())))

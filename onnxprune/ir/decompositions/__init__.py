@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fused operators: the ONNX operators that one node of onnxruntime's optimizer or quantizer stands for.
+
+The analysis looks at these parts; the node itself stays in the file. So a fused operator needs no rule of its own: what is
+known of its parts (shapes, values, ties) holds for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from onnx import NodeProto
+
+from onnxprune.ir.decompositions.attention import ATTENTION
+from onnxprune.ir.decompositions.chain import MICROSOFT, Chain, Results, UnknownShapeError
+from onnxprune.ir.decompositions.kin import KIN
+from onnxprune.ir.decompositions.optimizer import OPTIMIZED
+from onnxprune.ir.decompositions.quantization import QUANTIZED
+
+__all__ = ["CHAINS", "LABELS_ONLY", "MICROSOFT", "key", "parts_of"]
+
+CHAINS: Mapping[str, Callable[[Chain], Results]] = {**OPTIMIZED, **ATTENTION, **QUANTIZED, **KIN}
+
+LABELS_ONLY = frozenset({*ATTENTION, "DeformConv"})
+"""Operators whose parts show where channels go, but do not mask, scale or look up as the operator does."""
+
+
+def key(node: NodeProto) -> str:
+    """Operator with its domain, the way rules are named."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    return f"{domain}.{node.op_type}" if domain else str(node.op_type)
+
+
+def parts_of(node: NodeProto, shape: Callable[[str], tuple[int, ...] | None]) -> list[NodeProto]:
+    """The nodes that a fused node stands for; none where it stands for itself."""
+    if key(node) not in CHAINS:
+        return []
+    chain = Chain(node, shape)
+    try:
+        results = CHAINS[key(node)](chain)
+    except UnknownShapeError:
+        results = None
+    if results is None:
+        return []
+    for name, result in zip(node.output, results, strict=False):
+        if name and result:
+            _rename(chain, result, name)
+    read = {name for part in chain.parts for name in part.input} | set(node.output)
+    for part in chain.parts:
+        for k, name in enumerate(part.output):
+            part.output[k] = name if name in read else ""
+    return chain.parts
+
+
+def _rename(chain: Chain, old: str, new: str) -> None:
+    """Let the parts call a result by the name of the node's output."""
+    for part in chain.parts:
+        for names in (part.input, part.output):
+            for k, name in enumerate(names):
+                if name == old:
+                    names[k] = new

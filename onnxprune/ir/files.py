@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The border to files, onnx and onnx-graphsurgeon: what comes in is checked, what goes out appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import ModelProto, TensorProto
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model
+
+from onnxprune.errors import ModelError, OptionError, OutputError
+from onnxprune.ir.graph import captured, opsets
+from onnxprune.ir.normalize import normal_form
+from onnxprune.ir.protofile import (
+    CHUNK,
+    INLINE_LIMIT,
+    LARGE_FILE,
+    LARGE_TENSOR,
+    SPILLED,
+    Place,
+    leave,
+    length_of,
+    nbytes,
+    place_of,
+    read,
+    size_of,
+    take_all,
+    write,
+    write_external,
+)
+
+OLDEST_OPSET, OLDEST_IR = 9, 3
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory.
+
+    Attributes:
+        model: the model. Large weights may be left in their file (`protofile.py`); `Weight.array` finds them there.
+        name: how messages call it: the path, or a stand-in.
+        sha256: digest of the file; empty for a model that came from no file.
+        data: other files in which the file keeps weights.
+        size: bytes of the file and its external data; None for a model that came from no file.
+    """
+
+    model: ModelProto = field(repr=False)
+    name: str
+    sha256: str = ""
+    data: tuple[Path, ...] = ()
+    size: int | None = None
+
+    @property
+    def external(self) -> bool:
+        """Whether the file keeps weights in other files."""
+        return bool(self.data)
+
+
+def load(source: Any) -> Loaded:
+    """Read a model from a path, an `onnx.ModelProto`, or an onnx-graphsurgeon graph.
+
+    Raises:
+        ModelError: it cannot be read, or is not an ONNX model that this program supports.
+    """
+    if isinstance(source, ModelProto):
+        loaded = Loaded(source, "the given model")
+    elif type(source).__module__.startswith("onnx_graphsurgeon"):
+        import onnx_graphsurgeon as gs
+
+        loaded = Loaded(gs.export_onnx(source), "the given graph")
+    else:
+        loaded = _load_file(Path(source))
+    _check(loaded)
+    return replace(loaded, model=normal_form(loaded.model))
+
+
+def to_graphsurgeon(model: ModelProto) -> Any:
+    """The model as an `onnx_graphsurgeon.Graph`, to edit further. (graphsurgeon drops metadata_props and the model version.)"""
+    import onnx_graphsurgeon as gs
+
+    return gs.import_onnx(model)
+
+
+def _load_file(path: Path) -> Loaded:
+    with _reading(path):
+        size = path.stat().st_size
+        if not size:
+            raise ModelError(f"{path}: the file is empty; expected an ONNX model")
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while data := file.read(CHUNK):
+                digest.update(data)
+        try:
+            model = read(path) if size >= LARGE_FILE else ModelProto.FromString(path.read_bytes())
+        except DecodeError as e:
+            why = f"not an ONNX model, or a damaged one ({size} bytes do not parse)"
+            raise ModelError(f"{path}: {why}; export it again") from e
+    places = _take_external(path, model)
+    return Loaded(model, str(path), digest.hexdigest(), tuple(places), size + sum(p.stat().st_size for p in places))
+
+
+def _take_external(path: Path, model: ModelProto) -> set[Path]:
+    """Read weights that the file keeps in other files, or leave them there if they are large; returns those files."""
+    places = [(t, place) for t in model.graph.initializer if (place := place_of(t))]
+    left = [(t, place) for t, place in places if place.file == str(path.resolve())]
+    others = [(t, place) for t, place in places if place.file != str(path.resolve())]
+    for tensor, _ in others:
+        _check_external(path, tensor)
+    files = {(path.parent / place.file).resolve() for _, place in others}
+    if sum(file.stat().st_size for file in files) >= LARGE_FILE:
+        for t, place in others:
+            length = place.length or nbytes(t)
+            if length >= LARGE_TENSOR:
+                left.append((t, Place(str((path.parent / place.file).resolve()), place.offset, length)))
+    for t, _ in left:
+        t.ClearField("data_location")  # so that it is not read now
+    try:
+        load_external_data_for_model(model, str(path.parent))
+    except Exception as e:  # onnx raises its own ValidationError, ValueError or OSError here
+        raise ModelError(f"{path}: its external data cannot be read: {_first_line(e)}") from e
+    for t, place in left:
+        leave(t, place)
+    return files
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """ModelError says why a file cannot be read."""
+    try:
+        if path.is_dir():
+            raise ModelError(f"{path}: is a folder; name the .onnx file in it")
+        yield
+    except FileNotFoundError as e:
+        raise ModelError(f"{path}: no such file; check the path") from e
+    except OSError as e:
+        raise ModelError(f"{path}: cannot be read: {e.strerror}") from e
+
+
+def _check_external(path: Path, tensor: TensorProto) -> None:
+    """External data lies inside the model's folder, exists, and is long enough."""
+    info = ExternalDataInfo(tensor)
+    folder = path.parent.resolve()
+    file = folder / info.location
+    where = f"{path}: weight '{tensor.name}' lies in '{info.location}'"
+    if not info.location or not file.resolve().is_relative_to(folder):
+        raise ModelError(f"{where}, outside the model's folder; move the data beside the model and export it again")
+    if not file.is_file():
+        raise ModelError(f"{where}, which is missing; copy it beside the model")
+    start, size = info.offset or 0, file.stat().st_size
+    need = max(info.length if info.length is not None else size - start, nbytes(tensor))
+    if start + need > size:
+        raise ModelError(f"{where}, which is cut short: got {size} bytes, expected at least {start + need}; copy it again")
+
+
+def _check(loaded: Loaded) -> None:
+    """The versions are supported, names are in order, and weights are as long as they say."""
+    model, name = loaded.model, loaded.name
+    if not model.graph.node or not model.opset_import:
+        raise ModelError(
+            f"{name}: not an ONNX model (it has no nodes or names no opset); expected a file written by an exporter"
+        )
+    if not OLDEST_IR <= model.ir_version <= onnx.IR_VERSION:
+        raise ModelError(
+            f"{name}: IR version {model.ir_version}, expected {OLDEST_IR} to {onnx.IR_VERSION}; update onnx or export again"
+        )
+    newest, opset = onnx.defs.onnx_opset_version(), opsets(model).get("", OLDEST_OPSET)
+    if not OLDEST_OPSET <= opset <= newest:
+        advice = "convert it with onnx.version_converter" if opset < OLDEST_OPSET else "update onnx"
+        raise ModelError(f"{name}: opset {opset}, expected {OLDEST_OPSET} to {newest}; {advice}")
+    known = {v.name for v in model.graph.input} | {t.name for t in model.graph.initializer} | {""}
+    known |= {t.values.name for t in model.graph.sparse_initializer}
+    for node in model.graph.node:
+        for used in (*node.input, *captured(node)):
+            if used not in known:
+                raise ModelError(
+                    f"{name}: node '{node.name or node.op_type}' reads '{used}', which nothing before it makes; export again"
+                )
+        known.update(node.output)
+    for v in model.graph.output:
+        if v.name not in known:
+            raise ModelError(f"{name}: output '{v.name}' is made by no node; export the model again")
+    for t in model.graph.initializer:
+        place = place_of(t)
+        if place is not None and not Path(place.file).is_absolute():
+            raise ModelError(f"{name}: weight '{t.name}' lies in '{place.file}'; load the weights too, or give the file's path")
+        got, need = length_of(t), nbytes(t)
+        if (place or t.HasField("raw_data")) and need and got != need:
+            raise ModelError(f"{name}: weight '{t.name}' has {got} bytes, expected {need}; export the model again")
+
+
+def check_output(path: Path, force: bool, *inputs: Path) -> None:
+    """Refuse early what could not be written, or should not.
+
+    Raises:
+        OptionError: the path is one of the inputs, or exists and `force` is not given.
+        OutputError: its folder is missing or cannot be written to.
+    """
+    for place, source in product((path, data_beside(path)), inputs):
+        if place.exists() and source.exists() and place.samefile(source):
+            raise OptionError(f"{place}: is the input itself, which is never overwritten; choose another name with -o")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; name a file in it with -o")
+    if path.exists() and not force:
+        raise OptionError(f"{path}: exists already; use --force to replace it, or choose another name")
+    folder = path.parent
+    if not folder.is_dir():
+        raise OutputError(f"{folder}: no such folder; make it first, or choose another place with -o")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{folder}: cannot be written to; choose another place with -o")
+
+
+@contextlib.contextmanager
+def written_whole(*paths: Path) -> Iterator[list[Path]]:
+    """Places beside `paths` to write to; all are moved into place at the end, or none is.
+
+    Raises:
+        OutputError: writing failed (a full disk, no permission); nothing is left behind.
+    """
+    drafts = [p.with_name(f".{p.name}.{os.getpid()}.part") for p in paths]
+    try:
+        yield drafts
+        for draft, path in zip(drafts, paths, strict=True):
+            if draft.exists():
+                mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
+                if mode is not None:
+                    draft.chmod(mode)
+        for draft, path in zip(drafts, paths, strict=True):
+            if draft.exists():
+                draft.replace(path)
+    except (OSError, EncodeError) as e:
+        raise OutputError(
+            f"{paths[0]}: cannot be written: {getattr(e, 'strerror', None) or _first_line(e)}; nothing was changed"
+        ) from e
+    finally:
+        for draft in drafts:
+            draft.unlink(missing_ok=True)
+
+
+def save(model: ModelProto, path: Path, text_files: dict[Path, str], external: bool = False) -> None:
+    """Write the model and some text files, all or none.
+
+    Args:
+        external: keep weights in a file beside it (`NAME.onnx.data`), as the input did; always done from 2 GiB on.
+    """
+    size = size_of(model)
+    data = data_beside(path)
+    with written_whole(path, data, *text_files) as (draft, draft_data, *drafts):
+        if external or size >= INLINE_LIMIT:
+            write_external(model, draft, draft_data, data.name)
+        elif size >= LARGE_FILE:
+            write(model, draft)
+        else:
+            take_all(model)
+            draft.write_bytes(model.SerializeToString())
+        for place, text in zip(drafts, text_files.values(), strict=True):
+            place.write_text(text, encoding="utf-8")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole, or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with written_whole(path) as [draft]:
+        draft.write_text(text, encoding="utf-8")
+
+
+def data_beside(path: Path) -> Path:
+    """Where weights go that do not fit into the file itself."""
+    return path.with_name(path.name + ".data")
+
+
+@contextlib.contextmanager
+def runnable(model: ModelProto) -> Iterator[bytes | str]:
+    """What onnxruntime can open: the serialized model, or for a large one a path in a temporary folder."""
+    places = [place for t in model.graph.initializer if (place := place_of(t))]
+    if not places and size_of(model) < LARGE_FILE:
+        yield model.SerializeToString()
+        return
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as new:
+        # beside weights that were spilled there is no need to copy them
+        folder = next((Path(p.file).parent for p in places if Path(p.file).name == SPILLED), Path(new))
+        path = folder / f"{Path(new).name}.onnx"
+        data = path.with_suffix(".data")
+        try:
+            write_external(model, path, data, data.name)
+            yield str(path)
+        finally:
+            path.unlink(missing_ok=True)
+            data.unlink(missing_ok=True)
+
+
+def _first_line(e: BaseException) -> str:
+    return (str(e).splitlines() or [type(e).__name__])[0][:200]

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The statistics of normalisation, measured anew on the pruned network.
+
+Behind a BatchNormalization that is running mean and variance (as in EagleEye, Li et al., 2020, and REPAIR, Jordan et al.,
+2023); where a layer has none, or it was folded, scale and bias of the layer, so that mean and variance of each channel are the
+original's again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxprune.analysis.couple import Coupled
+from onnxprune.analysis.rules.normalization import trains
+from onnxprune.calibration.moments import Moments
+from onnxprune.calibration.sites import Site, Term, find_sites
+from onnxprune.calibration.stages import stages
+from onnxprune.evaluation.verification import Feeds
+from onnxprune.ir.facts import read_graph
+from onnxprune.ir.graph import Graph, Node
+from onnxprune.recovery.editor import Editor, places
+from onnxprune.recovery.reconstruct import Knobs, Values, gather, left_of
+
+Vector = NDArray[np.float64]
+Pairs = Iterator[tuple[Values, Values]]
+
+
+def reestimate(
+    coupled: Coupled,
+    dropped: NDArray[np.bool_],
+    pruned: ModelProto,
+    batches: Sequence[Feeds],
+    progress: Callable[[float], None] = lambda _: None,
+) -> ModelProto:
+    """The pruned model with statistics that fit its own activations, layer by layer in the order of the graph.
+
+    Args:
+        coupled, dropped: the analysis of the original, and the labels (n_labels,) that were removed.
+        pruned: the pruned model, refitted or not.
+        batches: calibration inputs.
+        progress: told how much is done, 0 to 1.
+    """
+    model = ModelProto()
+    model.CopyFrom(pruned)
+    graph, editor = read_graph(model), Editor(model)
+    steps = sorted([*_norms(graph), *_layers(graph, coupled, len(batches))], key=lambda s: s.index)
+    # what a layer makes follows from what it reads: its own output would be stale as soon as it is scaled
+    targets, wants = [s.targets for s in steps], [s.wants for s in steps]
+    with stages(coupled.graph.model, targets, batches) as original, stages(model, wants, batches) as student:
+        for k, step in enumerate(steps):
+            pairs = zip(original.advance(k), student.advance(k), strict=True)
+            step.settle(editor, ((left_of(coupled, dropped, a), b) for a, b in pairs))
+            progress((k + 1) / len(steps))
+    return model
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """One thing that is measured and set.
+
+    Attributes:
+        index: its place in the graph.
+        targets: tensors of the original that are looked at.
+        wants: tensors of the pruned model that are looked at.
+        settle: measures both, batch by batch, and sets the weights.
+    """
+
+    index: int
+    targets: tuple[str, ...]
+    wants: tuple[str, ...]
+    settle: Callable[[Editor, Pairs], None]
+
+
+def _norms(graph: Graph) -> Iterator[_Step]:
+    """Each BatchNormalization: what it reads has other statistics than it was trained with."""
+    for node in graph.nodes:
+        if node.op == "BatchNormalization" and not trains(node) and all(n in graph.weights for n in node.inputs[1:]):
+            yield _Step(node.index, (), node.inputs[:1], partial(_renew, node))
+
+
+def _renew(node: Node, editor: Editor, pairs: Pairs) -> None:
+    mean, variance = _statistics((values[node.inputs[0]] for _, values in pairs), 1)
+    editor.set_operand(node.index, 3, mean, editor.operand(node.index, 3))
+    editor.set_operand(node.index, 4, variance, editor.operand(node.index, 4))
+
+
+def _layers(graph: Graph, coupled: Coupled, n_batches: int) -> Iterator[_Step]:
+    """Each linear layer without a BatchNormalization behind it, by itself, whatever sum it enters."""
+    for term in (t for s in find_sites(graph) for t in s.terms if t.end in coupled.graph.producers):
+        if not any(step.node.op == "BatchNormalization" for step in term.steps):
+            site = Site(term.end, (term,), (), term.linear.channel_axis)
+            yield _Step(term.linear.node.index, (site.total,), site.wants, partial(_settle, site, n_batches))
+
+
+def _settle(site: Site, n_batches: int, editor: Editor, pairs: Pairs) -> None:
+    folds = gather([site], editor, Knobs(), n_batches, pairs)
+    _match(site, editor, sum(folds[1:], folds[0]))
+
+
+def _match(site: Site, editor: Editor, m: Moments) -> None:
+    """Scale and shift a layer so that its channels have the original's mean and variance, those of `m.y`."""
+    term, free = site.terms[0], places(site, editor)
+    if not free or editor.users[term.linear.weight] > 1:
+        return
+    scale, offset = editor.affine(term)
+    matrix = term.linear.matrix(editor.array(term.linear.weight)) * scale.reshape(term.linear.groups, 1, -1)
+    mean = np.einsum("gd,gdo->go", m.x / m.n, matrix).ravel()
+    variance = np.einsum("gdo,gdo->go", matrix, m.xx @ matrix).ravel() / m.n - mean**2
+    wanted = (m.y / m.n).ravel()
+    deviation = np.sqrt(np.maximum((m.yy / m.n).ravel() - wanted**2, 0.0))
+    lively = variance > 1e-3 * max(variance.mean(), 1e-30)
+    factor = np.where(lively, np.clip(deviation / np.sqrt(np.where(lively, variance, 1.0)), 0.1, 10.0), 1.0)
+    _scale(term, editor, factor)
+    free[0].add(editor, wanted - factor * mean - offset)
+
+
+def _scale(term: Term, editor: Editor, factor: Vector) -> None:
+    name, groups = term.linear.weight, term.linear.groups
+    matrix = term.linear.matrix(editor.array(name)) * factor.reshape(groups, 1, -1)
+    editor.put(name, term.linear.stored(matrix, editor.weights[name].shape))
+
+
+def _statistics(values: Iterable[NDArray[np.generic]], axis: int) -> tuple[Vector, Vector]:
+    """Mean and variance (channels,) over all samples and places."""
+    n, total, squares = 0, np.zeros(1), np.zeros(1)
+    for x in values:
+        flat = np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis]).astype(np.float64)
+        n, total, squares = n + len(flat), total + flat.sum(0), squares + np.square(flat).sum(0)
+    mean = total / max(n, 1)
+    return mean, np.maximum(squares / max(n, 1) - mean**2, 0.0)

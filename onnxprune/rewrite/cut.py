@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dropped labels -> a smaller model. One generic loop cuts weights; operators that store sizes are refitted (`ops/refit.py`).
+
+The original graph is read once more with the smaller weights, node by node: whatever shape then comes out must be the
+original one with the dropped positions taken away, or the node is refused (`CutError`) and its channels stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from onnxprune.analysis.constraints import uneven_blocks
+from onnxprune.analysis.couple import Coupled
+from onnxprune.analysis.rules.site import Unsupported
+from onnxprune.analysis.shuffles import Shuffle
+from onnxprune.errors import CutError
+from onnxprune.ir.facts import skeleton
+from onnxprune.ir.graph import UNKNOWN, Fact, Node, Weight, constant_tensor, with_values
+from onnxprune.ir.infer import Interpreter, fact_of_weight
+from onnxprune.ir.protofile import Spill, array_of, is_large, slabs
+from onnxprune.rewrite.fixups.refit import REFITS
+from onnxprune.rewrite.patch import Patch
+from onnxprune.rewrite.residue import Rests
+
+Mask = NDArray[np.bool_]
+
+
+def cut(coupled: Coupled, dropped: NDArray[np.bool_], spill: Spill | None = None) -> ModelProto:
+    """The model without the dropped channels.
+
+    Args:
+        dropped: (n_labels,) True for labels to remove, the same for all labels of a class.
+        spill: where large weights go that were cut; None keeps them in memory.
+
+    Raises:
+        CutError: a node could not be brought to its new sizes.
+    """
+    for even in coupled.evens:
+        if uneven := uneven_blocks(even, dropped):
+            raise CutError(f"{coupled.graph.nodes[even.node]} {uneven}", even.node)
+    return _Cutter(coupled, dropped, spill).run()
+
+
+def cut_tensor(tensor: TensorProto, masks: Sequence[Mask | None], spill: Spill | None = None) -> TensorProto:
+    """A tensor with only the positions that the masks keep; name, type and doc string stay.
+
+    Args:
+        spill: where the result goes if it is large.
+    """
+    if spill is not None and is_large(tensor):
+        dims = [n if m is None else int(m.sum()) for n, m in zip(tensor.dims, masks, strict=True)]
+        return spill.write(tensor, dims, _cut_slabs(tensor, masks))
+    array = array_of(tensor)
+    for axis, mask in enumerate(masks):
+        if mask is not None and not mask.all():
+            array = np.compress(mask, array, axis)
+    return with_values(tensor, array)
+
+
+def _cut_slabs(tensor: TensorProto, masks: Sequence[Mask | None]) -> Iterator[NDArray[np.generic]]:
+    first, *others = masks
+    for rows, part in slabs(tensor):
+        array = part if first is None else np.compress(first[rows], part, 0)
+        for axis, mask in enumerate(others, 1):
+            array = array if mask is None else np.compress(mask, array, axis)
+        yield array
+
+
+class _Cutter:
+    """Builds the pruned model; `run` once."""
+
+    def __init__(self, coupled: Coupled, dropped: NDArray[np.bool_], spill: Spill | None) -> None:
+        self.coupled, self.graph, self.dropped, self.spill = coupled, coupled.graph, dropped, spill
+        self.model = skeleton(self.graph.model)
+        self.interpret = Interpreter(self.graph.model)
+        self.n_cases = len(next(iter(self.graph.facts.values())).cases) if self.graph.facts else 1
+        self.facts: list[dict[str, Fact]] = [{} for _ in range(self.n_cases)]
+        self.nodes: list[NodeProto] = []
+        self.weights: dict[str, TensorProto] = {}
+        self.taken = set(self.graph.facts)
+        self.sized: set[str] = set()
+        self.rests = Rests(coupled, dropped)
+        self.captured = self.graph.captured
+        self.shuffles = {k: shuffle for shuffle in coupled.shuffles for k in shuffle.nodes}
+        self.initializers = {t.name for t in self.graph.model.graph.initializer}
+
+    def run(self) -> ModelProto:
+        for weight in self.graph.weights.values():
+            self._cut_weight(weight)
+        for name in self.graph.facts:
+            if name not in self.graph.producers and name not in self.graph.weights:
+                for case, fact in zip(self.facts, self.graph.facts[name].cases, strict=True):
+                    case[name] = fact
+        for node in self.graph.nodes:
+            self._cut_node(node)
+        self._assemble()
+        return self.model
+
+    def masks(self, name: str) -> list[Mask | None]:
+        """For each axis of a tensor which positions stay; None for an axis without labels."""
+        return [None if x is None else ~self.dropped[x] for x in self.coupled.flows[name].axes]
+
+    def _cut_weight(self, weight: Weight) -> None:
+        masks = self.masks(weight.name)
+        if any(m is not None and not m.all() for m in masks):
+            spill = self.spill if weight.name in self.initializers else None
+            self.weights[weight.name] = cut_tensor(weight.tensor, masks, spill)
+            fact = fact_of_weight(Weight(weight.name, self.weights[weight.name]))
+            for case in self.facts:
+                case[weight.name] = fact
+            return
+        for case, old in zip(self.facts, self.graph.facts[weight.name].cases, strict=True):
+            case[weight.name] = old
+
+    def expected(self, name: str, case: int) -> tuple[int, ...] | None:
+        """The shape that a tensor must have once cut."""
+        shape = self.graph.facts[name].cases[case].shape
+        if shape is None:
+            return None
+        return tuple(n if m is None else int(m.sum()) for n, m in zip(shape, self.masks(name), strict=True))
+
+    def _cut_node(self, node: Node) -> None:
+        proto = NodeProto()
+        if constant_tensor(node.proto) is not None:
+            if node.outputs[0] not in self.weights:
+                proto.CopyFrom(node.proto)
+            else:
+                proto.op_type, proto.name, proto.doc_string = node.proto.op_type, node.proto.name, node.proto.doc_string
+                proto.domain = node.proto.domain
+                proto.output.extend(node.proto.output)
+                new = proto.attribute.add(name="value", type=onnx.AttributeProto.TENSOR)
+                new.t.CopyFrom(self.weights[node.outputs[0]])
+            self.nodes.append(proto)
+            return
+        shuffle = self.shuffles.get(node.index)
+        if shuffle is not None and self._cuts(shuffle.source):
+            if node.index == shuffle.nodes[-1]:
+                self._gather(node, shuffle)
+            return
+        proto.CopyFrom(node.proto)
+        self._trace_sizes(node)
+        if not self._touched(node):
+            self.nodes.append(proto)
+            for case, old in enumerate(self.facts):
+                old.update({name: self.graph.facts[name].cases[case] for name in node.outputs if name})
+            return
+        patch = Patch(node, proto, self)
+        try:
+            refit = REFITS.get(node.op)
+            if refit is not None:
+                refit(patch)
+            self._freeze(patch, node)
+        except Unsupported as declined:
+            raise CutError(f"{node} {declined}", node.index) from declined
+        for new_node in [*patch.before, proto, *patch.after]:
+            self.add(new_node, node.index)
+        self._compare(node)
+
+    def _gather(self, node: Node, shuffle: Shuffle) -> None:
+        """One Gather in the place of a shuffle."""
+        labels = self.coupled.flows[shuffle.source].axes[shuffle.axis]
+        assert labels is not None
+        kept = ~self.dropped[labels]
+        positions = (np.cumsum(kept) - 1)[shuffle.order[kept[shuffle.order]]]
+        index = Patch(node, NodeProto(), self).constant(f"{shuffle.result}_order", positions)
+        gather = onnx.helper.make_node("Gather", [shuffle.source, index], [shuffle.result], node.name, axis=shuffle.axis)
+        self.add(gather, node.index)
+        self._compare(node)
+
+    def _trace_sizes(self, node: Node) -> None:
+        """Note numbers that are computed from sizes; what carries channels is data, whatever sizes it was made with."""
+        outputs = [name for name in node.outputs if name]
+        known = all(c.value is not None for name in outputs for c in self.graph.facts[name].cases)
+        data = any(axis is not None for name in outputs for axis in self.coupled.flows[name].axes)
+        if node.op in ("Shape", "Size") or (known and not data and any(name in self.sized for name in node.inputs)):
+            self.sized.update(outputs)
+
+    def _touched(self, node: Node) -> bool:
+        """Whether anything that the node reads or makes changes."""
+        if any(self._cuts(name) for name in node.outputs if name):
+            return True
+        for case, old in enumerate(self.facts):
+            for name in (*node.inputs, *node.implicit):
+                if name and old.get(name, UNKNOWN) is not self.graph.facts[name].cases[case]:
+                    return True
+        return False
+
+    def _freeze(self, patch: Patch, node: Node) -> None:
+        """Numbers that the graph computes from sizes keep their old values, unless they only make other such numbers."""
+        if all(name in self.sized for name in node.outputs if name):
+            return
+        for name in node.implicit:
+            for case, old in enumerate(self.facts):
+                if not _same_value(old.get(name, UNKNOWN), self.graph.facts[name].cases[case]):
+                    raise Unsupported("uses inside its body a size that would change")
+        for k, name in enumerate(node.inputs):
+            if name in self.sized and k not in patch.settled:
+                before = [c.value for c in self.graph.facts[name].cases if c.value is not None]
+                if len(before) == len(self.facts):
+                    patch.set_operand(k, before)
+
+    def add(self, proto: NodeProto, index: int) -> None:
+        """Append a node and learn the facts of its outputs."""
+        self.nodes.append(proto)
+        self.taken.update(proto.output)
+        for case in self.facts:
+            try:
+                case.update(self.interpret(proto, case))
+            except Exception as e:  # InferenceError and its kin: the operator does not accept the new sizes
+                why = str(e).splitlines()[0][:200]
+                raise CutError(f"{self.graph.nodes[index]} does not accept the smaller sizes: {why}", index) from e
+
+    def _compare(self, node: Node) -> None:
+        """The shapes that come out are the expected ones; what inference cannot tell must not have been labelled."""
+        for case, facts in enumerate(self.facts):
+            for name in node.outputs:
+                if name in self.sized or not self._read(name):
+                    continue
+                want, old = self.expected(name, case), self.graph.facts[name].cases[case]
+                got = facts.get(name, UNKNOWN)
+                if want is not None and -1 not in want and got.shape != want and not _open(got.shape):
+                    raise CutError(f"{node} would make {got.shape} where {want} is expected", node.index)
+                if got.shape != want or not got.dtype:
+                    got = Fact(old.dtype, want, got.value)
+                # the same fact object says that nothing has changed here
+                facts[name] = old if want == old.shape and _same_value(got, old) and not self._cuts(name) else got
+
+    def _read(self, name: str) -> bool:
+        """Whether anybody reads the tensor."""
+        return name in self.graph.read
+
+    def _cuts(self, name: str) -> bool:
+        return any(m is not None and not m.all() for m in self.masks(name))
+
+    def _assemble(self) -> None:
+        graph = self.model.graph
+        for name in self.graph.outputs:
+            for case, facts in enumerate(self.facts):
+                if name in self.sized and not _same_value(facts[name], self.graph.facts[name].cases[case]):
+                    raise CutError(f"output '{name}' reports a size that would change", self.graph.producers[name].index)
+        nodes = self._without_dead(self.nodes)
+        graph.node.extend(nodes)
+        used = {name for n in nodes for name in n.input} | set(self.graph.outputs)
+        used |= self.captured
+        for t in self.graph.model.graph.initializer:
+            if t.name in used or t.name not in self.graph.consumers:
+                # taken out at once, so that no weight is in memory twice
+                graph.initializer.add().CopyFrom(self.weights.pop(t.name, t))
+        known = {t.name for t in graph.initializer}
+        graph.initializer.extend(t for name, t in self.weights.items() if name not in self.graph.weights and name in used)
+        gone = {t.name for t in self.graph.model.graph.initializer} - known
+        for value in [v for v in graph.input if v.name in gone]:
+            graph.input.remove(value)
+        self._update_shapes(graph)
+
+    def _without_dead(self, nodes: list[NodeProto]) -> list[NodeProto]:
+        """Leave out nodes that only served what a refit replaced; nodes that were idle in the original stay."""
+        idle = {n.outputs[0] for n in self.graph.nodes if not any(o in self.graph.consumers for o in n.outputs if o)}
+        used = set(self.graph.outputs) | self.captured
+        alive = []
+        for n in reversed(nodes):
+            if any(o in used for o in n.output) or (n.output and n.output[0] in idle):
+                used.update(n.input)
+                alive.append(n)
+        return alive[::-1]
+
+    def _update_shapes(self, graph: GraphProto) -> None:
+        """Value infos follow; those of tensors that are gone go."""
+        made = {o for n in graph.node for o in n.output} | {t.name for t in graph.initializer} | {v.name for v in graph.input}
+        for value in [v for v in graph.value_info if v.name in self.graph.facts and v.name not in made]:
+            graph.value_info.remove(value)
+        for value in [*graph.value_info, *graph.input]:
+            if value.name not in self.coupled.flows:
+                continue
+            dims = value.type.tensor_type.shape.dim
+            for dim, mask in zip(dims, self.masks(value.name), strict=False):
+                if mask is not None and not mask.all():
+                    dim.Clear()
+                    dim.dim_value = int(mask.sum())
+            old, new = self.graph.facts[value.name].cases[0].shape, self.facts[0].get(value.name, UNKNOWN).shape
+            if old is not None and new is not None and len(dims) == len(old) == len(new):
+                for dim, before, after in zip(dims, old, new, strict=True):
+                    if before != after and dim.HasField("dim_value"):
+                        dim.dim_value = after
+
+
+def _open(shape: tuple[int, ...] | None) -> bool:
+    return shape is None or -1 in shape
+
+
+def _same_value(a: Fact, b: Fact) -> bool:
+    if a.value is None or b.value is None:
+        return a.value is None and b.value is None
+    return np.array_equal(a.value, b.value, equal_nan=a.value.dtype.kind == "f")

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operators that store sizes: what changes in the node, or in the constants it reads, when channels go.
+
+Everything else needs no refit: its shapes follow from its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.analysis.rules.nbits import MATMUL_NBITS
+from onnxprune.analysis.rules.recurrent import GATES
+from onnxprune.analysis.rules.site import Unsupported
+from onnxprune.rewrite.fixups import attention as heads
+from onnxprune.rewrite.fixups import indexing as picking_refit
+from onnxprune.rewrite.fixups import nbits as nbits_refit
+from onnxprune.rewrite.fixups import put_back
+from onnxprune.rewrite.patch import Patch
+
+FAR = np.iinfo(np.int64).max
+
+
+def group(patch: Patch) -> None:
+    """Convolutions: as many groups as the inputs that are left make with the weight that is left."""
+    if patch.node.op == "Conv":
+        put_back.sliding(patch)
+    if patch.node.attribute("group", 1) == 1:
+        return
+    place = 3 if "QLinear" in patch.node.op else 1
+    ins = patch.cutting.facts[0][patch.node.inputs[0]].shape
+    weight = patch.cutting.facts[0][patch.node.inputs[place]].shape
+    if ins is None or weight is None:
+        raise Unsupported("has inputs of unknown shape")
+    old = patch.cutting.graph.facts[patch.node.inputs[place]].cases[0].shape or ()
+    if patch.node.op != "ConvTranspose":
+        new = ins[-1 if patch.node.attribute("channels_last", 0) else 1] // weight[1]
+    else:  # the weight of ConvTranspose counts inputs: they shrink with whole groups, or within each
+        whole = weight[1] == old[1] and ins[1] % (old[0] // patch.node.attribute("group")) == 0
+        new = (
+            ins[1] // (old[0] // patch.node.attribute("group"))
+            if whole and _whole_groups(patch)
+            else patch.node.attribute("group")
+        )
+    patch.set_attribute("group", int(new))
+
+
+def _whole_groups(patch: Patch) -> bool:
+    mask = patch.mask(1, 0)
+    if mask is None:
+        return False
+    rows = mask.reshape(patch.node.attribute("group"), -1)
+    return bool((rows.all(1) | ~rows.any(1)).all())
+
+
+def reshape(patch: Patch) -> None:
+    """Reshape: sizes in the operand follow; 0 and -1 stay where they still mean the right size."""
+    old, shapes = patch.known(1), patch.out_shapes()
+    if _resolves(patch, patch.new(1), shapes):
+        patch.settled.add(1)
+        return
+    keep = [np.where(np.isin(o, (0, -1)), o, s) for o, s in zip(old, shapes, strict=True)]
+    plain = [np.array(s, np.int64) for s in shapes]
+    for wanted in (keep, plain):
+        if _resolves(patch, wanted, shapes):
+            try:
+                patch.set_operand(1, wanted)
+                return
+            except Unsupported:
+                continue
+    # one dynamic size may be left to -1
+    first = plain[0]
+    moving = np.any([first != p for p in plain], axis=0) if len({p.shape for p in plain}) == 1 else np.ones(2, bool)
+    if moving.sum() == 1:
+        patch.set_operand(1, [np.where(moving, -1, p) for p in plain])
+        return
+    raise Unsupported("reshapes to sizes that cannot be followed")
+
+
+def _resolves(patch: Patch, operands: Sequence[NDArray[Any] | None], shapes: list[tuple[int, ...]]) -> bool:
+    """Whether these operands make these shapes."""
+    for case, (operand, shape) in enumerate(zip(operands, shapes, strict=True)):
+        data = patch.cutting.facts[case][patch.node.inputs[0]].shape
+        if operand is None or data is None or len(operand) != len(shape):
+            return False
+        zero_copies = not patch.node.attribute("allowzero", 0)
+        dims = [data[k] if v == 0 and zero_copies and k < len(data) else int(v) for k, v in enumerate(operand)]
+        if dims.count(-1) > 1:
+            return False
+        if -1 in dims:
+            rest = int(np.prod([d for d in dims if d != -1]))
+            total = int(np.prod(data))
+            if not rest or total % rest:
+                return False
+            dims[dims.index(-1)] = total // rest
+        if tuple(dims) != shape:
+            return False
+    return True
+
+
+def expand(patch: Patch) -> None:
+    """Expand: sizes in the operand follow those of the output; ones stay ones."""
+    wanted = []
+    for old, shape in zip(patch.known(1), patch.out_shapes(), strict=True):
+        tail = shape[len(shape) - len(old) :]
+        wanted.append(np.array([1 if v == 1 else n for v, n in zip(old, tail, strict=True)], np.int64))
+    patch.set_operand(1, wanted)
+
+
+def constant_of_shape(patch: Patch) -> None:
+    """ConstantOfShape: as many numbers as are left."""
+    patch.set_operand(0, [np.array(s, np.int64) for s in patch.out_shapes()])
+
+
+def resize(patch: Patch) -> None:
+    """Resize by sizes: channels are among the sizes."""
+    if patch.node.opset < 11 or not patch.has(3):
+        return
+    shapes, axes = patch.out_shapes(), patch.node.attribute("axes")
+    patch.set_operand(3, [np.array([s[a] for a in axes] if axes else s, np.int64) for s in shapes])
+
+
+def split(patch: Patch) -> None:
+    """Split: each part keeps its own share."""
+    axis = patch.node.attribute("axis", 0)
+    kept = patch.mask(0, axis)
+    if kept is None or kept.all():
+        return
+    given = patch.known(1)[0] if patch.has(1) else patch.node.attribute("split")
+    count = len(patch.node.outputs)
+    old = np.array(given if given is not None else [len(x) for x in np.array_split(kept, count)])
+    if given is None and len(kept) % count:  # num_outputs: all parts but the last are of one size, rounded up
+        part = -(-len(kept) // count)
+        old = np.array([part] * (count - 1) + [len(kept) - part * (count - 1)])
+    sizes = [int(x.sum()) for x in np.split(kept, np.cumsum(old)[:-1])]
+    if given is None and len(set(sizes)) == 1:
+        return
+    if patch.node.opset < 13:
+        patch.set_attribute("split", sizes)
+    else:
+        patch.set_attribute("num_outputs", None)
+        patch.set_operand(1, [np.array(sizes, np.int64) for _ in patch.cases()])
+
+
+def slices(patch: Patch) -> None:
+    """Slice: bounds move to where the kept positions are; what no bounds can say is picked by a Gather."""
+    new_style = patch.node.opset >= 10
+    starts, ends, axes, steps = _bounds(patch, new_style)
+    changed = False
+    for j in range(len(axes[0])):
+        axis = int(axes[0][j])
+        kept = patch.mask(0, axis)
+        if kept is None or kept.all():
+            continue
+        picked = np.arange(len(kept))[slice(*(int(b[0][j]) for b in (starts, ends, steps)))]
+        place = np.cumsum(kept) - 1
+        positions = place[picked[kept[picked]]]
+        start, end, step = _progression(positions)
+        if step == 0:
+            start, end, step = 0, FAR, 1
+            patch.gather_after(axis, positions)
+        for case in patch.cases():
+            starts[case][j], ends[case][j], steps[case][j] = start, end, step
+        changed = True
+    if not changed:
+        return
+    if not new_style:
+        patch.set_attribute("starts", starts[0].tolist())
+        patch.set_attribute("ends", ends[0].tolist())
+        return
+    kind = patch.known(1)[0].dtype
+    far = np.iinfo(kind)
+    for k, values in ((1, starts), (2, ends)):
+        patch.set_operand(k, [v.clip(far.min, far.max).astype(kind) for v in values])
+    if patch.has(4) or any((v != 1).any() for v in steps):
+        if not patch.has(3):
+            patch.set_operand(3, [v.astype(kind) for v in axes])
+        patch.set_operand(4, [v.astype(kind) for v in steps])
+
+
+def _bounds(patch: Patch, new_style: bool) -> list[list[NDArray[np.int64]]]:
+    """Starts, ends, axes (not negative) and steps, for each case, as arrays that may be written to."""
+    rank = len(patch.cutting.masks(patch.node.inputs[0]))
+    found: list[list[NDArray[np.int64]]] = []
+    for k, name in ((1, "starts"), (2, "ends"), (3, "axes"), (4, "steps")):
+        given = None if new_style else patch.node.attribute(name)
+        if new_style and patch.has(k):
+            values = patch.known(k)
+        elif given is not None:
+            values = [np.array(given) for _ in patch.cases()]
+        else:
+            count = len(found[0][0])
+            values = [np.arange(count) if k == 3 else np.ones(count, int) for _ in patch.cases()]
+        found.append([np.array(v, np.int64) % rank if k == 3 else np.array(v, np.int64) for v in values])
+    return found
+
+
+def _progression(positions: NDArray[np.int64]) -> tuple[int, int, int]:
+    """Start, end and step of a Slice that picks these positions in this order; step 0 if there is none."""
+    if not len(positions):
+        return 0, 0, 1
+    first, last = int(positions[0]), int(positions[-1])
+    if len(positions) == 1:
+        return first, first + 1, 1
+    steps = np.diff(positions)
+    step = int(steps[0])
+    if (steps != step).any():
+        return 0, 0, 0
+    if step > 0:
+        return first, last + 1, step
+    return first, last - 1 if last else -FAR, step
+
+
+def gather(patch: Patch) -> None:
+    """Gather: indices count kept positions only, and those of removed positions go."""
+    rank = len(patch.cutting.masks(patch.node.inputs[0]))
+    axis = patch.node.attribute("axis", 0) % rank
+    kept = patch.mask(0, axis)
+    if kept is None or kept.all():
+        return
+    place = np.cumsum(kept) - 1
+    wanted = []
+    for given in patch.known(1):
+        indices = given
+        masks = [patch.out_mask(axis + k) for k in range(indices.ndim)]
+        for k, mask in enumerate(masks):
+            if mask is not None:
+                indices = np.compress(mask, indices, k)
+        indices = np.where(indices < 0, indices + len(kept), indices)
+        if not kept[indices].all():
+            raise Unsupported("picks a position that would go")
+        wanted.append(np.asarray(place[indices], given.dtype))
+    patch.set_operand(1, wanted)
+
+
+def pad(patch: Patch) -> None:
+    """Pad: the positions it adds follow the axis, so fewer may be needed."""
+    shape = patch.cutting.graph.facts[patch.node.inputs[0]].cases[0].shape or ()
+    new_style = patch.node.opset >= 11
+    pads = np.array(patch.known(1)[0] if new_style else patch.node.attribute("pads"))
+    axes = patch.known(3)[0] if new_style and patch.has(3) else np.arange(len(shape))
+    changed = False
+    for k, axis in enumerate(a % len(shape) for a in axes.tolist()):
+        kept, begin, end = patch.out_mask(axis), int(pads[k]), int(pads[k + len(axes)])
+        if kept is None or kept.all() or (begin == 0 and end == 0):
+            continue
+        if begin < 0 or end < 0:
+            raise Unsupported("crops an axis that shrinks")
+        pads[k], pads[k + len(axes)] = kept[:begin].sum(), kept[len(kept) - end :].sum() if end else 0
+        changed = True
+    if not changed:
+        return
+    if new_style:
+        patch.set_operand(1, [pads for _ in patch.cases()])
+    else:
+        patch.set_attribute("pads", pads.tolist())
+
+
+def group_norm(patch: Patch) -> None:
+    """GroupNormalization: as many groups as are left, or the statistics of the single one's original width."""
+    kept = patch.mask(0, 1)
+    if patch.node.attribute("num_groups") == 1:
+        put_back.single_group(patch)
+    elif kept is not None:
+        groups = kept.reshape(patch.node.attribute("num_groups"), -1)
+        patch.set_attribute("num_groups", int(groups.any(1).sum()))
+
+
+def recurrent(patch: Patch) -> None:
+    """LSTM, GRU, RNN: as many hidden units as are left."""
+    kept = patch.mask(2, 2)
+    if kept is not None:
+        patch.set_attribute("hidden_size", int(kept.sum()))
+
+
+REFITS: Mapping[str, Callable[[Patch], None]] = {
+    "Conv": group,
+    "ConvInteger": group,
+    "ConvTranspose": group,
+    "DeformConv": group,
+    "QLinearConv": group,
+    "com.microsoft.QLinearConv": group,
+    "com.microsoft.FusedConv": group,
+    "Reshape": reshape,
+    "Expand": expand,
+    "ConstantOfShape": constant_of_shape,
+    "Resize": resize,
+    "Split": split,
+    "Slice": slices,
+    "Gather": gather,
+    "Pad": pad,
+    "GroupNormalization": group_norm,
+    **dict.fromkeys(GATES, recurrent),
+    **put_back.REFITS,
+    MATMUL_NBITS: nbits_refit.refit,
+    **picking_refit.REFITS,
+    **heads.REFITS,
+}

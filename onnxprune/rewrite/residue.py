@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What removed channels hold in the masked original where that is not zero but constant: a class token, a bias after the cut.
+
+Such numbers take part in means and normalisations. They do not depend on what the model is fed, so the smaller graph can carry
+them as constants and still compute the original's statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnxprune.analysis.couple import Coupled
+from onnxprune.analysis.labels import Rest
+from onnxprune.analysis.rules.quantization import INTEGERS, absent
+from onnxprune.analysis.rules.site import Unsupported
+from onnxprune.ir.graph import FLOATS, Node, with_values
+from onnxprune.ir.infer import evaluate
+from onnxprune.ir.protofile import Spill, array_of, is_large, slabs
+
+
+def mask_weight(
+    coupled: Coupled, dropped: NDArray[np.bool_], tensor: TensorProto, name: str, spill: Spill | None = None
+) -> TensorProto:
+    """The weight with its dropped slices set to zero (integers: to their zero point), if zero means absent for all who use it
+    (`MASKABLE`).
+
+    Args:
+        spill: where the result goes if it is large.
+    """
+    flow = coupled.flows[name]
+    if not any(flow.zero) or not any(x is not None and dropped[x].any() for x in flow.axes):
+        return tensor
+    if spill is not None and is_large(tensor) and tensor.data_type not in INTEGERS:
+        return spill.write(tensor, tensor.dims, _mask_slabs(tensor, [None if x is None else dropped[x] for x in flow.axes]))
+    array = array_of(tensor)
+    gone = np.zeros(array.shape, bool)
+    for axis, labels in enumerate(flow.axes):
+        if labels is not None:
+            gone[(slice(None),) * axis + (dropped[labels],)] = True
+    fill = absent(coupled.graph, name) if tensor.data_type in INTEGERS else np.zeros((), array.dtype)
+    return with_values(tensor, np.where(gone, np.asarray(fill).astype(array.dtype), array))
+
+
+def _mask_slabs(tensor: TensorProto, gone: Sequence[NDArray[np.bool_] | None]) -> Iterator[NDArray[Any]]:
+    for rows, part in slabs(tensor):
+        array = part.copy()
+        for axis, own in enumerate(gone):
+            if own is not None:
+                array[(slice(None),) * axis + (own[rows] if axis == 0 else own,)] = 0
+        yield array
+
+
+class Rests:
+    """The numbers that dropped positions hold, found by running the masked original on nothing but its weights.
+
+    Attributes:
+        made: (tensor, axis) -> tensor of the pruned graph that holds what dropped positions would.
+        widths: of tensors in `made`, the size of that axis: one where all removed channels hold the same.
+        constants: content -> name of constants that were added, so that each is stored once.
+    """
+
+    def __init__(self, coupled: Coupled, dropped: NDArray[np.bool_]) -> None:
+        self._coupled, self._dropped = coupled, dropped
+        self._shuffles = {shuffle.result: shuffle for shuffle in coupled.shuffles}
+        self._full: dict[tuple[str, bytes], NDArray[Any]] = {}
+        self.made: dict[tuple[str, int], str] = {}
+        self.widths: dict[str, int] = {}
+        self.constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+
+    def constant(self, name: str, axis: int) -> NDArray[Any]:
+        """What the dropped positions of an axis hold; of size one along axes where all are the same.
+
+        Raises:
+            Unsupported: the numbers depend on sizes that the file leaves open, or cannot be computed here.
+        """
+        flow, cases = self._coupled.flows[name], self._coupled.graph.facts[name].cases
+        labels = flow.axes[axis]
+        assert labels is not None
+        found = self._run(name, np.unique(self._coupled.roots[labels[self._dropped[labels]]]))
+        for k, own in enumerate(flow.axes):
+            if own is not None:
+                found = np.compress(self._dropped[own] == (k == axis), found, k)
+        for k in range(found.ndim):
+            if (np.take(found, [0], k) == found).all():
+                found = np.take(found, [0], k)
+            elif len({(c.shape or ())[k] for c in cases}) > 1:
+                raise Unsupported("mixes removed channels whose values depend on a dynamic size")
+        return found
+
+    def _run(self, name: str, classes: NDArray[np.int64]) -> NDArray[Any]:
+        """A whole tensor of the masked original, right wherever a dropped label of these classes is.
+
+        What does not carry these classes is right everywhere: no shortcut by zeros may be taken on the way to it.
+        """
+        rest = self._rest_of(name, classes)
+        if rest is None:
+            classes = classes[:0]
+        key = (name, classes.tobytes())
+        if key not in self._full:
+            self._full[key] = self._compute(name, classes, rest)
+        return self._full[key]
+
+    def _compute(self, name: str, classes: NDArray[np.int64], rest: Rest | None) -> NDArray[Any]:
+        graph, fact = self._coupled.graph, self._coupled.graph.facts[name].cases[0]
+        if name in graph.weights:
+            tensor = graph.weights[name].tensor
+            return array_of(mask_weight(self._coupled, self._dropped, tensor, name))
+        if fact.value is not None and fact.dtype not in FLOATS:
+            return fact.value
+        if rest is Rest.ZERO and fact.shape is not None:
+            return self._zeros(name)
+        if name in self._shuffles:
+            shuffle = self._shuffles[name]
+            return np.take(self._run(shuffle.source, classes), shuffle.order, shuffle.axis)
+        node = graph.makers.get(name)
+        values = None
+        if node is not None:
+            versions = {node.proto.domain: node.opset}
+            values = evaluate(node.proto, versions, [self._operand(node, i, classes) if i else None for i in node.inputs])
+        if node is None or values is None:
+            raise Unsupported("mixes removed channels whose values cannot be computed")
+        return values[node.outputs.index(name)]
+
+    def _operand(self, node: Node, name: str, classes: NDArray[np.int64]) -> NDArray[Any]:
+        beside = node.op == "Concat" or (node.op == "Pad" and name == node.inputs[0])
+        if beside and len(classes) and self._rest_of(name, classes) is None:
+            return self._zeros(name)  # other channels, beside those that are asked for
+        return self._run(name, classes)
+
+    def _zeros(self, name: str) -> NDArray[Any]:
+        fact = self._coupled.graph.facts[name].cases[0]
+        return np.broadcast_to(np.zeros((), onnx.helper.tensor_dtype_to_np_dtype(fact.dtype)), fact.shape or ())
+
+    def _rest_of(self, name: str, classes: NDArray[np.int64]) -> Rest | None:
+        """What the tensor holds where labels of these classes are dropped; None if it does not carry them."""
+        flow = self._coupled.flows[name]
+        for labels, rest in zip(flow.axes, flow.rest, strict=True):
+            if labels is not None and np.isin(self._coupled.roots[labels], classes).any():
+                return rest
+        return None

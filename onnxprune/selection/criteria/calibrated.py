@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Criteria that look at activations: what each channel means to the layers that read it, on calibration inputs.
+
+`obs` asks what error would be left, at best, if a channel went and the weights of its readers were refitted to the others:
+the optimal brain surgeon (Hassibi & Stork, 1993) for channels, as in OSSCAR (Meng et al., 2024) and, greedily forward, ThiNet
+(Luo et al., 2017). Errors are in units of the variance of the sum they enter, so that layers and residual branches compare, and
+channels are ranked in the order in which they would go one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.analysis.couple import Coupled
+from onnxprune.analysis.groups import Group
+from onnxprune.calibration.linear import Linear, at_positions
+from onnxprune.calibration.moments import Moments
+from onnxprune.calibration.sites import Site, affine, find_sites
+from onnxprune.calibration.stages import stages
+from onnxprune.evaluation.verification import Feeds
+
+Vector = NDArray[np.float64]
+ROWS, ROWS_PER_INPUT = 8_000, 4
+DAMPING = 1e-2
+"""Ridge in units of the mean diagonal, as in OSSCAR's code."""
+SWEEPS = 64
+"""Channels are ranked in so many steps at most; in each the least missed ones go together."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A linear layer that sums over channels, with the statistics of its inputs in the original network.
+
+    Attributes:
+        labels: the class of each input (d,).
+        matrix: its weight, times the scale of what follows it (d, o).
+        moments: of its inputs (d,).
+        magnitude: mean |x| of each input (d,).
+        alive: fraction of positions at which each input is not zero (d,).
+        energy: variance of the sum that the layer adds to, over all channels.
+    """
+
+    labels: NDArray[np.int64]
+    matrix: Vector
+    moments: Moments
+    magnitude: Vector
+    alive: Vector
+    energy: float
+
+
+def read(coupled: Coupled, batches: Sequence[Feeds], seed: int = 0) -> tuple[Reader, ...]:
+    """Statistics of all layers that sum over channels which can be cut."""
+    graph = coupled.graph
+    places = [(s, k) for s in find_sites(graph) for k, t in enumerate(s.terms) if _inputs(coupled, t.linear) is not None]
+    wants = [s.terms[k].linear.node.inputs[0] for s, k in places] + [s.total for s, _ in places]
+    gathered: list[_Gathered] = [_Gathered() for _ in places]
+    rng = np.random.default_rng(seed)
+    with stages(graph.model, [wants], batches) as run:
+        for values in run.advance(0):
+            for (site, k), g in zip(places, gathered, strict=True):
+                g.see(site, site.terms[k].linear, values, len(batches), rng)
+    return tuple(_reader(coupled, site, k, g) for (site, k), g in zip(places, gathered, strict=True))
+
+
+def _inputs(coupled: Coupled, linear: Linear) -> NDArray[np.int64] | None:
+    """The class of each input (d,) of a layer; None where nothing of it can be cut."""
+    axes = coupled.flows[linear.weight].axes
+    if linear.groups > 1:
+        return None
+    labels = axes[_input_axis(linear)]
+    if labels is None or not coupled.free[labels].any():
+        return None
+    return np.repeat(coupled.roots[labels], int(np.prod(linear.kernel)))
+
+
+def _input_axis(linear: Linear) -> int:
+    node = linear.node
+    return {"Conv": 1, "ConvTranspose": 0, "MatMul": 0, "Gemm": 1 if node.attribute("transB", 0) else 0}[node.op]
+
+
+class _Gathered:
+    """Sums over batches for one layer."""
+
+    def __init__(self) -> None:
+        self.moments: Moments | None = None
+        self.magnitude: Any = 0.0
+        self.alive: Any = 0.0
+        self.total: Moments | None = None
+
+    def see(self, site: Site, linear: Linear, values: Mapping[str, NDArray[Any]], n: int, rng: np.random.Generator) -> None:
+        total, x = values[site.total], values[linear.node.inputs[0]]
+        axis = site.channel_axis % total.ndim
+        places = total.size // total.shape[axis]
+        inputs = x.shape[linear.channel_axis] * int(np.prod(linear.kernel))
+        count = -(-max(ROWS, ROWS_PER_INPUT * inputs) // n)
+        positions = np.arange(places) if places <= count else np.sort(rng.choice(places, count, replace=False))
+        rows = linear.rows(x, total.shape, positions).astype(np.float32)
+        y = at_positions(total, axis, positions).astype(np.float32)[None]
+        seen, all_of_it = Moments.of(rows, np.zeros((1, rows.shape[1], 0), np.float32)), Moments.of(y, y[:, :, :0])
+        self.moments = seen if self.moments is None else self.moments + seen
+        self.total = all_of_it if self.total is None else self.total + all_of_it
+        self.magnitude = self.magnitude + np.abs(rows[0]).sum(0, dtype=np.float64)
+        self.alive = self.alive + (rows[0] != 0).sum(0)
+
+
+def _reader(coupled: Coupled, site: Site, k: int, g: _Gathered) -> Reader:
+    term = site.terms[k]
+    labels = _inputs(coupled, term.linear)
+    assert labels is not None
+    assert g.moments is not None
+    assert g.total is not None
+    weights = coupled.graph.weights
+    matrix = term.linear.matrix(weights[term.linear.weight].array.astype(np.float64))[0]
+    scale, _ = affine(term, weights, matrix.shape[1])
+    total = g.total
+    variance = np.diagonal(total.xx, axis1=1, axis2=2)[0] / total.n - (total.x[0] / total.n) ** 2
+    n = g.moments.n
+    return Reader(labels, matrix * scale, g.moments, g.magnitude / n, g.alive / n, max(float(variance.sum()), 1e-30))
+
+
+def covariance(m: Moments) -> Vector:
+    """Of the inputs (d, d)."""
+    mean = m.x[0] / m.n
+    found: Vector = m.xx[0] / m.n - mean[:, None] * mean[None]
+    return found
+
+
+def atoms_of(group: Group, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each input the index of its atom in the group, -1 for others (d,)."""
+    order = np.argsort(group.roots)
+    place = order[np.searchsorted(group.roots, labels, sorter=order).clip(0, len(group) - 1)]
+    return np.where(group.roots[place] == labels, place, -1)
+
+
+class _Surgeon:
+    """One reader from which atoms are taken; knows at any time what the loss of each would cost."""
+
+    def __init__(self, reader: Reader, atoms: NDArray[np.int64], n_atoms: int) -> None:
+        cov = covariance(reader.moments)
+        d = len(cov)
+        damping = DAMPING * np.trace(cov) / d + 1e-12
+        self.inverse = np.linalg.inv(cov + damping * np.eye(d))
+        self.matrix = reader.matrix.copy()
+        self.energy = reader.energy
+        self.places = [np.flatnonzero(atoms == a) for a in range(n_atoms)]
+
+    def costs(self, atoms: NDArray[np.int64]) -> Vector:
+        """The error that each atom alone would leave, as a share of the sum's variance."""
+        found = np.zeros(len(atoms))
+        sizes = np.array([len(self.places[a]) for a in atoms])
+        for size in np.unique(sizes[sizes > 0]).tolist():
+            mine = np.flatnonzero(sizes == size)
+            places = np.stack([self.places[a] for a in atoms[mine]])
+            blocks, rows = self.inverse[places[:, :, None], places[:, None, :]], self.matrix[places]
+            found[mine] = np.einsum("ako,ako->a", rows, np.linalg.solve(blocks, rows))
+        return found / self.energy
+
+    def remove(self, atoms: NDArray[np.int64]) -> None:
+        """Take atoms out and let the others make up for them as far as they can."""
+        gone = np.concatenate([self.places[a] for a in atoms])
+        if not len(gone):
+            return
+        column = self.inverse[:, gone]
+        back = np.linalg.solve(column[gone], np.concatenate([self.matrix[gone], column.T], 1))
+        outputs = self.matrix.shape[1]
+        self.matrix -= column @ back[:, :outputs]
+        self.inverse -= column @ back[:, outputs:]
+        self.matrix[gone] = 0
+
+
+def obs(group: Group, readers: Sequence[Reader]) -> Vector:
+    """What each atom's loss adds to the error once all that are missed less are gone (n_atoms,)."""
+    surgeons = [_Surgeon(r, atoms_of(group, r.labels), len(group)) for r in readers]
+    scores = np.zeros(len(group))
+    left = np.arange(len(group))
+    worst = 0.0
+    while len(left):
+        costs = sum((s.costs(left) for s in surgeons), np.zeros(len(left)))
+        count = max(1, len(group) // SWEEPS)
+        chosen = np.argsort(costs, kind="stable")[:count]
+        # later losses are never cheaper in the ranking, so that sorting by score gives back the order
+        worst = max(worst, float(costs[chosen].max()))
+        scores[left[chosen]] = np.maximum(costs[chosen], worst * (1 - 1e-9)) if count == 1 else worst
+        scores[left[chosen]] += np.arange(len(chosen)) * 1e-12 * worst
+        for s in surgeons:
+            s.remove(left[chosen])
+        left = np.delete(left, chosen)
+    return scores
+
+
+def subset_fidelity(group: Group, readers: Sequence[Reader]) -> Vector:
+    """How much of its reader's output a channel alone can stand for, best scaled. ModHiFi (2025)."""
+    return _mean(group, readers, _fidelity)
+
+
+def _fidelity(reader: Reader, atoms: NDArray[np.int64], n_atoms: int) -> Vector:
+    second, w = reader.moments.xx[0] / reader.moments.n, reader.matrix
+    whole = second @ w
+    energy = np.einsum("do,do->o", w, whole) + 1e-30
+    found = np.zeros(n_atoms)
+    for a in range(n_atoms):
+        mine = np.flatnonzero(atoms == a)
+        both = np.einsum("do,do->o", w[mine], whole[mine])
+        own = np.einsum("do,do->o", w[mine], second[np.ix_(mine, mine)] @ w[mine]) + 1e-30
+        found[a] = np.mean(both**2 / (own * energy))
+    return found
+
+
+def activation(group: Group, readers: Sequence[Reader]) -> Vector:
+    """Mean |x| of a channel where it is read."""
+    return _mean(group, readers, lambda r, atoms, n: _per_atom(r.magnitude, atoms, n))
+
+
+def apoz(group: Group, readers: Sequence[Reader]) -> Vector:
+    """How often a channel is not zero where it is read: 1 - average percentage of zeros. Hu et al., Network Trimming, 2016."""
+    return _mean(group, readers, lambda r, atoms, n: _per_atom(r.alive, atoms, n))
+
+
+def _per_atom(values: Vector, atoms: NDArray[np.int64], n_atoms: int) -> Vector:
+    mine = atoms >= 0
+    count = np.bincount(atoms[mine], minlength=n_atoms)
+    return np.bincount(atoms[mine], values[mine], n_atoms) / np.maximum(count, 1)
+
+
+def _mean(group: Group, readers: Sequence[Reader], of: Callable[[Reader, NDArray[np.int64], int], Vector]) -> Vector:
+    parts = [of(r, atoms_of(group, r.labels), len(group)) for r in readers]
+    parts = [p / p.mean() if p.mean() > 0 else p for p in parts]
+    found: Vector = np.mean(parts, 0)
+    return found
+
+
+CALIBRATED: Mapping[str, Callable[[Group, Sequence[Reader]], Vector]] = MappingProxyType(
+    {"obs": obs, "subset_fidelity": subset_fidelity, "activation": activation, "apoz": apoz}
+)
+"""Criteria that need calibration inputs, by name."""
+
+
+def readers_of(group: Group, readers: Sequence[Reader]) -> list[Reader]:
+    """Those that read channels of the group."""
+    return [r for r in readers if np.isin(r.labels, group.roots).any()]

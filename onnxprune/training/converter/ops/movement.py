@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operators that move elements, and those that make them from nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from onnxprune.training.converter.call import Call, Op
+from onnxprune.training.converter.ops.elementwise import to_torch
+
+Numbers = NDArray[Any]
+
+
+def axes_of(call: Call, given: Numbers | None, rank: int) -> list[int] | None:
+    """Axes as an attribute or an input, counted from the front; None where there are none."""
+    axes = call.get("axes") if given is None else given.ravel().tolist()
+    return None if axes is None else [int(a) % rank for a in axes]
+
+
+def split(call: Call, x: Tensor, given: Numbers | None = None) -> Any:
+    """Split by sizes, or into equal parts of which the last may be smaller."""
+    axis, sizes = call.get("axis", 0), call.get("split") if given is None else given.tolist()
+    if sizes is None:
+        parts = call.get("num_outputs") or call.outputs
+        step = -(-x.shape[axis] // parts)
+        sizes = [step] * (x.shape[axis] // step) + ([x.shape[axis] % step] if x.shape[axis] % step else [])
+    return torch.split(x, list(sizes), axis)
+
+
+def slices(call: Call, x: Tensor, *given: Numbers | None) -> Tensor:
+    """Slice with any steps."""
+    names = ("starts", "ends", "axes", "steps")
+    operands = (*given, None, None, None, None)[:4]
+    starts, ends, axes, steps = [call.get(n) if x is None else x.ravel().tolist() for n, x in zip(names, operands, strict=True)]
+    for k, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        axis, step = (k if axes is None else int(axes[k])) % x.dim(), 1 if steps is None else int(steps[k])
+        size = x.shape[axis]
+        stop = None if step < 0 and end < -size else int(end)
+        if step > 0:
+            x = x[(slice(None),) * axis + (slice(int(start), stop, step),)]
+        else:
+            x = x.index_select(axis, torch.tensor(range(size)[int(start) : stop : step], dtype=torch.long, device=x.device))
+    return x
+
+
+def gather(call: Call, x: Tensor, indices: Any) -> Tensor:
+    """Gather; indices that are known come as an array."""
+    axis = call.get("axis", 0) % x.dim()
+    size = x.shape[axis]
+    if isinstance(indices, np.ndarray):
+        indices = np.where(indices < 0, indices + size, indices)
+        if not indices.ndim:
+            return x.select(axis, int(indices))
+        indices = torch.from_numpy(indices.astype(np.int64)).to(x.device)
+    else:
+        indices = torch.where(indices < 0, indices + size, indices).long()
+    shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    return x.index_select(axis, indices.reshape(-1)).reshape(shape)
+
+
+def gather_elements(call: Call, x: Tensor, indices: Tensor) -> Tensor:
+    """GatherElements."""
+    axis = call.get("axis", 0)
+    return torch.gather(x, axis, torch.where(indices < 0, indices + x.shape[axis], indices).long())
+
+
+def gather_nd(call: Call, x: Tensor, indices: Tensor) -> Any:
+    """GatherND without batch axes."""
+    return NotImplemented if call.get("batch_dims", 0) else x[tuple(indices.long().unbind(-1))]
+
+
+def scatter_nd(call: Call, x: Tensor, indices: Tensor, updates: Tensor) -> Any:
+    """ScatterND that replaces or adds."""
+    how = call.text("reduction", "none")
+    return x.index_put(tuple(indices.long().unbind(-1)), updates, how == "add") if how in ("none", "add") else NotImplemented
+
+
+def scatter_elements(call: Call, x: Tensor, indices: Tensor, updates: Tensor) -> Any:
+    """ScatterElements that replaces or adds."""
+    axis, how = call.get("axis", 0), call.text("reduction", "none")
+    indices = torch.where(indices < 0, indices + x.shape[axis], indices).long()
+    if how == "none":
+        return x.scatter(axis, indices, updates)
+    return x.scatter_add(axis, indices, updates) if how == "add" else NotImplemented
+
+
+def reshape(call: Call, x: Tensor, shape: Numbers) -> Tensor:
+    """Reshape; 0 keeps a size unless `allowzero`."""
+    zero = call.get("allowzero", 0)
+    return x.reshape([x.shape[k] if n == 0 and not zero else int(n) for k, n in enumerate(shape.tolist())])
+
+
+def flatten(call: Call, x: Tensor) -> Tensor:
+    """Flatten to two axes."""
+    axis = call.get("axis", 1)
+    axis = axis + x.dim() if axis < 0 else axis
+    return x.reshape(int(np.prod(x.shape[:axis])), -1)
+
+
+def squeeze(call: Call, x: Tensor, given: Numbers | None = None) -> Tensor:
+    """Squeeze."""
+    axes = axes_of(call, given, x.dim())
+    return x.squeeze() if axes is None else x.squeeze(tuple(axes))
+
+
+def unsqueeze(call: Call, x: Tensor, given: Numbers | None = None) -> Tensor:
+    """Unsqueeze; axes count in the result."""
+    wanted = call.get("axes") if given is None else given.ravel().tolist()
+    for axis in sorted(a % (x.dim() + len(wanted)) for a in wanted):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def expand(call: Call, x: Tensor, shape: Numbers) -> Tensor:
+    """Expand; a size of 1 leaves the tensor's own."""
+    return x.expand(np.broadcast_shapes(tuple(x.shape), tuple(shape.tolist())))
+
+
+def pad(call: Call, x: Tensor, pads: Numbers | None = None, value: Any = None, given: Numbers | None = None) -> Any:
+    """Pad by a constant, by reflection, by the edge or around."""
+    amounts = call.get("pads") if pads is None else pads.tolist()
+    constant = call.get("value", 0.0) if value is None else value.item()
+    axes = axes_of(call, given, x.dim()) or list(range(x.dim()))
+    pairs = {axis: (int(amounts[k]), int(amounts[k + len(axes)])) for k, axis in enumerate(axes)}
+    mode = call.text("mode", "constant")
+    if mode == "constant":
+        return F.pad(x, [n for k in reversed(range(x.dim())) for n in pairs.get(k, (0, 0))], value=constant)
+    for axis, (before, behind) in pairs.items():
+        if before or behind:
+            where = np.pad(np.arange(x.shape[axis]), [(max(before, 0), max(behind, 0))], mode)  # type: ignore[call-overload]
+            where = where[max(-before, 0) : len(where) - max(-behind, 0)]
+            x = x.index_select(axis, torch.from_numpy(where).to(x.device))
+    return x
+
+
+def depth_to_space(call: Call, x: Tensor) -> Tensor:
+    """DepthToSpace in either order."""
+    (n, c, h, w), b = x.shape, call.get("blocksize")
+    if call.text("mode", "DCR") == "DCR":
+        x = x.reshape(n, b, b, c // b**2, h, w).permute(0, 3, 4, 1, 5, 2)
+    else:
+        x = x.reshape(n, c // b**2, b, b, h, w).permute(0, 1, 4, 2, 5, 3)
+    return x.reshape(n, c // b**2, h * b, w * b)
+
+
+def space_to_depth(call: Call, x: Tensor) -> Tensor:
+    """SpaceToDepth."""
+    (n, c, h, w), b = x.shape, call.get("blocksize")
+    return x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4).reshape(n, c * b**2, h // b, w // b)
+
+
+def one_hot(call: Call, indices: Tensor, depth: Numbers, values: Tensor) -> Tensor:
+    """OneHot."""
+    n, axis = int(depth.item()), call.get("axis", -1)
+    axis = axis + indices.dim() + 1 if axis < 0 else axis
+    places = torch.arange(n, device=indices.device).reshape([-1 if k == axis else 1 for k in range(indices.dim() + 1)])
+    indices = indices.long().unsqueeze(axis)
+    return torch.where(torch.where(indices < 0, indices + n, indices) == places, values[1], values[0])
+
+
+def constant_of_shape(call: Call, shape: Numbers) -> Tensor:
+    """ConstantOfShape."""
+    import onnx
+
+    value = call.get("value")
+    fill = np.zeros(1, np.float32) if value is None else onnx.numpy_helper.to_array(value)
+    return to_torch(np.full(shape.tolist(), fill.ravel()[0]))
+
+
+def between(call: Call, start: Numbers, limit: Numbers, delta: Numbers) -> Tensor:
+    """Range."""
+    bounds: list[Any] = [start.item(), limit.item(), delta.item()]
+    return to_torch(np.arange(*bounds, dtype=start.dtype))
+
+
+def triangle(call: Call, x: Tensor, k: Numbers | None = None) -> Tensor:
+    """Trilu."""
+    return (torch.triu if call.get("upper", 1) else torch.tril)(x, 0 if k is None else int(k.item()))
+
+
+def shape(call: Call, x: Tensor) -> Tensor:
+    """Shape, or a part of it."""
+    return torch.tensor(x.shape[call.get("start", 0) : call.get("end")], dtype=torch.long)
+
+
+def transpose(call: Call, x: Tensor) -> Tensor:
+    """Transpose; without `perm` the axes turn around."""
+    return x.permute(call.numbers("perm", range(x.dim())[::-1]))
+
+
+OPS: Mapping[str, Op] = {
+    "Concat": lambda call, *operands: torch.cat(operands, call.get("axis")),
+    "Split": split,
+    "Slice": slices,
+    "Gather": gather,
+    "GatherElements": gather_elements,
+    "GatherND": gather_nd,
+    "ScatterND": scatter_nd,
+    "ScatterElements": scatter_elements,
+    "Reshape": reshape,
+    "Flatten": flatten,
+    "Transpose": transpose,
+    "Squeeze": squeeze,
+    "Unsqueeze": unsqueeze,
+    "Expand": expand,
+    "Tile": lambda call, x, repeats: x.repeat(repeats.tolist()),
+    "Pad": pad,
+    "DepthToSpace": depth_to_space,
+    "SpaceToDepth": space_to_depth,
+    "OneHot": one_hot,
+    "ConstantOfShape": constant_of_shape,
+    "Range": between,
+    "Trilu": triangle,
+    "Shape": shape,
+    "Size": lambda call, x: torch.tensor(x.numel()),
+}

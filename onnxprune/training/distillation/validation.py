@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far a student is from its teacher, on samples that it was not trained on."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from onnxprune.data import Data
+from onnxprune.evaluation.divergence import Gap, class_axis, gap_between, rows_of
+from onnxprune.training.converter.module import Module
+
+Outputs = dict[str, NDArray[Any]]
+FEWEST = 16
+"""Samples that are looked at, however long that takes."""
+FED = 2**22
+"""Input values in one batch, at most (and one sample at least, 64 at most)."""
+
+
+def batch_size(data: Data) -> int:
+    """Samples in a batch that is only run, not trained on."""
+    largest = max(sum(x[0].size for x in chunk.values()) for chunk in data.chunks)
+    return int(np.clip(FED // max(largest, 1), 1, 64))
+
+
+def outputs_of(module: Module, feeds: Any) -> Outputs:
+    """The outputs as arrays, without gradients."""
+    with torch.no_grad():
+        return {name: y.cpu().numpy() for name, y in module(feeds).items()}
+
+
+class Examination:
+    """The teacher's outputs on held-out samples, and how far others are from them.
+
+    Attributes:
+        sample: the teacher's outputs for one batch.
+        seconds: what one look at a student takes, about.
+        samples: how many samples are looked at.
+    """
+
+    def __init__(self, teacher: Module, held_out: Data, seed: int, seconds: float) -> None:
+        """Ask the teacher.
+
+        Args:
+            teacher: the original.
+            held_out: samples that nobody trains on.
+            seed: chooses samples where there are too many.
+            seconds: what one look may take; a part of the samples must do where all of them take longer.
+        """
+        size = batch_size(held_out)
+        first = next(held_out.batches(size))
+        self.sample = outputs_of(teacher, first)
+        start = time.perf_counter()
+        outputs_of(teacher, first)
+        each = (time.perf_counter() - start) / size
+        data = held_out.take(max(FEWEST, math.floor(seconds / each)), seed)
+        self.samples, self.seconds = len(data), each * len(data)
+        self._axis = class_axis(next(iter(self.sample.values())), held_out.labels)
+        self._feeds = list(data.batches(size))
+        self._old = [self._rows(outputs_of(teacher, feeds)) for feeds in self._feeds]
+
+    def divergence(self, student: Module) -> float:
+        """From the teacher: of class scores in nats, else the squared relative error; infinite where it is no number.
+
+        The same number that `onnxprune.evaluation.evaluator` compares candidates by.
+        """
+        gaps = [Gap()] * len(self._old[0])
+        for feeds, old in zip(self._feeds, self._old, strict=True):
+            for k, (a, b) in enumerate(zip(old, self._rows(outputs_of(student, feeds)), strict=True)):
+                gaps[k] += gap_between(a, b, k == 0 and self._axis is not None)
+        floats = [g for g, y in zip(gaps, self._old[0], strict=True) if y.dtype.kind == "f"] or gaps
+        found = float(np.mean([g.divergence for g in floats]))
+        return found if math.isfinite(found) else math.inf
+
+    def _rows(self, outputs: Outputs) -> list[NDArray[Any]]:
+        axes = [self._axis, *[None] * (len(outputs) - 1)]
+        return [rows_of(y, axis, self.samples) for y, axis in zip(outputs.values(), axes, strict=True)]

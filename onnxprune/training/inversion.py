@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Made-up inputs changed by gradient descent until BatchNorm sees the means and variances that it remembers.
+
+DeepInversion (Yin et al., CVPR 2020) and ZeroQ (Cai et al., CVPR 2020) begin with noise and need thousands of steps, and
+priors that keep images smooth. Inputs that were bred for the same statistics (`onnxprune.data.synthetic`) are near already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from onnx import ModelProto
+from torch import Tensor
+
+from onnxprune.data.samples import Data
+from onnxprune.data.synthetic.statistics import Layer, fit, norm_layers
+from onnxprune.errors import TrainingError
+from onnxprune.training.converter.module import Module
+from onnxprune.training.converter.ops.elementwise import to_torch
+
+RATE = 0.02
+"""Of the range of an input's values: the first step's size. It falls to zero along a cosine."""
+LEAST, MOST, FED = 8, 64, 2**21
+"""Samples that are run together, by the input values that they are: activations are many times as much."""
+Watch = Callable[[float], None]
+
+
+def invert(model: ModelProto, data: Data, steps: int, progress: Watch = lambda _: None) -> Data:
+    """Samples that fit a model's BatchNorm statistics better than `data`; `data` itself where they do not.
+
+    Values stay within the range that each input had. Inputs that are whole numbers, or the same in every sample, are kept.
+
+    Args:
+        model: the model, with its weights in memory.
+        data: samples, all of one shape.
+        steps: of gradient descent over all samples.
+        progress: told how much is done.
+    """
+    layers = norm_layers(model)
+    if not layers or data.stacked or len(data.chunks) != 1:
+        return data
+    found = data
+    # an operator that PyTorch cannot run, or not backwards, or no memory for it: what was given is good enough
+    with contextlib.suppress(TrainingError, RuntimeError, TypeError, ValueError, IndexError, MemoryError):
+        found = _descended(model, layers, data, steps, progress)
+    before, after = fit(model, data), fit(model, found)
+    return found if before and after and after.mismatch < before.mismatch else data
+
+
+def _descended(model: ModelProto, layers: Sequence[Layer], data: Data, steps: int, progress: Watch) -> Data:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    module, remembered = Module(model).to(device).requires_grad_(False), [_Remembered(layer, device) for layer in layers]
+    given = {name: to_torch(x).to(device) for name, x in data.chunks[0].items()}
+    moved = {
+        name: x.clone().requires_grad_() for name, x in given.items() if x.is_floating_point() and bool((x != x[:1]).any())
+    }
+    if not moved:
+        return data
+    ends = {name: (float(given[name].min()), float(given[name].max())) for name in moved}
+    groups = [{"params": [x], "size": ends[name][1] - ends[name][0]} for name, x in moved.items()]
+    # of many pixels, each of a wide range, each gradient is tiny, and must not be taken for zero
+    optimiser = torch.optim.Adam(groups, eps=1e-20)
+    size = data.fixed or int(np.clip(FED // max(x[0].numel() for x in given.values()), LEAST, MOST))
+    parts = [slice(k, k + size) for k in range(0, len(data), size)]
+
+    def moments(part: slice) -> list[Tensor]:
+        found = module({name: moved.get(name, x)[part] for name, x in given.items()}, [r.tensor for r in remembered])
+        share = (min(part.stop, len(data)) - part.start) / len(data)
+        return [share * r.moments(found[r.tensor]) for r in remembered]
+
+    for step in range(steps):
+        progress(step / steps)
+        for group in optimiser.param_groups:
+            group["lr"] = RATE * group["size"] * 0.5 * (1 + math.cos(math.pi * step / steps))
+        # the distance is of the moments of all samples, which do not fit into memory together: first where it points, then
+        # what each part can do for that
+        with torch.no_grad():
+            slopes = [2 * (sum(m) - r.wanted) for r, *m in zip(remembered, *map(moments, parts), strict=True)]
+        optimiser.zero_grad()
+        for part in parts:
+            loss = sum((s * m).mean() for s, m in zip(slopes, moments(part), strict=True))
+            if not isinstance(loss, Tensor) or not loss.requires_grad:  # no gradient reaches the inputs
+                return data
+            loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        with torch.no_grad():
+            for name, x in moved.items():
+                x.nan_to_num_().clamp_(*ends[name])
+    chunk = {
+        name: moved[name].detach().cpu().numpy().astype(x.dtype) if name in moved else x for name, x in data.chunks[0].items()
+    }
+    return replace(data, chunks=(chunk,))
+
+
+class _Remembered:
+    """What a layer remembers: moments as in `data.synthetic.moments`, about the running mean, in running deviations."""
+
+    def __init__(self, layer: Layer, device: torch.device) -> None:
+        self.tensor, self.wanted = layer.tensor, torch.tensor([[0.0], [1.0]], device=device)
+        self._all, self._alive = len(layer.alive) == len(layer.mean), torch.from_numpy(layer.alive).to(device)
+        self._mean, self._deviation = (
+            torch.from_numpy(v[layer.alive]).float().to(device) for v in (layer.mean, np.sqrt(layer.variance))
+        )
+
+    def moments(self, activations: Tensor) -> Tensor:
+        """Of (n, channels, ...): (2, channels), the means of z and of z squared."""
+        wide = self._mean.reshape(-1, *[1] * (activations.dim() - 2))
+        z = (activations if self._all else activations.index_select(1, self._alive)) - wide
+        over = [k for k in range(z.dim()) if k != 1]
+        return torch.stack([z.mean(over) / self._deviation, z.square().mean(over) / self._deviation.square()])
