@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,28 +14,26 @@ from onnx import ModelProto
 from onnxprune.analysis.policy import Policy
 from onnxprune.cost import benchmark as bench
 from onnxprune.errors import CutError, DataError, PlanError
-from onnxprune.evaluation.verification import Feeds, Verification, sample, verify
+from onnxprune.evaluation.verification import Verification, sample, verify
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import Loaded, check_output, load, save, to_graphsurgeon
 from onnxprune.ir.graph import free_inputs
 from onnxprune.ir.infer import fact_of_type
 from onnxprune.ir.protofile import Spill, spill_for, take_all
-from onnxprune.options import Options, Shapes
+from onnxprune.options import Options
 from onnxprune.pipeline.decide import Analysis, Decision, analyse
 from onnxprune.pipeline.rounds import in_rounds
 from onnxprune.report.values import Report, make_report
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan, dropped_by, plan_of
 from onnxprune.selection.criteria.names import CALIBRATED
+from onnxprune.types import Feeds, Progress, Shapes
 
 if TYPE_CHECKING:  # loaded where something is recovered, not by everybody who imports the package
     from onnxprune.data import Data
     from onnxprune.evaluation.evaluator import Metric
     from onnxprune.pipeline.samples import Supply
     from onnxprune.recovery.methods import Recovery
-
-Progress = Callable[[str, float], None]
-"""Called with the name of a stage and how much of it is done, 0 to 1."""
 
 
 def silent(stage: str, done: float) -> None:

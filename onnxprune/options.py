@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
 from onnxprune.analysis.policy import Policy, read_carrier
 from onnxprune.errors import OptionError
 from onnxprune.recovery import METHODS
@@ -19,12 +17,12 @@ from onnxprune.selection.budget import Amount, amount
 from onnxprune.selection.criteria import NAMES
 from onnxprune.selection.criteria.names import CALIBRATED
 from onnxprune.selection.widths import Alignment, auto_alignment
+from onnxprune.types import Array, Shapes
 
 if TYPE_CHECKING:
     from onnxprune.data import Labels, Source
     from onnxprune.evaluation.evaluator import Metric
 
-Shapes = Mapping[str, Sequence[int]]
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
@@ -61,7 +59,7 @@ class Options:
     criterion: str | None = None
     scope: str = "global"
     align: str | int = "auto"
-    scores: str | Path | Mapping[str, NDArray[Any]] | None = None
+    scores: str | Path | Mapping[str, Array] | None = None
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     data: Source | None = None

@@ -12,7 +12,8 @@ from onnx import ModelProto
 from onnxprune.data import Data
 from onnxprune.errors import DataError
 from onnxprune.evaluation import evaluator as judge_module
-from onnxprune.evaluation.evaluator import Judge, Outputs, accuracy, run
+from onnxprune.evaluation.evaluator import Judge, accuracy, run
+from onnxprune.types import Outputs
 from tests.models import Array, model
 
 RNG = np.random.default_rng(0)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune.analysis.groups import Group
-from onnxprune.selection.widths import Budget, Vector, keep_one_everywhere, least, select, widths_allowed
+from onnxprune.selection.widths import Budget, keep_one_everywhere, least, select, widths_allowed
+from onnxprune.types import Vector
 
 SIZES = st.lists(st.integers(1, 96), min_size=1, max_size=9)
 RATIOS = st.floats(0, 0.89)

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.labels import Even, Labels, distinct
-
-Rows = NDArray[np.int64]
+from onnxprune.types import Indices, Mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +23,14 @@ class Demand:
     """A demand, and the classes of its blocks (n_blocks, size), each class once."""
 
     even: Even
-    rows: Rows
+    rows: Indices
 
     def partition(self) -> frozenset[frozenset[int]]:
         """The blocks, in no order."""
         return frozenset(frozenset(row.tolist()) for row in self.rows)
 
 
-def settle(labels: Labels, evens: Sequence[Even], owner_of: NDArray[np.int64]) -> tuple[Even, ...]:
+def settle(labels: Labels, evens: Sequence[Even], owner_of: Indices) -> tuple[Even, ...]:
     """The demands that stand, by classes: free, disjoint, each within channels that own slices of the same weights.
 
     All others are made ties.
@@ -62,7 +60,7 @@ def settle(labels: Labels, evens: Sequence[Even], owner_of: NDArray[np.int64]) -
     return ()
 
 
-def _blocks(grid: Rows) -> Rows | None:
+def _blocks(grid: Indices) -> Indices | None:
     """The different classes of each block; blocks of the same classes once. None where blocks overlap in any other way."""
     counted = [np.unique(row, return_counts=True) for row in grid]
     times = {int(n) for _, counts in counted for n in counts}
@@ -73,7 +71,7 @@ def _blocks(grid: Rows) -> Rows | None:
     return rows if len(np.unique(rows)) == rows.size else None
 
 
-def _of_one_kind(demands: Sequence[Demand], roots: Rows, owner_of: Rows) -> tuple[list[Demand], list[Even]]:
+def _of_one_kind(demands: Sequence[Demand], roots: Indices, owner_of: Indices) -> tuple[list[Demand], list[Even]]:
     """Demands on channels that own slices of the same weights, and the others: those are never compared with each other."""
     asked = np.full(len(roots), -1)
     for k, demand in enumerate(demands):
@@ -117,7 +115,7 @@ def _implies(a: Demand, b: Demand) -> bool:
     return all(sum(len(x) for x in blocks if x <= row) == len(row) for row in (frozenset(r.tolist()) for r in b.rows))
 
 
-def uneven_blocks(even: Even, dropped: NDArray[np.bool_]) -> str:
+def uneven_blocks(even: Even, dropped: Mask) -> str:
     """What is wrong with a cut that leaves more in one block than in another; empty where it does not."""
     left = (~dropped[even.labels]).sum(1)
     if (left == left[0]).all():

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.constraints import settle
 from onnxprune.analysis.coupling import Coupled, Owner, owners_of
@@ -21,6 +20,7 @@ from onnxprune.analysis.rules.quantization import absent, is_quantized
 from onnxprune.analysis.rules.site import Site, Unsupported, Use
 from onnxprune.analysis.shuffles import Shuffle, find_shuffles
 from onnxprune.ir.graph import Graph, Node, subgraphs
+from onnxprune.types import Indices
 
 __all__ = ["MASKABLE", "Coupled", "Owner", "couple"]
 
@@ -172,7 +172,7 @@ class _Pass:
             if name in self.graph.read:
                 self.flows[name] = self._checked(node, name, flow)
 
-    def _owners(self, labels: NDArray[np.int64]) -> set[str]:
+    def _owners(self, labels: Indices) -> set[str]:
         """The weights that own channels tied to these."""
         roots = self.labels.root(np.arange(self.labels.count))
         tied = np.flatnonzero(np.isin(roots, roots[labels]))

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.labels import Even, Flow, Mix, Pin, Tie, distinct
 from onnxprune.analysis.policy import DEFAULT, Policy
@@ -17,6 +16,7 @@ from onnxprune.analysis.shuffles import Shuffle
 from onnxprune.cost.macs import Meter, meter
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.ir.graph import Fact, Graph
+from onnxprune.types import Indices, Mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +51,19 @@ class Coupled:
     graph: Graph = field(repr=False)
     flows: Mapping[str, Flow] = field(repr=False)
     owners: tuple[Owner, ...] = field(repr=False)
-    roots: NDArray[np.int64] = field(repr=False)
-    free: NDArray[np.bool_] = field(repr=False)
+    roots: Indices = field(repr=False)
+    free: Mask = field(repr=False)
     uses: tuple[Use, ...] = field(repr=False)
     ties: tuple[Tie, ...] = field(repr=False)
-    pins: tuple[tuple[NDArray[np.int64], Pin], ...] = field(repr=False)
+    pins: tuple[tuple[Indices, Pin], ...] = field(repr=False)
     policy: Policy = DEFAULT
     mixed: tuple[Mix, ...] = field(default=(), repr=False)
-    needed: tuple[NDArray[np.int64], ...] = field(default=(), repr=False)
+    needed: tuple[Indices, ...] = field(default=(), repr=False)
     shuffles: tuple[Shuffle, ...] = field(default=(), repr=False)
     evens: tuple[Even, ...] = field(default=(), repr=False)
 
     @cached_property
-    def owner_of(self) -> NDArray[np.int64]:
+    def owner_of(self) -> Indices:
         """For each label the index into `owners` of the axis that owns it, -1 for none (n_labels,)."""
         return owners_of(self.owners, len(self.roots))
 
@@ -76,9 +76,9 @@ class Coupled:
                 found.setdefault(root, pin)
         return found
 
-    def renormalising(self, dropped: NDArray[np.bool_]) -> dict[int, NDArray[np.int64]]:
+    def renormalising(self, dropped: Mask) -> dict[int, Indices]:
         """Index of each node that would work on what is left of channels it mixes -> those channels (labels)."""
-        found: dict[int, NDArray[np.int64]] = {}
+        found: dict[int, Indices] = {}
         for mix in self.mixed:
             if dropped[mix.labels].any():
                 found[mix.node] = np.concatenate([found.get(mix.node, mix.labels[:0]), mix.labels])
@@ -96,13 +96,13 @@ class Coupled:
         """Counts the MACs of any cut, at the input sizes that reports show."""
         return meter(self.graph.elementary, self.flows, self.sizes)
 
-    def spans(self) -> list[NDArray[np.int64]]:
+    def spans(self) -> list[Indices]:
         """The classes on every labelled axis of every tensor, each different axis once: one of them must stay."""
         return self._spans
 
     @cached_property
-    def _spans(self) -> list[NDArray[np.int64]]:
-        found: dict[bytes, NDArray[np.int64]] = {}
+    def _spans(self) -> list[Indices]:
+        found: dict[bytes, Indices] = {}
         # most operators pass the same array on
         arrays = {id(axis): axis for flow in self.flows.values() for axis in flow.axes if axis is not None}
         # what goes as one may go
@@ -114,7 +114,7 @@ class Coupled:
         return list(found.values())
 
 
-def owners_of(owners: Sequence[Owner], count: int) -> NDArray[np.int64]:
+def owners_of(owners: Sequence[Owner], count: int) -> Indices:
     """For each of `count` labels the index of the axis that owns it, -1 for none (n_labels,)."""
     found = np.full(count, -1)
     for k, o in enumerate(owners):

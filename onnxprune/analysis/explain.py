@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.couple import Coupled
 from onnxprune.analysis.labels import Pin
 from onnxprune.errors import OptionError
+from onnxprune.types import Indices
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def _from_afar(coupled: Coupled, tensor: str) -> str:
     return f"it comes from input '{sources[0]}', and no weight makes channels on the way" if sources else "no weight makes it"
 
 
-def _chain(coupled: Coupled, starts: NDArray[np.int64]) -> tuple[tuple[Step, ...], str]:
+def _chain(coupled: Coupled, starts: Indices) -> tuple[tuple[Step, ...], str]:
     """Breadth-first over single ties, from some labels to the nearest pin."""
     held = np.zeros(len(coupled.roots), bool)
     held[coupled.roots[starts]] = True

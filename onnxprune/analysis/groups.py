@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.couple import Coupled
 from onnxprune.analysis.labels import Even, Pin, distinct
 from onnxprune.analysis.rules.signatures import PRODUCERS
 from onnxprune.cost.macs import macs_of
+from onnxprune.types import Indices
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +29,11 @@ class Group:
     """
 
     name: str
-    roots: NDArray[np.int64] = field(repr=False)
+    roots: Indices = field(repr=False)
     members: tuple[tuple[str, int], ...]
     producers: tuple[int, ...]
     channels: int
-    blocks: tuple[NDArray[np.int64], ...] = field(default=(), repr=False)
+    blocks: tuple[Indices, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         """Number of atoms."""
@@ -81,7 +81,7 @@ def _producers_by_class(coupled: Coupled) -> dict[int, list[int]]:
     return found
 
 
-def _group(coupled: Coupled, roots: NDArray[np.int64], owners: NDArray[np.int64], uses_of: dict[int, list[int]]) -> Group:
+def _group(coupled: Coupled, roots: Indices, owners: Indices, uses_of: dict[int, list[int]]) -> Group:
     members = tuple((coupled.owners[k].weight, coupled.owners[k].axis) for k in owners.tolist())
     producers = tuple(sorted({u for root in roots.tolist() for u in uses_of.get(root, ())}))
     if producers:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
-from numpy.typing import NDArray
 
-Axis = NDArray[np.int64] | None
+from onnxprune.types import Indices, Mask
+
+Axis = Indices | None
 """One label per position of an axis, or None for an axis that never shrinks."""
 
 
@@ -88,8 +89,8 @@ class Pin:
 class Tie:
     """Two arrays of labels that a node made one, position by position."""
 
-    a: NDArray[np.int64]
-    b: NDArray[np.int64]
+    a: Indices
+    b: Indices
     node: int
 
 
@@ -97,7 +98,7 @@ class Tie:
 class Mix:
     """Labels that a node works on together, in the smaller graph on those that are left."""
 
-    labels: NDArray[np.int64]
+    labels: Indices
     node: int
 
 
@@ -105,17 +106,17 @@ class Mix:
 class Even:
     """Blocks (n_blocks, size) of labels or classes, of which a node needs the same number to stay in each."""
 
-    labels: NDArray[np.int64]
+    labels: Indices
     node: int
 
 
-def distinct(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+def distinct(labels: Indices) -> Indices:
     """The different labels, ascending. (`np.unique` hashes since NumPy 2.3, which takes several times as long here.)"""
-    found: NDArray[np.int64] = np.sort(labels, axis=None)
+    found: Indices = np.sort(labels, axis=None)
     return np.compress(np.diff(found, prepend=-2), found)
 
 
-def find(parent: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+def find(parent: Indices, labels: Indices) -> Indices:
     """The representative of each label, with path compression."""
     root = parent[labels]
     while True:
@@ -126,7 +127,7 @@ def find(parent: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int
         root = above
 
 
-def unite(parent: NDArray[np.int64], a: NDArray[np.int64], b: NDArray[np.int64]) -> None:
+def unite(parent: Indices, a: Indices, b: Indices) -> None:
     """Make `a[i]` and `b[i]` one class for every i; the smallest label represents a class."""
     while True:
         ra, rb = find(parent, a), find(parent, b)
@@ -149,13 +150,13 @@ class Labels:
         self._marks = np.zeros(1025, bool)  # -1, which stands for no label, finds the spare one
         self.count = 0
         self.ties: list[Tie] = []
-        self.pins: list[tuple[NDArray[np.int64], Pin]] = []
+        self.pins: list[tuple[Indices, Pin]] = []
         self.mixed: list[Mix] = []
         self.evens: list[Even] = []
-        self.touched: list[NDArray[np.int64]] = []
-        self.needed: list[NDArray[np.int64]] = []
+        self.touched: list[Indices] = []
+        self.needed: list[Indices] = []
 
-    def fresh(self, size: int) -> NDArray[np.int64]:
+    def fresh(self, size: int) -> Indices:
         """`size` new labels, each a class of its own."""
         start, self.count = self.count, self.count + size
         if self.count > len(self._parent):
@@ -165,7 +166,7 @@ class Labels:
             self._marks = np.zeros(room + 1, bool)
         return np.arange(start, self.count)
 
-    def tie(self, a: NDArray[np.int64], b: NDArray[np.int64], node: int) -> None:
+    def tie(self, a: Indices, b: Indices, node: int) -> None:
         """Unite `a` and `b` position by position (broadcast against each other), because of `node`."""
         a, b = (x.ravel() for x in np.broadcast_arrays(a, b))
         self.touched += [a, b]
@@ -175,35 +176,35 @@ class Labels:
             unite(self._parent, a, b)
             self._pinned[self.root(a[held])] = True
 
-    def pin(self, labels: NDArray[np.int64], pin: Pin) -> None:
+    def pin(self, labels: Indices, pin: Pin) -> None:
         """Keep these labels, and all that are or will be tied to them."""
         labels = labels.ravel()
         self.touched.append(labels)
         self.pins.append((labels, pin))
         self._pinned[self.root(labels)] = True
 
-    def mix(self, labels: NDArray[np.int64], node: int) -> None:
+    def mix(self, labels: Indices, node: int) -> None:
         """`node` works on these labels together, and in the smaller graph on those that are left."""
         self.touched.append(labels)
         self.mixed.append(Mix(labels, node))
 
-    def even(self, blocks: NDArray[np.int64], node: int) -> None:
+    def even(self, blocks: Indices, node: int) -> None:
         """`node` needs the same number of labels to stay in every row of `blocks` (n_blocks, size)."""
         self.touched.append(blocks.ravel())
         self.evens.append(Even(blocks, node))
 
-    def fixed(self, size: int, pin: Pin) -> NDArray[np.int64]:
+    def fixed(self, size: int, pin: Pin) -> Indices:
         """Fresh pinned labels, for the part of an axis that never shrinks."""
         labels = self.fresh(size)
         self.pin(labels, pin)
         return labels
 
-    def root(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    def root(self, labels: Indices) -> Indices:
         """The representative of each label."""
         return find(self._parent, labels)
 
     @contextmanager
-    def marked(self, arrays: Iterable[NDArray[np.int64]]) -> Iterator[NDArray[np.bool_]]:
+    def marked(self, arrays: Iterable[Indices]) -> Iterator[Mask]:
         """For every label whether one of `arrays` holds it, in time that does not grow with the number of labels."""
         arrays = [x.ravel() for x in arrays]
         for x in arrays:
@@ -212,11 +213,11 @@ class Labels:
         for x in arrays:
             self._marks[x] = False
 
-    def free(self) -> NDArray[np.bool_]:
+    def free(self) -> Mask:
         """For every label (n_labels,), whether its class has no pin."""
         return ~self._pinned[self.root(np.arange(self.count))]
 
-    def atoms_left(self, ties: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]], of: NDArray[np.int64]) -> int:
+    def atoms_left(self, ties: Iterable[tuple[Indices, Indices]], of: Indices) -> int:
         """How many free classes the labels `of` would form after `ties`, without making them."""
         pairs = [tuple(x.ravel() for x in np.broadcast_arrays(a, b)) for a, b in ties]
         flat = [self.root(x) for x in (of.ravel(), *(x for pair in pairs for x in pair))]

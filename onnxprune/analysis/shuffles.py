@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.ir.graph import Graph, Node
+from onnxprune.types import Indices
 
 MOVES = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 LONGEST = 6
@@ -34,7 +35,7 @@ class Shuffle:
     source: str
     result: str
     axis: int
-    order: NDArray[np.int64]
+    order: Indices
 
 
 def find_shuffles(graph: Graph) -> dict[int, Shuffle]:
@@ -68,9 +69,9 @@ def _from(graph: Graph, first: Node) -> Shuffle | None:
     return None
 
 
-def _permutation(graph: Graph, source: str, chain: list[Node]) -> tuple[int, NDArray[np.int64] | None]:
+def _permutation(graph: Graph, source: str, chain: list[Node]) -> tuple[int, Indices | None]:
     """The axis that a chain permutes and how, the same in all cases; None if it moves anything else, or nothing."""
-    found: list[tuple[int, NDArray[np.int64]]] = []
+    found: list[tuple[int, Indices]] = []
     for case, fact in enumerate(graph.facts[source].cases):
         before = np.arange(int(np.prod(fact.shape or ())), dtype=np.int32).reshape(fact.shape or ())
         after = before
@@ -86,7 +87,7 @@ def _permutation(graph: Graph, source: str, chain: list[Node]) -> tuple[int, NDA
     return axis, order if agreed else None
 
 
-def _along(before: NDArray[np.int32], after: NDArray[np.int32], axis: int) -> NDArray[np.int64] | None:
+def _along(before: NDArray[np.int32], after: NDArray[np.int32], axis: int) -> Indices | None:
     """The order in which `after` holds the positions of one axis of `before`, if that is all that differs."""
     line = np.moveaxis(after, axis, 0).reshape(after.shape[axis], -1)[:, 0]
     order = np.unravel_index(line, before.shape)[axis].astype(np.int64)

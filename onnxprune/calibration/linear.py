@@ -14,11 +14,9 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
 from onnxprune.ir.graph import Node, Weight
-
-Array = NDArray[Any]
+from onnxprune.types import Array, Indices
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +39,7 @@ class Linear:
     bias: int | None
     kernel: tuple[int, ...] = ()
 
-    def rows(self, x: Array, out_shape: tuple[int, ...], positions: NDArray[np.int64]) -> Array:
+    def rows(self, x: Array, out_shape: tuple[int, ...], positions: Indices) -> Array:
         """The inputs of some output positions (groups, n_positions, n_inputs).
 
         Args:
@@ -65,12 +63,12 @@ class Linear:
 class Kind:
     """How one operator is laid out as a matrix product."""
 
-    rows: Callable[[Linear, Array, tuple[int, ...], NDArray[np.int64]], Array]
+    rows: Callable[[Linear, Array, tuple[int, ...], Indices], Array]
     matrix: Callable[[Linear, Array], Array]
     stored: Callable[[Linear, Array, tuple[int, ...]], Array]
 
 
-def at_positions(x: Array, axis: int, positions: NDArray[np.int64]) -> Array:
+def at_positions(x: Array, axis: int, positions: Indices) -> Array:
     """`x` at flat places of all axes but `axis` (n_positions, size of that axis)."""
     before, channels, after = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
     grid = x.reshape(before, channels, after)
@@ -86,7 +84,7 @@ def every(x: Array, steps: tuple[int, ...], axis: int) -> Array:
     return found
 
 
-def _patches(linear: Linear, x: Array, out_shape: tuple[int, ...], positions: NDArray[np.int64]) -> Array:
+def _patches(linear: Linear, x: Array, out_shape: tuple[int, ...], positions: Indices) -> Array:
     """What lies under the kernel at some output positions (n_positions, channels * kernel)."""
     geometry = _geometry(linear, x.shape, out_shape)
     if all(k == 1 for k in geometry.kernel) and not any(geometry.pads_begin + geometry.pads_end):
@@ -140,7 +138,7 @@ def _padded(x: Array, begin: tuple[int, ...], end: tuple[int, ...]) -> Array:
     return wide[(slice(None), slice(None), *crop)]
 
 
-def _spread_patches(linear: Linear, x: Array, out_shape: tuple[int, ...], positions: NDArray[np.int64]) -> Array:
+def _spread_patches(linear: Linear, x: Array, out_shape: tuple[int, ...], positions: Indices) -> Array:
     """`_patches` for a transposed convolution: zeros between the elements, then a plain one with stride 1."""
     node, kernel, rank = linear.node, linear.kernel, x.ndim - 2
     strides, dilations = (tuple(node.attribute(name, (1,) * rank)) for name in ("strides", "dilations"))
@@ -183,7 +181,7 @@ def _transposed_stored(linear: Linear, matrix: Array, shape: tuple[int, ...]) ->
     return _flipped(np.moveaxis(grid, -1, 2).reshape(shape))
 
 
-def _vectors(linear: Linear, x: Array, out_shape: tuple[int, ...], positions: NDArray[np.int64]) -> Array:
+def _vectors(linear: Linear, x: Array, out_shape: tuple[int, ...], positions: Indices) -> Array:
     found: Array = x.reshape(-1, x.shape[-1])[positions]
     return found
 

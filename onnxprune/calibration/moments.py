@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from onnxprune.types import Array, Vector
+
 RIDGES = (1e-3, 1e-2, 1e-1)
 """Candidates for the ridge, in units of the mean diagonal of the inputs' covariance."""
 PLENTY = 8
@@ -29,18 +28,18 @@ class Moments:
     """
 
     n: int
-    x: Array
-    y: Array
-    xx: Array
-    xy: Array
-    yy: Array
+    x: Vector
+    y: Vector
+    xx: Vector
+    xy: Vector
+    yy: Vector
 
     @classmethod
-    def of(cls, x: NDArray[Any], y: NDArray[Any]) -> Moments:
+    def of(cls, x: Array, y: Array) -> Moments:
         """The moments of some rows. Products are taken in the rows' own precision, sums over batches in double."""
         xt = np.swapaxes(x, 1, 2)
         squares = np.square(y, dtype=np.float64).sum(1)
-        parts: tuple[NDArray[Any], ...] = (x.sum(1, dtype=np.float64), y.sum(1, dtype=np.float64), xt @ x, xt @ y, squares)
+        parts: tuple[Array, ...] = (x.sum(1, dtype=np.float64), y.sum(1, dtype=np.float64), xt @ x, xt @ y, squares)
         return cls(x.shape[1], *(p.astype(np.float64) for p in parts))
 
     def __add__(self, other: Moments) -> Moments:
@@ -59,11 +58,11 @@ class Solution:
         offset: (groups, o).
     """
 
-    matrix: Array
-    offset: Array
+    matrix: Vector
+    offset: Vector
 
 
-def solve(m: Moments, start: Array, ridge: float, fixed_offset: Array | None = None) -> Solution:
+def solve(m: Moments, start: Vector, ridge: float, fixed_offset: Vector | None = None) -> Solution:
     """Ridge regression that pulls towards `start` (groups, d, o), with a free offset unless one is fixed.
 
     Args:
@@ -84,17 +83,17 @@ def solve(m: Moments, start: Array, ridge: float, fixed_offset: Array | None = N
     return Solution(matrix, mean_y - np.einsum("gd,gdo->go", mean_x, matrix))
 
 
-def squared_error(m: Moments, s: Solution) -> Array:
+def squared_error(m: Moments, s: Solution) -> Vector:
     """Sum over rows of (y - x @ matrix - offset)^2, for each output (groups, o)."""
-    fit: Array = np.einsum("gdo,gdo->go", s.matrix, m.xx @ s.matrix) + m.n * s.offset**2
+    fit: Vector = np.einsum("gdo,gdo->go", s.matrix, m.xx @ s.matrix) + m.n * s.offset**2
     fit += 2 * s.offset * np.einsum("gd,gdo->go", m.x, s.matrix)
     cross = np.einsum("gdo,gdo->go", s.matrix, m.xy) + s.offset * m.y
-    error: Array = np.maximum(fit - 2 * cross + m.yy, 0.0)
+    error: Vector = np.maximum(fit - 2 * cross + m.yy, 0.0)
     return error
 
 
 def fitted(
-    folds: Sequence[Moments], start: Array, fixed_offset: Array | None = None, ridges: Sequence[float] = RIDGES
+    folds: Sequence[Moments], start: Vector, fixed_offset: Vector | None = None, ridges: Sequence[float] = RIDGES
 ) -> Solution:
     """Ridge regression on all folds: the first ridge where there are rows in plenty; else that which, fitted to the first fold,
     predicts the others best (one direction only: neighbouring ridges differ little)."""

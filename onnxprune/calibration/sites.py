@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.rules.normalization import trains
 from onnxprune.calibration.linear import Linear, linear_of
 from onnxprune.ir.graph import Graph, Node, Weight
-
-Vector = NDArray[np.float64]
+from onnxprune.types import Array, Vector
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +179,7 @@ def affine(term: Term, weights: Mapping[str, Weight], channels: int) -> tuple[Ve
     return scale, offset
 
 
-def _affine_of(step: Step, values: Sequence[NDArray[Any] | None]) -> tuple[Any, Any]:
+def _affine_of(step: Step, values: Sequence[Array | None]) -> tuple[Any, Any]:
     node = step.node
     if node.op == "BatchNormalization":
         gamma, beta, mean, variance = (v for v in values[1:5] if v is not None)

@@ -16,15 +16,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.evaluation.verification import Feeds, session
+from onnxprune.evaluation.verification import session
 from onnxprune.ir.facts import skeleton
 from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import Node, read_nodes, read_weights
+from onnxprune.types import Array, Feeds
 
-Array = NDArray[Any]
 MEMORY = 2**30
 """Bytes of activations that one run keeps in memory; what goes beyond lies in files of a temporary folder."""
 

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from typer.core import TyperGroup
 
 from onnxprune import api
@@ -25,6 +26,7 @@ from onnxprune.recovery import METHODS
 from onnxprune.rewrite.plan import Plan
 from onnxprune.selection.criteria import NAMES
 from onnxprune.selection.criteria.names import CALIBRATED
+from onnxprune.types import Progress
 
 # typer carries a copy of click in newer releases and imports click in older ones; the base class is the same place in both
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
@@ -483,11 +485,11 @@ def _console() -> Console:
 class _progress:  # noqa: N801 - used as a function
     """A progress bar on stderr where that is a terminal; silent elsewhere."""
 
-    def __enter__(self) -> api.Progress:
+    def __enter__(self) -> Progress:
         console = Console(stderr=True)
         times = (TimeElapsedColumn(), TimeRemainingColumn())
         columns = (SpinnerColumn(), TextColumn("{task.description:<10}"), BarColumn(), *times)
-        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._bar = Bars(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._bar.start()
         self._tasks: dict[str, Any] = {}
         return self._show

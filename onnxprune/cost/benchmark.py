@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,12 @@ from onnx import ModelProto
 
 from onnxprune.cost.macs import macs_of
 from onnxprune.errors import DataError
-from onnxprune.evaluation.verification import Feeds, session
+from onnxprune.evaluation.verification import session
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import read_weights
 from onnxprune.ir.protofile import size_of
+from onnxprune.types import Advance, Feeds, unwatched
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def benchmark(
     feeds: Feeds,
     threads: int = 1,
     seconds: float = 4.0,
-    progress: Callable[[float], None] = lambda _: None,
+    progress: Advance = unwatched,
 ) -> Benchmark:
     """Time models in turn (A B A B ...), so that a machine that slows down slows them all.
 

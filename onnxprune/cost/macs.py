@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.labels import Axis, Flow
 from onnxprune.ir.graph import Fact, Node
+from onnxprune.types import Indices, Mask, Vector
 
 # Operators whose products are counted; the second operand is the weight.
 WINDOWED = frozenset({"Conv", "CausalConvWithState"})
@@ -69,12 +69,12 @@ class Meter:
         axes: for each product its labelled axes; n_axes stands for none (n_products, most).
     """
 
-    labels: NDArray[np.int64] = field(repr=False)
-    starts: NDArray[np.int64] = field(repr=False)
-    fixed: NDArray[np.float64] = field(repr=False)
-    axes: NDArray[np.int64] = field(repr=False)
+    labels: Indices = field(repr=False)
+    starts: Indices = field(repr=False)
+    fixed: Vector = field(repr=False)
+    axes: Indices = field(repr=False)
 
-    def macs(self, dropped: NDArray[np.bool_]) -> float:
+    def macs(self, dropped: Mask) -> float:
         """Multiply-accumulates of the model without the labels `dropped` (n_labels,)."""
         alive = (~dropped[self.labels]).astype(np.int64)
         counts = np.add.reduceat(alive, self.starts) if len(self.starts) else alive
@@ -83,7 +83,7 @@ class Meter:
 
 def meter(nodes: Iterable[Node], flows: Mapping[str, Flow], facts: Mapping[str, Fact]) -> Meter:
     """The meter of a graph with these labels, at these sizes."""
-    known: dict[bytes, tuple[int, NDArray[np.int64]]] = {}
+    known: dict[bytes, tuple[int, Indices]] = {}
     fixed, rows = [], []
     for node, found in [(n, product) for n in nodes for product in products(n, facts)]:
         sizes = [(_labels(node, flows, name, k), (facts[name].shape or ())[k]) for name, k in found]
@@ -102,6 +102,6 @@ def _labels(node: Node, flows: Mapping[str, Flow], name: str, axis: int) -> Axis
     return None if node.op == "Conv" and name == node.outputs[0] and axis > 1 else flows[name].axes[axis]
 
 
-def _place(known: dict[bytes, tuple[int, NDArray[np.int64]]], labels: NDArray[np.int64]) -> int:
+def _place(known: dict[bytes, tuple[int, Indices]], labels: Indices) -> int:
     """The place of an axis among the different ones seen so far."""
     return known.setdefault(labels.tobytes(), (len(known), labels))[0]

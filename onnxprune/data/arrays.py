@@ -11,20 +11,19 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.data.samples import Data, count
 from onnxprune.errors import DataError
-from onnxprune.evaluation.verification import Feeds
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.ir.graph import Fact, free_inputs
 from onnxprune.ir.infer import fact_of_type
+from onnxprune.types import Array, Feeds
 
 LABELS = ("label", "labels", "y")
 
 
-def read_arrays(path: str | Path, option: str) -> dict[str, NDArray[Any]]:
+def read_arrays(path: str | Path, option: str) -> dict[str, Array]:
     """The arrays of an .npz by name, or of an .npy under the empty name; pickled objects are refused."""
     try:
         with Path(path).open("rb") as file:
@@ -35,7 +34,7 @@ def read_arrays(path: str | Path, option: str) -> dict[str, NDArray[Any]]:
         raise DataError(f"{option} {path}: {reason}; expected an .npz or .npy file") from e
 
 
-def data_of_arrays(arrays: Mapping[str, NDArray[Any]], model: ModelProto, where: str) -> Data:
+def data_of_arrays(arrays: Mapping[str, Array], model: ModelProto, where: str) -> Data:
     """Samples from one array for each input, and perhaps one of labels (`label`, `labels` or `y`).
 
     Raises:
@@ -51,7 +50,7 @@ def data_of_arrays(arrays: Mapping[str, NDArray[Any]], model: ModelProto, where:
     return data_of_chunks([{n: arrays[n] for n in facts}], model, where, labels)
 
 
-def data_of_chunks(chunks: Sequence[Feeds], model: ModelProto, where: str, labels: NDArray[Any] | None = None) -> Data:
+def data_of_chunks(chunks: Sequence[Feeds], model: ModelProto, where: str, labels: Array | None = None) -> Data:
     """Samples from arrays with one sample an entry; what the model does not take is said with the input's name.
 
     An array may have one axis more than its input: then that axis counts samples, and each is fed alone. Samples that do not
@@ -166,7 +165,7 @@ def _as_batch(call: Feeds, facts: Mapping[str, Fact], common: bool) -> Feeds:
     return made
 
 
-def as_typed(name: str, array: NDArray[Any], fact: Fact, where: str) -> NDArray[Any]:
+def as_typed(name: str, array: Array, fact: Fact, where: str) -> Array:
     """The array in the type of the input, where that changes no meaning (float64 to float32, int32 to int64)."""
     want = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(fact.dtype)) if fact.dtype else array.dtype
     if array.dtype == want:
@@ -183,7 +182,7 @@ def as_typed(name: str, array: NDArray[Any], fact: Fact, where: str) -> NDArray[
     return array.astype(want)
 
 
-def _is_stacked(array: NDArray[Any], fact: Fact) -> bool:
+def _is_stacked(array: Array, fact: Fact) -> bool:
     return fact.shape is not None and array.ndim == len(fact.shape) + 1
 
 

@@ -6,16 +6,15 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.data.arrays import LABELS, read_arrays
 from onnxprune.errors import DataError
+from onnxprune.types import Array
 
 
-def read_labels(path: str | Path, files: Sequence[str] | None = None) -> NDArray[Any]:
+def read_labels(path: str | Path, files: Sequence[str] | None = None) -> Array:
     """One label a sample: whole numbers, else numbers, else text.
 
     Args:
@@ -36,7 +35,7 @@ def read_labels(path: str | Path, files: Sequence[str] | None = None) -> NDArray
     return _typed(values if _is_number(values[0]) or not any(map(_is_number, values[1:])) else values[1:])
 
 
-def _stored(path: str | Path) -> NDArray[Any]:
+def _stored(path: str | Path) -> Array:
     arrays = read_arrays(path, "--labels")
     names = [n for n in LABELS if n in arrays] or (list(arrays) if len(arrays) == 1 else [])
     if not names:
@@ -66,7 +65,7 @@ def _by_name(rows: Sequence[Sequence[str]], files: Sequence[str], path: str | Pa
     return [label for label in found if label is not None]
 
 
-def _typed(values: Sequence[str]) -> NDArray[Any]:
+def _typed(values: Sequence[str]) -> Array:
     for kind in (np.int64, np.float64):
         try:
             return np.array(values).astype(kind)

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.data.arrays import data_of_chunks, inputs_of
@@ -19,11 +18,10 @@ from onnxprune.data.samples import Data
 from onnxprune.errors import DataError
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.ir.graph import FLOATS, Fact
+from onnxprune.types import Advance, Array, Indices, unwatched
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 MOST_NAMED = 3
-Watch = Callable[[float], None]
-"""Told how much is done, 0 to 1."""
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -37,8 +35,8 @@ def data_of_images(
     files: Sequence[Path],
     model: ModelProto,
     preprocess: str | None,
-    labels: NDArray[Any] | None,
-    progress: Watch = lambda _: None,
+    labels: Array | None,
+    progress: Advance = unwatched,
 ) -> Data:
     """Samples from image files, one decoded at a time.
 
@@ -83,9 +81,9 @@ class _Shapes:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._found: dict[tuple[int, ...], tuple[NDArray[Any], list[int]]] = {}
+        self._found: dict[tuple[int, ...], tuple[Array, list[int]]] = {}
 
-    def add(self, position: int, x: NDArray[Any]) -> None:
+    def add(self, position: int, x: Array) -> None:
         if x.shape not in self._found:
             self._found[x.shape] = np.empty((self._most, *x.shape), x.dtype), []
         room, positions = self._found[x.shape]
@@ -97,7 +95,7 @@ class _Shapes:
         """Positions of all, in the order of the arrays."""
         return [k for _, positions in self._found.values() for k in positions]
 
-    def arrays(self) -> Iterator[NDArray[Any]]:
+    def arrays(self) -> Iterator[Array]:
         for room, positions in self._found.values():
             yield room[: len(positions)]
 
@@ -135,7 +133,7 @@ def _shape(model: ModelProto, name: str, fact: Fact) -> tuple[int, ...]:
     return fact.shape
 
 
-def subfolder_labels(folder: Path, files: Sequence[Path], classes: int | None) -> tuple[NDArray[np.int64] | None, list[str]]:
+def subfolder_labels(folder: Path, files: Sequence[Path], classes: int | None) -> tuple[Indices | None, list[str]]:
     """The subfolder of each image as its class, where there are as many as the model has classes; else a note why not.
 
     Classes are numbered in the order of the names, as torchvision's ImageFolder does; names that are 0, 1, 2, ... are numbers.

@@ -9,22 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.data.arrays import classes_of, data_of_arrays, data_of_calls, read_arrays
 from onnxprune.data.ground_truth import read_labels
-from onnxprune.data.images import Watch, data_of_images, image_files, subfolder_labels
+from onnxprune.data.images import data_of_images, image_files, subfolder_labels
 from onnxprune.data.samples import Data
 from onnxprune.data.synthetic import misfit, synthesize
 from onnxprune.data.user_code import data_of_entry, is_entry
 from onnxprune.errors import DataError
 from onnxprune.evaluation.verification import sample
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
+from onnxprune.types import Advance, Array, Shapes, unwatched
 
-Source = str | Path | Mapping[str, NDArray[Any]] | Data
-Shapes = Mapping[str, Sequence[int]]
-Labels = str | Path | Sequence[Any] | NDArray[Any]
+Source = str | Path | Mapping[str, Array] | Data
+Labels = str | Path | Sequence[Any] | Array
 MADE = ("random", "synthetic")
 MOST, MADE_UP = 1024, 256
 """Samples that are read from a folder or asked of a function, and that are made up, where nobody asks for a number."""
@@ -40,7 +39,7 @@ def load_data(
     labels: Labels | None = None,
     shapes: Shapes | None = None,
     path: str | None = None,
-    progress: Watch = lambda _: None,
+    progress: Advance = unwatched,
 ) -> Data:
     """Samples for the inputs of a model.
 
@@ -76,7 +75,7 @@ def _read(
     labels: Labels | None,
     shapes: Shapes | None,
     path: str | None,
-    progress: Watch,
+    progress: Advance,
 ) -> Data:
     if isinstance(source, str | Path):
         folder = Path(source)
@@ -98,7 +97,7 @@ def _given(
     seed: int,
     shapes: Shapes | None,
     path: str | None,
-    progress: Watch,
+    progress: Advance,
 ) -> Data:
     """Everything but images."""
     if isinstance(source, Data):
@@ -125,7 +124,7 @@ def _images(
     samples: int | None,
     seed: int,
     labels: Labels | None,
-    progress: Watch,
+    progress: Advance,
 ) -> Data:
     """Some of the images of a folder, with the labels that a file or the folders in it give them."""
     names = [p.relative_to(folder).as_posix() for p in files]

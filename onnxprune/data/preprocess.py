@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from onnxprune.errors import DataError
 from onnxprune.ir.graph import Fact
+from onnxprune.types import Array
 
 LAYOUTS = ("nchw", "nhwc", "nhw", "chw", "hwc", "hw")
 ORDERS = ("rgb", "bgr", "grey")
@@ -83,7 +84,7 @@ class Preprocess:
         axes = self.layout.removeprefix("n")
         return np.ascontiguousarray({"hwc": x, "chw": x.transpose(2, 0, 1), "hw": x[..., 0]}[axes])
 
-    def _normal(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+    def _normal(self, pixels: Array) -> NDArray[np.float32]:
         return np.asarray((pixels / self.scale - np.array(self.mean)) / np.array(self.std), np.float32)
 
     def _filling(self) -> NDArray[np.float32]:

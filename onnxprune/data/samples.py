@@ -6,13 +6,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.errors import DataError
-from onnxprune.evaluation.verification import Feeds
+from onnxprune.types import Array, Feeds, Mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +29,7 @@ class Data:
     """
 
     chunks: tuple[Feeds, ...] = field(repr=False)
-    labels: NDArray[Any] | None = field(default=None, repr=False)
+    labels: Array | None = field(default=None, repr=False)
     fixed: int | None = None
     stacked: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
@@ -84,14 +82,14 @@ class Data:
         """At most `n` samples (at least one batch of a fixed size), chosen by `seed`, in the old order."""
         return self if n >= len(self) else self.where(self._choose(max(n, self.unit), seed))
 
-    def _choose(self, n: int, seed: int) -> NDArray[np.bool_]:
+    def _choose(self, n: int, seed: int) -> Mask:
         """Which samples are among `n` chosen at random, whole units only."""
         units = len(self) // self.unit
         chosen = np.zeros(units, bool)
         chosen[np.random.default_rng(seed).permutation(units)[: max(n, 0) // self.unit]] = True
         return np.repeat(chosen, self.unit)
 
-    def where(self, mask: NDArray[np.bool_]) -> Data:
+    def where(self, mask: Mask) -> Data:
         """The samples that a mask (one entry a sample) chooses."""
         chunks, at = [], 0
         for chunk in self.chunks:

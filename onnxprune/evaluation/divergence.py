@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import astuple, dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from onnxprune.types import Array
 
 MOST = 2**26
 """Values of one output that are remembered over all samples; of larger outputs, positions are chosen at random."""
@@ -65,7 +65,7 @@ class Gap:
         return self.nats / self.divergent if self.divergent else self.error**2
 
 
-def rows_of(output: NDArray[Any], axis: int | None, samples: int, seed: int = 0) -> NDArray[Any]:
+def rows_of(output: Array, axis: int | None, samples: int, seed: int = 0) -> Array:
     """An output as (samples, positions, classes), classes being 1 without a class axis; at most `MOST` values in all.
 
     Args:
@@ -84,7 +84,7 @@ def rows_of(output: NDArray[Any], axis: int | None, samples: int, seed: int = 0)
     return rows[:, np.sort(np.random.default_rng([seed, rows.shape[1]]).choice(rows.shape[1], room, replace=False))]
 
 
-def gap_between(old: NDArray[Any], new: NDArray[Any], scores: bool) -> Gap:
+def gap_between(old: Array, new: Array, scores: bool) -> Gap:
     """How far `new` is from `old`, both (samples, positions, classes).
 
     Where the original is no number nothing is compared. Whole numbers count as right or wrong. Arrays of different sizes (a
@@ -107,7 +107,7 @@ def gap_between(old: NDArray[Any], new: NDArray[Any], scores: bool) -> Gap:
         return squares + Gap(places=places, same=same, nats=nats, divergent=divergent)
 
 
-def _nats(a: NDArray[Any], b: NDArray[Any], places: int) -> tuple[float, float]:
+def _nats(a: Array, b: Array, places: int) -> tuple[float, float]:
     """Summed Kullback-Leibler divergence and the positions it is over; none where the scores are no logits of one choice."""
     if are_probabilities(a):
         p, q = np.log(np.maximum(a, FAINT)), np.log(np.maximum(b, FAINT))
@@ -118,12 +118,12 @@ def _nats(a: NDArray[Any], b: NDArray[Any], places: int) -> tuple[float, float]:
     return float((np.exp(p) * (p - q)).sum()), places
 
 
-def are_probabilities(scores: NDArray[Any], axis: int = -1) -> bool:
+def are_probabilities(scores: Array, axis: int = -1) -> bool:
     """Whether scores along an axis are at least 0 and sum to 1."""
     return bool(scores.shape[axis] > 1 and scores.min() >= 0 and np.abs(scores.sum(axis, dtype=np.float64) - 1).max() < 0.01)
 
 
-def class_axis(output: NDArray[Any], labels: NDArray[Any] | None = None) -> int | None:
+def class_axis(output: Array, labels: Array | None = None) -> int | None:
     """The axis of a first output along which classes are scored, None where there seems to be none.
 
     It is the axis that labels do not have; one along which probabilities sum to 1; the last of up to three axes (a class a
@@ -141,12 +141,12 @@ def class_axis(output: NDArray[Any], labels: NDArray[Any] | None = None) -> int 
     return next((k for k in likely if k in ends), None)
 
 
-def _log_softmax(x: NDArray[Any]) -> NDArray[Any]:
+def _log_softmax(x: Array) -> Array:
     x = x - x.max(-1, keepdims=True)
     return np.asarray(x - np.log(np.exp(x).sum(-1, keepdims=True)))
 
 
-def _same_shape(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _same_shape(a: Array, b: Array) -> tuple[Array, Array]:
     if a.shape == b.shape:
         return a, b
     shape = np.maximum(a.shape, b.shape)

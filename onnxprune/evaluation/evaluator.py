@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.data.samples import Data, count
 from onnxprune.errors import DataError
 from onnxprune.evaluation.divergence import Gap, class_axis, gap_between, rows_of
-from onnxprune.evaluation.verification import Feeds, session
+from onnxprune.evaluation.verification import session
 from onnxprune.ir.files import runnable
+from onnxprune.types import Array, Feeds, Outputs
 
-Outputs = dict[str, NDArray[Any]]
 Metric = Callable[[Outputs, Any], float]
 """`metric(outputs, truth) -> float`, higher is better.
 
@@ -91,7 +90,7 @@ class Judge:
             truth.see(outputs, feeds)
         return self._judgement(gaps, truth.accuracy())
 
-    def _rows(self, outputs: Outputs) -> list[NDArray[Any]]:
+    def _rows(self, outputs: Outputs) -> list[Array]:
         axes = [self._axis, *[None] * (len(outputs) - 1)]
         return [rows_of(y, axis, len(self._data), self._seed) for y, axis in zip(outputs.values(), axes, strict=True)]
 
@@ -111,9 +110,9 @@ def _certain(accuracy: float, samples: int) -> bool:
 class Truth:
     """Gathers outputs, and asks what is right: a metric or labels."""
 
-    def __init__(self, labels: NDArray[Any] | None, metric: Metric | None) -> None:
+    def __init__(self, labels: Array | None, metric: Metric | None) -> None:
         self._labels, self._metric, self._at = labels, metric, 0
-        self._waiting: list[tuple[Outputs, Feeds, NDArray[Any] | None]] = []
+        self._waiting: list[tuple[Outputs, Feeds, Array | None]] = []
         self._sums = np.zeros(2)
 
     def see(self, outputs: Outputs, feeds: Feeds) -> None:
@@ -161,7 +160,7 @@ def _joined(parts: Sequence[Outputs]) -> Outputs:
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
-def met(output: NDArray[Any], labels: NDArray[Any]) -> tuple[int, int]:
+def met(output: Array, labels: Array) -> tuple[int, int]:
     """How many labels an output meets, and how many there are; (0, 0) where they are not comparable.
 
     Labels that name no class (often 255 or -100: "ignore this pixel") are left out.

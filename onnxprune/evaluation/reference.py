@@ -21,8 +21,7 @@ from onnxprune.ir.facts import skeleton
 from onnxprune.ir.graph import constant_tensor
 from onnxprune.ir.protofile import Spill
 from onnxprune.rewrite.residue import mask_weight
-
-Mask = NDArray[np.bool_]
+from onnxprune.types import Indices, Mask
 
 
 def masked(coupled: Coupled, dropped: Mask, spill: Spill | None = None) -> ModelProto:
@@ -94,7 +93,7 @@ class _Left:
         masks = [(k, ~self.gone[labels]) for k, labels in enumerate(axes) if labels is not None]
         return [(k, left) for k, left in masks if not left.all()]
 
-    def _gather(self, nodes: list[NodeProto], data: str, axis: int, positions: NDArray[np.int64], stem: str) -> str:
+    def _gather(self, nodes: list[NodeProto], data: str, axis: int, positions: Indices, stem: str) -> str:
         name = self._name(stem)
         index = self._constant(positions.astype(np.int64), f"{stem} positions")
         nodes.append(onnx.helper.make_node("Gather", [data, index], [name], axis=axis))

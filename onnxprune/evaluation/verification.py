@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.analysis.couple import Coupled
@@ -20,8 +19,8 @@ from onnxprune.ir.facts import without_large_weights
 from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import FLOATS, Graph
 from onnxprune.ir.protofile import spill_for
+from onnxprune.types import Advance, Array, Feeds, Mask, Rng, unwatched
 
-Feeds = dict[str, NDArray[Any]]
 # Rounding differs where sums have fewer terms; a wrong cut differs by far more.
 TOLERANCE = {np.dtype(np.float16): 3e-2, np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-6}
 LOOSEST = 8e-2
@@ -48,9 +47,7 @@ class Verification:
     renormalising: int = 0
 
 
-def verify(
-    coupled: Coupled, dropped: NDArray[np.bool_], pruned: ModelProto, progress: Callable[[float], None] = lambda _: None
-) -> Verification:
+def verify(coupled: Coupled, dropped: Mask, pruned: ModelProto, progress: Advance = unwatched) -> Verification:
     """Check a pruned model and compare it on seeded inputs with the masked original.
 
     Where the cut was allowed to renormalise, nodes of that original work on the channels that are left (`reference.py`).
@@ -118,7 +115,7 @@ class DifferenceError(VerificationError):
 
 
 def _node_by_node(
-    coupled: Coupled, dropped: NDArray[np.bool_], original: ModelProto, pruned: ModelProto, tries: Sequence[Feeds]
+    coupled: Coupled, dropped: Mask, original: ModelProto, pruned: ModelProto, tries: Sequence[Feeds]
 ) -> Verification:
     """Compare every tensor of the pruned model, computed from what the masked original computed just before it."""
     graph, names = coupled.graph, _comparable(coupled.graph, pruned)
@@ -178,7 +175,7 @@ def _copy(model: ModelProto) -> ModelProto:
     return copy
 
 
-def _cut_value(coupled: Coupled, dropped: NDArray[np.bool_], name: str, value: NDArray[Any]) -> NDArray[Any]:
+def _cut_value(coupled: Coupled, dropped: Mask, name: str, value: Array) -> Array:
     for axis, labels in enumerate(coupled.flows[name].axes):
         if labels is not None:
             value = np.compress(~dropped[labels], value, axis)
@@ -244,7 +241,7 @@ def _compare(
     return Verification(worst, allowed, tuple(shapes), engine), loud.issuperset(names)
 
 
-def as_array(output: Any) -> NDArray[Any]:
+def as_array(output: Any) -> Array:
     """An output as one array: the numbers of a sequence or a map (a class -> its probability) one after the other."""
     if isinstance(output, dict):
         return np.asarray(list(output.values()))
@@ -293,7 +290,7 @@ def feeds_for(graph: Graph, case: int, seed: int) -> Feeds:
     return {name: sample(rng, f.dtype, tuple(1 if d < 0 else d for d in f.shape or ())) for name, f in facts.items()}
 
 
-def sample(rng: np.random.Generator, dtype: int, shape: tuple[int, ...]) -> NDArray[Any]:
+def sample(rng: Rng, dtype: int, shape: tuple[int, ...]) -> Array:
     """Normal numbers, small integers, or True; `dtype` as TensorProto numbers it."""
     kind = onnx.helper.tensor_dtype_to_np_dtype(dtype) if dtype else np.dtype(np.float32)
     if kind.kind in "iu":

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxprune.ir.protofile import array_of
+from onnxprune.types import Array
 
 PACKED = {TensorProto.INT4, TensorProto.UINT4}
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
@@ -89,7 +89,7 @@ class Weight:
         return self.tensor.data_type in FLOATS
 
     @property
-    def array(self) -> NDArray[Any]:
+    def array(self) -> Array:
         """The values, read from the file's bytes at each call (no copy is kept)."""
         return array_of(self.tensor)
 
@@ -106,7 +106,7 @@ class Fact:
 
     dtype: int = 0
     shape: tuple[int, ...] | None = None
-    value: NDArray[Any] | None = None
+    value: Array | None = None
 
 
 UNKNOWN = Fact()
@@ -128,7 +128,7 @@ class Facts:
         return tuple(s[0] if len(set(s)) == 1 and s[0] >= 0 else None for s in zip(*shapes, strict=True))
 
     @property
-    def value(self) -> NDArray[Any] | None:
+    def value(self) -> Array | None:
         """The values if they do not depend on the dynamic sizes, else None."""
         first = self.cases[0].value
         if first is None:
@@ -255,7 +255,7 @@ def constant_tensor(node: NodeProto) -> TensorProto | None:
     return None
 
 
-def with_values(tensor: TensorProto, array: NDArray[Any]) -> TensorProto:
+def with_values(tensor: TensorProto, array: Array) -> TensorProto:
     """A stored tensor with other values; name, type and doc string stay."""
     new = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=array.shape, doc_string=tensor.doc_string)
     if tensor.data_type in PACKED:  # two or more to a byte

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.shape_inference
-from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
 from onnxprune.ir.decompositions import MICROSOFT, parts_of
 from onnxprune.ir.graph import FLOATS, UNKNOWN, Fact, Weight, opsets
+from onnxprune.types import Array
 
 MOST_INTEGERS, MOST_FLOATS = 65536, 16
 # Operators of which inference does not tell the shape: it is that of the first input. Two of them make float32 of any number.
@@ -187,7 +187,7 @@ def _told_by_onnxruntime(model: bytes) -> tuple[tuple[str, Fact], ...]:
     )
 
 
-def evaluate(node: NodeProto, versions: Mapping[str, int], inputs: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]] | None:
+def evaluate(node: NodeProto, versions: Mapping[str, int], inputs: Sequence[Array | None]) -> list[Array] | None:
     """The outputs of a node by ONNX's reference evaluator; None where it has no implementation or fails."""
     attributes = tuple(a.SerializeToString(deterministic=True) for a in node.attribute)
     present = tuple(x is not None for x in inputs)
@@ -257,5 +257,5 @@ def _type(fact: Fact) -> TypeProto:
     return onnx.helper.make_tensor_type_proto(fact.dtype, [None if d < 0 else d for d in fact.shape])
 
 
-def _tensor(value: NDArray[Any] | None) -> TensorProto:
+def _tensor(value: Array | None) -> TensorProto:
     return onnx.numpy_helper.from_array(np.asarray(value))

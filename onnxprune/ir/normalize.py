@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
 from onnxprune.ir.graph import captured, read_weights
+from onnxprune.types import Indices
 
-Parts = tuple[str, int, NDArray[np.int64]]
+Parts = tuple[str, int, Indices]
 """A tensor that is split into a sequence: its name, the axis, and one size for all parts (rank 0) or the size of each."""
 
 
@@ -39,7 +39,7 @@ def normal_form(model: ModelProto) -> ModelProto:
     return plain
 
 
-def _sequences(model: ModelProto, stored: Mapping[str, NDArray[np.int64]]) -> dict[str, Parts]:
+def _sequences(model: ModelProto, stored: Mapping[str, Indices]) -> dict[str, Parts]:
     """Sequences of known parts that are read by nothing but SequenceAt, each time at a known place."""
     found: dict[str, Parts] = {}
     for node in model.graph.node:
@@ -51,7 +51,7 @@ def _sequences(model: ModelProto, stored: Mapping[str, NDArray[np.int64]]) -> di
     return found
 
 
-def _read_otherwise(model: ModelProto, found: Mapping[str, Parts], stored: Mapping[str, NDArray[np.int64]]) -> Iterator[str]:
+def _read_otherwise(model: ModelProto, found: Mapping[str, Parts], stored: Mapping[str, Indices]) -> Iterator[str]:
     for node in model.graph.node:
         yield from captured(node)
         for name in set(node.input) & found.keys():

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+from onnxprune.types import Array
 
 LARGE_FILE = 2**26
 """From this size on, large weights of a file are left in it."""
@@ -94,7 +95,7 @@ def take_all(model: ModelProto) -> None:
         take(tensor)
 
 
-def array_of(tensor: TensorProto) -> NDArray[Any]:
+def array_of(tensor: TensorProto) -> Array:
     """The values of a tensor, in memory or left in its file; read only."""
     place = place_of(tensor)
     if place is None:
@@ -106,7 +107,7 @@ def array_of(tensor: TensorProto) -> NDArray[Any]:
     return np.asarray(np.memmap(place.file, kind, "r", place.offset, tuple(tensor.dims)))
 
 
-def slabs(tensor: TensorProto) -> Iterator[tuple[slice, NDArray[Any]]]:
+def slabs(tensor: TensorProto) -> Iterator[tuple[slice, Array]]:
     """The values of a tensor in parts along its first axis, of about `CHUNK` bytes each, and where each part lies."""
     place, kind, dims = place_of(tensor), PLAIN.get(tensor.data_type), tuple(tensor.dims)
     step = max(1, CHUNK * dims[0] // max(1, nbytes(tensor))) if dims else 1
@@ -267,7 +268,7 @@ class Spill:
         """The tensor left in this file; a small one as it was, in memory."""
         return _append(tensor, self.path)
 
-    def write(self, like: TensorProto, dims: Sequence[int], parts: Iterable[NDArray[Any]]) -> TensorProto:
+    def write(self, like: TensorProto, dims: Sequence[int], parts: Iterable[Array]) -> TensorProto:
         """A tensor left in this file, of name and type as `like`, its values given in parts along the first axis."""
         left = _header(like)
         del left.dims[:]

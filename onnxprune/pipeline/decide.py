@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.analysis.couple import Coupled, couple
@@ -19,7 +17,6 @@ from onnxprune.analysis.groups import Group, Held, find_groups, find_held
 from onnxprune.analysis.policy import Policy
 from onnxprune.data.arrays import read_arrays
 from onnxprune.errors import CutError, ModelError, OptionError, PruneError
-from onnxprune.evaluation.verification import Feeds
 from onnxprune.ir.graph import Graph
 from onnxprune.ir.protofile import Spill, spill_for
 from onnxprune.options import Options
@@ -28,6 +25,7 @@ from onnxprune.selection.criteria import Scored, score_groups, scores_from_file
 from onnxprune.selection.criteria.names import CALIBRATED
 from onnxprune.selection.space import Ballot, within
 from onnxprune.selection.widths import Budget, units_of, widths_for
+from onnxprune.types import Feeds, Mask
 
 MOST_RETRIES = 30
 
@@ -78,7 +76,7 @@ class Decision:
     """
 
     analysis: Analysis = field(repr=False)
-    dropped: NDArray[np.bool_] = field(repr=False)
+    dropped: Mask = field(repr=False)
     pruned: ModelProto = field(repr=False)
     groups: tuple[Group, ...] = field(repr=False)
     notes: tuple[str, ...] = ()
@@ -169,7 +167,7 @@ def _score(coupled: Coupled, groups: tuple[Group, ...], options: Options, batche
     return scores_from_file(coupled, groups, given)
 
 
-def _choose(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options: Options) -> NDArray[np.bool_]:
+def _choose(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options: Options) -> Mask:
     """The labels (n_labels,) that go."""
     known = [(g, s) for g, s in zip(groups, scored.scores, strict=True) if s is not None]
     ballot = Ballot(coupled, [g for g, _ in known], [units_of(g, s) for g, s in known])

@@ -4,14 +4,13 @@ whose rounds retrain; here layers are refitted, so that no training code is need
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from onnx import ModelProto
 
 from onnxprune.analysis.groups import Group
-from onnxprune.evaluation.verification import Feeds
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.graph import Graph, read_weights
 from onnxprune.ir.protofile import take_all
@@ -20,6 +19,7 @@ from onnxprune.pipeline.decide import Analysis, Decision, analyse, decide
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan, dropped_by, plan_of
 from onnxprune.selection.budget import Amount
+from onnxprune.types import Advance, Feeds, unwatched
 
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
 
@@ -51,9 +51,7 @@ def composed(first: Kept, second: Kept) -> dict[str, dict[int, tuple[int, ...]]]
     return found
 
 
-def in_rounds(
-    graph: Graph, options: Options, name: str, batches: Sequence[Feeds], progress: Callable[[float], None] = lambda _: None
-) -> Outcome:
+def in_rounds(graph: Graph, options: Options, name: str, batches: Sequence[Feeds], progress: Advance = unwatched) -> Outcome:
     """Cut in `options.rounds` rounds; each but the last is followed by a reconstruction.
 
     Args:

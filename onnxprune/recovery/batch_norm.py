@@ -21,22 +21,21 @@ from onnxprune.analysis.rules.normalization import trains
 from onnxprune.calibration.moments import Moments
 from onnxprune.calibration.sites import Site, Term, find_sites
 from onnxprune.calibration.stages import stages
-from onnxprune.evaluation.verification import Feeds
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.graph import Graph, Node
 from onnxprune.recovery.editor import Editor, places
 from onnxprune.recovery.reconstruct import Knobs, Values, gather, left_of
+from onnxprune.types import Advance, Feeds, Mask, Vector, unwatched
 
-Vector = NDArray[np.float64]
 Pairs = Iterator[tuple[Values, Values]]
 
 
 def reestimate(
     coupled: Coupled,
-    dropped: NDArray[np.bool_],
+    dropped: Mask,
     pruned: ModelProto,
     batches: Sequence[Feeds],
-    progress: Callable[[float], None] = lambda _: None,
+    progress: Advance = unwatched,
 ) -> ModelProto:
     """The pruned model with statistics that fit its own activations, layer by layer in the order of the graph.
 

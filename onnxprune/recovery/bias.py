@@ -18,13 +18,13 @@ from onnxprune.analysis.couple import Coupled
 from onnxprune.analysis.rules.normalization import trains
 from onnxprune.calibration.sites import Site, find_sites
 from onnxprune.calibration.stages import Piece, part, read_by, stages
-from onnxprune.evaluation.verification import Feeds, session
+from onnxprune.evaluation.verification import session
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import Graph, Node
 from onnxprune.recovery.editor import Editor, places
+from onnxprune.types import Feeds, Mask, Rng, Vector
 
-Vector = NDArray[np.float64]
 POINTS = 4096
 # What runs channel by channel and keeps the layout [sample, channel, places]: means pass through it.
 PASSES = frozenset(
@@ -35,9 +35,7 @@ PASSES = frozenset(
 )
 
 
-def absorb(
-    coupled: Coupled, dropped: NDArray[np.bool_], pruned: ModelProto, batches: Sequence[Feeds] = (), seed: int = 0
-) -> ModelProto:
+def absorb(coupled: Coupled, dropped: Mask, pruned: ModelProto, batches: Sequence[Feeds] = (), seed: int = 0) -> ModelProto:
     """The pruned model with biases that make up for the means of removed channels.
 
     Args:
@@ -67,18 +65,18 @@ def _input_axis(site: Site, k: int) -> int:
     return {"Conv": 1, "ConvTranspose": 0, "MatMul": 0, "Gemm": 1 if node.attribute("transB", 0) else 0}[node.op]
 
 
-def _gone(coupled: Coupled, dropped: NDArray[np.bool_], site: Site, k: int) -> NDArray[np.bool_] | None:
+def _gone(coupled: Coupled, dropped: Mask, site: Site, k: int) -> Mask | None:
     """Which inputs of a layer are removed; None where none is, or the layer is grouped and loses them with its outputs."""
     linear = site.terms[k].linear
     labels = coupled.flows[linear.weight].axes[_input_axis(site, k)]
     return dropped[labels] if labels is not None and linear.groups == 1 and dropped[labels].any() else None
 
 
-def _loses(coupled: Coupled, dropped: NDArray[np.bool_], site: Site) -> bool:
+def _loses(coupled: Coupled, dropped: Mask, site: Site) -> bool:
     return any(_gone(coupled, dropped, site, k) is not None for k in range(len(site.terms)))
 
 
-def _lost(coupled: Coupled, dropped: NDArray[np.bool_], site: Site, means: Mapping[str, Vector]) -> Vector | None:
+def _lost(coupled: Coupled, dropped: Mask, site: Site, means: Mapping[str, Vector]) -> Vector | None:
     """What a site loses on average (channels that are left,); None where it loses nothing, or that is not known."""
     total = None
     labels = coupled.flows[site.total].axes[site.channel_axis]
@@ -149,7 +147,7 @@ def _is_source(graph: Graph, node: Node) -> bool:
     return node.op == "BatchNormalization" and not trains(node) and all(n in graph.weights for n in node.inputs[1:3])
 
 
-def _normal(graph: Graph, node: Node, rng: np.random.Generator) -> NDArray[np.float32]:
+def _normal(graph: Graph, node: Node, rng: Rng) -> NDArray[np.float32]:
     """What BatchNormalization puts out: normal numbers (points, channels, 1, ...), the same quantiles in another order for
     every channel."""
     gamma, beta = (graph.weights[n].array.astype(np.float64).ravel() for n in node.inputs[1:3])

@@ -5,18 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.calibration.sites import Site, Term, affine
 from onnxprune.ir.graph import Weight, read_weights
+from onnxprune.types import Array, Vector
 
-Array = NDArray[Any]
-Vector = NDArray[np.float64]
 REFIT = "_refit"
 """Stands in the names of weights that a fit added."""
 
@@ -32,7 +29,7 @@ class Editor:
             for name in node.input:
                 self.users[name] = self.users.get(name, 0) + 1
 
-    def array(self, name: str) -> NDArray[np.float64]:
+    def array(self, name: str) -> Vector:
         """A weight in double precision."""
         return self.weights[name].array.astype(np.float64)
 

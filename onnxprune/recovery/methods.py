@@ -10,20 +10,18 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.analysis.couple import Coupled
 from onnxprune.data import Data
 from onnxprune.errors import PruneError
 from onnxprune.evaluation.evaluator import Judge, Judgement
-from onnxprune.evaluation.verification import Feeds
 from onnxprune.pipeline.samples import Supply
 from onnxprune.recovery.batch_norm import reestimate
 from onnxprune.recovery.bias import absorb
 from onnxprune.recovery.reconstruct import Knobs, reconstruct
+from onnxprune.types import Feeds, Mask, Progress, silent
 
-Watch = Callable[[str, float], None]
 EXAMINED = 0.1
 """Of the samples to fit on, those that choose the best moment of training."""
 DISTILL_SECONDS = 600.0
@@ -47,7 +45,7 @@ class Task:
     """
 
     coupled: Coupled = field(repr=False)
-    dropped: NDArray[np.bool_] = field(repr=False)
+    dropped: Mask = field(repr=False)
     pruned: ModelProto = field(repr=False)
     start: ModelProto = field(repr=False)
     fit: Data
@@ -117,27 +115,27 @@ class Recovery:
         return next((a.judgement for a in self.attempts if a.name == name), None)
 
 
-Method = Callable[[Task, Watch], ModelProto]
+Method = Callable[[Task, Progress], ModelProto]
 
 
-def by_bias(task: Task, watch: Watch) -> ModelProto:
+def by_bias(task: Task, watch: Progress) -> ModelProto:
     """Means of removed channels go into biases: measured where there are real samples, else from BatchNormalization."""
     batches = task.batches() if task.genuine else ()
     return absorb(task.coupled, task.dropped, task.pruned, batches, task.seed)
 
 
-def by_statistics(task: Task, watch: Watch) -> ModelProto:
+def by_statistics(task: Task, watch: Progress) -> ModelProto:
     """Statistics of normalisation measured anew."""
     return reestimate(task.coupled, task.dropped, task.pruned, task.batches(), lambda done: watch("re-estimate", done))
 
 
-def by_least_squares(task: Task, watch: Watch) -> ModelProto:
+def by_least_squares(task: Task, watch: Progress) -> ModelProto:
     """Layers fitted to the original's."""
     knobs, told = Knobs(seed=task.seed), lambda done: watch("reconstruct", done)
     return reconstruct(task.coupled, task.dropped, task.start, task.batches(), knobs, told)
 
 
-def by_distillation(task: Task, watch: Watch, **knobs: Any) -> ModelProto:
+def by_distillation(task: Task, watch: Progress, **knobs: Any) -> ModelProto:
     """Layers fitted to the original's, then the whole network trained to follow it (`knobs`: of `training.course.Knobs`)."""
     from onnxprune.training.distillation import trainer as course
     from onnxprune.training.distillation.distill import distill
@@ -158,7 +156,7 @@ def by_distillation(task: Task, watch: Watch, **knobs: Any) -> ModelProto:
     ).model
 
 
-def kept_positions(coupled: Coupled, dropped: NDArray[np.bool_]) -> dict[str, tuple[NDArray[np.bool_] | None, ...]]:
+def kept_positions(coupled: Coupled, dropped: Mask) -> dict[str, tuple[Mask | None, ...]]:
     """For each tensor of the original which positions of each axis are left; None for an axis that is whole."""
     return {
         name: tuple(None if x is None else ~dropped[x] for x in flow.axes)
@@ -179,7 +177,7 @@ WAYS: Mapping[str, tuple[tuple[str, Method], ...]] = MappingProxyType(
 """What is tried for each value of --recover. `auto` distils too where the user gave inputs and time for it."""
 
 
-def recover(task: Task, wish: str, judge: Judge, supply: Supply, watch: Watch = lambda stage, done: None) -> Recovery:
+def recover(task: Task, wish: str, judge: Judge, supply: Supply, watch: Progress = silent) -> Recovery:
     """Try what `wish` names, judge it beside `none`, and keep the best; a method asked for by name is kept where it works.
 
     Args:
@@ -214,7 +212,7 @@ def _loss(result: tuple[Attempt, ModelProto]) -> float:
     return judgement.loss if judgement is not None else float("inf")
 
 
-def _attempt(name: str, way: Method, task: Task, judge: Judge, watch: Watch) -> tuple[Attempt, ModelProto]:
+def _attempt(name: str, way: Method, task: Task, judge: Judge, watch: Progress) -> tuple[Attempt, ModelProto]:
     start = time.perf_counter()
     try:
         model = way(task, watch)

@@ -9,12 +9,10 @@ sums: what an identity shortcut has lost already is corrected by the last convol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.analysis.couple import Coupled
@@ -23,12 +21,10 @@ from onnxprune.calibration.linear import at_positions
 from onnxprune.calibration.moments import RIDGES, Moments, Solution, fitted
 from onnxprune.calibration.sites import Site, find_sites
 from onnxprune.calibration.stages import stages
-from onnxprune.evaluation.verification import Feeds
 from onnxprune.ir.facts import read_graph
 from onnxprune.recovery.editor import Editor, places
+from onnxprune.types import Advance, Array, Feeds, Mask, Rng, unwatched
 
-Array = NDArray[Any]
-Mask = NDArray[np.bool_]
 Values = dict[str, Array]
 
 
@@ -55,7 +51,7 @@ def reconstruct(
     pruned: ModelProto,
     batches: Sequence[Feeds],
     knobs: Knobs = Knobs(),
-    progress: Callable[[float], None] = lambda _: None,
+    progress: Advance = unwatched,
 ) -> ModelProto:
     """The pruned model with refitted weights; graph, names and shapes stay (a layer may get a bias that it lacked).
 
@@ -110,7 +106,7 @@ def _n_inputs(site: Site, editor: Editor) -> int:
     return sum(t.linear.matrix(editor.weights[t.linear.weight].array).shape[1] for t in site.terms)
 
 
-def _rows(site: Site, target: Array, given: Values, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
+def _rows(site: Site, target: Array, given: Values, count: int, rng: Rng) -> tuple[Array, Array]:
     """Inputs (groups, n, d) and targets (groups, n, o) at some positions."""
     axis = site.channel_axis % target.ndim
     places_in_all = target.size // target.shape[axis]

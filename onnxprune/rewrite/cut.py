@@ -26,11 +26,10 @@ from onnxprune.ir.protofile import Spill, array_of, is_large, slabs
 from onnxprune.rewrite.fixups.refit import REFITS
 from onnxprune.rewrite.patch import Patch
 from onnxprune.rewrite.residue import Rests
+from onnxprune.types import Mask
 
-Mask = NDArray[np.bool_]
 
-
-def cut(coupled: Coupled, dropped: NDArray[np.bool_], spill: Spill | None = None) -> ModelProto:
+def cut(coupled: Coupled, dropped: Mask, spill: Spill | None = None) -> ModelProto:
     """The model without the dropped channels.
 
     Args:
@@ -74,7 +73,7 @@ def _cut_slabs(tensor: TensorProto, masks: Sequence[Mask | None]) -> Iterator[ND
 class _Cutter:
     """Builds the pruned model; `run` once."""
 
-    def __init__(self, coupled: Coupled, dropped: NDArray[np.bool_], spill: Spill | None) -> None:
+    def __init__(self, coupled: Coupled, dropped: Mask, spill: Spill | None) -> None:
         self.coupled, self.graph, self.dropped, self.spill = coupled, coupled.graph, dropped, spill
         self.model = skeleton(self.graph.model)
         self.interpret = Interpreter(self.graph.model)

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 
 from onnxprune.analysis.couple import Coupled
@@ -16,8 +15,7 @@ from onnxprune.analysis.labels import Rest
 from onnxprune.analysis.rules.site import Unsupported
 from onnxprune.ir.graph import Fact, Graph, Node, opsets
 from onnxprune.rewrite.residue import Rests
-
-Mask = NDArray[np.bool_]
+from onnxprune.types import Array, Indices, Mask
 
 
 class Cutting(Protocol):
@@ -65,19 +63,19 @@ class Patch:
         """Which positions of an output axis stay."""
         return self.cutting.masks(self.node.outputs[output])[axis]
 
-    def old(self, operand: int) -> list[NDArray[Any] | None]:
+    def old(self, operand: int) -> list[Array | None]:
         """The value of an operand in the original graph, for each case."""
         return [c.value for c in self.cutting.graph.facts[self.node.inputs[operand]].cases]
 
-    def old_value(self, operand: int) -> NDArray[Any] | None:
+    def old_value(self, operand: int) -> Array | None:
         """The value of an operand that may be left out, in the original graph."""
         return self.old(operand)[0] if self.has(operand) else None
 
-    def new(self, operand: int) -> list[NDArray[Any] | None]:
+    def new(self, operand: int) -> list[Array | None]:
         """The value of an operand in the graph as it is cut so far, for each case."""
         return [case[self.node.inputs[operand]].value for case in self.cutting.facts]
 
-    def known(self, operand: int) -> list[NDArray[Any]]:
+    def known(self, operand: int) -> list[Array]:
         """`old`, where the operand must be known."""
         values = [v for v in self.old(operand) if v is not None]
         if len(values) < len(self.cases()):
@@ -97,7 +95,7 @@ class Patch:
         shapes = [self.cutting.expected(self.node.outputs[output], case) for case in self.cases()]
         return [s if s is not None else () for s in shapes]
 
-    def set_operand(self, k: int, values: Sequence[NDArray[Any]]) -> None:
+    def set_operand(self, k: int, values: Sequence[Array]) -> None:
         """Make operand `k` read `values` (one for each case).
 
         What already reads so is left alone. A value that is the same in all cases becomes a constant of its own; otherwise
@@ -138,7 +136,7 @@ class Patch:
         self.cutting.taken.add(name)
         return name
 
-    def constant(self, stem: str, value: NDArray[Any]) -> str:
+    def constant(self, stem: str, value: Array) -> str:
         """A new initializer; other readers of an old one keep theirs."""
         known = self.cutting.rests.constants
         key = (value.dtype.str, value.shape, value.tobytes())
@@ -159,7 +157,7 @@ class Patch:
         if value is not None:
             self.proto.attribute.append(onnx.helper.make_attribute(name, value))
 
-    def gather_after(self, axis: int, positions: NDArray[np.int64]) -> None:
+    def gather_after(self, axis: int, positions: Indices) -> None:
         """Pick positions from the output by a Gather."""
         inner = self._inner()
         indices = self.constant(f"{inner}_indices", positions)
@@ -191,7 +189,7 @@ class Patch:
         self.zeros_back(operand, {axis: 1})
         self.pick(operand, axis, np.where(kept, np.cumsum(kept) - 1, kept.sum()))
 
-    def pick(self, operand: int, axis: int, positions: NDArray[np.int64]) -> None:
+    def pick(self, operand: int, axis: int, positions: Indices) -> None:
         """Take positions of an operand."""
         indices = self.constant(f"{self.proto.input[operand]}_indices", positions)
         self.put(operand, self.add_before("Gather", [self.proto.input[operand], indices], self.node.inputs[operand], axis=axis))

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.constraints import uneven_blocks
 from onnxprune.analysis.couple import Coupled
 from onnxprune.analysis.policy import DEFAULT, Policy
 from onnxprune.errors import PlanError
+from onnxprune.types import Mask
 
 FORMAT = "onnxprune-plan/1"
 
@@ -88,7 +88,7 @@ class Plan:
         return cls(str(data.get("model_sha256", "")), kept, data.get("made_by", {}), policy)
 
 
-def plan_of(coupled: Coupled, dropped: NDArray[np.bool_], sha256: str, made_by: Mapping[str, Any]) -> Plan:
+def plan_of(coupled: Coupled, dropped: Mask, sha256: str, made_by: Mapping[str, Any]) -> Plan:
     """The plan that drops some labels.
 
     Args:
@@ -102,7 +102,7 @@ def plan_of(coupled: Coupled, dropped: NDArray[np.bool_], sha256: str, made_by: 
     return Plan(sha256, kept, made_by, coupled.policy)
 
 
-def dropped_by(coupled: Coupled, plan: Plan) -> NDArray[np.bool_]:
+def dropped_by(coupled: Coupled, plan: Plan) -> Mask:
     """The labels (n_labels,) that a plan drops in this graph.
 
     Raises:

@@ -8,11 +8,9 @@ them as constants and still compute the original's statistics.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxprune.analysis.couple import Coupled
@@ -22,11 +20,10 @@ from onnxprune.analysis.rules.site import Unsupported
 from onnxprune.ir.graph import FLOATS, Node, with_values
 from onnxprune.ir.infer import evaluate
 from onnxprune.ir.protofile import Spill, array_of, is_large, slabs
+from onnxprune.types import Array, Indices, Mask
 
 
-def mask_weight(
-    coupled: Coupled, dropped: NDArray[np.bool_], tensor: TensorProto, name: str, spill: Spill | None = None
-) -> TensorProto:
+def mask_weight(coupled: Coupled, dropped: Mask, tensor: TensorProto, name: str, spill: Spill | None = None) -> TensorProto:
     """The weight with its dropped slices set to zero (integers: to their zero point), if zero means absent for all who use it
     (`MASKABLE`).
 
@@ -47,7 +44,7 @@ def mask_weight(
     return with_values(tensor, np.where(gone, np.asarray(fill).astype(array.dtype), array))
 
 
-def _mask_slabs(tensor: TensorProto, gone: Sequence[NDArray[np.bool_] | None]) -> Iterator[NDArray[Any]]:
+def _mask_slabs(tensor: TensorProto, gone: Sequence[Mask | None]) -> Iterator[Array]:
     for rows, part in slabs(tensor):
         array = part.copy()
         for axis, own in enumerate(gone):
@@ -65,15 +62,15 @@ class Rests:
         constants: content -> name of constants that were added, so that each is stored once.
     """
 
-    def __init__(self, coupled: Coupled, dropped: NDArray[np.bool_]) -> None:
+    def __init__(self, coupled: Coupled, dropped: Mask) -> None:
         self._coupled, self._dropped = coupled, dropped
         self._shuffles = {shuffle.result: shuffle for shuffle in coupled.shuffles}
-        self._full: dict[tuple[str, bytes], NDArray[Any]] = {}
+        self._full: dict[tuple[str, bytes], Array] = {}
         self.made: dict[tuple[str, int], str] = {}
         self.widths: dict[str, int] = {}
         self.constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
-    def constant(self, name: str, axis: int) -> NDArray[Any]:
+    def constant(self, name: str, axis: int) -> Array:
         """What the dropped positions of an axis hold; of size one along axes where all are the same.
 
         Raises:
@@ -93,7 +90,7 @@ class Rests:
                 raise Unsupported("mixes removed channels whose values depend on a dynamic size")
         return found
 
-    def _run(self, name: str, classes: NDArray[np.int64]) -> NDArray[Any]:
+    def _run(self, name: str, classes: Indices) -> Array:
         """A whole tensor of the masked original, right wherever a dropped label of these classes is.
 
         What does not carry these classes is right everywhere: no shortcut by zeros may be taken on the way to it.
@@ -106,7 +103,7 @@ class Rests:
             self._full[key] = self._compute(name, classes, rest)
         return self._full[key]
 
-    def _compute(self, name: str, classes: NDArray[np.int64], rest: Rest | None) -> NDArray[Any]:
+    def _compute(self, name: str, classes: Indices, rest: Rest | None) -> Array:
         graph, fact = self._coupled.graph, self._coupled.graph.facts[name].cases[0]
         if name in graph.weights:
             tensor = graph.weights[name].tensor
@@ -127,17 +124,17 @@ class Rests:
             raise Unsupported("mixes removed channels whose values cannot be computed")
         return values[node.outputs.index(name)]
 
-    def _operand(self, node: Node, name: str, classes: NDArray[np.int64]) -> NDArray[Any]:
+    def _operand(self, node: Node, name: str, classes: Indices) -> Array:
         beside = node.op == "Concat" or (node.op == "Pad" and name == node.inputs[0])
         if beside and len(classes) and self._rest_of(name, classes) is None:
             return self._zeros(name)  # other channels, beside those that are asked for
         return self._run(name, classes)
 
-    def _zeros(self, name: str) -> NDArray[Any]:
+    def _zeros(self, name: str) -> Array:
         fact = self._coupled.graph.facts[name].cases[0]
         return np.broadcast_to(np.zeros((), onnx.helper.tensor_dtype_to_np_dtype(fact.dtype)), fact.shape or ())
 
-    def _rest_of(self, name: str, classes: NDArray[np.int64]) -> Rest | None:
+    def _rest_of(self, name: str, classes: Indices) -> Rest | None:
         """What the tensor holds where labels of these classes are dropped; None if it does not carry them."""
         flow = self._coupled.flows[name]
         for labels, rest in zip(flow.axes, flow.rest, strict=True):

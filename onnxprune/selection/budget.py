@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.couple import Coupled
 from onnxprune.errors import OptionError
+from onnxprune.types import Mask
 
 PROBES = 16
 """Halvings of the ratio: a hundredth of a percent of all channels."""
@@ -52,7 +52,7 @@ def amount(text: str | float, option: str) -> Amount:
     return found
 
 
-def macs_kept(coupled: Coupled, dropped: NDArray[np.bool_]) -> float:
+def macs_kept(coupled: Coupled, dropped: Mask) -> float:
     """The share of the multiply-accumulates that is left without the labels `dropped` (n_labels,), 0 to 1.
 
     At the input sizes that the report shows. Pure, and a matter of microseconds after the first call for an analysis.

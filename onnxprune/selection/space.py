@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.couple import Coupled
 from onnxprune.analysis.groups import Group
 from onnxprune.selection.budget import Amount, filled, smallest
 from onnxprune.selection.widths import Budget, Units, keep_one_everywhere, ladders, widths_for
+from onnxprune.types import Mask
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Ballot:
     groups: list[Group]
     units: list[Units]
 
-    def dropped(self, widths: Sequence[int]) -> NDArray[np.bool_]:
+    def dropped(self, widths: Sequence[int]) -> Mask:
         """The labels (n_labels,) that go if each group keeps its best units; no axis loses everything."""
         dead, scores = np.zeros(len(self.coupled.roots), bool), np.zeros(len(self.coupled.roots))
         for group, units, width in zip(self.groups, self.units, widths, strict=True):

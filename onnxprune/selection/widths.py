@@ -16,11 +16,10 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.groups import Group
+from onnxprune.types import Indices, Mask, Vector
 
-Vector = NDArray[np.float64]
 FLOOR = 0.1
 """Smallest fraction of a group that is always kept, so that no layer collapses."""
 
@@ -53,27 +52,27 @@ class Units:
     """
 
     scores: Vector
-    sizes: NDArray[np.int64]
-    of: NDArray[np.int64]
+    sizes: Indices
+    of: Indices
 
     @cached_property
-    def ranked(self) -> NDArray[np.int64]:
+    def ranked(self) -> Indices:
         """The units from the highest score to the lowest, ties broken by position (n_units,)."""
         return np.argsort(-self.scores, kind="stable")
 
-    def best(self, count: int) -> NDArray[np.bool_]:
+    def best(self, count: int) -> Mask:
         """The atoms (n_atoms,) of the `count` best units."""
         keep = np.zeros(len(self.scores), bool)
         keep[self.ranked[:count]] = True
         return keep[self.of]
 
     @cached_property
-    def gone(self) -> NDArray[np.int64]:
+    def gone(self) -> Indices:
         """How many atoms go with the 0, 1, 2, ... lowest units (n_units + 1,)."""
         return np.concatenate([[0], np.cumsum(self.sizes[self.ranked[::-1]])])
 
     @cached_property
-    def kept(self) -> NDArray[np.int64]:
+    def kept(self) -> Indices:
         """How many atoms stay with the 0, 1, 2, ... best units (n_units + 1,)."""
         return np.asarray((self.gone[-1] - self.gone)[::-1])
 
@@ -90,7 +89,7 @@ def units_of(group: Group, scores: Vector) -> Units:
     return Units(np.bincount(of, scores) / sizes, sizes, of)
 
 
-def select(groups: Sequence[Group], scores: Sequence[Vector], budget: Budget) -> list[NDArray[np.bool_]]:
+def select(groups: Sequence[Group], scores: Sequence[Vector], budget: Budget) -> list[Mask]:
     """Which atoms of each group stay (n_atoms,): the best-scored, with the same number in all of its blocks."""
     units = [units_of(g, s) for g, s in zip(groups, scores, strict=True)]
     return [u.best(n) for u, n in zip(units, widths_for(groups, units, budget), strict=True)]
@@ -223,7 +222,7 @@ def _rounded(allowed: list[list[int]], units: Sequence[Units], free: list[int], 
         at[min(moves)[1]] += step
 
 
-def keep_one_everywhere(spans: Sequence[NDArray[np.int64]], gone: dict[int, float]) -> set[int]:
+def keep_one_everywhere(spans: Sequence[Indices], gone: dict[int, float]) -> set[int]:
     """Classes to bring back so that no axis of any tensor loses everything.
 
     Args:

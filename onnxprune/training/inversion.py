@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,15 +22,15 @@ from onnxprune.data.synthetic.statistics import Layer, fit, norm_layers
 from onnxprune.errors import TrainingError
 from onnxprune.training.converter.module import Module
 from onnxprune.training.converter.ops.elementwise import to_torch
+from onnxprune.types import Advance, unwatched
 
 RATE = 0.02
 """Of the range of an input's values: the first step's size. It falls to zero along a cosine."""
 LEAST, MOST, FED = 8, 64, 2**21
 """Samples that are run together, by the input values that they are: activations are many times as much."""
-Watch = Callable[[float], None]
 
 
-def invert(model: ModelProto, data: Data, steps: int, progress: Watch = lambda _: None) -> Data:
+def invert(model: ModelProto, data: Data, steps: int, progress: Advance = unwatched) -> Data:
     """Samples that fit a model's BatchNorm statistics better than `data`; `data` itself where they do not.
 
     Values stay within the range that each input had. Inputs that are whole numbers, or the same in every sample, are kept.
@@ -52,7 +52,7 @@ def invert(model: ModelProto, data: Data, steps: int, progress: Watch = lambda _
     return found if before and after and after.mismatch < before.mismatch else data
 
 
-def _descended(model: ModelProto, layers: Sequence[Layer], data: Data, steps: int, progress: Watch) -> Data:
+def _descended(model: ModelProto, layers: Sequence[Layer], data: Data, steps: int, progress: Advance) -> Data:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module, remembered = Module(model).to(device).requires_grad_(False), [_Remembered(layer, device) for layer in layers]
     given = {name: to_torch(x).to(device) for name, x in data.chunks[0].items()}

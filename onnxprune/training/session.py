@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, helper
 
-Array = NDArray[Any]
+from onnxprune.types import Array
 
 
 def run_model(graph: GraphProto, opsets: Mapping[str, int], feeds: Mapping[str, Array]) -> list[Any]:

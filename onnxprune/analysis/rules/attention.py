@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.labels import Axis, Flow, Rest
 from onnxprune.analysis.rules.site import Pair, Site, Unsupported
+from onnxprune.types import Array, Indices
 
-Grid = NDArray[np.int64]
 QUERY, KEY, VALUE, MASK, PAST_KEY, PAST_VALUE = range(6)
 OUTER, MEMBERS, INNER = "whole heads", "members of every group of heads", "size of every head"
 """What may be cut. Keys and values may have fewer heads, each shared by a group of query heads."""
@@ -39,7 +37,7 @@ class Heads:
 
     count: int
     flat: bool
-    packed: Grid | None
+    packed: Indices | None
     outer: Axis
     inner: Axis
     zero: tuple[bool, bool]
@@ -74,7 +72,7 @@ def attention(site: Site) -> list[Flow]:
     return outputs(site, choice, q, k, v, past)
 
 
-def choose(site: Site, options: Mapping[str, list[Pair]], of: Sequence[Grid]) -> str:
+def choose(site: Site, options: Mapping[str, list[Pair]], of: Sequence[Indices]) -> str:
     """One that cuts queries, keys and values alike, if there is one; of several, the policy's."""
     whole = [c for c, pairs in options.items() if all(site.labels.atoms_left(pairs, part) > 1 for part in of)]
     left = whole or [*options]
@@ -179,7 +177,7 @@ def _meeting_sizes(site: Site, choice: str, operands: Sequence[Heads], past: Seq
     return pairs
 
 
-def _in_blocks(site: Site, inner: Grid, block: int) -> list[Pair]:
+def _in_blocks(site: Site, inner: Indices, block: int) -> list[Pair]:
     """So many positions go together that what is left is a multiple of `block`."""
     roots, first = np.unique(site.labels.root(inner), return_index=True)
     together = block * len(roots) // len(inner)  # pairs that are turned together count twice
@@ -245,7 +243,7 @@ def rotary(site: Site) -> list[Flow]:
     return [Flow(flow.axes, tuple(r if r is Rest.ZERO else Rest.UNKNOWN for r in flow.rest))]
 
 
-def pairs_of(turned: NDArray[Any], interleaved: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+def pairs_of(turned: Array, interleaved: bool) -> tuple[Array, Array]:
     """The two partners of every pair along the last axis."""
     half = turned.shape[-1] // 2
     if interleaved:

@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
-
-from numpy.typing import NDArray
 
 from onnxprune.analysis.labels import Axis, Flow, Rest
 from onnxprune.analysis.policy import WAY_OUT
 from onnxprune.analysis.rules.site import Site, Unsupported
 from onnxprune.ir.graph import Node
+from onnxprune.types import Array
 
 # Reductions of zeros that are zero: channels that pass stay zero.
 REDUCTIONS = frozenset(
@@ -123,7 +121,7 @@ def _accounted(site: Site, flow: Flow, axes: set[int]) -> set[int]:
     return {max(known, key=lambda k: (site.labels.atoms_left([], labelled[k]), -k))}
 
 
-def reduced_axes(node: Node, rank: int, given: NDArray[Any] | None) -> set[int]:
+def reduced_axes(node: Node, rank: int, given: Array | None) -> set[int]:
     """The axes that a reduction takes away; `given` is its second input, where it has one."""
     axes = node.attribute("axes") if given is None else given.tolist()
     if not axes:

@@ -10,16 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.labels import Flow, Rest
 from onnxprune.analysis.rules.site import Site
 from onnxprune.ir.graph import Graph
+from onnxprune.types import Indices
 
 # DepthToSpace stores a block size, not sizes: only its channel axis can shrink.
 CHANNELS_ONLY = frozenset({"DepthToSpace", "SpaceToDepth"})
-
-Grid = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +25,11 @@ class Carried:
     """Labels that an output axis receives from one input axis."""
 
     axis: int
-    labels: NDArray[np.int64]
+    labels: Indices
     rest: Rest
 
 
-def carried(site: Site, name: str, grids: list[Grid], source: Grid, rest: Rest) -> Carried | None:
+def carried(site: Site, name: str, grids: list[Indices], source: Indices, rest: Rest) -> Carried | None:
     """The axis of the output `name` that carries those labels of `source` which arrive there, agreed by all cases."""
     spanned = sorted(set().union(*(_varying(g) for g in grids)))
     small = [g[tuple(slice(None if k in spanned else 1) for k in range(g.ndim))] for g in grids]
@@ -54,7 +52,7 @@ def carried(site: Site, name: str, grids: list[Grid], source: Grid, rest: Rest) 
     return Carried(best, _tie_rows(site, rows[best]), rest)
 
 
-def _choose(site: Site, rows: dict[int, list[Grid]], labels: Grid) -> int:
+def _choose(site: Site, rows: dict[int, list[Indices]], labels: Indices) -> int:
     """The axis that carries. Only a Reshape splits channels; elsewhere they vary along two axes because different ones meet."""
     return [*rows][site.choose([_ties(r) for r in rows.values()], labels, split=site.node.op == "Reshape")]
 
@@ -76,13 +74,13 @@ def _picked_apart(graph: Graph, name: str, axis: int) -> bool:
     return False
 
 
-def _varying(grid: Grid) -> list[int]:
+def _varying(grid: Indices) -> list[int]:
     """Axes along which a grid is not constant."""
     wide = [k for k, n in enumerate(grid.shape) if n > 1 and grid.strides[k]]  # stride 0: broadcast, the same everywhere
     return [k for k in wide if bool((grid[(slice(None),) * k + (slice(1),)] != grid).any())]
 
 
-def _rows(grid: Grid, axis: int) -> Grid:
+def _rows(grid: Indices, axis: int) -> Indices:
     """(size of the axis, everything else), each distinct column once."""
     rows = np.moveaxis(grid, axis, 0).reshape(grid.shape[axis], -1)
     if rows.shape[1] > 1:
@@ -92,7 +90,7 @@ def _rows(grid: Grid, axis: int) -> Grid:
     return rows
 
 
-def _ties(rows: list[Grid]) -> list[tuple[Grid, Grid]]:
+def _ties(rows: list[Indices]) -> list[tuple[Indices, Indices]]:
     """Labels that must be one for each position of the axis to carry a single label."""
     pairs = []
     first = rows[0].max(1)
@@ -102,9 +100,9 @@ def _ties(rows: list[Grid]) -> list[tuple[Grid, Grid]]:
     return pairs
 
 
-def _tie_rows(site: Site, rows: list[Grid]) -> NDArray[np.int64]:
+def _tie_rows(site: Site, rows: list[Indices]) -> Indices:
     """Tie them; positions that no label reached (padding) get fresh labels that no weight owns."""
-    labels: Grid = rows[0].max(1)
+    labels: Indices = rows[0].max(1)
     for a, b in _ties(rows):
         site.tie(a, b)
     empty = labels < 0

@@ -6,11 +6,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.labels import Flow, Rest
 from onnxprune.analysis.rules.signatures import SIGNATURES, by_signature
 from onnxprune.analysis.rules.site import Pair, Site, Unsupported
+from onnxprune.types import Indices
 
 Pairs = list[Pair]
 
@@ -97,7 +97,7 @@ def grouped(site: Site) -> list[Flow]:
     return [Flow(tuple(out if k == 1 else None for k in range(rank)), tuple(rest))]
 
 
-def _options(site: Site, channels: NDArray[np.int64], group: int, outs: int) -> tuple[Pairs, Pairs, NDArray[np.int64]]:
+def _options(site: Site, channels: Indices, group: int, outs: int) -> tuple[Pairs, Pairs, Indices]:
     """Ties for cutting whole groups, ties for cutting members of every group, and the labels of the output's channels.
 
     The latter are without those of the side on which every group has an axis of its own.

@@ -12,13 +12,13 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 
 from onnxprune.analysis.labels import Axis, Flow, Rest
 from onnxprune.analysis.rules.site import Site, Unsupported
 from onnxprune.ir.graph import FLOATS
 from onnxprune.ir.infer import evaluate
+from onnxprune.types import Array
 
 UNARY = frozenset(
     (
@@ -128,7 +128,7 @@ def _probe(op: str, opset: int, attributes: tuple[bytes, ...], operands: tuple[A
     return "something" if np.isfinite(results).all() else "undefined"
 
 
-def _array(op: str, k: int, value: float, is_float: bool) -> NDArray[Any]:
+def _array(op: str, k: int, value: float, is_float: bool) -> Array:
     if op == "Where" and k == 0:
         return np.array(value > 0)
     scalar = np.float32(value) if is_float else np.int64(value)

@@ -10,13 +10,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.labels import Flow, Rest
 from onnxprune.analysis.rules.signatures import by_signature
 from onnxprune.analysis.rules.site import Rule, Site, Unsupported
-
-Positions = NDArray[np.int64]
+from onnxprune.types import Indices
 
 
 def letters(rank: int, held: Collection[int] = (), first: int = 0) -> str:
@@ -85,7 +83,7 @@ def scatter_nd(site: Site) -> list[Flow]:
     return [Flow((own, *passed.axes[1:]), (Rest.ZERO if zero else Rest.UNKNOWN, *passed.rest[1:]))]
 
 
-def known_rows(site: Site) -> Positions | None:
+def known_rows(site: Site) -> Indices | None:
     """The rows that ScatterND writes, if they are known, the same in all cases, and each is written once."""
     value, shape = site.value(1), site.shape(1)
     size = site.shape(0)[0]

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from onnxprune.analysis.labels import Flow, Rest
-from onnxprune.analysis.rules.carry import CHANNELS_ONLY, Carried, Grid, carried, merge
+from onnxprune.analysis.rules.carry import CHANNELS_ONLY, Carried, carried, merge
 from onnxprune.analysis.rules.site import Site, Unsupported
 from onnxprune.ir.graph import FLOATS
 from onnxprune.ir.infer import evaluate
+from onnxprune.types import Array, Indices
 
 MOVES = frozenset(
     "Concat DepthToSpace Expand Flatten Gather Pad Reshape Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze".split()
@@ -114,7 +114,7 @@ def _pad_value(site: Site) -> float:
     return float("nan") if value is None else float(value.ravel()[0])
 
 
-def _run(site: Site, axis: int, data: range, labels: list[NDArray[np.int64]], case: int) -> list[Grid]:
+def _run(site: Site, axis: int, data: range, labels: list[Indices], case: int) -> list[Indices]:
     """The grids of all outputs for one case; -1 marks positions that the operator made itself."""
     node = site.node
     if node.op == "Reshape":
@@ -136,7 +136,7 @@ def _run(site: Site, axis: int, data: range, labels: list[NDArray[np.int64]], ca
     return grids
 
 
-def _operand(site: Site, k: int, case: int) -> NDArray[Any]:
+def _operand(site: Site, k: int, case: int) -> Array:
     fact = site.cases(k)[case]
     if fact.value is not None:
         return fact.value
@@ -167,7 +167,7 @@ def _alike(site: Site, rank: int) -> dict[int, int]:
     return {k: 1 for k in range(rank) if op in FREELY or (op in ALONG and k != along)}
 
 
-def _grid(labels: NDArray[np.int64], axis: int, shape: list[int]) -> Grid:
+def _grid(labels: Indices, axis: int, shape: list[int]) -> Indices:
     column = labels.reshape([-1 if k == axis else 1 for k in range(len(shape))])
     return np.broadcast_to(column, shape)
 
@@ -194,7 +194,7 @@ def blocks(a: tuple[int, ...], b: tuple[int, ...]) -> list[tuple[range, range]]:
     return found
 
 
-def _reshape(site: Site, labels: NDArray[np.int64], axis: int, case: int) -> Grid:
+def _reshape(site: Site, labels: Indices, axis: int, case: int) -> Indices:
     """Reshape on a grid from which the blocks that do not hold `axis` are left out."""
     a, b = site.cases(0)[case].shape, site.out_cases()[case].shape
     if not a or not b or np.prod(a) != np.prod(b) or min(a) <= 0:
@@ -207,7 +207,7 @@ def _reshape(site: Site, labels: NDArray[np.int64], axis: int, case: int) -> Gri
     return np.ascontiguousarray(_grid(labels, axis, small_a)).reshape(small_b)
 
 
-def _pad(site: Site, grid: Grid) -> Grid:
+def _pad(site: Site, grid: Indices) -> Indices:
     begins, ends = _pads(site)
     for axis, (b, e) in enumerate(zip(begins, ends, strict=True)):
         if b < 0 or e < 0:

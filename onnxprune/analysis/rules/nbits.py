@@ -6,14 +6,13 @@ Output channels are cut one by one, input channels by whole blocks.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.analysis.labels import Flow, Rest
 from onnxprune.analysis.rules.site import Site
 from onnxprune.ir.graph import Graph, Node
+from onnxprune.types import Array, Indices
 
 MATMUL_NBITS = "com.microsoft.MatMulNBits"
 WEIGHT, SCALES, ZERO_POINTS, ORDER, BIAS = 1, 2, 3, 4, 5
@@ -38,7 +37,7 @@ def matmul_nbits(site: Site) -> list[Flow]:
     return [Flow((*data.axes[:-1], rows), (*passed, Rest.ZERO if zero else Rest.UNKNOWN))]
 
 
-def _both(site: Site, labels: NDArray[np.int64] | None, other: NDArray[np.int64] | None) -> None:
+def _both(site: Site, labels: Indices | None, other: Indices | None) -> None:
     """Tie two axes, of which neither shrinks without the other."""
     if labels is not None and other is not None:
         site.tie(labels, other)
@@ -89,7 +88,7 @@ def repacked(numbers: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     return np.asarray((whole << np.arange(0, 8, bits, dtype=np.uint8)).sum(-1), np.uint8)
 
 
-def dequantized(graph: Graph, node: Node) -> NDArray[Any]:
+def dequantized(graph: Graph, node: Node) -> Array:
     """The numbers that the weight of a node stands for (rows, blocks, block size), but for zero points."""
     weight, bits = graph.weights[node.inputs[WEIGHT]].array, node.attribute("bits", 4)
     rows, blocks, _ = weight.shape

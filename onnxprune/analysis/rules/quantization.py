@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxprune.analysis.labels import Axis, Flow, Rest
@@ -15,6 +13,7 @@ from onnxprune.analysis.rules.nbits import MATMUL_NBITS, WEIGHT, zero_bytes
 from onnxprune.analysis.rules.nbits import dequantized as unpacked
 from onnxprune.analysis.rules.site import Site
 from onnxprune.ir.graph import Graph, Node
+from onnxprune.types import Array
 
 INTEGERS = frozenset(
     {
@@ -47,7 +46,7 @@ def packed_by(users: Sequence[tuple[Node, int]]) -> Node | None:
     return next((node for node, k in users if node.op == MATMUL_NBITS and k == WEIGHT), None)
 
 
-def absent(graph: Graph, name: str) -> NDArray[Any] | None:
+def absent(graph: Graph, name: str) -> Array | None:
     """The integers that mean zero in a quantized tensor, broadcast against it; None where each channel has its own."""
     packed = packed_by(graph.consumers.get(name, ()))
     if packed is not None:
@@ -62,7 +61,7 @@ def absent(graph: Graph, name: str) -> NDArray[Any] | None:
     return np.asarray(0)
 
 
-def dequantized(graph: Graph, name: str) -> NDArray[Any]:
+def dequantized(graph: Graph, name: str) -> Array:
     """The numbers that a stored tensor stands for; the tensor itself where it is not quantized."""
     array = graph.weights[name].array
     users = graph.consumers.get(name, ())

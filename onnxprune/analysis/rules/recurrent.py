@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.labels import Flow, Rest
 from onnxprune.analysis.rules.site import Site, Unsupported
+from onnxprune.types import Indices
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 # For each direction: activations of the gates, of which those after the first must make zero of zero.
@@ -51,12 +51,12 @@ def _check(site: Site) -> None:
             raise Unsupported(f"uses the activation {name}, which makes something of zero")
 
 
-def _tie_blocks(site: Site, hidden: NDArray[np.int64], labels: NDArray[np.int64]) -> None:
+def _tie_blocks(site: Site, hidden: Indices, labels: Indices) -> None:
     """Gates lie one after the other on an axis, each with a row for every hidden unit."""
     site.tie(np.tile(hidden, len(labels) // len(hidden)), labels)
 
 
-def _tie_operand(site: Site, k: int, hidden: NDArray[np.int64]) -> bool:
+def _tie_operand(site: Site, k: int, hidden: Indices) -> bool:
     """Bias, peepholes and initial states end in an axis of hidden units; whether removed units hold zeros there."""
     flow = site.flow(k)
     for labels in flow.axes[:-1]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.labels import Axis, Flow, Labels, Pin
 from onnxprune.analysis.policy import AUTO, DEFAULT, OUTER, Policy
 from onnxprune.ir.graph import Fact, Graph, Node
+from onnxprune.types import Array, Indices
 
 
 class Unsupported(Exception):  # noqa: N818 - not an error: the engine pins the node's inputs and goes on
@@ -34,7 +33,7 @@ class Use:
     node: int
     op: str
     operand: int
-    labels: NDArray[np.int64]
+    labels: Indices
     produces: bool
 
 
@@ -60,7 +59,7 @@ class Site:
     labels: Labels
     uses: list[Use] = field(repr=False)
     policy: Policy = DEFAULT
-    owners: Callable[[NDArray[np.int64]], set[str]] = field(default=lambda _: set(), repr=False)
+    owners: Callable[[Indices], set[str]] = field(default=lambda _: set(), repr=False)
 
     def flow(self, k: int) -> Flow:
         """The flow of input `k`, which must be there."""
@@ -81,7 +80,7 @@ class Site:
         """Whether input `k` is given."""
         return k < len(self.node.inputs) and bool(self.node.inputs[k])
 
-    def value(self, k: int) -> NDArray[Any] | None:
+    def value(self, k: int) -> Array | None:
         """The value of input `k` if it is known and the same in all cases."""
         return self.graph.facts[self.node.inputs[k]].value if self.has(k) else None
 
@@ -93,7 +92,7 @@ class Site:
         """The facts of an output in each case."""
         return self.graph.facts[self.node.outputs[output]].cases
 
-    def tie(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> None:
+    def tie(self, a: Indices, b: Indices) -> None:
         """The node makes these channels one."""
         self.labels.tie(a, b, self.node.index)
 
@@ -109,7 +108,7 @@ class Site:
     def _pin(self, why: str, of: tuple[int, int] | None) -> Pin:
         return Pin(str(self.node), why, None if of is None else (self.node.inputs[of[0]], of[1]))
 
-    def even(self, blocks: NDArray[np.int64]) -> None:
+    def even(self, blocks: Indices) -> None:
         """The node needs the same number of channels in every row of `blocks` (n_blocks, size); which ones is free."""
         self.labels.even(blocks, self.node.index)
 
@@ -118,11 +117,11 @@ class Site:
         if axis is not None:
             self.labels.mix(axis, self.node.index)
 
-    def fixed(self, size: int, why: str, of: tuple[int, int] | None = None) -> NDArray[np.int64]:
+    def fixed(self, size: int, why: str, of: tuple[int, int] | None = None) -> Indices:
         """Pinned labels for positions that no weight owns; `of` as for `pin`."""
         return self.labels.fixed(size, self._pin(why, of))
 
-    def choose(self, options: Sequence[Iterable[Pair]], *of: NDArray[np.int64], split: bool = True) -> int:
+    def choose(self, options: Sequence[Iterable[Pair]], *of: Indices, split: bool = True) -> int:
         """Which factor carries the labels `of`: the index of its ties among `options`, which go from outer to inner.
 
         By default the one that leaves most channels apart. Where channels are split, a wish for another is followed unless it
@@ -143,6 +142,6 @@ class Site:
             self.uses.append(Use(self.node.index, self.node.op, operand, axis, produces))
 
 
-Pair = tuple[NDArray[np.int64], NDArray[np.int64]]
+Pair = tuple[Indices, Indices]
 """Two arrays of labels to be tied."""
 Rule = Callable[[Site], list[Flow]]

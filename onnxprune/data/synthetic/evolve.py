@@ -23,11 +23,9 @@ from onnxprune.data.synthetic.inputs import Input, Signal, usual_ranges
 from onnxprune.data.synthetic.select import herd, norm_of_mean
 from onnxprune.data.synthetic.statistics import Probe, features
 from onnxprune.evaluation.divergence import are_probabilities
+from onnxprune.types import Advance, Array, Rng
 
-Array = NDArray[Any]
-Rng = np.random.Generator
 Genomes = dict[str, Array]
-Watch = Callable[[float], None]
 FRESH = 2
 """One in so many of a round is no child but new, so that the chosen ones do not all become relatives."""
 
@@ -88,7 +86,7 @@ def _imbalance(scores: Array) -> Array:
 
 
 def evolve(
-    breeder: Breeder, probe: Probe, rng: Rng, count: int, first: int, rounds: int, children: int, progress: Watch
+    breeder: Breeder, probe: Probe, rng: Rng, count: int, first: int, rounds: int, children: int, progress: Advance
 ) -> Genomes:
     """The best `count` genomes out of `first` new ones and `rounds` times `children` that descend from the best."""
     genomes = breeder.pool(rng, first)

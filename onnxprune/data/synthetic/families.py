@@ -9,13 +9,11 @@ Huang, 2001), power-law spectra (Field, 1987), textures, thin lines and noise.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
-Rng = np.random.Generator
+from onnxprune.types import Array, Rng
+
 Family = Callable[[Rng, Array], Array]
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.data.arrays import counts_samples, inputs_of
@@ -22,9 +21,8 @@ from onnxprune.data.synthetic.families import FAMILIES, bred, coloured, grid
 from onnxprune.errors import DataError
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.ir.graph import FLOATS, Fact, Node, Weight, read_nodes, read_weights
+from onnxprune.types import Array, Rng
 
-Array = NDArray[Any]
-Rng = np.random.Generator
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CAFFE = (104.0, 117.0, 124.0)
 

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.types import Array
 
-def herd(products: NDArray[Any], size: int, rounds: int = 2) -> NDArray[np.intp]:
+
+def herd(products: Array, size: int, rounds: int = 2) -> NDArray[np.intp]:
     """Which `size` of n vectors have a mean of nearly the least norm.
 
     Vectors are taken one by one, always the one that makes the sum smallest; then, `rounds` times, each gives its place to a
@@ -38,6 +38,6 @@ def herd(products: NDArray[Any], size: int, rounds: int = 2) -> NDArray[np.intp]
     return np.sort(np.array(chosen))
 
 
-def norm_of_mean(products: NDArray[Any], chosen: NDArray[np.intp]) -> float:
+def norm_of_mean(products: Array, chosen: NDArray[np.intp]) -> float:
     """The squared norm of the mean of the chosen vectors."""
     return float(products[np.ix_(chosen, chosen)].mean(dtype=np.float64))

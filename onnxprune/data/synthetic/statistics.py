@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.data.samples import Data, count
@@ -18,8 +17,8 @@ from onnxprune.evaluation.verification import session
 from onnxprune.ir.facts import skeleton
 from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import captured, free_inputs, read_weights
+from onnxprune.types import Array
 
-Array = NDArray[Any]
 MOST_CHANNELS = 256
 """Channels of one layer that are looked at."""
 ALIVE = 1e-3

@@ -14,10 +14,11 @@ from onnx import ModelProto
 from onnxprune.cost.benchmark import cost
 from onnxprune.data.arrays import classes_of, counts_samples, fixed_batch, inputs_of
 from onnxprune.data.samples import Data
-from onnxprune.data.synthetic.evolve import Breeder, Genomes, Rng, Watch, evolve, ranged
+from onnxprune.data.synthetic.evolve import Breeder, Genomes, evolve, ranged
 from onnxprune.data.synthetic.inputs import Still, read_inputs
 from onnxprune.data.synthetic.statistics import ODD, Fit, Layer, fit, norm_layers, probing
 from onnxprune.errors import TrainingError
+from onnxprune.types import Advance, Rng, unwatched
 
 NO_LAYERS = (
     "the model has no BatchNorm statistics (folded away at export?) that synthetic inputs could be fitted to: a fixed mixture "
@@ -41,7 +42,7 @@ def synthesize(
     count: int = 256,
     seed: int = 0,
     shapes: Mapping[str, Sequence[int]] | None = None,
-    progress: Watch = lambda _: None,
+    progress: Advance = unwatched,
     descent: int = STEPS,
 ) -> Data:
     """Samples that drive the model's BatchNorm layers to their running means and variances, without data.
@@ -99,7 +100,7 @@ def _search(
     rng: Rng,
     count: int,
     rounds: int,
-    progress: Watch,
+    progress: Advance,
 ) -> Genomes:
     model, classes = breeder.model, classes_of(breeder.model)
     scores = [model.graph.output[0].name] if classes and classes <= count else []
@@ -107,7 +108,7 @@ def _search(
         return evolve(breeder, probe, rng, count, FIRST * count, rounds, CHILDREN * count, progress)
 
 
-def _descended(model: ModelProto, data: Data, steps: int, progress: Watch) -> Data:
+def _descended(model: ModelProto, data: Data, steps: int, progress: Advance) -> Data:
     """Nearer by gradient descent, if PyTorch is really there and not only something of its name."""
     try:
         from onnxprune.training.inversion import invert

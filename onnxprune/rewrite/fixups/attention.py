@@ -6,13 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.rules.attention import pairs_of
 from onnxprune.analysis.rules.site import Unsupported
 from onnxprune.rewrite.patch import Patch
+from onnxprune.types import Mask
 
-Mask = NDArray[np.bool_]
 SMALL = "com.microsoft."
 
 

@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.rules.nbits import SCALES, WEIGHT, ZERO_POINTS, repacked, unpacked
 from onnxprune.rewrite.patch import Patch
+from onnxprune.types import Array, Mask
 
 
 def refit(patch: Patch) -> None:
@@ -31,11 +29,11 @@ def refit(patch: Patch) -> None:
         _replace(patch, ZERO_POINTS, packed.ravel() if len(points.shape) == 1 else packed)
 
 
-def _all_if_none(mask: NDArray[np.bool_] | None, size: int) -> NDArray[np.bool_]:
+def _all_if_none(mask: Mask | None, size: int) -> Mask:
     return np.ones(size, bool) if mask is None else mask
 
 
-def _replace(patch: Patch, operand: int, value: NDArray[Any]) -> None:
+def _replace(patch: Patch, operand: int, value: Array) -> None:
     old = patch.cutting.graph.weights[patch.node.inputs[operand]].array
     if not np.array_equal(old, value):
         patch.put(operand, patch.constant(patch.node.inputs[operand], value))

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from math import prod
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.labels import Rest
 from onnxprune.analysis.rules.axes import ACCOUNTED, reduced_axes
 from onnxprune.analysis.rules.normalization import mean_variance_axes, softmax_axes, trains
 from onnxprune.analysis.rules.site import Unsupported
 from onnxprune.rewrite.patch import Patch
+from onnxprune.types import Array
 
 
 def _kept(patch: Patch, axes: Iterable[int]) -> dict[int, tuple[int, int]]:
@@ -58,7 +57,7 @@ def _put_back(
         patch.first_after({k: after for k, (after, _) in shrunk.items()}, output)
 
 
-def _add_constant(patch: Patch, operand: int, rest: NDArray[Any], axis: int, after: int, before: int) -> None:
+def _add_constant(patch: Patch, operand: int, rest: Array, axis: int, after: int, before: int) -> None:
     """Fill the positions behind the kept ones with constants."""
     if not rest.any():
         return

@@ -7,10 +7,8 @@ Everything else needs no refit: its shapes follow from its inputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.rules.nbits import MATMUL_NBITS
 from onnxprune.analysis.rules.recurrent import GATES
@@ -20,6 +18,7 @@ from onnxprune.rewrite.fixups import indexing as picking_refit
 from onnxprune.rewrite.fixups import nbits as nbits_refit
 from onnxprune.rewrite.fixups import put_back
 from onnxprune.rewrite.patch import Patch
+from onnxprune.types import Array, Indices
 
 FAR = np.iinfo(np.int64).max
 
@@ -80,7 +79,7 @@ def reshape(patch: Patch) -> None:
     raise Unsupported("reshapes to sizes that cannot be followed")
 
 
-def _resolves(patch: Patch, operands: Sequence[NDArray[Any] | None], shapes: list[tuple[int, ...]]) -> bool:
+def _resolves(patch: Patch, operands: Sequence[Array | None], shapes: list[tuple[int, ...]]) -> bool:
     """Whether these operands make these shapes."""
     for case, (operand, shape) in enumerate(zip(operands, shapes, strict=True)):
         data = patch.cutting.facts[case][patch.node.inputs[0]].shape
@@ -181,10 +180,10 @@ def slices(patch: Patch) -> None:
         patch.set_operand(4, [v.astype(kind) for v in steps])
 
 
-def _bounds(patch: Patch, new_style: bool) -> list[list[NDArray[np.int64]]]:
+def _bounds(patch: Patch, new_style: bool) -> list[list[Indices]]:
     """Starts, ends, axes (not negative) and steps, for each case, as arrays that may be written to."""
     rank = len(patch.cutting.masks(patch.node.inputs[0]))
-    found: list[list[NDArray[np.int64]]] = []
+    found: list[list[Indices]] = []
     for k, name in ((1, "starts"), (2, "ends"), (3, "axes"), (4, "steps")):
         given = None if new_style else patch.node.attribute(name)
         if new_style and patch.has(k):
@@ -198,7 +197,7 @@ def _bounds(patch: Patch, new_style: bool) -> list[list[NDArray[np.int64]]]:
     return found
 
 
-def _progression(positions: NDArray[np.int64]) -> tuple[int, int, int]:
+def _progression(positions: Indices) -> tuple[int, int, int]:
     """Start, end and step of a Slice that picks these positions in this order; step 0 if there is none."""
     if not len(positions):
         return 0, 0, 1

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +20,9 @@ from onnxprune.analysis.groups import Group
 from onnxprune.analysis.rules.quantization import dequantized
 from onnxprune.analysis.rules.site import Use
 from onnxprune.errors import DataError, OptionError
-from onnxprune.evaluation.verification import Feeds
 from onnxprune.ir.protofile import slabs
 from onnxprune.selection.criteria.names import CALIBRATED
-
-Vector = NDArray[np.float64]
+from onnxprune.types import Array, Feeds, Indices, Vector
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -215,7 +212,7 @@ class _Reader:
                         total[k] += value
         return unit_mean(total)
 
-    def _values(self, labels: NDArray[np.int64], which: int) -> Vector:
+    def _values(self, labels: Indices, which: int) -> Vector:
         """The L1 (0) or L2 (1) norm of the slice that each label owns; 0 for labels without an owner."""
         result = np.zeros(len(labels))
         owner = self.coupled.owner_of[labels]
@@ -240,7 +237,7 @@ class _Reader:
         return self._rows[key]
 
 
-def _sums(w: NDArray[Any], axis: int) -> tuple[Vector, Vector]:
+def _sums(w: Array, axis: int) -> tuple[Vector, Vector]:
     """Sums of |w| and of w^2 over all axes but one."""
     if w.dtype.itemsize != 4:
         w = w.astype(np.float32 if w.dtype.itemsize < 4 else np.float64)

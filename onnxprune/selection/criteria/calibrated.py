@@ -15,7 +15,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.couple import Coupled
 from onnxprune.analysis.groups import Group
@@ -23,9 +22,8 @@ from onnxprune.calibration.linear import Linear, at_positions
 from onnxprune.calibration.moments import Moments
 from onnxprune.calibration.sites import Site, affine, find_sites
 from onnxprune.calibration.stages import stages
-from onnxprune.evaluation.verification import Feeds
+from onnxprune.types import Array, Feeds, Indices, Rng, Vector
 
-Vector = NDArray[np.float64]
 ROWS, ROWS_PER_INPUT = 8_000, 4
 DAMPING = 1e-2
 """Ridge in units of the mean diagonal, as in OSSCAR's code."""
@@ -46,7 +44,7 @@ class Reader:
         energy: variance of the sum that the layer adds to, over all channels.
     """
 
-    labels: NDArray[np.int64]
+    labels: Indices
     matrix: Vector
     moments: Moments
     magnitude: Vector
@@ -68,7 +66,7 @@ def read(coupled: Coupled, batches: Sequence[Feeds], seed: int = 0) -> tuple[Rea
     return tuple(_reader(coupled, site, k, g) for (site, k), g in zip(places, gathered, strict=True))
 
 
-def _inputs(coupled: Coupled, linear: Linear) -> NDArray[np.int64] | None:
+def _inputs(coupled: Coupled, linear: Linear) -> Indices | None:
     """The class of each input (d,) of a layer; None where nothing of it can be cut."""
     axes = coupled.flows[linear.weight].axes
     if linear.groups > 1:
@@ -93,7 +91,7 @@ class _Gathered:
         self.alive: Any = 0.0
         self.total: Moments | None = None
 
-    def see(self, site: Site, linear: Linear, values: Mapping[str, NDArray[Any]], n: int, rng: np.random.Generator) -> None:
+    def see(self, site: Site, linear: Linear, values: Mapping[str, Array], n: int, rng: Rng) -> None:
         total, x = values[site.total], values[linear.node.inputs[0]]
         axis = site.channel_axis % total.ndim
         places = total.size // total.shape[axis]
@@ -131,7 +129,7 @@ def covariance(m: Moments) -> Vector:
     return found
 
 
-def atoms_of(group: Group, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+def atoms_of(group: Group, labels: Indices) -> Indices:
     """For each input the index of its atom in the group, -1 for others (d,)."""
     order = np.argsort(group.roots)
     place = order[np.searchsorted(group.roots, labels, sorter=order).clip(0, len(group) - 1)]
@@ -141,7 +139,7 @@ def atoms_of(group: Group, labels: NDArray[np.int64]) -> NDArray[np.int64]:
 class _Surgeon:
     """One reader from which atoms are taken; knows at any time what the loss of each would cost."""
 
-    def __init__(self, reader: Reader, atoms: NDArray[np.int64], n_atoms: int) -> None:
+    def __init__(self, reader: Reader, atoms: Indices, n_atoms: int) -> None:
         cov = covariance(reader.moments)
         d = len(cov)
         damping = DAMPING * np.trace(cov) / d + 1e-12
@@ -150,7 +148,7 @@ class _Surgeon:
         self.energy = reader.energy
         self.places = [np.flatnonzero(atoms == a) for a in range(n_atoms)]
 
-    def costs(self, atoms: NDArray[np.int64]) -> Vector:
+    def costs(self, atoms: Indices) -> Vector:
         """The error that each atom alone would leave, as a share of the sum's variance."""
         found = np.zeros(len(atoms))
         sizes = np.array([len(self.places[a]) for a in atoms])
@@ -161,7 +159,7 @@ class _Surgeon:
             found[mine] = np.einsum("ako,ako->a", rows, np.linalg.solve(blocks, rows))
         return found / self.energy
 
-    def remove(self, atoms: NDArray[np.int64]) -> None:
+    def remove(self, atoms: Indices) -> None:
         """Take atoms out and let the others make up for them as far as they can."""
         gone = np.concatenate([self.places[a] for a in atoms])
         if not len(gone):
@@ -199,7 +197,7 @@ def subset_fidelity(group: Group, readers: Sequence[Reader]) -> Vector:
     return _mean(group, readers, _fidelity)
 
 
-def _fidelity(reader: Reader, atoms: NDArray[np.int64], n_atoms: int) -> Vector:
+def _fidelity(reader: Reader, atoms: Indices, n_atoms: int) -> Vector:
     second, w = reader.moments.xx[0] / reader.moments.n, reader.matrix
     whole = second @ w
     energy = np.einsum("do,do->o", w, whole) + 1e-30
@@ -222,13 +220,13 @@ def apoz(group: Group, readers: Sequence[Reader]) -> Vector:
     return _mean(group, readers, lambda r, atoms, n: _per_atom(r.alive, atoms, n))
 
 
-def _per_atom(values: Vector, atoms: NDArray[np.int64], n_atoms: int) -> Vector:
+def _per_atom(values: Vector, atoms: Indices, n_atoms: int) -> Vector:
     mine = atoms >= 0
     count = np.bincount(atoms[mine], minlength=n_atoms)
     return np.bincount(atoms[mine], values[mine], n_atoms) / np.maximum(count, 1)
 
 
-def _mean(group: Group, readers: Sequence[Reader], of: Callable[[Reader, NDArray[np.int64], int], Vector]) -> Vector:
+def _mean(group: Group, readers: Sequence[Reader], of: Callable[[Reader, Indices, int], Vector]) -> Vector:
     parts = [of(r, atoms_of(group, r.labels), len(group)) for r in readers]
     parts = [p / p.mean() if p.mean() > 0 else p for p in parts]
     found: Vector = np.mean(parts, 0)

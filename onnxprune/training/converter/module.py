@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor, nn
 
@@ -20,8 +19,8 @@ from onnxprune.training.converter.ops import NUMBERS, OPS, PERHAPS_NUMBERS
 from onnxprune.training.converter.ops.elementwise import to_torch
 from onnxprune.training.converter.program import Step, read_program
 from onnxprune.training.session import half_as_float, run_node
+from onnxprune.types import Array
 
-Array = NDArray[Any]
 Feeds = Mapping[str, Any]
 MOST_SHAPES = 8
 """For so many choices of the input shapes what follows from them is remembered."""

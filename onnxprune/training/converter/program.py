@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.inliner
-from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxprune.errors import TrainingError
@@ -22,8 +21,8 @@ from onnxprune.ir.protofile import array_of
 from onnxprune.training.converter.call import Call
 from onnxprune.training.converter.ops import NUMBERS, OPS, SETTINGS
 from onnxprune.training.converter.ops import elementwise as pointwise
+from onnxprune.types import Array
 
-Array = NDArray[Any]
 NEWEST = {"": onnx.defs.onnx_opset_version()}
 PASSING = frozenset("Identity Reshape Flatten Transpose Squeeze Unsqueeze Cast".split())
 

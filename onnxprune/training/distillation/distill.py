@@ -12,7 +12,7 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -25,8 +25,8 @@ from onnxprune.training.converter.module import Module, write_back
 from onnxprune.training.distillation.losses import Masks, objective
 from onnxprune.training.distillation.trainer import Course, Knobs, Optimiser
 from onnxprune.training.distillation.validation import Examination
+from onnxprune.types import Progress, silent
 
-Watch = Callable[[str, float], None]
 LOOKS = (1 / 48, 1 / 24, *(k / 12 for k in range(1, 10)), *(k / 24 for k in range(20, 24)), math.inf)
 """When the student is examined, as shares of the training; early too, so that too large steps are noticed."""
 LATE, PATIENCE, WORSE = 0.75, 3, 1.5
@@ -109,7 +109,7 @@ def distill(
     seconds: float = 600,
     seed: int = 0,
     labels: bool = True,
-    progress: Watch = lambda stage, done: None,
+    progress: Progress = silent,
     knobs: Knobs | None = None,
 ) -> Distilled:
     """Train a pruned model to follow the model that it was cut from.
@@ -155,7 +155,7 @@ class Training:
         masks: Masks,
         clock: Clock,
         seed: int,
-        progress: Watch,
+        progress: Progress,
         knobs: Knobs,
     ) -> None:
         """Make modules of both, on a GPU where there is one, and examine the student as it comes."""

@@ -5,18 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from onnxprune.evaluation.divergence import are_probabilities, class_axis
 from onnxprune.training.converter.program import Program, Step
+from onnxprune.types import Array, Indices, Mask
 
-Masks = Mapping[str, tuple[NDArray[np.bool_] | None, ...]]
+Masks = Mapping[str, tuple[Mask | None, ...]]
 FAINT, FAINTEST = 1e-7, 1e-37
 HOTTEST = 64.0
 """Far above, all classes are alike whatever the scores."""
@@ -41,7 +40,7 @@ class Term:
     name: str
     loss: Loss = field(repr=False)
     weight: float
-    kept: Mapping[int, NDArray[np.int64]] = field(default_factory=dict, repr=False)
+    kept: Mapping[int, Indices] = field(default_factory=dict, repr=False)
     logs: Logs | None = field(default=None, repr=False)
 
     def target(self, tensor: Tensor) -> Tensor:
@@ -129,7 +128,7 @@ def values(student: Tensor, teacher: Tensor) -> Tensor:
 def objective(
     teacher: Program,
     student: Program,
-    outputs: Mapping[str, NDArray[Any]],
+    outputs: Mapping[str, Array],
     masks: Masks,
     features: int,
     share: float,
@@ -159,7 +158,7 @@ def _last(name: str, teacher: Program, student: Program) -> Step | None:
     return found[0] if same else None
 
 
-def _end(name: str, y: NDArray[Any], first: bool, last: Step | None, weight: float, top: float) -> Term:
+def _end(name: str, y: Array, first: bool, last: Step | None, weight: float, top: float) -> Term:
     """How an output is compared: before its softmax or sigmoid, where it ends in one."""
 
     def classes(compared: str, logs: Logs, as_given: Logs) -> Term:
@@ -195,5 +194,5 @@ def _inside(teacher: Program, student: Program, count: int) -> list[str]:
     return [found[k].outputs[0] for k in dict.fromkeys(places.tolist())]
 
 
-def _kept(mask: tuple[NDArray[np.bool_] | None, ...]) -> dict[int, NDArray[np.int64]]:
+def _kept(mask: tuple[Mask | None, ...]) -> dict[int, Indices]:
     return {axis: np.flatnonzero(m) for axis, m in enumerate(mask) if m is not None and not m.all()}

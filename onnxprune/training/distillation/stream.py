@@ -5,16 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.data import Data
 from onnxprune.data.samples import count
+from onnxprune.types import Array, Feeds, Rng
 
-Array = NDArray[Any]
-Feeds = dict[str, Array]
 NARROW = 4
 """An axis of at most so many positions holds channels or the like, and is not cut in two."""
 
@@ -34,7 +31,7 @@ class Batch:
     labels: tuple[tuple[Array, Array], ...] = ()
 
 
-def stream(data: Data, size: int, rng: np.random.Generator) -> Iterator[Batch]:
+def stream(data: Data, size: int, rng: Rng) -> Iterator[Batch]:
     """Batches of `size` samples of one shape, shuffled, without end.
 
     Args:
@@ -54,7 +51,7 @@ def stream(data: Data, size: int, rng: np.random.Generator) -> Iterator[Batch]:
             yield Batch(len(chosen), feeds, () if data.labels is None else ((data.labels[starts[k] + chosen], ones),))
 
 
-def _shuffled(n: int, size: int, rng: np.random.Generator) -> list[Array]:
+def _shuffled(n: int, size: int, rng: Rng) -> list[Array]:
     """All of `n` positions in random order, in parts of `size` (of `n`, where there are fewer)."""
     size = min(size, n)
     order = rng.permutation(n)
@@ -66,7 +63,7 @@ def mixable(data: Data) -> bool:
     return not data.stacked and all(x.dtype.kind == "f" for chunk in data.chunks for x in chunk.values())
 
 
-def mixed(batch: Batch, rng: np.random.Generator, blocks: float) -> Batch:
+def mixed(batch: Batch, rng: Rng, blocks: float) -> Batch:
     """Each sample averaged with another one, or with a block of it replaced by the other's.
 
     The teacher sees the same mixture, so nothing is assumed of what the inputs mean (mixup, Zhang et al. 2018; CutMix, Yun et
@@ -84,7 +81,7 @@ def mixed(batch: Batch, rng: np.random.Generator, blocks: float) -> Batch:
     return Batch(n, feeds, both)
 
 
-def _mixed(x: Array, y: Array, share: Array, block: Array, rng: np.random.Generator) -> Array:
+def _mixed(x: Array, y: Array, share: Array, block: Array, rng: Rng) -> Array:
     """`x` with a `share` (n,) of `y` in each sample, where `block` (n,) says so in one piece."""
     each = (slice(None), *[None] * (x.ndim - 1))
     taken: Array = share[each]
@@ -94,7 +91,7 @@ def _mixed(x: Array, y: Array, share: Array, block: Array, rng: np.random.Genera
     return np.asarray((1 - taken) * x + taken * y, x.dtype)
 
 
-def _inside(shape: tuple[int, ...], axes: list[int], share: Array, rng: np.random.Generator) -> Array:
+def _inside(shape: tuple[int, ...], axes: list[int], share: Array, rng: Rng) -> Array:
     """Where a block lies that takes about a `share` (n,) of the places; it wraps around the edges."""
     inside: Array = np.ones([shape[0], *[1] * (len(shape) - 1)], bool)
     for axis in axes:

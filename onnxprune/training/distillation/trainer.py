@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from onnxprune.training.converter.module import Module
 from onnxprune.training.converter.ops.elementwise import to_torch
 from onnxprune.training.distillation.losses import Term, label_loss
 from onnxprune.training.distillation.stream import Batch, mixable, mixed, stream
+from onnxprune.types import Rng
 
 Weights = dict[str, Tensor]
 PROBE = 4
@@ -108,7 +108,7 @@ class Course:
             total = total if wrong is None else total + self.knobs.truth * wrong
         return torch.as_tensor(total)
 
-    def lessons(self, data: Data, size: int, rng: np.random.Generator) -> Iterator[Lesson]:
+    def lessons(self, data: Data, size: int, rng: Rng) -> Iterator[Lesson]:
         """Batches without end: new ones, and such that were used before, so that the teacher need not be asked each time."""
         mixing, kept, held = self.knobs.mix and mixable(data), list[Lesson](), 0
         for batch in stream(data, size, rng):
@@ -121,7 +121,7 @@ class Course:
                 held -= kept.pop(0).size
             yield lesson
 
-    def cost(self, data: Data, rng: np.random.Generator) -> tuple[float, float]:
+    def cost(self, data: Data, rng: Rng) -> tuple[float, float]:
         """Seconds and bytes of activations that one sample takes in a step of training."""
         lesson = next(self.lessons(data, PROBE, rng))
         own = {p.data_ptr() for p in self.student.parameters()}

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from onnxprune.data import Data
 from onnxprune.evaluation.divergence import Gap, class_axis, gap_between, rows_of
 from onnxprune.training.converter.module import Module
+from onnxprune.types import Array, Outputs
 
-Outputs = dict[str, NDArray[Any]]
 FEWEST = 16
 """Samples that are looked at, however long that takes."""
 FED = 2**22
@@ -77,6 +76,6 @@ class Examination:
         found = float(np.mean([g.divergence for g in floats]))
         return found if math.isfinite(found) else math.inf
 
-    def _rows(self, outputs: Outputs) -> list[NDArray[Any]]:
+    def _rows(self, outputs: Outputs) -> list[Array]:
         axes = [self._axis, *[None] * (len(outputs) - 1)]
         return [rows_of(y, axis, self.samples) for y, axis in zip(outputs.values(), axes, strict=True)]

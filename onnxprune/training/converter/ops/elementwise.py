@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from onnx import TensorProto
 from torch import Tensor
 from torch.nn import functional as F
 
 from onnxprune.training.converter.call import Call, Op, plain
+from onnxprune.types import Array
 
 HALVES = {TensorProto.FLOAT16: torch.float16, TensorProto.BFLOAT16: torch.bfloat16}
 """Types that are computed in float32; only a Cast to them rounds."""
@@ -23,7 +23,7 @@ WIDER = {np.dtype(np.uint16): np.int32, np.dtype(np.uint32): np.int64, np.dtype(
 """Types that PyTorch has but can hardly compute with."""
 
 
-def to_torch(array: NDArray[Any]) -> Tensor:
+def to_torch(array: Array) -> Tensor:
     """A tensor of an array's values, half precision as float32 and large unsigned integers as signed ones."""
     if array.dtype.kind == "V" or array.dtype.name in ("float16", "bfloat16"):
         array = array.astype(np.float32)

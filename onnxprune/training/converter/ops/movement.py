@@ -8,23 +8,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from onnxprune.training.converter.call import Call, Op
 from onnxprune.training.converter.ops.elementwise import to_torch
+from onnxprune.types import Array
 
-Numbers = NDArray[Any]
 
-
-def axes_of(call: Call, given: Numbers | None, rank: int) -> list[int] | None:
+def axes_of(call: Call, given: Array | None, rank: int) -> list[int] | None:
     """Axes as an attribute or an input, counted from the front; None where there are none."""
     axes = call.get("axes") if given is None else given.ravel().tolist()
     return None if axes is None else [int(a) % rank for a in axes]
 
 
-def split(call: Call, x: Tensor, given: Numbers | None = None) -> Any:
+def split(call: Call, x: Tensor, given: Array | None = None) -> Any:
     """Split by sizes, or into equal parts of which the last may be smaller."""
     axis, sizes = call.get("axis", 0), call.get("split") if given is None else given.tolist()
     if sizes is None:
@@ -34,7 +32,7 @@ def split(call: Call, x: Tensor, given: Numbers | None = None) -> Any:
     return torch.split(x, list(sizes), axis)
 
 
-def slices(call: Call, x: Tensor, *given: Numbers | None) -> Tensor:
+def slices(call: Call, x: Tensor, *given: Array | None) -> Tensor:
     """Slice with any steps."""
     names = ("starts", "ends", "axes", "steps")
     operands = (*given, None, None, None, None)[:4]
@@ -91,7 +89,7 @@ def scatter_elements(call: Call, x: Tensor, indices: Tensor, updates: Tensor) ->
     return x.scatter_add(axis, indices, updates) if how == "add" else NotImplemented
 
 
-def reshape(call: Call, x: Tensor, shape: Numbers) -> Tensor:
+def reshape(call: Call, x: Tensor, shape: Array) -> Tensor:
     """Reshape; 0 keeps a size unless `allowzero`."""
     zero = call.get("allowzero", 0)
     return x.reshape([x.shape[k] if n == 0 and not zero else int(n) for k, n in enumerate(shape.tolist())])
@@ -104,13 +102,13 @@ def flatten(call: Call, x: Tensor) -> Tensor:
     return x.reshape(int(np.prod(x.shape[:axis])), -1)
 
 
-def squeeze(call: Call, x: Tensor, given: Numbers | None = None) -> Tensor:
+def squeeze(call: Call, x: Tensor, given: Array | None = None) -> Tensor:
     """Squeeze."""
     axes = axes_of(call, given, x.dim())
     return x.squeeze() if axes is None else x.squeeze(tuple(axes))
 
 
-def unsqueeze(call: Call, x: Tensor, given: Numbers | None = None) -> Tensor:
+def unsqueeze(call: Call, x: Tensor, given: Array | None = None) -> Tensor:
     """Unsqueeze; axes count in the result."""
     wanted = call.get("axes") if given is None else given.ravel().tolist()
     for axis in sorted(a % (x.dim() + len(wanted)) for a in wanted):
@@ -118,12 +116,12 @@ def unsqueeze(call: Call, x: Tensor, given: Numbers | None = None) -> Tensor:
     return x
 
 
-def expand(call: Call, x: Tensor, shape: Numbers) -> Tensor:
+def expand(call: Call, x: Tensor, shape: Array) -> Tensor:
     """Expand; a size of 1 leaves the tensor's own."""
     return x.expand(np.broadcast_shapes(tuple(x.shape), tuple(shape.tolist())))
 
 
-def pad(call: Call, x: Tensor, pads: Numbers | None = None, value: Any = None, given: Numbers | None = None) -> Any:
+def pad(call: Call, x: Tensor, pads: Array | None = None, value: Any = None, given: Array | None = None) -> Any:
     """Pad by a constant, by reflection, by the edge or around."""
     amounts = call.get("pads") if pads is None else pads.tolist()
     constant = call.get("value", 0.0) if value is None else value.item()
@@ -156,7 +154,7 @@ def space_to_depth(call: Call, x: Tensor) -> Tensor:
     return x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4).reshape(n, c * b**2, h // b, w // b)
 
 
-def one_hot(call: Call, indices: Tensor, depth: Numbers, values: Tensor) -> Tensor:
+def one_hot(call: Call, indices: Tensor, depth: Array, values: Tensor) -> Tensor:
     """OneHot."""
     n, axis = int(depth.item()), call.get("axis", -1)
     axis = axis + indices.dim() + 1 if axis < 0 else axis
@@ -165,7 +163,7 @@ def one_hot(call: Call, indices: Tensor, depth: Numbers, values: Tensor) -> Tens
     return torch.where(torch.where(indices < 0, indices + n, indices) == places, values[1], values[0])
 
 
-def constant_of_shape(call: Call, shape: Numbers) -> Tensor:
+def constant_of_shape(call: Call, shape: Array) -> Tensor:
     """ConstantOfShape."""
     import onnx
 
@@ -174,13 +172,13 @@ def constant_of_shape(call: Call, shape: Numbers) -> Tensor:
     return to_torch(np.full(shape.tolist(), fill.ravel()[0]))
 
 
-def between(call: Call, start: Numbers, limit: Numbers, delta: Numbers) -> Tensor:
+def between(call: Call, start: Array, limit: Array, delta: Array) -> Tensor:
     """Range."""
     bounds: list[Any] = [start.item(), limit.item(), delta.item()]
     return to_torch(np.arange(*bounds, dtype=start.dtype))
 
 
-def triangle(call: Call, x: Tensor, k: Numbers | None = None) -> Tensor:
+def triangle(call: Call, x: Tensor, k: Array | None = None) -> Tensor:
     """Trilu."""
     return (torch.triu if call.get("upper", 1) else torch.tril)(x, 0 if k is None else int(k.item()))
 
