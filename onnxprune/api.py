@@ -8,17 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from onnx import ModelProto
 
 from onnxprune.analysis.policy import Policy
 from onnxprune.cost import benchmark as bench
 from onnxprune.errors import CutError, DataError, PlanError
-from onnxprune.evaluation.verification import Verification, sample, verify
+from onnxprune.evaluation.verification import Verification, verify
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import Loaded, check_output, load, save, to_graphsurgeon
-from onnxprune.ir.graph import free_inputs
-from onnxprune.ir.infer import fact_of_type
 from onnxprune.ir.protofile import Spill, spill_for, take_all
 from onnxprune.options import Options
 from onnxprune.pipeline.decide import Analysis, Decision, analyse
@@ -27,7 +24,7 @@ from onnxprune.report.values import Report, make_report
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan, dropped_by, plan_of
 from onnxprune.selection.criteria.names import CALIBRATED
-from onnxprune.types import Feeds, Progress, Shapes
+from onnxprune.types import Progress, Shapes
 
 if TYPE_CHECKING:  # loaded where something is recovered, not by everybody who imports the package
     from onnxprune.data import Data
@@ -280,15 +277,9 @@ def _judged(
     before = bench.cost(loaded.model, options.input_shape, loaded.size)
     after = bench.cost(model, before.inputs)
     if options.bench:
-        models, feeds = (loaded.model, model), random_feeds(loaded.model, before.inputs)
+        models, feeds = (loaded.model, model), bench.random_feeds(loaded.model, before.inputs)
         timing = bench.benchmark(models, feeds, options.threads, progress=lambda done: progress("benchmark", done))
     report = make_report(loaded.name, decision, options, before, after, proof, timing, recovery)
     if metric:
         report = replace(report, measure=metric.__name__)
     return Result(model, plan, report, loaded.external, decision.spill)
-
-
-def random_feeds(model: ModelProto, shapes: Shapes) -> Feeds:
-    """Seeded inputs of given shapes."""
-    rng = np.random.default_rng(0)
-    return {v.name: sample(rng, fact_of_type(v.type).dtype, tuple(shapes[v.name])) for v in free_inputs(model)}

@@ -14,9 +14,9 @@ from onnxprune.calibration.linear import KINDS, at_positions, linear_of
 from onnxprune.calibration.moments import Moments, fitted, solve, squared_error
 from onnxprune.calibration.sites import affine, find_sites
 from onnxprune.calibration.stages import Stages, Store, schedule, stages
-from onnxprune.evaluation.verification import session
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.graph import read_nodes
+from onnxprune.ort import session
 from tests.models import model
 
 IMAGE = "float[N,6,9,11] x"

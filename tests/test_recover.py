@@ -19,8 +19,8 @@ from onnxprune.data import Data
 from onnxprune.errors import OptionError, VerificationError
 from onnxprune.evaluation.evaluator import Judge
 from onnxprune.evaluation.structure import check_refitted
-from onnxprune.evaluation.verification import session
 from onnxprune.ir.facts import read_graph
+from onnxprune.ort import session
 from onnxprune.pipeline.rounds import Kept, composed
 from onnxprune.pipeline.samples import given
 from onnxprune.recovery.batch_norm import reestimate

@@ -26,15 +26,14 @@ from figures import processor
 from ocr_picture import Bars, Shown, draw
 from onnx import ModelProto
 
-from onnxprune.api import random_feeds
-from onnxprune.cost.benchmark import Benchmark, benchmark
+from onnxprune.cost.benchmark import Benchmark, benchmark, random_feeds
 from onnxprune.data import Data
 from onnxprune.data.arrays import data_of_calls
 from onnxprune.evaluation.evaluator import Judge
-from onnxprune.evaluation.verification import session
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import load
 from onnxprune.options import Options
+from onnxprune.ort import session
 from onnxprune.pipeline.decide import Decision, decide
 from onnxprune.pipeline.samples import HELD_OUT
 from onnxprune.recovery.methods import Task, batches_of, by_bias, by_distillation, by_least_squares, by_statistics

@@ -18,10 +18,10 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from onnxprune.evaluation.verification import session
 from onnxprune.ir.facts import skeleton
 from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import Node, read_nodes, read_weights
+from onnxprune.ort import session
 from onnxprune.types import Array, Feeds
 
 MEMORY = 2**30

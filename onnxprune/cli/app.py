@@ -414,7 +414,7 @@ def bench(
     first = loaded[0]
     inputs = benchmark.cost(first.model, _shapes(input_shape, first)).inputs
     with _progress() as progress:
-        feeds = api.random_feeds(first.model, inputs)
+        feeds = benchmark.random_feeds(first.model, inputs)
         result = benchmark.benchmark(
             [m.model for m in loaded], feeds, threads, seconds, lambda done: progress("benchmark", done)
         )

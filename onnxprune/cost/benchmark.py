@@ -13,12 +13,13 @@ from onnx import ModelProto
 
 from onnxprune.cost.macs import macs_of
 from onnxprune.errors import DataError
-from onnxprune.evaluation.verification import session
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.ir.files import runnable
-from onnxprune.ir.graph import read_weights
+from onnxprune.ir.graph import free_inputs, read_weights
+from onnxprune.ir.infer import fact_of_type
 from onnxprune.ir.protofile import size_of
-from onnxprune.types import Advance, Feeds, unwatched
+from onnxprune.ort import sample, session
+from onnxprune.types import Advance, Feeds, Shapes, unwatched
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,3 +152,9 @@ def _run(ort_session: Any, feeds: Feeds) -> float:
             f"onnxruntime fails on inputs {shapes}: {what}; give suitable sizes with --input-shape, or --no-bench"
         ) from e
     return time.perf_counter() - start
+
+
+def random_feeds(model: ModelProto, shapes: Shapes) -> Feeds:
+    """Seeded inputs of given shapes."""
+    rng = np.random.default_rng(0)
+    return {v.name: sample(rng, fact_of_type(v.type).dtype, tuple(shapes[v.name])) for v in free_inputs(model)}

@@ -18,8 +18,8 @@ from onnxprune.data.samples import Data
 from onnxprune.data.synthetic import misfit, synthesize
 from onnxprune.data.user_code import data_of_entry, is_entry
 from onnxprune.errors import DataError
-from onnxprune.evaluation.verification import sample
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
+from onnxprune.ort import sample
 from onnxprune.types import Advance, Array, Shapes, unwatched
 
 Source = str | Path | Mapping[str, Array] | Data

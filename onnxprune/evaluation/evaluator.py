@@ -14,8 +14,8 @@ from onnx import ModelProto
 from onnxprune.data.samples import Data, count
 from onnxprune.errors import DataError
 from onnxprune.evaluation.divergence import Gap, class_axis, gap_between, rows_of
-from onnxprune.evaluation.verification import session
 from onnxprune.ir.files import runnable
+from onnxprune.ort import session
 from onnxprune.types import Array, Feeds, Outputs
 
 Metric = Callable[[Outputs, Any], float]

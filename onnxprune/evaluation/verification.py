@@ -19,7 +19,8 @@ from onnxprune.ir.facts import without_large_weights
 from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import FLOATS, Graph
 from onnxprune.ir.protofile import spill_for
-from onnxprune.types import Advance, Array, Feeds, Mask, Rng, unwatched
+from onnxprune.ort import sample, session
+from onnxprune.types import Advance, Array, Feeds, Mask, unwatched
 
 # Rounding differs where sums have fewer terms; a wrong cut differs by far more.
 TOLERANCE = {np.dtype(np.float16): 3e-2, np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-6}
@@ -290,14 +291,6 @@ def feeds_for(graph: Graph, case: int, seed: int) -> Feeds:
     return {name: sample(rng, f.dtype, tuple(1 if d < 0 else d for d in f.shape or ())) for name, f in facts.items()}
 
 
-def sample(rng: Rng, dtype: int, shape: tuple[int, ...]) -> Array:
-    """Normal numbers, small integers, or True; `dtype` as TensorProto numbers it."""
-    kind = onnx.helper.tensor_dtype_to_np_dtype(dtype) if dtype else np.dtype(np.float32)
-    if kind.kind in "iu":
-        return rng.integers(0, 8, shape).astype(kind)
-    return np.ones(shape, bool) if kind.kind == "b" else rng.standard_normal(shape).astype(kind)
-
-
 def runner(source: bytes | str, model: ModelProto, engine: str | None = None) -> tuple[Callable[[Feeds], list[Any]], str]:
     """A function that computes a model's outputs: onnxruntime, or onnx.reference where onnxruntime declines the model."""
     failure = ""
@@ -318,27 +311,3 @@ def runner(source: bytes | str, model: ModelProto, engine: str | None = None) ->
             f"neither onnxruntime nor onnx.reference runs the model, so nothing can be proven: {failure}"
         ) from e
     return (lambda feeds: [as_array(x) for x in evaluator.run(None, feeds)]), "onnx.reference"
-
-
-def session(source: bytes | str, threads: int = 1, plain: bool = False) -> Any:
-    """An onnxruntime session on the CPU.
-
-    Args:
-        source: what `runnable` gives.
-        threads: inside an operator; 0: as many as the machine has cores.
-        plain: run the graph as it is written.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    if not threads:  # work, not a measurement: waiting threads leave the cores to others
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if plain:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if plain and isinstance(source, str):
-        # a large model: its weights are mapped and not copied into another order
-        options.add_session_config_entry("session.disable_prepacking", "1")
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

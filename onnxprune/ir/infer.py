@@ -19,6 +19,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, Valu
 
 from onnxprune.ir.decompositions import MICROSOFT, parts_of
 from onnxprune.ir.graph import FLOATS, UNKNOWN, Fact, Weight, opsets
+from onnxprune.ort import output_types
 from onnxprune.types import Array
 
 MOST_INTEGERS, MOST_FLOATS = 65536, 16
@@ -143,7 +144,7 @@ class Interpreter:
             else:
                 model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(inputs[name].value), name))
         model.graph.output.extend(ValueInfoProto(name=n) for n in node.output if n)
-        return {name: fact for name, fact in _told_by_onnxruntime(model.SerializeToString(deterministic=True)) if fact.dtype}
+        return _told_by_onnxruntime(model)
 
     def _evaluate(self, node: NodeProto, inputs: Mapping[str, Fact], found: Mapping[str, Fact]) -> dict[str, Fact]:
         values = evaluate(node, self._versions, [inputs[n].value if n else None for n in node.input])
@@ -167,24 +168,14 @@ class Interpreter:
         return {node.output[0]: Fact(TensorProto.INT64, value.shape, value)}
 
 
-@lru_cache(4096)
-def _told_by_onnxruntime(model: bytes) -> tuple[tuple[str, Fact], ...]:
-    """The facts of a model's outputs; it is opened, not run."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        outputs = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]).get_outputs()
-    except Exception:  # not implemented on the CPU, or not with these types
-        return ()
+def _told_by_onnxruntime(model: ModelProto) -> dict[str, Fact]:
+    """The facts of a model's outputs."""
     kinds = {f"tensor({name.lower()})": number for name, number in TensorProto.DataType.items()}
-    # an empty shape is what it says of an unknown one, too
-    return tuple(
-        (o.name, Fact(kinds.get(o.type, 0), tuple(n if isinstance(n, int) else -1 for n in o.shape) or None)) for o in outputs
-    )
+    found = {}
+    for name, kind, sizes in output_types(model.SerializeToString(deterministic=True)):
+        if kind in kinds:  # an empty shape is what it says of an unknown one, too
+            found[name] = Fact(kinds[kind], tuple(-1 if n is None else n for n in sizes) or None)
+    return found
 
 
 def evaluate(node: NodeProto, versions: Mapping[str, int], inputs: Sequence[Array | None]) -> list[Array] | None:

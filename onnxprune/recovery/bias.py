@@ -18,10 +18,10 @@ from onnxprune.analysis.couple import Coupled
 from onnxprune.analysis.rules.normalization import trains
 from onnxprune.calibration.sites import Site, find_sites
 from onnxprune.calibration.stages import Piece, part, read_by, stages
-from onnxprune.evaluation.verification import session
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import Graph, Node
+from onnxprune.ort import session
 from onnxprune.recovery.editor import Editor, places
 from onnxprune.types import Feeds, Mask, Rng, Vector
 

@@ -20,7 +20,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
-from onnxprune.evaluation.verification import sample, session
+from onnxprune.ort import sample, session
 
 FOLDER = Path(__file__).parent
 KEY = "zoo.weightless"

@@ -13,10 +13,10 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.data.samples import Data, count
 from onnxprune.errors import DataError
-from onnxprune.evaluation.verification import session
 from onnxprune.ir.facts import skeleton
 from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import captured, free_inputs, read_weights
+from onnxprune.ort import session
 from onnxprune.types import Array
 
 MOST_CHANNELS = 256

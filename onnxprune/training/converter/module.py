@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from onnxprune.errors import TrainingError
 from onnxprune.ir.infer import evaluate
+from onnxprune.ort import run_node
 from onnxprune.training.converter import program as programs
 from onnxprune.training.converter.ops import NUMBERS, OPS, PERHAPS_NUMBERS
-from onnxprune.training.converter.ops.elementwise import to_torch
+from onnxprune.training.converter.ops.elementwise import half_as_float, to_torch
 from onnxprune.training.converter.program import Step, read_program
-from onnxprune.training.session import half_as_float, run_node
 from onnxprune.types import Array
 
 Feeds = Mapping[str, Any]

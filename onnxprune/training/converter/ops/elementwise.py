@@ -31,6 +31,11 @@ def to_torch(array: Array) -> Tensor:
     return torch.from_numpy(np.array(array, order="C"))  # a copy that may be written to
 
 
+def half_as_float(array: Array) -> Array:
+    """Half precision as float32, everything else as it is."""
+    return array.astype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array
+
+
 def cast(call: Call, x: Tensor) -> Any:
     """Cast; to half precision it rounds, and stays float32."""
     to = call.get("to")

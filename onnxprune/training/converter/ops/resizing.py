@@ -13,8 +13,8 @@ import torch
 from onnx import NodeProto, TensorProto, helper
 from torch import Tensor
 
+from onnxprune.ort import run_model
 from onnxprune.training.converter.call import Call, Op
-from onnxprune.training.session import run_model
 
 KEPT = ("mode", "coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a", "exclude_outside", "antialias")
 

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""onnxruntime: sessions on the CPU, single runs, and seeded samples of inputs. The only module that imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import GraphProto, NodeProto, helper
+
+from onnxprune.types import Array, Rng
+
+QUIET = 4
+"""Severity from which onnxruntime writes to stderr: fatal. Failures reach callers as exceptions."""
+
+
+def session(source: bytes | str, threads: int = 1, plain: bool = False) -> Any:
+    """An onnxruntime session on the CPU.
+
+    Args:
+        source: what `ir.files.runnable` gives: a serialized model, or the path of a large one.
+        threads: inside an operator; 0: as many as the machine has cores.
+        plain: run the graph as it is written.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = QUIET
+    if not threads:  # work, not a measurement: waiting threads leave the cores to others
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if plain:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if plain and isinstance(source, str):
+        # a large model: its weights are mapped and not copied into another order
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+@lru_cache(4096)
+def output_types(model: bytes) -> tuple[tuple[str, str, tuple[int | None, ...]], ...]:
+    """(name, type, sizes) of each output, as onnxruntime tells them: the model is opened, not run.
+
+    Types read like `tensor(float)`; a size is None where it is open, and an unknown shape has no sizes. Empty where onnxruntime
+    does not implement the model on the CPU, or not for these types.
+    """
+    try:
+        outputs = session(model, plain=True).get_outputs()
+    except Exception:  # whatever onnxruntime does not implement
+        return ()
+    return tuple((o.name, str(o.type), tuple(n if isinstance(n, int) else None for n in o.shape)) for o in outputs)
+
+
+def run_model(graph: GraphProto, opsets: Mapping[str, int], feeds: Mapping[str, Array]) -> list[Any]:
+    """The outputs of a small graph. Its session is kept for the next call."""
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid(d, v) for d, v in opsets.items()], ir_version=10)
+    return list(_kept(model.SerializeToString(deterministic=True)).run(None, dict(feeds)))
+
+
+@lru_cache(1024)
+def _kept(model: bytes) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = QUIET
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run_node(
+    node: NodeProto,
+    names: Sequence[str],
+    opsets: Mapping[str, int],
+    operands: Mapping[str, Array],
+    constants: Mapping[str, Array],
+) -> list[Any]:
+    """The outputs of one node, given the arrays of its inputs and of what its bodies take from outside.
+
+    Args:
+        node: the node.
+        names: its outputs that are wanted.
+        opsets: domain -> version.
+        operands: name -> array of what the node reads.
+        constants: the same for what does not change from run to run; some kernels want that to be stored.
+    """
+    graph = GraphProto(name="one")
+    graph.node.append(node)
+    for name, x in operands.items():
+        kind = onnx.helper.np_dtype_to_tensor_dtype(x.dtype)
+        graph.input.append(helper.make_tensor_value_info(name, kind, [None] * x.ndim))
+    graph.initializer.extend(onnx.numpy_helper.from_array(x, name) for name, x in constants.items())
+    graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+    return run_model(graph, opsets, operands)
+
+
+def sample(rng: Rng, dtype: int, shape: tuple[int, ...]) -> Array:
+    """Normal numbers, small integers, or True; `dtype` as TensorProto numbers it."""
+    kind = helper.tensor_dtype_to_np_dtype(dtype) if dtype else np.dtype(np.float32)
+    if kind.kind in "iu":
+        return rng.integers(0, 8, shape).astype(kind)
+    return np.ones(shape, bool) if kind.kind == "b" else rng.standard_normal(shape).astype(kind)
