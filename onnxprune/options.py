@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from onnxprune.analysis.policy import Policy, read_carrier
 from onnxprune.errors import OptionError
 from onnxprune.recovery import METHODS
+from onnxprune.selection.alignment import Alignment, auto_alignment
 from onnxprune.selection.budget import Amount, amount
 from onnxprune.selection.criteria import NAMES
 from onnxprune.selection.criteria.names import CALIBRATED
-from onnxprune.selection.widths import Alignment, auto_alignment
 from onnxprune.types import Array, Shapes
 
 if TYPE_CHECKING:

@@ -23,6 +23,10 @@ from onnxprune.evaluation.verification import verify
 from onnxprune.ir.facts import read_graph
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import plan_of
+from onnxprune.selection.sizing import Sizing
+from onnxprune.selection.units import units_of
+from onnxprune.selection.widths import widths_for
+from onnxprune.types import Mask, Vector
 
 Array = NDArray[Any]
 DOMAINS = ("com.microsoft", "custom", "local")
@@ -316,3 +320,9 @@ def pins(coupled: Coupled) -> str:
 def free_atoms(model: ModelProto) -> int:
     """How many atoms may be removed."""
     return sum(len(g) for g in find_groups(couple(read_graph(model))))
+
+
+def select(groups: list[Group], scores: list[Vector], ratio: float, sizing: Sizing) -> list[Mask]:
+    """Which atoms of each group are kept (n_atoms,)."""
+    units = [units_of(g, s) for g, s in zip(groups, scores, strict=True)]
+    return [u.best(n) for u, n in zip(units, widths_for(groups, units, ratio, sizing), strict=True)]

@@ -24,9 +24,10 @@ from onnxprune.evaluation.verification import verify
 from onnxprune.ir.facts import read_graph
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan
-from onnxprune.selection.space import Ballot
-from onnxprune.selection.widths import Budget, Units, select, units_of, widths_for
-from tests.models import cut_some, model
+from onnxprune.selection.sizing import Sizing
+from onnxprune.selection.space import Space
+from onnxprune.selection.units import Units, units_of
+from tests.models import cut_some, model, select
 from tests.nets import write
 
 ALLOWED = Policy(allow_renormalising=True)
@@ -185,7 +186,7 @@ def test_selection_keeps_blocks_even_and_the_total(
         scores.append(rng.random(n))
         start += n
     removed = 0
-    for group, s, kept in zip(groups, scores, select(groups, scores, Budget(ratio, scope, align)), strict=True):
+    for group, s, kept in zip(groups, scores, select(groups, scores, ratio, Sizing(scope, align)), strict=True):
         [rows] = group.blocks
         left = kept[rows].sum(1)
         assert (left == left[0]).all()
@@ -203,8 +204,8 @@ def test_selection_keeps_blocks_even_and_the_total(
 def test_what_comes_back_brings_its_unit() -> None:
     coupled, group = analysis(grouped())
     units = units_of(group, np.arange(24.0))
-    ballot = Ballot(replace(coupled, needed=(group.roots[:2],)), [group], [units])
-    dropped = ballot.dropped(widths_for([group], [units], Budget(0.5, "local")))
+    space = Space(replace(coupled, needed=(group.roots[:2],)), (group,), (units,), Sizing("local"))
+    dropped = space.dropped(space.by_ratio(0.5))
     left = (~dropped[group.roots]).reshape(3, 8).sum(1)
     assert left.tolist() == [5, 5, 5]
     assert not dropped[group.roots[1]]

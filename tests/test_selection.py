@@ -11,8 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune.analysis.groups import Group
-from onnxprune.selection.widths import Budget, keep_one_everywhere, least, select, widths_allowed
+from onnxprune.selection.alignment import widths_allowed
+from onnxprune.selection.sizing import Sizing
+from onnxprune.selection.space import keep_one_everywhere
+from onnxprune.selection.units import least
 from onnxprune.types import Vector
+from tests.models import select
 
 SIZES = st.lists(st.integers(1, 96), min_size=1, max_size=9)
 RATIOS = st.floats(0, 0.89)
@@ -32,7 +36,7 @@ def scores_of(sizes: list[int], seed: int) -> list[Vector]:
 @settings(max_examples=200, deadline=None)
 @given(SIZES, RATIOS, SCOPES, st.integers(0, 9))
 def test_free_widths_keep_the_asked_total(sizes: list[int], ratio: float, scope: str, seed: int) -> None:
-    keep = select(groups_of(sizes), scores_of(sizes, seed), Budget(ratio, scope))
+    keep = select(groups_of(sizes), scores_of(sizes, seed), ratio, Sizing(scope))
     removed = sum(int((~k).sum()) for k in keep)
     room = sum(n - least(n, 0.1) for n in sizes)
     if scope == "global":
@@ -45,7 +49,7 @@ def test_free_widths_keep_the_asked_total(sizes: list[int], ratio: float, scope:
 @given(SIZES, RATIOS, SCOPES, st.sampled_from([1, 4, 8, 16]), st.integers(0, 9))
 def test_floors_hold_and_the_best_stay(sizes: list[int], ratio: float, scope: str, align: int, seed: int) -> None:
     scores = scores_of(sizes, seed)
-    for n, s, kept in zip(sizes, scores, select(groups_of(sizes), scores, Budget(ratio, scope, align)), strict=True):
+    for n, s, kept in zip(sizes, scores, select(groups_of(sizes), scores, ratio, Sizing(scope, align)), strict=True):
         assert kept.shape == (n,)
         assert kept.sum() >= max(1, math.ceil(n / 10 - 1e-9))
         assert kept.all() or s[kept].min() >= s[~kept].max()
@@ -55,35 +59,35 @@ def test_floors_hold_and_the_best_stay(sizes: list[int], ratio: float, scope: st
 @given(st.lists(st.integers(8, 512), min_size=2, max_size=12), st.floats(0.05, 0.85), SCOPES, st.integers(0, 9))
 def test_alignment_keeps_the_asked_total(sizes: list[int], ratio: float, scope: str, seed: int) -> None:
     groups, scores = groups_of(sizes), scores_of(sizes, seed)
-    free = sum(int(k.sum()) for k in select(groups, scores, Budget(ratio, scope)))
-    aligned = sum(int(k.sum()) for k in select(groups, scores, Budget(ratio, scope, 16)))
+    free = sum(int(k.sum()) for k in select(groups, scores, ratio, Sizing(scope)))
+    aligned = sum(int(k.sum()) for k in select(groups, scores, ratio, Sizing(scope, 16)))
     assert abs(aligned - free) <= max(1, 0.01 * sum(sizes))
 
 
 @pytest.mark.parametrize("size", range(2, 200))
 def test_half_of_a_group_is_never_nothing(size: int) -> None:
-    [kept] = select(groups_of([size]), scores_of([size], 0), Budget(0.5, "local", 16))
+    [kept] = select(groups_of([size]), scores_of([size], 0), 0.5, Sizing("local", 16))
     assert abs(int(kept.sum()) - size / 2) <= 1 + 0.01 * size
 
 
 def test_wide_groups_take_multiples() -> None:
     sizes = [64, 128, 256, 192]
     for ratio in (0.25, 0.5, 0.75):
-        kept = [int(k.sum()) for k in select(groups_of(sizes), scores_of(sizes, 1), Budget(ratio, "local", 16))]
+        kept = [int(k.sum()) for k in select(groups_of(sizes), scores_of(sizes, 1), ratio, Sizing("local", 16))]
         assert all(n % 16 == 0 for n in kept), kept
 
 
 def test_local_takes_the_same_fraction_of_every_group() -> None:
     sizes = [10, 20, 40, 80]
-    kept = select(groups_of(sizes), scores_of(sizes, 0), Budget(0.3, "local"))
+    kept = select(groups_of(sizes), scores_of(sizes, 0), 0.3, Sizing("local"))
     assert [int(k.sum()) for k in kept] == [7, 14, 28, 56]
 
 
 def test_global_takes_the_weakest_wherever_they_are() -> None:
     weak, strong = np.full(20, 0.1), np.linspace(1, 2, 20)
-    kept = select(groups_of([20, 20]), [weak, strong], Budget(0.4, "global"))
+    kept = select(groups_of([20, 20]), [weak, strong], 0.4, Sizing("global"))
     assert [int(k.sum()) for k in kept] == [4, 20]
-    kept = select(groups_of([20, 20]), [weak, strong], Budget(0.5, "global"))
+    kept = select(groups_of([20, 20]), [weak, strong], 0.5, Sizing("global"))
     assert [int(k.sum()) for k in kept] == [2, 18]
     assert not kept[1][:2].any()
 

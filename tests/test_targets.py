@@ -14,10 +14,13 @@ import onnxprune
 from onnxprune.analysis.couple import couple
 from onnxprune.analysis.groups import find_groups
 from onnxprune.cost.benchmark import cost
+from onnxprune.cost.macs import macs_model
+from onnxprune.cost.model import share_kept
 from onnxprune.errors import OptionError
 from onnxprune.ir.facts import read_graph
 from onnxprune.rewrite.cut import cut
-from onnxprune.selection.budget import amount, filled, macs_kept, smallest
+from onnxprune.selection.budget import amount
+from onnxprune.selection.strategy import filled, smallest
 from tests.models import choose, model
 from tests.nets import small
 from tests.test_topologies import NETS
@@ -30,19 +33,21 @@ def test_macs_of_a_cut_are_those_of_the_model_it_makes(name: str) -> None:
     net = model(NETS[name].text, NETS[name].opset, functions=NETS[name].functions)
     before = cost(net)
     coupled = couple(read_graph(net))
+    macs = macs_model(coupled)
     for seed in range(3):
         dropped = choose(coupled, find_groups(coupled), np.random.default_rng(seed), 0.5)
         after = cost(cut(coupled, dropped), before.inputs)
-        assert coupled.meter.macs(dropped) == after.macs
-        assert macs_kept(coupled, dropped) == pytest.approx(after.macs / max(1, before.macs))
-    assert coupled.meter.macs(np.zeros_like(dropped)) == before.macs
+        assert macs.of(dropped) == after.macs
+        assert share_kept(macs, dropped) == pytest.approx(after.macs / max(1, before.macs))
+    assert macs.of(np.zeros_like(dropped)) == before.macs
 
 
 def test_macs_are_counted_at_the_sizes_that_the_user_gave() -> None:
     net = model(NETS["dynamic batch and space"].text)
     for shape in ((1, 3, 40, 30), (1, 3, 10, 10)):
         coupled = couple(read_graph(net, {"x": shape}))
-        assert coupled.meter.macs(np.zeros(len(coupled.roots), bool)) == cost(net, {"x": shape}).macs
+        macs = macs_model(coupled)
+        assert macs.of(np.zeros(len(coupled.roots), bool)) == cost(net, {"x": shape}).macs
 
 
 @pytest.mark.parametrize("scope", ["global", "local"])

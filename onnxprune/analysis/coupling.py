@@ -13,7 +13,6 @@ from onnxprune.analysis.labels import Even, Flow, Mix, Pin, Tie, distinct
 from onnxprune.analysis.policy import DEFAULT, Policy
 from onnxprune.analysis.rules.site import Use
 from onnxprune.analysis.shuffles import Shuffle
-from onnxprune.cost.macs import Meter, meter
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.ir.graph import Fact, Graph
 from onnxprune.types import Indices, Mask
@@ -90,11 +89,6 @@ class Coupled:
         if any(len(f.cases) > 1 for f in self.graph.facts.values()):
             return read_once(self.graph.model, CASES_OF_BENCHMARK, self.graph.fed)[0].facts
         return {name: f.cases[0] for name, f in self.graph.facts.items()}
-
-    @cached_property
-    def meter(self) -> Meter:
-        """Counts the MACs of any cut, at the input sizes that reports show."""
-        return meter(self.graph.elementary, self.flows, self.sizes)
 
     def spans(self) -> list[Indices]:
         """The classes on every labelled axis of every tensor, each different axis once: one of them must stay."""

@@ -10,8 +10,8 @@ import numpy as np
 
 from onnxprune.analysis.couple import Coupled
 from onnxprune.analysis.labels import Even, Pin, distinct
-from onnxprune.analysis.rules.signatures import PRODUCERS
-from onnxprune.cost.macs import macs_of
+from onnxprune.ir.products import macs_of
+from onnxprune.ir.semantics import PRODUCERS
 from onnxprune.types import Indices
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.analysis.rules.normalization import trains
 from onnxprune.calibration.linear import Linear, linear_of
 from onnxprune.ir.graph import Graph, Node, Weight
+from onnxprune.ir.semantics import uses_batch_statistics
 from onnxprune.types import Array, Vector
 
 
@@ -146,7 +146,11 @@ def step_of(node: Node, data: str, channel_axis: int, graph: Graph) -> Step | No
     """The node as a per-channel operator on `data`; None if it is something else."""
     if node.op == "BatchNormalization":
         stored = all(name in graph.weights for name in node.inputs[1:])
-        return Step(node, 2) if stored and channel_axis == 1 and node.inputs[0] == data and not trains(node) else None
+        return (
+            Step(node, 2)
+            if stored and channel_axis == 1 and node.inputs[0] == data and not uses_batch_statistics(node)
+            else None
+        )
     if node.op not in ("Add", "Sub", "Mul", "Div") or len(node.inputs) != 2:
         return None
     place = 1 - node.inputs.index(data)

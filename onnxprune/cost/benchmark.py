@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune.cost.macs import macs_of
 from onnxprune.errors import DataError
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import free_inputs, read_weights
 from onnxprune.ir.infer import fact_of_type
+from onnxprune.ir.products import macs_of
 from onnxprune.ir.protofile import size_of
 from onnxprune.ort import sample, session
 from onnxprune.types import Advance, Feeds, Shapes, unwatched

@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 from onnx import ModelProto
 
 from onnxprune.analysis.couple import Coupled, couple
 from onnxprune.analysis.groups import Group, Held, find_groups, find_held
 from onnxprune.analysis.policy import Policy
+from onnxprune.cost.macs import macs_model
 from onnxprune.data.arrays import read_arrays
 from onnxprune.errors import CutError, ModelError, OptionError, PruneError
 from onnxprune.ir.graph import Graph
@@ -23,8 +25,10 @@ from onnxprune.options import Options
 from onnxprune.rewrite.cut import cut
 from onnxprune.selection.criteria import Scored, score_groups, scores_from_file
 from onnxprune.selection.criteria.names import CALIBRATED
-from onnxprune.selection.space import Ballot, within
-from onnxprune.selection.widths import Budget, units_of, widths_for
+from onnxprune.selection.sizing import Sizing
+from onnxprune.selection.space import Space
+from onnxprune.selection.strategy import Limit, Strategy, greedy
+from onnxprune.selection.units import units_of
 from onnxprune.types import Feeds, Mask
 
 MOST_RETRIES = 30
@@ -167,17 +171,18 @@ def _score(coupled: Coupled, groups: tuple[Group, ...], options: Options, batche
     return scores_from_file(coupled, groups, given)
 
 
-def _choose(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options: Options) -> Mask:
-    """The labels (n_labels,) that go."""
+def _choose(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options: Options, strategy: Strategy = greedy) -> Mask:
+    """The labels (n_labels,) that are dropped."""
     known = [(g, s) for g, s in zip(groups, scored.scores, strict=True) if s is not None]
-    ballot = Ballot(coupled, [g for g, _ in known], [units_of(g, s) for g, s in known])
-    budget = Budget(options.ratio or 0.0, options.scope, options.alignment().multiple)
+    sizing = Sizing(options.scope, options.alignment().multiple)
+    space = Space(coupled, tuple(g for g, _ in known), tuple(units_of(g, s) for g, s in known), sizing)
     limit = options.limit()
     if limit is None:
-        return ballot.dropped(widths_for(ballot.groups, ballot.units, budget))
-    if options.chosen_criterion in CALIBRATED and options.scores is None and budget.scope == "global":
-        ballot = ballot.per_mac()
-    return ballot.dropped(within(limit, ballot, budget))
+        return space.dropped(space.by_ratio(options.ratio or 0.0))
+    cost = macs_model(coupled)
+    if options.chosen_criterion in CALIBRATED and options.scores is None and sizing.scope == "global":
+        space = space.per(cost)
+    return space.dropped(strategy(space, [Limit(cost, limit.of(cost.of(np.zeros(len(coupled.roots), bool))))]))
 
 
 def _added(graph: Graph, pruned: ModelProto) -> tuple[str, ...]:

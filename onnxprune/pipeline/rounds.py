@@ -11,6 +11,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.analysis.groups import Group
+from onnxprune.cost.macs import macs_model
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.graph import Graph, read_weights
 from onnxprune.ir.protofile import take_all
@@ -102,7 +103,7 @@ def _wish(options: Options, analysis: Analysis, k: int, model: ModelProto, graph
         left = analysis.prunable * (1 - (options.ratio or 0.0)) ** share
         now = analysis.prunable if k == 0 else analyse(read_graph(model), {}, options.policy()).prunable
         return replace(options, ratio=float(np.clip(1 - left / max(now, 1), 0.0, 0.999)), rounds=1)
-    whole = analysis.coupled.meter.macs(np.zeros(len(analysis.coupled.roots), bool))
+    whole = macs_model(analysis.coupled).of(np.zeros(len(analysis.coupled.roots), bool))
     wanted = Amount(whole * (limit.of(whole) / whole) ** share, False)
     return replace(options, macs=max(1.0, wanted.number), rounds=1)
 

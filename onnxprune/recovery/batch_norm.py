@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.analysis.couple import Coupled
-from onnxprune.analysis.rules.normalization import trains
 from onnxprune.calibration.moments import Moments
 from onnxprune.calibration.sites import Site, Term, find_sites
 from onnxprune.calibration.stages import stages
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.graph import Graph, Node
+from onnxprune.ir.semantics import uses_batch_statistics
 from onnxprune.recovery.editor import Editor, places
 from onnxprune.recovery.reconstruct import Knobs, Values, gather, left_of
 from onnxprune.types import Advance, Feeds, Mask, Vector, unwatched
@@ -79,7 +79,11 @@ class _Step:
 def _norms(graph: Graph) -> Iterator[_Step]:
     """Each BatchNormalization: what it reads has other statistics than it was trained with."""
     for node in graph.nodes:
-        if node.op == "BatchNormalization" and not trains(node) and all(n in graph.weights for n in node.inputs[1:]):
+        if (
+            node.op == "BatchNormalization"
+            and not uses_batch_statistics(node)
+            and all(n in graph.weights for n in node.inputs[1:])
+        ):
             yield _Step(node.index, (), node.inputs[:1], partial(_renew, node))
 
 

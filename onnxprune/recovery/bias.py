@@ -15,24 +15,17 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.analysis.couple import Coupled
-from onnxprune.analysis.rules.normalization import trains
 from onnxprune.calibration.sites import Site, find_sites
 from onnxprune.calibration.stages import Piece, part, read_by, stages
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import Graph, Node
+from onnxprune.ir.semantics import BY_CHANNEL, uses_batch_statistics
 from onnxprune.ort import session
 from onnxprune.recovery.editor import Editor, places
 from onnxprune.types import Feeds, Mask, Rng, Vector
 
 POINTS = 4096
-# What runs channel by channel and keeps the layout [sample, channel, places]: means pass through it.
-PASSES = frozenset(
-    """
-    Relu LeakyRelu PRelu Clip Sigmoid HardSigmoid HardSwish Tanh Elu Selu Celu Softplus Softsign Mish Gelu Swish Erf Exp Sqrt
-    Pow Abs Neg Identity Cast Dropout Add Sub Mul Div Min Max Sum Concat GlobalAveragePool AveragePool BatchNormalization
-    """.split()
-)
 
 
 def absorb(coupled: Coupled, dropped: Mask, pruned: ModelProto, batches: Sequence[Feeds] = (), seed: int = 0) -> ModelProto:
@@ -133,7 +126,7 @@ def _trace(graph: Graph, name: str) -> tuple[list[int], list[Node]] | None:
         node = graph.producers.get(tensor)
         if tensor in graph.weights:
             continue
-        if node is None or node.op not in PASSES:
+        if node is None or node.op not in BY_CHANNEL:
             return None
         if _is_source(graph, node):
             sources[node.index] = node
@@ -144,7 +137,11 @@ def _trace(graph: Graph, name: str) -> tuple[list[int], list[Node]] | None:
 
 
 def _is_source(graph: Graph, node: Node) -> bool:
-    return node.op == "BatchNormalization" and not trains(node) and all(n in graph.weights for n in node.inputs[1:3])
+    return (
+        node.op == "BatchNormalization"
+        and not uses_batch_statistics(node)
+        and all(n in graph.weights for n in node.inputs[1:3])
+    )
 
 
 def _normal(graph: Graph, node: Node, rng: Rng) -> NDArray[np.float32]:

@@ -12,9 +12,11 @@ import numpy as np
 from onnxprune.analysis.couple import Coupled
 from onnxprune.analysis.explain import without_channels
 from onnxprune.analysis.groups import Group, Held
-from onnxprune.analysis.rules.signatures import PRODUCERS
-from onnxprune.cost.macs import products
+from onnxprune.cost.macs import macs_model
+from onnxprune.cost.model import CostModel
 from onnxprune.ir.graph import Fact, Node
+from onnxprune.ir.products import products
+from onnxprune.ir.semantics import PRODUCERS
 from onnxprune.pipeline.decide import Analysis
 
 
@@ -118,7 +120,8 @@ def inspect(analysis: Analysis, name: str) -> Inspection:
     facts = coupled.sizes
     total = _count(coupled, facts, np.zeros(len(coupled.roots), bool))
     layers = tuple(_layers(coupled, facts, total))
-    fixed = coupled.meter.macs(coupled.free) / max(1, total)
+    macs = macs_model(coupled)
+    fixed = macs.of(coupled.free) / max(1, total)
     return Inspection(
         model=name,
         nodes=len(graph.nodes),
@@ -127,7 +130,7 @@ def inspect(analysis: Analysis, name: str) -> Inspection:
         prunable=analysis.prunable,
         held_macs=sum(h.macs for h in analysis.held),
         fixed_macs=fixed,
-        groups=tuple(_group(coupled, g, total) for g in analysis.groups),
+        groups=tuple(_group(coupled, g, macs, total) for g in analysis.groups),
         pins=tuple(_held(coupled, h) for h in analysis.held),
         rest=tuple(_rest(coupled, facts, total)),
         layers=layers,
@@ -150,10 +153,10 @@ def _left(coupled: Coupled, node: Node, facts: Mapping[str, Fact], dropped: Any)
     return total
 
 
-def _group(coupled: Coupled, group: Group, total: int) -> GroupView:
+def _group(coupled: Coupled, group: Group, macs: CostModel, total: int) -> GroupView:
     gone = np.zeros(len(coupled.roots), bool)
     gone[group.roots] = True
-    share = 1 - coupled.meter.macs(gone[coupled.roots]) / max(1, total)
+    share = 1 - macs.of(gone[coupled.roots]) / max(1, total)
     nodes = dict.fromkeys(str(coupled.graph.nodes[coupled.uses[u].node]) for u in group.producers)
     members = tuple(f"{weight}[{axis}]" for weight, axis in group.members)
     blocks = tuple(len(b) for b in group.blocks)

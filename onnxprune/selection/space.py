@@ -1,38 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Widths -> the labels that go, and the widths that keep within a limit of multiply-accumulates."""
+"""All cuts that a selection can choose from: how many units each group keeps, and which labels that drops."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from onnxprune.analysis.couple import Coupled
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
-from onnxprune.selection.budget import Amount, filled, smallest
-from onnxprune.selection.widths import Budget, Units, keep_one_everywhere, ladders, widths_for
-from onnxprune.types import Mask
+from onnxprune.cost.model import CostModel
+from onnxprune.selection import alignment
+from onnxprune.selection.sizing import Sizing
+from onnxprune.selection.units import Units
+from onnxprune.selection.widths import Widths, widths_for
+from onnxprune.types import Indices, Mask
 
 
 @dataclass(frozen=True)
-class Ballot:
-    """Groups, and what they give up at a time."""
+class Space:
+    """The cuts that can be chosen: a width for each group.
 
-    coupled: Coupled
-    groups: list[Group]
-    units: list[Units]
+    Attributes:
+        coupled: the analysis of the original.
+        groups: the groups that may shrink.
+        units: for each of them what it gives up at a time, and in which order.
+        sizing: how widths are chosen.
+    """
+
+    coupled: Coupled = field(repr=False)
+    groups: tuple[Group, ...]
+    units: tuple[Units, ...] = field(repr=False)
+    sizing: Sizing
+
+    def by_ratio(self, ratio: float) -> Widths:
+        """The widths if the fraction `ratio` of all atoms is dropped, 0 to 1."""
+        return widths_for(self.groups, self.units, ratio, self.sizing)
+
+    def ladders(self, relaxed: int = 0) -> list[list[int]]:
+        """The widths that each group may have, ascending; each step of `relaxed` halves the multiple that they are of."""
+        return alignment.ladders(self.groups, self.units, self.sizing, relaxed)
 
     def dropped(self, widths: Sequence[int]) -> Mask:
-        """The labels (n_labels,) that go if each group keeps its best units; no axis loses everything."""
-        dead, scores = np.zeros(len(self.coupled.roots), bool), np.zeros(len(self.coupled.roots))
+        """The labels (n_labels,) that are dropped if each group keeps its best units; no axis loses everything."""
+        dropped, scores = np.zeros(len(self.coupled.roots), bool), np.zeros(len(self.coupled.roots))
         for group, units, width in zip(self.groups, self.units, widths, strict=True):
-            dead[group.roots[~units.best(width)]] = True
+            dropped[group.roots[~units.best(width)]] = True
             scores[group.roots] = units.scores[units.of]
-        empty = [roots for roots in self.coupled.spans() if dead[roots].all()]
-        gone = {int(root): float(scores[root]) for roots in empty for root in roots}
-        dead[self._whole(keep_one_everywhere(empty, gone))] = False
-        return dead[self.coupled.roots]
+        empty = [roots for roots in self.coupled.spans() if dropped[roots].all()]
+        known = {int(root): float(scores[root]) for roots in empty for root in roots}
+        dropped[self._whole(keep_one_everywhere(empty, known))] = False
+        return dropped[self.coupled.roots]
 
     def _whole(self, classes: Iterable[int]) -> list[int]:
         """These classes, each with all others of its unit."""
@@ -42,34 +61,26 @@ class Ballot:
                 found += group.roots[np.isin(units.of, units.of[group.roots == root])].tolist()
         return found
 
-    def per_mac(self) -> Ballot:
-        """Scores by what an atom costs: where scores are errors, the least error goes for each multiply-accumulate saved."""
-        meter, none = self.coupled.meter, np.zeros(len(self.coupled.roots), bool)
+    def per(self, cost: CostModel) -> Space:
+        """Scores by what an atom costs: where scores are errors, the least error is made for each unit of cost saved."""
+        whole = cost.of(np.zeros(len(self.coupled.roots), bool))
         found = []
         for group, units in zip(self.groups, self.units, strict=True):
-            without = np.isin(self.coupled.roots, group.roots)
-            saved = (meter.macs(none) - meter.macs(without)) / len(group)
+            saved = (whole - cost.of(np.isin(self.coupled.roots, group.roots))) / len(group)
             found.append(replace(units, scores=units.scores / max(saved, 1.0)))
-        return replace(self, units=found)
+        return replace(self, units=tuple(found))
 
 
-def within(limit: Amount, ballot: Ballot, budget: Budget) -> list[int]:
-    """The widths by the smallest ratio that the limit of MACs allows, and then as near to it as widths can be."""
-    meter = ballot.coupled.meter
-    allowed = limit.of(meter.macs(np.zeros(len(ballot.coupled.roots), bool)))
-    ranked = [u.scores[u.ranked] for u in ballot.units]
+def keep_one_everywhere(spans: Sequence[Indices], dropped: dict[int, float]) -> set[int]:
+    """Classes to bring back so that no axis of any tensor loses everything.
 
-    def make(ratio: float) -> list[int]:
-        return widths_for(ballot.groups, ballot.units, replace(budget, ratio=ratio))
-
-    def cost(widths: Sequence[int]) -> float:
-        return meter.macs(ballot.dropped(widths))
-
-    def worth(group: int, width: int, wider: int) -> float:
-        # as in the selection by ratio: globally the scores decide, locally what is left of each group
-        return float(ranked[group][width:wider].mean()) if budget.scope == "global" else -wider / len(ranked[group])
-
-    widths = smallest(make, cost, allowed)
-    for relaxed in range(budget.align.bit_length() + 2):
-        widths = filled(widths, ladders(ballot.groups, ballot.units, budget, relaxed), worth, cost, allowed)
-    return widths
+    Args:
+        spans: the classes on each axis.
+        dropped: class -> score of those to be dropped.
+    """
+    back: set[int] = set()
+    for roots in spans:
+        listed = roots.tolist()
+        if all(r in dropped and r not in back for r in listed):
+            back.add(max(listed, key=lambda r: dropped[r]))
+    return back

@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from onnxprune.analysis.labels import Axis, Flow, Rest
 from onnxprune.analysis.policy import WAY_OUT
 from onnxprune.analysis.rules.site import Site, Unsupported
-from onnxprune.ir.graph import Node
-from onnxprune.types import Array
+from onnxprune.ir.semantics import reduced_axes
 
 # Reductions of zeros that are zero: channels that pass stay zero.
 REDUCTIONS = frozenset(
@@ -84,7 +83,8 @@ def reduction(site: Site) -> list[Flow]:
     rank = len(flow.axes)
     if site.has(1) and site.value(1) is None:
         raise Unsupported("reduces over axes that are not known")
-    axes = reduced_axes(site.node, rank, site.value(1))
+    given = site.value(1)
+    axes = reduced_axes(site.node, rank, None if given is None else given.tolist())
     accounted = _accounted(site, flow, axes)
     way_out = "" if site.node.op in ALL_OF_THEM else WAY_OUT
     for k in axes:
@@ -119,14 +119,6 @@ def _accounted(site: Site, flow: Flow, axes: set[int]) -> set[int]:
     if not known or op not in ACCOUNTED or (op in SUMS and len(axes) > 1):
         return set()
     return {max(known, key=lambda k: (site.labels.atoms_left([], labelled[k]), -k))}
-
-
-def reduced_axes(node: Node, rank: int, given: Array | None) -> set[int]:
-    """The axes that a reduction takes away; `given` is its second input, where it has one."""
-    axes = node.attribute("axes") if given is None else given.tolist()
-    if not axes:
-        return set() if node.attribute("noop_with_empty_axes", 0) else set(range(rank))
-    return {a % rank for a in axes}
 
 
 def _without(flow: Flow, axes: set[int]) -> Flow:

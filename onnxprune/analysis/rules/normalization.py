@@ -15,7 +15,7 @@ from onnxprune.analysis.labels import Flow, Rest
 from onnxprune.analysis.policy import WAY_OUT
 from onnxprune.analysis.rules.signatures import SIGNATURES, by_signature
 from onnxprune.analysis.rules.site import Site, Unsupported
-from onnxprune.ir.graph import Node
+from onnxprune.ir.semantics import mean_variance_axes, softmax_axes, uses_batch_statistics
 
 
 def mix_or_hold(site: Site, flow: Flow, axes: Iterable[int]) -> set[int]:
@@ -51,22 +51,10 @@ def softmax(site: Site) -> list[Flow]:
     return [Flow(flow.axes, (Rest.UNKNOWN,) * rank)]
 
 
-def softmax_axes(node: Node, rank: int) -> range:
-    """The axes over which Softmax, LogSoftmax and Hardmax normalise."""
-    new = node.opset >= 13
-    axis = node.attribute("axis", -1 if new else 1) % rank
-    return range(axis, axis + 1 if new else rank)
-
-
-def trains(node: Node) -> bool:
-    """Whether a BatchNormalization normalises by the statistics of its input, as it does when weights are standardised."""
-    return bool(node.attribute("training_mode", 0)) or len([o for o in node.outputs if o]) > 1
-
-
 def batch_norm(site: Site) -> list[Flow]:
     """BatchNormalization: scale * (x - mean) / sqrt(variance + epsilon) + shift."""
     flow = site.flow(0)
-    by_batch = [k for k in range(len(flow.axes)) if k != 1] if trains(site.node) else []
+    by_batch = [k for k in range(len(flow.axes)) if k != 1] if uses_batch_statistics(site.node) else []
     mixed = mix_or_hold(site, flow, by_batch)
     [found] = by_signature(SIGNATURES["BatchNormalization"])(site)
     return [without_trace(found, mixed, by_batch)]
@@ -114,11 +102,6 @@ def mean_variance(site: Site) -> list[Flow]:
         if k not in over and flow.rest[k] >= Rest.CONSTANT:  # its variance is zero, and onnxruntime adds no epsilon
             site.pin(labels, "is not defined where a channel is zero")
     return [without_trace(Flow(flow.axes, (Rest.UNKNOWN,) * len(flow.axes)), mixed)]
-
-
-def mean_variance_axes(node: Node, rank: int) -> set[int]:
-    """The axes over which MeanVarianceNormalization normalises."""
-    return {a % rank for a in node.attribute("axes", [0, 2, 3])}
 
 
 def group_norm(site: Site) -> list[Flow]:

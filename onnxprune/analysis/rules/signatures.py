@@ -16,21 +16,7 @@ from dataclasses import dataclass
 from onnxprune.analysis.labels import Axis, Flow, Rest
 from onnxprune.analysis.policy import WAY_OUT
 from onnxprune.analysis.rules.site import Rule, Site, Unsupported
-
-PRODUCERS = frozenset(
-    {
-        "Conv",
-        "ConvTranspose",
-        "Einsum",
-        "Gemm",
-        "GRU",
-        "LSTM",
-        "MatMul",
-        "RNN",
-        "com.microsoft.MatMulNBits",
-    }
-)
-"""Operators whose weights make channels: their rows are what criteria score."""
+from onnxprune.ir.semantics import PRODUCERS
 
 
 def gemm(site: Site) -> str:

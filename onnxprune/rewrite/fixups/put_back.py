@@ -13,9 +13,9 @@ from math import prod
 import numpy as np
 
 from onnxprune.analysis.labels import Rest
-from onnxprune.analysis.rules.axes import ACCOUNTED, reduced_axes
-from onnxprune.analysis.rules.normalization import mean_variance_axes, softmax_axes, trains
+from onnxprune.analysis.rules.axes import ACCOUNTED
 from onnxprune.analysis.rules.site import Unsupported
+from onnxprune.ir.semantics import mean_variance_axes, reduced_axes, softmax_axes, uses_batch_statistics
 from onnxprune.rewrite.patch import Patch
 from onnxprune.types import Array
 
@@ -101,7 +101,7 @@ def single_group(patch: Patch) -> None:
 
 def batch_norm(patch: Patch) -> None:
     """BatchNormalization by batch statistics: those of the original's positions."""
-    if trains(patch.node):
+    if uses_batch_statistics(patch.node):
         _put_back(patch, [k for k in range(len(patch.cutting.masks(patch.node.inputs[0]))) if k != 1])
 
 
@@ -150,7 +150,8 @@ def reduction(patch: Patch) -> None:
     """Means over the original number of channels; sums and extremes with what removed channels hold."""
     data, op = patch.node.inputs[0], patch.node.op
     flow = patch.cutting.coupled.flows[data]
-    shrunk = _kept(patch, reduced_axes(patch.node, len(flow.axes), patch.old_value(1)))
+    given = patch.old_value(1)
+    shrunk = _kept(patch, reduced_axes(patch.node, len(flow.axes), None if given is None else given.tolist()))
     if not shrunk:
         return
     share = prod(after / before for after, before in shrunk.values())

@@ -33,7 +33,7 @@ class Call:
     outputs: int = 1
     used: int = 1
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def attribute(self, name: str, default: Any = None) -> Any:
         """The value of an attribute."""
         return self.attributes.get(name, default)
 

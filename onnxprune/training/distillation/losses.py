@@ -167,7 +167,7 @@ def _end(name: str, y: Array, first: bool, last: Step | None, weight: float, top
 
     if last is not None and last.call.op in ("Softmax", "LogSoftmax"):
         single = last.call.opset >= 13  # before, all axes from the given one on were one
-        axis = last.call.get("axis", -1 if single else 1) % y.ndim
+        axis = last.call.attribute("axis", -1 if single else 1) % y.ndim
         if single or axis == y.ndim - 1:
             told = logarithm(axis, FAINTEST) if last.call.op == "Softmax" else log_softmax(axis)
             return classes(last.inputs[0], log_softmax(axis), told)

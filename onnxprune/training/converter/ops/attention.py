@@ -22,15 +22,15 @@ def attend(call: Call, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bia
     """Softmax(q k' scale + bias) v over heads; `mask` (batch, keys) is 0 where a key is padding."""
     if mask is not None and mask.dim() != 2:
         return NotImplemented
-    count, length, keys = call.get("num_heads"), q.shape[1], k.shape[1]
+    count, length, keys = call.attribute("num_heads"), q.shape[1], k.shape[1]
     total = torch.zeros(1, 1, length, keys, dtype=q.dtype, device=q.device) if bias is None else bias
-    low = call.get("mask_filter_value", -10000.0)
+    low = call.attribute("mask_filter_value", -10000.0)
     if mask is not None:
         total = total + torch.where(mask == 0, low, 0.0).to(q)[:, None, None]
-    if call.get("unidirectional", 0):
+    if call.attribute("unidirectional", 0):
         total = total + torch.full_like(total[0, 0], low).triu(1 + keys - length)
     found = F.scaled_dot_product_attention(
-        heads(q, count), heads(k, count), heads(v, count), total, scale=call.get("scale") or None
+        heads(q, count), heads(k, count), heads(v, count), total, scale=call.attribute("scale") or None
     )
     return found.transpose(1, 2).flatten(2)
 
@@ -38,7 +38,7 @@ def attend(call: Call, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bia
 def packed(call: Call, x: Tensor, w: Tensor, *more: Tensor | None) -> Any:
     """com.microsoft.Attention: one matrix makes queries, keys and values."""
     b, mask, past, bias = (*more, *[None] * 4)[:4]
-    if past is not None or call.get("do_rotary", 0) or call.used > 1:
+    if past is not None or call.attribute("do_rotary", 0) or call.used > 1:
         return NotImplemented
     made = x @ w if b is None else x @ w + b
     widths = call.numbers("qkv_hidden_sizes", [w.shape[1] // 3] * 3)

@@ -38,7 +38,7 @@ def half_as_float(array: Array) -> Array:
 
 def cast(call: Call, x: Tensor) -> Any:
     """Cast; to half precision it rounds, and stays float32."""
-    to = call.get("to")
+    to = call.attribute("to")
     if to in HALVES:
         return x.to(HALVES[to]).float()
     try:
@@ -49,8 +49,8 @@ def cast(call: Call, x: Tensor) -> Any:
 
 def clip(call: Call, x: Tensor, low: Any = None, high: Any = None) -> Tensor:
     """Clip with bounds as attributes (before opset 11) or as inputs."""
-    low = call.get("min") if low is None else low.item()
-    high = call.get("max") if high is None else high.item()
+    low = call.attribute("min") if low is None else low.item()
+    high = call.attribute("max") if high is None else high.item()
     return x if low is None and high is None else torch.clamp(x, low, high)
 
 
@@ -78,19 +78,19 @@ def gelu(call: Call, x: Tensor) -> Tensor:
 
 def infinite(call: Call, x: Tensor) -> Tensor:
     """IsInf, of either sign or of one."""
-    up, down = call.get("detect_positive", 1), call.get("detect_negative", 1)
+    up, down = call.attribute("detect_positive", 1), call.attribute("detect_negative", 1)
     return (torch.isposinf(x) & bool(up)) | (torch.isneginf(x) & bool(down))
 
 
 def shrink(call: Call, x: Tensor) -> Tensor:
     """Shrink."""
-    bias, limit = call.get("bias", 0.0), call.get("lambd", 0.5)
+    bias, limit = call.attribute("bias", 0.0), call.attribute("lambd", 0.5)
     return torch.where(x < -limit, x + bias, torch.where(x > limit, x - bias, torch.zeros_like(x)))
 
 
 def selu(call: Call, x: Tensor) -> Tensor:
     """Selu with any constants."""
-    alpha, gamma = call.get("alpha", 1.6732632423543772), call.get("gamma", 1.0507009873554805)
+    alpha, gamma = call.attribute("alpha", 1.6732632423543772), call.attribute("gamma", 1.0507009873554805)
     return torch.where(x > 0, gamma * x, gamma * alpha * torch.expm1(x.clamp(max=0)))
 
 
@@ -116,7 +116,7 @@ def mean(call: Call, *operands: Tensor) -> Tensor:
 
 def swish(call: Call, x: Tensor) -> Tensor:
     """Swish with a factor."""
-    return x * torch.sigmoid(call.get("alpha", 1.0) * x)
+    return x * torch.sigmoid(call.attribute("alpha", 1.0) * x)
 
 
 PLAIN: Mapping[str, Callable[..., Any]] = {
@@ -138,18 +138,18 @@ OPS: Mapping[str, Op] = {
     "Clip": clip,
     "Div": divide,
     "Pow": power,
-    "Mod": lambda call, a, b: torch.fmod(a, b) if call.get("fmod", 0) else torch.remainder(a, b),
+    "Mod": lambda call, a, b: torch.fmod(a, b) if call.attribute("fmod", 0) else torch.remainder(a, b),
     "PRelu": prelu,
     "Gelu": gelu,
     "Swish": swish,
     "IsInf": infinite,
-    "Celu": lambda call, x: F.celu(x, call.get("alpha", 1.0)),
-    "Elu": lambda call, x: F.elu(x, call.get("alpha", 1.0)),
-    "HardSigmoid": lambda call, x: torch.clamp(call.get("alpha", 0.2) * x + call.get("beta", 0.5), 0, 1),
-    "LeakyRelu": lambda call, x: F.leaky_relu(x, call.get("alpha", 0.01)),
+    "Celu": lambda call, x: F.celu(x, call.attribute("alpha", 1.0)),
+    "Elu": lambda call, x: F.elu(x, call.attribute("alpha", 1.0)),
+    "HardSigmoid": lambda call, x: torch.clamp(call.attribute("alpha", 0.2) * x + call.attribute("beta", 0.5), 0, 1),
+    "LeakyRelu": lambda call, x: F.leaky_relu(x, call.attribute("alpha", 0.01)),
     "Selu": selu,
     "Shrink": shrink,
-    "ThresholdedRelu": lambda call, x: torch.where(x > call.get("alpha", 1.0), x, torch.zeros_like(x)),
+    "ThresholdedRelu": lambda call, x: torch.where(x > call.attribute("alpha", 1.0), x, torch.zeros_like(x)),
     "Dropout": dropout,
     "Max": folded(torch.maximum),
     "Min": folded(torch.minimum),

@@ -18,15 +18,15 @@ from onnxprune.types import Array
 
 def axes_of(call: Call, given: Array | None, rank: int) -> list[int] | None:
     """Axes as an attribute or an input, counted from the front; None where there are none."""
-    axes = call.get("axes") if given is None else given.ravel().tolist()
+    axes = call.attribute("axes") if given is None else given.ravel().tolist()
     return None if axes is None else [int(a) % rank for a in axes]
 
 
 def split(call: Call, x: Tensor, given: Array | None = None) -> Any:
     """Split by sizes, or into equal parts of which the last may be smaller."""
-    axis, sizes = call.get("axis", 0), call.get("split") if given is None else given.tolist()
+    axis, sizes = call.attribute("axis", 0), call.attribute("split") if given is None else given.tolist()
     if sizes is None:
-        parts = call.get("num_outputs") or call.outputs
+        parts = call.attribute("num_outputs") or call.outputs
         step = -(-x.shape[axis] // parts)
         sizes = [step] * (x.shape[axis] // step) + ([x.shape[axis] % step] if x.shape[axis] % step else [])
     return torch.split(x, list(sizes), axis)
@@ -36,7 +36,9 @@ def slices(call: Call, x: Tensor, *given: Array | None) -> Tensor:
     """Slice with any steps."""
     names = ("starts", "ends", "axes", "steps")
     operands = (*given, None, None, None, None)[:4]
-    starts, ends, axes, steps = [call.get(n) if x is None else x.ravel().tolist() for n, x in zip(names, operands, strict=True)]
+    starts, ends, axes, steps = [
+        call.attribute(n) if x is None else x.ravel().tolist() for n, x in zip(names, operands, strict=True)
+    ]
     for k, (start, end) in enumerate(zip(starts, ends, strict=True)):
         axis, step = (k if axes is None else int(axes[k])) % x.dim(), 1 if steps is None else int(steps[k])
         size = x.shape[axis]
@@ -50,7 +52,7 @@ def slices(call: Call, x: Tensor, *given: Array | None) -> Tensor:
 
 def gather(call: Call, x: Tensor, indices: Any) -> Tensor:
     """Gather; indices that are known come as an array."""
-    axis = call.get("axis", 0) % x.dim()
+    axis = call.attribute("axis", 0) % x.dim()
     size = x.shape[axis]
     if isinstance(indices, np.ndarray):
         indices = np.where(indices < 0, indices + size, indices)
@@ -65,13 +67,13 @@ def gather(call: Call, x: Tensor, indices: Any) -> Tensor:
 
 def gather_elements(call: Call, x: Tensor, indices: Tensor) -> Tensor:
     """GatherElements."""
-    axis = call.get("axis", 0)
+    axis = call.attribute("axis", 0)
     return torch.gather(x, axis, torch.where(indices < 0, indices + x.shape[axis], indices).long())
 
 
 def gather_nd(call: Call, x: Tensor, indices: Tensor) -> Any:
     """GatherND without batch axes."""
-    return NotImplemented if call.get("batch_dims", 0) else x[tuple(indices.long().unbind(-1))]
+    return NotImplemented if call.attribute("batch_dims", 0) else x[tuple(indices.long().unbind(-1))]
 
 
 def scatter_nd(call: Call, x: Tensor, indices: Tensor, updates: Tensor) -> Any:
@@ -82,7 +84,7 @@ def scatter_nd(call: Call, x: Tensor, indices: Tensor, updates: Tensor) -> Any:
 
 def scatter_elements(call: Call, x: Tensor, indices: Tensor, updates: Tensor) -> Any:
     """ScatterElements that replaces or adds."""
-    axis, how = call.get("axis", 0), call.text("reduction", "none")
+    axis, how = call.attribute("axis", 0), call.text("reduction", "none")
     indices = torch.where(indices < 0, indices + x.shape[axis], indices).long()
     if how == "none":
         return x.scatter(axis, indices, updates)
@@ -91,13 +93,13 @@ def scatter_elements(call: Call, x: Tensor, indices: Tensor, updates: Tensor) ->
 
 def reshape(call: Call, x: Tensor, shape: Array) -> Tensor:
     """Reshape; 0 keeps a size unless `allowzero`."""
-    zero = call.get("allowzero", 0)
+    zero = call.attribute("allowzero", 0)
     return x.reshape([x.shape[k] if n == 0 and not zero else int(n) for k, n in enumerate(shape.tolist())])
 
 
 def flatten(call: Call, x: Tensor) -> Tensor:
     """Flatten to two axes."""
-    axis = call.get("axis", 1)
+    axis = call.attribute("axis", 1)
     axis = axis + x.dim() if axis < 0 else axis
     return x.reshape(int(np.prod(x.shape[:axis])), -1)
 
@@ -110,7 +112,7 @@ def squeeze(call: Call, x: Tensor, given: Array | None = None) -> Tensor:
 
 def unsqueeze(call: Call, x: Tensor, given: Array | None = None) -> Tensor:
     """Unsqueeze; axes count in the result."""
-    wanted = call.get("axes") if given is None else given.ravel().tolist()
+    wanted = call.attribute("axes") if given is None else given.ravel().tolist()
     for axis in sorted(a % (x.dim() + len(wanted)) for a in wanted):
         x = x.unsqueeze(axis)
     return x
@@ -123,8 +125,8 @@ def expand(call: Call, x: Tensor, shape: Array) -> Tensor:
 
 def pad(call: Call, x: Tensor, pads: Array | None = None, value: Any = None, given: Array | None = None) -> Any:
     """Pad by a constant, by reflection, by the edge or around."""
-    amounts = call.get("pads") if pads is None else pads.tolist()
-    constant = call.get("value", 0.0) if value is None else value.item()
+    amounts = call.attribute("pads") if pads is None else pads.tolist()
+    constant = call.attribute("value", 0.0) if value is None else value.item()
     axes = axes_of(call, given, x.dim()) or list(range(x.dim()))
     pairs = {axis: (int(amounts[k]), int(amounts[k + len(axes)])) for k, axis in enumerate(axes)}
     mode = call.text("mode", "constant")
@@ -140,7 +142,7 @@ def pad(call: Call, x: Tensor, pads: Array | None = None, value: Any = None, giv
 
 def depth_to_space(call: Call, x: Tensor) -> Tensor:
     """DepthToSpace in either order."""
-    (n, c, h, w), b = x.shape, call.get("blocksize")
+    (n, c, h, w), b = x.shape, call.attribute("blocksize")
     if call.text("mode", "DCR") == "DCR":
         x = x.reshape(n, b, b, c // b**2, h, w).permute(0, 3, 4, 1, 5, 2)
     else:
@@ -150,13 +152,13 @@ def depth_to_space(call: Call, x: Tensor) -> Tensor:
 
 def space_to_depth(call: Call, x: Tensor) -> Tensor:
     """SpaceToDepth."""
-    (n, c, h, w), b = x.shape, call.get("blocksize")
+    (n, c, h, w), b = x.shape, call.attribute("blocksize")
     return x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4).reshape(n, c * b**2, h // b, w // b)
 
 
 def one_hot(call: Call, indices: Tensor, depth: Array, values: Tensor) -> Tensor:
     """OneHot."""
-    n, axis = int(depth.item()), call.get("axis", -1)
+    n, axis = int(depth.item()), call.attribute("axis", -1)
     axis = axis + indices.dim() + 1 if axis < 0 else axis
     places = torch.arange(n, device=indices.device).reshape([-1 if k == axis else 1 for k in range(indices.dim() + 1)])
     indices = indices.long().unsqueeze(axis)
@@ -167,7 +169,7 @@ def constant_of_shape(call: Call, shape: Array) -> Tensor:
     """ConstantOfShape."""
     import onnx
 
-    value = call.get("value")
+    value = call.attribute("value")
     fill = np.zeros(1, np.float32) if value is None else onnx.numpy_helper.to_array(value)
     return to_torch(np.full(shape.tolist(), fill.ravel()[0]))
 
@@ -180,12 +182,12 @@ def between(call: Call, start: Array, limit: Array, delta: Array) -> Tensor:
 
 def triangle(call: Call, x: Tensor, k: Array | None = None) -> Tensor:
     """Trilu."""
-    return (torch.triu if call.get("upper", 1) else torch.tril)(x, 0 if k is None else int(k.item()))
+    return (torch.triu if call.attribute("upper", 1) else torch.tril)(x, 0 if k is None else int(k.item()))
 
 
 def shape(call: Call, x: Tensor) -> Tensor:
     """Shape, or a part of it."""
-    return torch.tensor(x.shape[call.get("start", 0) : call.get("end")], dtype=torch.long)
+    return torch.tensor(x.shape[call.attribute("start", 0) : call.attribute("end")], dtype=torch.long)
 
 
 def transpose(call: Call, x: Tensor) -> Tensor:
@@ -194,7 +196,7 @@ def transpose(call: Call, x: Tensor) -> Tensor:
 
 
 OPS: Mapping[str, Op] = {
-    "Concat": lambda call, *operands: torch.cat(operands, call.get("axis")),
+    "Concat": lambda call, *operands: torch.cat(operands, call.attribute("axis")),
     "Split": split,
     "Slice": slices,
     "Gather": gather,

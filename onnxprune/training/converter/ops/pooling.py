@@ -25,7 +25,7 @@ def overhang(
     found = []
     for n, k, s, d, a, b in zip(sizes, kernel, strides, dilations, before, behind, strict=True):
         span = (k - 1) * d + 1
-        last = -(-(n + a + b - span) // s) if call.get("ceil_mode", 0) else (n + a + b - span) // s
+        last = -(-(n + a + b - span) // s) if call.attribute("ceil_mode", 0) else (n + a + b - span) // s
         last -= last * s >= n + a
         found.append(max(last * s + span - (n + a + b), 0))
     return found
@@ -33,10 +33,10 @@ def overhang(
 
 def max_pool(call: Call, x: Tensor) -> Any:
     """MaxPool; positions, where they are used, count through the whole tensor."""
-    kernel, ceil = call.get("kernel_shape"), bool(call.get("ceil_mode", 0))
+    kernel, ceil = call.attribute("kernel_shape"), bool(call.attribute("ceil_mode", 0))
     strides, dilations, before, behind = window(call, x.shape[2:], kernel)
     even = before == behind and all(2 * n <= k for n, k in zip(before, kernel, strict=True))
-    if not x.is_floating_point() or call.get("storage_order", 0) or (call.used > 1 and not even):
+    if not x.is_floating_point() or call.attribute("storage_order", 0) or (call.used > 1 and not even):
         return NotImplemented
     if not even:
         more = overhang(call, x.shape[2:], kernel, before, behind)
@@ -51,13 +51,13 @@ def max_pool(call: Call, x: Tensor) -> Any:
 
 def average_pool(call: Call, x: Tensor) -> Any:
     """AveragePool, padding counted or not."""
-    kernel, counted = call.get("kernel_shape"), bool(call.get("count_include_pad", 0))
+    kernel, counted = call.attribute("kernel_shape"), bool(call.attribute("count_include_pad", 0))
     strides, dilations, before, behind = window(call, x.shape[2:], kernel)
     pool = MEANS[len(kernel)]
     if any(d > 1 for d in dilations):
         return NotImplemented
     if before == behind and all(2 * n <= k for n, k in zip(before, kernel, strict=True)):
-        return pool(x, kernel, strides, before, bool(call.get("ceil_mode", 0)), counted)
+        return pool(x, kernel, strides, before, bool(call.attribute("ceil_mode", 0)), counted)
     more, none = overhang(call, x.shape[2:], kernel, before, behind), [0] * len(kernel)
     share = padded(padded(torch.ones_like(x[:1, :1]), before, behind, float(counted)), none, more)
     return pool(padded(padded(x, before, behind), none, more), kernel, strides) / pool(share, kernel, strides)
@@ -65,14 +65,14 @@ def average_pool(call: Call, x: Tensor) -> Any:
 
 def lp_pool(call: Call, x: Tensor) -> Any:
     """LpPool."""
-    kernel = call.get("kernel_shape")
+    kernel = call.attribute("kernel_shape")
     strides, dilations, before, behind = window(call, x.shape[2:], kernel)
-    if any(d > 1 for d in dilations) or call.get("ceil_mode", 0):
+    if any(d > 1 for d in dilations) or call.attribute("ceil_mode", 0):
         return NotImplemented
     x = padded(x, before, behind)
     for axis, (k, s) in enumerate(zip(kernel, strides, strict=True), 2):
         x = x.unfold(axis, k, s)
-    return torch.linalg.vector_norm(x, call.get("p", 2), dim=tuple(range(-len(kernel), 0)))
+    return torch.linalg.vector_norm(x, call.attribute("p", 2), dim=tuple(range(-len(kernel), 0)))
 
 
 def spatial(x: Tensor) -> tuple[int, ...]:
@@ -86,5 +86,5 @@ OPS: Mapping[str, Op] = {
     "LpPool": lp_pool,
     "GlobalAveragePool": lambda call, x: x.mean(spatial(x), keepdim=True),
     "GlobalMaxPool": lambda call, x: x.amax(spatial(x), keepdim=True),
-    "GlobalLpPool": lambda call, x: torch.linalg.vector_norm(x, call.get("p", 2), dim=spatial(x), keepdim=True),
+    "GlobalLpPool": lambda call, x: torch.linalg.vector_norm(x, call.attribute("p", 2), dim=spatial(x), keepdim=True),
 }

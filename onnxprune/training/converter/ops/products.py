@@ -46,7 +46,7 @@ def conv(call: Call, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     strides, dilations, before, behind = window(call, x.shape[2:], w.shape[2:])
     if before != behind or min(before, default=0) < 0:
         x, before = padded(x, before, behind), [0] * len(before)
-    found: Tensor = CONVS[w.dim() - 2](x, w, b, strides, before, dilations, call.get("group", 1))
+    found: Tensor = CONVS[w.dim() - 2](x, w, b, strides, before, dilations, call.attribute("group", 1))
     return found
 
 
@@ -54,7 +54,7 @@ def conv_transpose(call: Call, x: Tensor, w: Tensor, b: Tensor | None = None) ->
     """ConvTranspose: the whole result, cropped as the padding says."""
     rank = w.dim() - 2
     strides, dilations = call.numbers("strides", [1] * rank), call.numbers("dilations", [1] * rank)
-    extra, wanted = call.numbers("output_padding", [0] * rank), call.get("output_shape")
+    extra, wanted = call.numbers("output_padding", [0] * rank), call.attribute("output_shape")
     whole = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(x.shape[2:], strides, w.shape[2:], dilations, strict=True)]
     auto, pads = call.text("auto_pad", "NOTSET"), call.numbers("pads", [0] * (2 * rank))
     if wanted is None and auto.startswith("SAME"):
@@ -62,7 +62,7 @@ def conv_transpose(call: Call, x: Tensor, w: Tensor, b: Tensor | None = None) ->
     if wanted is not None:
         totals = [max(n + e - m, 0) for n, e, m in zip(whole, extra, wanted[-rank:], strict=True)]
         pads = halves(totals, auto == "SAME_UPPER")
-    group = call.get("group", 1)
+    group = call.attribute("group", 1)
     found: Tensor = TRANSPOSED[rank](x, w, None, strides, 0, 0, group, dilations)
     found = padded(found, [-n for n in pads[:rank]], [e - n for e, n in zip(extra, pads[rank:], strict=True)])
     return found if b is None else found + b.reshape(-1, *[1] * rank)
@@ -70,19 +70,19 @@ def conv_transpose(call: Call, x: Tensor, w: Tensor, b: Tensor | None = None) ->
 
 def gemm(call: Call, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     """Gemm."""
-    a = a.t() if call.get("transA", 0) else a
-    b = b.t() if call.get("transB", 0) else b
-    alpha, beta = call.get("alpha", 1.0), call.get("beta", 1.0)
+    a = a.t() if call.attribute("transA", 0) else a
+    b = b.t() if call.attribute("transB", 0) else b
+    alpha, beta = call.attribute("alpha", 1.0), call.attribute("beta", 1.0)
     return a @ b * alpha if c is None else torch.addmm(c, a, b, beta=beta, alpha=alpha)
 
 
 def fused_matmul(call: Call, a: Tensor, b: Tensor) -> Any:
     """Contrib's product of perhaps transposed matrices, with a factor."""
-    if call.get("transBatchA", 0) or call.get("transBatchB", 0):
+    if call.attribute("transBatchA", 0) or call.attribute("transBatchB", 0):
         return NotImplemented
-    a = a.transpose(-1, -2) if call.get("transA", 0) and a.dim() > 1 else a
-    b = b.transpose(-1, -2) if call.get("transB", 0) and b.dim() > 1 else b
-    return torch.matmul(a, b) * call.get("alpha", 1.0)
+    a = a.transpose(-1, -2) if call.attribute("transA", 0) and a.dim() > 1 else a
+    b = b.transpose(-1, -2) if call.attribute("transB", 0) and b.dim() > 1 else b
+    return torch.matmul(a, b) * call.attribute("alpha", 1.0)
 
 
 OPS: Mapping[str, Op] = {

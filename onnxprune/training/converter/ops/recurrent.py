@@ -19,7 +19,7 @@ UNUSUAL = ("activations", "activation_alpha", "activation_beta", "clip", "input_
 def recurrent(call: Call, x: Tensor, w: Tensor, r: Tensor, *more: Tensor | None) -> Any:
     """One layer in one or both directions: (sequence, last state, last cell)."""
     bias, lengths, h, c, peepholes = (*more, *[None] * 5)[:5]
-    if lengths is not None or peepholes is not None or any(call.get(name) for name in UNUSUAL):
+    if lengths is not None or peepholes is not None or any(call.attribute(name) for name in UNUSUAL):
         return NotImplemented
     directions, hidden = w.shape[0], r.shape[2]
     h = torch.zeros(directions, x.shape[1], hidden, dtype=x.dtype, device=x.device) if h is None else h
@@ -27,7 +27,7 @@ def recurrent(call: Call, x: Tensor, w: Tensor, r: Tensor, *more: Tensor | None)
     bias = torch.zeros(directions, 2 * w.shape[1], dtype=x.dtype, device=x.device) if bias is None else bias
     backward = call.text("direction", "forward") == "reverse"
     x = x.flip(0) if backward else x
-    if call.op == "GRU" and not call.get("linear_before_reset", 0):
+    if call.op == "GRU" and not call.attribute("linear_before_reset", 0):
         y, states = _gru(x, w, r, bias, h)
     else:
         y, states = _native(call.op, x, w, r, bias, h, c)

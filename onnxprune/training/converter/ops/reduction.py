@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from onnxprune.ir.semantics import reduced_axes, softmax_axes
 from onnxprune.training.converter.call import Call, Op
 
 Reduction = Callable[[Tensor, tuple[int, ...], bool], Tensor]
@@ -40,12 +41,12 @@ def reduction(function: Reduction) -> Op:
     """Axes come as an attribute or as an input; none means all of them, or none at all."""
 
     def run(call: Call, x: Tensor, given: Any = None) -> Any:
-        axes = call.get("axes") if given is None else given.tolist()
-        if not axes and call.get("noop_with_empty_axes", 0):
+        axes = sorted(reduced_axes(call, max(x.dim(), 1), None if given is None else given.tolist()))
+        if not axes:
             # the axes are none, but each element is still squared, or its logarithm taken
             found = function(x.unsqueeze(-1), (-1,), False)
         else:
-            found = function(x, tuple(axes or range(x.dim())), bool(call.get("keepdims", 1))) if x.dim() else x
+            found = function(x, tuple(axes), bool(call.attribute("keepdims", 1))) if x.dim() else x
         return found.to(x.dtype)
 
     return run
@@ -55,10 +56,10 @@ def along(function: Callable[[Tensor, int], Tensor]) -> Op:
     """Softmax and its kin; before opset 13 all axes from the given one on are one."""
 
     def run(call: Call, x: Tensor) -> Tensor:
-        if call.opset >= 13:
-            return function(x, call.get("axis", -1))
-        axis = call.get("axis", 1) % max(x.dim(), 1)
-        return function(x.flatten(axis), axis).reshape(x.shape)
+        axes = softmax_axes(call, x.dim())
+        if len(axes) == 1:
+            return function(x, axes.start)
+        return function(x.flatten(axes.start), axes.start).reshape(x.shape)
 
     return run
 
@@ -70,36 +71,38 @@ def hardmax(x: Tensor, axis: int) -> Tensor:
 
 def arg_extreme(call: Call, x: Tensor) -> Any:
     """ArgMax and ArgMin, the first or the last position of the extreme."""
-    axis, find = int(call.get("axis", 0)), torch.argmax if call.op == "ArgMax" else torch.argmin
-    if call.get("select_last_index", 0):
-        return x.shape[axis] - 1 - find(x.flip(axis), axis, keepdim=bool(call.get("keepdims", 1)))
-    return find(x, axis, keepdim=bool(call.get("keepdims", 1)))
+    axis, find = int(call.attribute("axis", 0)), torch.argmax if call.op == "ArgMax" else torch.argmin
+    if call.attribute("select_last_index", 0):
+        return x.shape[axis] - 1 - find(x.flip(axis), axis, keepdim=bool(call.attribute("keepdims", 1)))
+    return find(x, axis, keepdim=bool(call.attribute("keepdims", 1)))
 
 
 def top_k(call: Call, x: Tensor, k: Any) -> tuple[Tensor, Tensor]:
     """TopK."""
-    found = torch.topk(x, int(k.item()), call.get("axis", -1), bool(call.get("largest", 1)), bool(call.get("sorted", 1)))
+    found = torch.topk(
+        x, int(k.item()), call.attribute("axis", -1), bool(call.attribute("largest", 1)), bool(call.attribute("sorted", 1))
+    )
     return found[0], found[1]
 
 
 def cumsum(call: Call, x: Tensor, axis: Any) -> Tensor:
     """CumSum, reversed or exclusive of the element itself."""
     k = int(axis.item())
-    x = x.flip(k) if call.get("reverse", 0) else x
+    x = x.flip(k) if call.attribute("reverse", 0) else x
     total = x.cumsum(k).to(x.dtype)
-    total = total - x if call.get("exclusive", 0) else total
-    return total.flip(k) if call.get("reverse", 0) else total
+    total = total - x if call.attribute("exclusive", 0) else total
+    return total.flip(k) if call.attribute("reverse", 0) else total
 
 
 def lp_normalization(call: Call, x: Tensor) -> Tensor:
     """LpNormalization; a vector of zeros stays zero."""
-    norm = torch.linalg.vector_norm(x, call.get("p", 2), call.get("axis", -1), True)
+    norm = torch.linalg.vector_norm(x, call.attribute("p", 2), call.attribute("axis", -1), True)
     return x / torch.where(norm == 0, torch.ones_like(norm), norm)
 
 
 def layer_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Any:
     """LayerNormalization and RMSNormalization; scale and bias may broadcast."""
-    axis, epsilon = call.get("axis", -1) % x.dim(), call.get("epsilon", 1e-5)
+    axis, epsilon = call.attribute("axis", -1) % x.dim(), call.attribute("epsilon", 1e-5)
     shape = list(x.shape[axis:])
     root = call.op != "LayerNormalization"
     exact = list(scale.shape) == shape and (bias is None or list(bias.shape) == shape)
@@ -121,8 +124,8 @@ def batch_norm(
     call: Call, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, momentum: float | None = None
 ) -> Any:
     """BatchNormalization by its running statistics; with a `momentum`, by the batch's, which then move the running ones."""
-    epsilon = call.get("epsilon", 1e-5)
-    if not call.get("training_mode", 0):
+    epsilon = call.attribute("epsilon", 1e-5)
+    if not call.attribute("training_mode", 0):
         if mean.requires_grad or variance.requires_grad:  # no statistics but a function of weights
             shape = (-1, *[1] * (x.dim() - 2))
             scale, bias, mean, variance = (p.reshape(shape) for p in (scale, bias, mean, variance))
@@ -132,24 +135,26 @@ def batch_norm(
     found = torch.batch_norm(x, scale, bias, None, None, True, 0.0, epsilon, False)
     if call.used == 1:
         return found
-    axes, old = [k for k in range(x.dim()) if k != 1], call.get("momentum", 0.9)
+    axes, old = [k for k in range(x.dim()) if k != 1], call.attribute("momentum", 0.9)
     now = torch.var_mean(x, axes, correction=0)
     return found, mean * old + now[1] * (1 - old), variance * old + now[0] * (1 - old)
 
 
 def group_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """GroupNormalization; before opset 21 scale and bias are one for each group."""
-    groups = call.get("num_groups", x.shape[1])
+    groups = call.attribute("num_groups", x.shape[1])
     if len(scale) != x.shape[1]:
         scale, bias = (p.repeat_interleave(x.shape[1] // groups) for p in (scale, bias))
-    return torch.group_norm(x, groups, scale, bias, call.get("epsilon", 1e-5))
+    return torch.group_norm(x, groups, scale, bias, call.attribute("epsilon", 1e-5))
 
 
 def local_response(call: Call, x: Tensor) -> Tensor:
     """LRN: squares summed over a window of channels, which starts at floor((size - 1) / 2) before."""
-    size = call.get("size")
+    size = call.attribute("size")
     squares = F.pad((x * x).movedim(1, -1), [(size - 1) // 2, size // 2]).unfold(-1, size, 1).sum(-1).movedim(-1, 1)
-    return x / torch.pow(call.get("bias", 1.0) + call.get("alpha", 1e-4) / size * squares, call.get("beta", 0.75))
+    return x / torch.pow(
+        call.attribute("bias", 1.0) + call.attribute("alpha", 1e-4) / size * squares, call.attribute("beta", 0.75)
+    )
 
 
 OPS: Mapping[str, Op] = {
@@ -165,7 +170,7 @@ OPS: Mapping[str, Op] = {
     "LpNormalization": lp_normalization,
     "LayerNormalization": layer_norm,
     "RMSNormalization": layer_norm,
-    "InstanceNormalization": lambda call, x, w, b: torch.group_norm(x, x.shape[1], w, b, call.get("epsilon", 1e-5)),
+    "InstanceNormalization": lambda call, x, w, b: torch.group_norm(x, x.shape[1], w, b, call.attribute("epsilon", 1e-5)),
     "GroupNormalization": group_norm,
     "LRN": local_response,
 }

@@ -28,7 +28,7 @@ def resize(call: Call, x: Tensor, *given: Any) -> Any:
     _, scales, sizes = (None, *given, None)[:3] if call.opset < 11 or call.op == "Upsample" else (*given, None, None, None)[:3]
     wanted = sizes if sizes is not None and sizes.size else scales
     attributes = tuple((k, v) for k, v in sorted(call.attributes.items()) if k in KEPT)
-    for axis, value in zip(call.get("axes", range(x.dim())), wanted.tolist(), strict=True):
+    for axis, value in zip(call.attribute("axes", range(x.dim())), wanted.tolist(), strict=True):
         if value != (x.shape[axis] if wanted is sizes else 1.0):
             x = _along(x, axis % x.dim(), matrix(call.op, call.opset, attributes, x.shape[axis], value, wanted is sizes))
     return x
