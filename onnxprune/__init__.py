@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""onnxprune: make trained ONNX networks smaller and faster by removing channels, proven equal and measured.
+"""onnxprune: make trained ONNX networks smaller and faster by removing channels, verified equal and measured.
+
+The names in `__all__` are public. All modules are private: they may change with any release.
 
 >>> import onnxprune
 >>> result = onnxprune.prune("models/resnet20-fashion-mnist.onnx", ratio=0.7, align="none", recover="none", bench=False)
@@ -7,12 +9,40 @@
 (314, 448)
 """
 
-from onnxprune.api import Result, analyze, apply_plan, prune, verify_files
-from onnxprune.errors import PruneError
-from onnxprune.options import Options
-from onnxprune.pipeline.decide import Analysis
-from onnxprune.report.values import Report
-from onnxprune.rewrite.plan import Plan
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxprune.analysis.analyse import Analysis
+    from onnxprune.api import analyze, apply_plan, prune, verify_files
+    from onnxprune.errors import PruneError
+    from onnxprune.options import Options
+    from onnxprune.pipeline.result import Result
+    from onnxprune.report.values import Report
+    from onnxprune.rewrite.plan import Plan
 
 __all__ = ["Analysis", "Options", "Plan", "PruneError", "Report", "Result", "analyze", "apply_plan", "prune", "verify_files"]
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Analysis": "analysis.analyse",
+    "Options": "options",
+    "Plan": "rewrite.plan",
+    "PruneError": "errors",
+    "Report": "report.values",
+    "Result": "pipeline.result",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first asked for, so that importing the package costs next to nothing."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'api')}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

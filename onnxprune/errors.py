@@ -1,11 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One family of exceptions. Each message says what, where, what was expected, and what to do."""
+"""One family of exceptions. Each message says what, where, what was expected, and what to do.
+
+Messages name options as the command line does (`--time-budget`). Python shows them as arguments (`time_budget`).
+"""
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Iterable
+
+OPTION = re.compile(r"--(no-)?([a-z][a-z-]*[a-z])")
+
+
+def as_arguments(text: str) -> str:
+    """A message with options named as Python's arguments.
+
+    >>> as_arguments("--ratio: got 7; use --input-shape, or --no-bench")
+    '`ratio`: got 7; use `input_shape`, or `bench=False`'
+    """
+    return OPTION.sub(lambda m: f"`{m[2].replace('-', '_')}{'=False' if m[1] else ''}`", text)
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """A hint at the nearest of the known names, to stand before what was expected; empty where none is near.
+
+    >>> did_you_mean("ratoi", ["ratio", "macs"])
+    "did you mean 'ratio'? "
+    """
+    near = difflib.get_close_matches(wrong, list(known), 1)
+    return f"did you mean '{near[0]}'? " if near else ""
+
 
 class PruneError(Exception):
-    """Base of all errors that a user can cause or mend."""
+    """Base of all errors that a user can cause or mend.
+
+    Attributes:
+        message: the message, with options named as on the command line.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        """The message, with options named as Python's arguments."""
+        return as_arguments(self.message)
 
 
 class ModelError(PruneError):

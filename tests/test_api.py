@@ -14,7 +14,7 @@ import onnxprune
 from onnxprune.errors import OptionError, PlanError
 from onnxprune.selection.criteria import NAMES
 from onnxprune.selection.criteria.names import CALIBRATED
-from tests.nets import small, write
+from tests.nets import pruned, small, write
 
 MODEL = Path(__file__).parent.parent / "models" / "resnet20-fashion-mnist.onnx"
 
@@ -25,7 +25,7 @@ def test_every_criterion_reaches_the_ratio_on_a_trained_network(scope: str, crit
     options: dict[str, Any] = {"scope": scope, "criterion": criterion, "align": "none", "bench": False, "recover": "none"}
     if criterion in CALIBRATED:
         options |= {"data": MODEL.with_suffix(".npz"), "samples": 40}
-    report = onnxprune.prune(MODEL, 0.5, **options).report
+    report = pruned(MODEL, 0.5, **options).report
     assert abs(report.ratio - 0.5) <= 0.02
     assert report.macs.kept < 0.6
     assert report.verification is not None
@@ -34,27 +34,27 @@ def test_every_criterion_reaches_the_ratio_on_a_trained_network(scope: str, crit
 
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 0.7])
 def test_ratios_on_a_trained_network(ratio: float) -> None:
-    report = onnxprune.prune(MODEL, ratio, align="none", bench=False).report
+    report = pruned(MODEL, ratio, align="none").report
     assert abs(report.ratio - ratio) <= 0.02
     assert (report.macs.kept < 1) == (ratio > 0)
 
 
 def test_a_path_a_model_and_a_string_are_alike(tmp_path: Path) -> None:
     path = write(tmp_path)
-    found = [onnxprune.prune(m, 0.5, bench=False).model for m in (path, str(path), onnx.load(path))]
+    found = [pruned(m, 0.5).model for m in (path, str(path), onnx.load(path))]
     assert found[0] == found[1] == found[2]
 
 
 def test_the_given_model_is_not_changed() -> None:
     net = small()
     before = net.SerializeToString()
-    onnxprune.prune(net, 0.5, bench=False)
+    pruned(net, 0.5)
     assert net.SerializeToString() == before
 
 
 def test_a_result_can_be_saved_proven_and_applied_again(tmp_path: Path) -> None:
     path = write(tmp_path)
-    result = onnxprune.prune(path, 0.5, bench=False)
+    result = pruned(path, 0.5)
     result.save(tmp_path / "o.onnx", tmp_path / "o.json")
     assert onnxprune.verify_files(path, tmp_path / "o.onnx", tmp_path / "o.json").error < 1e-5
     again = onnxprune.apply_plan(path, tmp_path / "o.json", bench=False)
@@ -64,23 +64,23 @@ def test_a_result_can_be_saved_proven_and_applied_again(tmp_path: Path) -> None:
 
 
 def test_a_plan_for_another_model(tmp_path: Path) -> None:
-    plan = onnxprune.prune(MODEL, 0.5, bench=False, verify=False).plan
+    plan = pruned(MODEL, 0.5, verify=False).plan
     with pytest.raises(PlanError, match="is it for another model"):
         onnxprune.apply_plan(small(), plan)
 
 
 def test_include_and_exclude_choose_groups() -> None:
-    only = onnxprune.prune(small(), 0.5, include=["w2"], bench=False)
+    only = pruned(small(), 0.5, include=["w2"])
     assert set(only.plan.kept) == {"w2", "w3"}
-    without = onnxprune.prune(small(), 0.5, exclude=["w1"], align="none", bench=False)
+    without = pruned(small(), 0.5, exclude=["w1"], align="none")
     assert without.plan.kept == {"w2": {0: without.plan.kept["w3"][1]}, "w3": {1: without.plan.kept["w3"][1]}}
     with pytest.raises(OptionError, match="matches no weight"):
-        onnxprune.prune(small(), 0.5, include=["conv*"])
+        pruned(small(), 0.5, include=["conv*"])
 
 
 def test_progress_is_told() -> None:
     told: list[tuple[str, float]] = []
-    onnxprune.prune(small(), 0.5, lambda stage, done: told.append((stage, done)))
+    onnxprune.prune(small(), 0.5, recover="none", progress=lambda stage, done: told.append((stage, done)))
     assert told[0][0] == "analyse"
     for stage in ("analyse", "verify", "benchmark"):
         done = [d for s, d in told if s == stage]

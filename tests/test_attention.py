@@ -9,7 +9,7 @@ import pytest
 from onnxprune.analysis.couple import couple
 from onnxprune.analysis.groups import find_groups
 from onnxprune.analysis.policy import Policy, read_carrier
-from onnxprune.cost.benchmark import cost
+from onnxprune.cost.size import cost
 from onnxprune.ir.facts import read_graph
 from tests.models import cut_some, model
 from tests.test_ops import Sample, obeys_the_law

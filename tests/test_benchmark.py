@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from onnxprune.cost import benchmark
+from onnxprune.cost.size import cost
 from onnxprune.errors import DataError
 from tests.models import model
 from tests.nets import small
@@ -29,11 +30,11 @@ COSTS: dict[str, tuple[str, int]] = {
 @pytest.mark.parametrize(("text", "macs"), COSTS.values(), ids=COSTS)
 def test_multiply_accumulates(text: str, macs: int) -> None:
     inputs, _, body = text.partition("|")
-    assert benchmark.cost(model(f"g ({inputs}) => (float[] y) {{ {body} }}")).macs == macs
+    assert cost(model(f"g ({inputs}) => (float[] y) {{ {body} }}")).macs == macs
 
 
 def test_open_sizes_may_be_given() -> None:
-    one, four = (benchmark.cost(small(), {"x": (n, 3, 8, 8)}) for n in (1, 4))
+    one, four = (cost(small(), {"x": (n, 3, 8, 8)}) for n in (1, 4))
     assert four.macs == 4 * one.macs
     assert four.inputs == {"x": (4, 3, 8, 8)}
     assert one.params == 16 * 27 + 4 * 16 + 12 * 144 + 16 * 108 + 80
@@ -73,5 +74,5 @@ def test_the_ratio_is_that_of_neighbours(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_inputs_that_do_not_suit_give_one_line() -> None:
-    with pytest.raises(DataError, match="give suitable sizes with --input-shape"):
+    with pytest.raises(DataError, match="give suitable sizes with `input_shape`"):
         benchmark.benchmark([small()], {"x": np.zeros((1, 3, 0), np.float32)})

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxprune.data import Data, load_data, random_data
+from onnxprune.data.load import load_data, random_data
+from onnxprune.data.samples import Data
 from onnxprune.errors import DataError
 from onnxprune.evaluation.evaluator import accuracy
 from tests.models import model
@@ -204,7 +205,7 @@ def test_a_function_without_end_is_asked_for_some_and_given_the_model(mine: str)
 
 
 ENTRY = {
-    "fails": ("{}:fails", r"--data .*:fails, at sample 2: KeyError: 'a\\nb' \(mine_.*\.py, line 17\)"),
+    "fails": ("{}:fails", r"`data` .*:fails, at sample 2: KeyError: 'a\\nb' \(mine_.*\.py, line 17\)"),
     "nothing": ("{}:nothing", "there are no samples"),
     "an input is missing": ("{}:other", r"has names \['x'\].*mask is missing"),
     "no dict": ("{}:numbers", "something that is no dict"),
@@ -286,9 +287,9 @@ def test_samples_that_fill_no_batch_are_left_out_with_their_labels() -> None:
 
 
 def test_options_that_do_not_belong_together() -> None:
-    with pytest.raises(DataError, match="--preprocess: is for a folder of images"):
+    with pytest.raises(DataError, match="`preprocess`: is for a folder of images"):
         load_data({"x": X}, small(), preprocess="size=8x8")
-    with pytest.raises(DataError, match="--samples: got 0"):
+    with pytest.raises(DataError, match="`samples`: got 0"):
         load_data({"x": X}, small(), samples=0)
 
 

@@ -15,11 +15,12 @@ from onnx import ModelProto, numpy_helper
 
 from onnxprune.analysis.couple import Coupled, couple
 from onnxprune.analysis.groups import find_groups
-from onnxprune.data import Data
+from onnxprune.data.samples import Data
 from onnxprune.errors import DataError, TrainingError
 from onnxprune.evaluation.evaluator import Judge
 from onnxprune.ir.facts import read_graph
 from onnxprune.recovery import methods as attempts
+from onnxprune.recovery.editor import Fitted
 from onnxprune.recovery.methods import Task, kept_positions
 from onnxprune.rewrite.cut import cut
 from onnxprune.training.converter.module import Module
@@ -403,9 +404,9 @@ def test_however_classes_come_out_a_sure_teacher_is_softened_alike(
 def test_samples_that_choose_the_best_moment_are_not_fitted_to(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted, examined = [], []
 
-    def fits(task: Task, watch: Any) -> ModelProto:
+    def fits(task: Task, progress: Any) -> Fitted:
         fitted.append(task.fit)
-        return task.pruned
+        return Fitted(task.pruned)
 
     def trains(teacher: ModelProto, student: ModelProto, data: Data, held_out: Data, *_: Any, **more: Any) -> Distilled:
         fitted.append(data)

@@ -28,7 +28,7 @@ from onnxprune.selection.sizing import Sizing
 from onnxprune.selection.space import Space
 from onnxprune.selection.units import Units, units_of
 from tests.models import cut_some, model, select
-from tests.nets import write
+from tests.nets import pruned, write
 
 ALLOWED = Policy(allow_renormalising=True)
 
@@ -56,7 +56,7 @@ def test_each_block_keeps_its_own_best() -> None:
     assert evens(net) == [(3, 8)]
     rng = np.random.default_rng(0)
     scores = {"w2": rng.random(24)}
-    result = onnxprune.prune(net, 0.5, scores=scores, scope="local", align="none", bench=False)
+    result = pruned(net, 0.5, scores=scores, scope="local", align="none")
     kept = kept_of(result.plan, "w2", 8)
     assert kept == [sorted(np.argsort(-row)[:4].tolist()) for row in scores["w2"].reshape(3, 8)]
     assert len({tuple(k) for k in kept}) > 1, "the same positions in every block would be no news"
@@ -72,7 +72,7 @@ def test_the_inputs_of_a_grouped_transposed_convolution() -> None:
     net = model("""g (float[N,3,4,4] x, float[24,3,1,1] w1, float[24,2,2,2] w2, float[5,6,1,1] w3) => (float[] y) {
         a = Conv(x, w1)  b = ConvTranspose <group = 3, strides = [2,2]> (a, w2)  y = Conv(b, w3) }""")
     assert evens(net) == [(3, 8)]
-    result = onnxprune.prune(net, 0.5, scope="local", align="none", bench=False)
+    result = pruned(net, 0.5, scope="local", align="none")
     assert [len(k) for k in kept_of(result.plan, "w2", 8)] == [4, 4, 4]
     for seed in range(3):
         cut_some(net, seed, 0.5)
@@ -82,7 +82,7 @@ def test_the_inputs_of_a_grouped_transposed_convolution() -> None:
 @pytest.mark.parametrize("align", ["none", 4])
 @pytest.mark.parametrize("scope", ["global", "local"])
 def test_every_budget_leaves_as_many_in_every_block(budget: dict[str, float], align: str | int, scope: str) -> None:
-    result = onnxprune.prune(grouped(), scope=scope, align=align, bench=False, **budget)  # type: ignore[arg-type]
+    result = pruned(grouped(), scope=scope, align=align, **budget)
     assert len({len(k) for k in kept_of(result.plan, "w2", 8)}) == 1
     again = onnxprune.apply_plan(grouped(), result.plan, bench=False)
     assert again.model == result.model
@@ -133,7 +133,7 @@ def test_group_normalization_that_renormalises() -> None:
     )
     assert evens(net) == []
     assert evens(net, ALLOWED) == [(2, 12)]
-    result = onnxprune.prune(net, 0.5, allow_renormalising=True, align="none", bench=False)
+    result = pruned(net, 0.5, allow_renormalising=True, align="none")
     kept = kept_of(result.plan, "w1", 12)
     assert [len(k) for k in kept] == [6, 6]
     assert kept[0] != kept[1]
@@ -159,7 +159,7 @@ def test_uneven_cuts_are_refused_and_would_be_noticed() -> None:
 
 
 def test_uneven_plans_are_refused() -> None:
-    plan = onnxprune.prune(grouped(), 0.5, align="none", bench=False, verify=False).plan
+    plan = pruned(grouped(), 0.5, align="none", verify=False).plan
     data = json.loads(plan.to_json())
     for weight, axis in (("w2", "0"), ("w2b", "0"), ("w3", "1")):
         positions = data["kept"][weight][axis]

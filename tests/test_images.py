@@ -12,8 +12,9 @@ import pytest
 from onnx import ModelProto
 from PIL import Image
 
-from onnxprune.data import Data, load_data
+from onnxprune.data.load import load_data
 from onnxprune.data.preprocess import Preprocess, default_for, parse
+from onnxprune.data.samples import Data
 from onnxprune.errors import DataError
 from tests.models import Array, model
 
@@ -197,7 +198,7 @@ def test_images_that_cannot_be_read_are_named_and_counted(tmp_path: Path) -> Non
 
 
 WRONG = {
-    "unknown key": ("sise=8x8", "got 'sise=8x8'; did you mean 'size='"),
+    "unknown key": ("sise=8x8", "got 'sise=8x8'; did you mean 'size'"),
     "no value": ("size", "got 'size'"),
     "size": ("size=8by8", "a size such as 224x224"),
     "mean": ("mean=a:b", "numbers such as"),
@@ -208,10 +209,10 @@ WRONG = {
     "channels": ("mean=1:2", "mean has 2 numbers, expected 1 or 3 with order=rgb"),
     "other size": (
         "size=9x9",
-        r"'x' has shape \[1, 3, 9, 9\], the model expects .*8, 8\]; write --preprocess size=8x8",
+        r"'x' has shape \[1, 3, 9, 9\], the model expects .*8, 8\]; write `preprocess` size=8x8",
     ),
-    "other layout": ("layout=nhwc", r"has shape \[1, 8, 8, 3\].*write --preprocess .*layout=nchw"),
-    "grey": ("order=grey", r"has shape \[1, 1, 8, 8\].*write --preprocess .*order=rgb"),
+    "other layout": ("layout=nhwc", r"has shape \[1, 8, 8, 3\].*write `preprocess` .*layout=nchw"),
+    "grey": ("order=grey", r"has shape \[1, 1, 8, 8\].*write `preprocess` .*order=rgb"),
     "no channels": ("layout=nhw", "no axis for channels"),
 }
 

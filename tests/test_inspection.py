@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from onnxprune.analysis.analyse import analyse
 from onnxprune.cli.app import run
-from onnxprune.cost.benchmark import cost
+from onnxprune.cost.size import cost
 from onnxprune.ir.facts import read_graph
-from onnxprune.pipeline.decide import analyse
 from onnxprune.report.inspection import Inspection, inspect
 from onnxprune.report.render.json import to_json
 from onnxprune.report.render.svg import to_svg
@@ -29,7 +29,7 @@ HELD = """g (float[2,3,8,8] x, float[8,3,1,1] w1, float[6,8,1,1] w2, float[4,6,1
 
 
 def held() -> Inspection:
-    return inspect(analyse(read_graph(model(HELD)), {}), "held")
+    return inspect(analyse(read_graph(model(HELD))), "held")
 
 
 def test_every_pin_has_its_operator_node_and_reason() -> None:
@@ -72,7 +72,7 @@ def test_json_is_complete(tmp_path: Path, capsys: Capture) -> None:
 
 @pytest.mark.parametrize("name", ["timm_test_vit.ts_bn", "timm_resnest14d.dy_bn", "ssdlite320_mobilenet_v3_large.ts_fold"])
 def test_real_networks(name: str) -> None:
-    found = inspect(analyse(read_graph(hydrate(FOLDER / f"{name}.onnx.gz")), {}), name)
+    found = inspect(analyse(read_graph(hydrate(FOLDER / f"{name}.onnx.gz"))), name)
     assert 0 <= found.fixed_macs <= 1
     assert 0 <= found.held_macs <= 1
     assert sum(layer.macs for layer in found.layers) == pytest.approx(1)
@@ -99,7 +99,7 @@ def test_a_picture_has_a_bar_for_each_layer(tmp_path: Path, capsys: Capture) -> 
 def test_names_that_mean_something_in_svg_are_escaped() -> None:
     net = small()
     net.graph.node[0].name = '<a & "b">'
-    ElementTree.fromstring(to_svg(inspect(analyse(read_graph(net), {}), "x < y.onnx")))
+    ElementTree.fromstring(to_svg(inspect(analyse(read_graph(net)), "x < y.onnx")))
 
 
 @pytest.mark.parametrize("name", ["net.png", "net"])

@@ -13,11 +13,10 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto
 
-import onnxprune
 from onnxprune.errors import ModelError, OptionError, OutputError
 from onnxprune.ir.files import check_output, load, save
 from tests.models import model
-from tests.nets import small, write
+from tests.nets import pruned, small, write
 
 
 def one_line(e: BaseException, path: Path) -> bool:
@@ -122,11 +121,11 @@ def external(folder: Path) -> Path:
 
 def test_external_data_comes_in_and_goes_out(tmp_path: Path) -> None:
     path, out = external(tmp_path), tmp_path / "out.onnx"
-    result = onnxprune.prune(path, 0.5, align="none", bench=False)
+    result = pruned(path, 0.5, align="none")
     result.save(out)
     assert (tmp_path / "out.onnx.data").exists()
     assert any(t.data_location == TensorProto.EXTERNAL for t in onnx.load(out, load_external_data=False).graph.initializer)
-    inside = onnxprune.prune(small(), 0.5, align="none", bench=False).model
+    inside = pruned(small(), 0.5, align="none").model
     assert {t.name: onnx.numpy_helper.to_array(t).tolist() for t in load(out).model.graph.initializer} == {
         t.name: onnx.numpy_helper.to_array(t).tolist() for t in inside.graph.initializer
     }
@@ -191,7 +190,7 @@ def test_the_input_is_never_the_output(tmp_path: Path) -> None:
 
 def test_an_output_that_exists_needs_force(tmp_path: Path) -> None:
     path = write(tmp_path)
-    with pytest.raises(OptionError, match="--force"):
+    with pytest.raises(OptionError, match="`force`"):
         check_output(path, False)
     check_output(path, True)
 
@@ -228,7 +227,7 @@ def decorated() -> ModelProto:
 
 def test_what_the_cut_does_not_concern_stays() -> None:
     before = decorated()
-    after = onnxprune.prune(before, 0.5, align="none", bench=False).model
+    after = pruned(before, 0.5, align="none").model
     for field in ("ir_version", "model_version", "domain", "doc_string", "producer_name", "producer_version"):
         assert getattr(after, field) == getattr(before, field)
     assert list(after.metadata_props) == list(before.metadata_props)
@@ -248,7 +247,7 @@ def test_what_the_cut_does_not_concern_stays() -> None:
 
 def test_a_ratio_of_zero_changes_nothing() -> None:
     before = decorated()
-    assert onnxprune.prune(before, 0.0, bench=False).model == before
+    assert pruned(before, 0.0).model == before
 
 
 def test_initializers_that_are_inputs_too() -> None:
@@ -256,7 +255,7 @@ def test_initializers_that_are_inputs_too() -> None:
     net.ir_version = 3
     for t in net.graph.initializer:
         net.graph.input.append(onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims))
-    after = onnxprune.prune(net, 0.5, align="none", bench=False).model
+    after = pruned(net, 0.5, align="none").model
     shapes = {t.name: list(t.dims) for t in after.graph.initializer}
     said = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in after.graph.input}
     assert {name: said[name] for name in shapes} == shapes
@@ -269,7 +268,7 @@ def test_types_and_opsets(kind: str, opset: int) -> None:
         return  # ONNX has no such convolution
     text = f"""g ({kind}[N,3,8,8] x, {kind}[8,3,3,3] w1, {kind}[4,8,1,1] w2) => ({kind}[N,4,6,6] y) {{
         a = Conv(x, w1)  b = Relu(a)  y = Conv(b, w2) }}"""
-    result = onnxprune.prune(model(text, min(opset, 23)), 0.5, align="none", bench=False)
+    result = pruned(model(text, min(opset, 23)), 0.5, align="none")
     assert [list(t.dims) for t in result.model.graph.initializer] == [[4, 3, 3, 3], [4, 4, 1, 1]]
     assert result.report.verification is not None
 
@@ -277,6 +276,6 @@ def test_types_and_opsets(kind: str, opset: int) -> None:
 def test_a_graphsurgeon_graph_comes_in_and_goes_out() -> None:
     import onnx_graphsurgeon as gs
 
-    result = onnxprune.prune(gs.import_onnx(small()), 0.5, align="none", bench=False)
+    result = pruned(gs.import_onnx(small()), 0.5, align="none")
     assert isinstance(result.to_graphsurgeon(), gs.Graph)
     assert result.report.removed == 14

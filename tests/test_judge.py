@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from onnxprune.data import Data
+from onnxprune.data.samples import Data
 from onnxprune.errors import DataError
 from onnxprune.evaluation import evaluator as judge_module
 from onnxprune.evaluation.evaluator import Judge, accuracy, run
@@ -144,7 +144,7 @@ def test_a_metric_that_fails_is_one_line() -> None:
     def raises(outputs: Outputs, truth: Any) -> float:
         return float(outputs["logits"].sum())
 
-    with pytest.raises(DataError, match="--metric: the function fails: KeyError: 'logits'"):
+    with pytest.raises(DataError, match="`metric`: the function fails: KeyError: 'logits'"):
         Judge(same(), data(5, 4), raises)
     with pytest.raises(DataError, match="returned nan, expected a finite number"):
         Judge(same(), data(5, 4), lambda *_: float("nan"))
@@ -192,6 +192,6 @@ def test_models_without_an_axis_for_samples() -> None:
 def test_nothing_held_out_and_models_that_do_not_run() -> None:
     with pytest.raises(DataError, match="at least two samples"):
         Judge(same(), data(1, 4).split(0.5)[1])
-    with pytest.raises(DataError, match="--data: the model does not run on these inputs"):
+    with pytest.raises(DataError, match="`data`: the model does not run on these inputs"):
         Judge(same(), data(5, 3, 3))
     assert judge_module._certain(1.0, 50) is False

@@ -7,9 +7,9 @@ import numpy as np
 import onnx
 import pytest
 
-import onnxprune
 from onnxprune.ir.normalize import normal_form
 from tests.models import cut_some, free_atoms, model, random_feeds, runner
+from tests.nets import pruned
 
 HEAD = "g (float[2,3,8,8] x, float[12,3,3,3] w1, float[5,6,1,1] w2, float[5,6,1,1] w3) => (float[] y)"
 SEQUENCES: dict[str, str] = {
@@ -36,7 +36,7 @@ def test_parts_of_sequences_become_slices(text: str) -> None:
     assert free_atoms(made) == 0
     assert free_atoms(plain) == 12
     assert cut_some(plain, 0).dropped > 0
-    assert onnxprune.prune(made, 0.5, bench=False).report.ratio == pytest.approx(0.5, abs=0.05)
+    assert pruned(made, 0.5).report.ratio == pytest.approx(0.5, abs=0.05)
 
 
 ELSEWHERE = {

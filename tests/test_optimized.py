@@ -9,10 +9,9 @@ import onnx
 import onnxruntime
 import pytest
 
-import onnxprune
 from onnxprune.ir.decompositions import MICROSOFT
 from tests.models import model
-from tests.nets import write
+from tests.nets import pruned, write
 
 BLOCK = """g (float[N,5,16] x, float[16] wg, float[16] wb, float[16,16] wq, float[16,16] wk, float[16,16] wv, float[16,16] wo,
     float[16,24] w1, float[24] w1b, float[24,16] w2, float[16] w2b, float[16,4] w9) => (float[N,5,4] y)
@@ -37,8 +36,6 @@ def test_what_the_optimizer_fused_is_cut_as_deep_as_before(name: str, tmp_path: 
     onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     made = {n.op_type for n in onnx.load(target).graph.node if n.domain == MICROSOFT}
     assert made >= FUSED[name], made
-    plain, fused = (
-        onnxprune.prune(path, 0.5, scope="local", align="none", criterion="l2", bench=False).report for path in (source, target)
-    )
+    plain, fused = (pruned(path, 0.5, scope="local", align="none", criterion="l2").report for path in (source, target))
     assert fused.removed == plain.removed > 10
     assert fused.macs.after == plain.macs.after

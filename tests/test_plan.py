@@ -13,13 +13,13 @@ import pytest
 import onnxprune
 from onnxprune.errors import PlanError
 from onnxprune.rewrite.plan import FORMAT, Plan
-from tests.nets import small
+from tests.nets import pruned, small
 
 Kept = dict[str, dict[str, list[int]]]
 
 
 def made() -> Plan:
-    return onnxprune.prune(small(), 0.5, align="none", bench=False, verify=False).plan
+    return pruned(small(), 0.5, align="none", verify=False).plan
 
 
 def test_a_plan_survives_a_file(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_a_plan_survives_a_file(tmp_path: Path) -> None:
 
 
 def test_the_same_plan_makes_the_same_model() -> None:
-    result = onnxprune.prune(small(), 0.5, align="none", bench=False)
+    result = pruned(small(), 0.5, align="none")
     assert onnxprune.apply_plan(small(), result.plan, bench=False).model == result.model
 
 

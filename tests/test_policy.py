@@ -20,7 +20,7 @@ from onnxprune.errors import OptionError, PlanError
 from onnxprune.ir.facts import read_graph
 from onnxprune.rewrite.plan import Plan, dropped_by
 from tests.models import cut_some, model
-from tests.nets import small, write
+from tests.nets import pruned, small, write
 from tests.test_topologies import NETS
 
 HEADS, SIZE = 3, 4
@@ -66,7 +66,7 @@ def test_attention_is_cut_by_heads_or_by_their_size() -> None:
 
 @pytest.mark.parametrize("carrier", ["auto", "outer", "inner", "*_2=outer"])
 def test_every_carrier_is_exact(carrier: str, tmp_path: Path) -> None:
-    result = onnxprune.prune(attention(), 0.5, carrier=carrier, scope="local", align="none", bench=False)
+    result = pruned(attention(), 0.5, carrier=carrier, scope="local", align="none")
     assert result.report.verification is not None
     for name, axes in result.plan.kept.items():
         heads = carrier == "outer" or (carrier == "*_2=outer" and name.endswith("_2"))
@@ -112,12 +112,12 @@ def test_what_is_no_carrier_gives_one_line(text: str, capsys: pytest.CaptureFixt
 
 
 def test_a_pattern_that_matches_nothing_is_refused() -> None:
-    with pytest.raises(OptionError, match=r"--carrier: 'attn\*' matches no weight"):
-        onnxprune.prune(small(), 0.5, carrier="attn*=outer")
+    with pytest.raises(OptionError, match=r"`carrier`: 'attn\*' matches no weight"):
+        pruned(small(), 0.5, carrier="attn*=outer")
 
 
 def test_a_plan_without_its_wishes_is_refused(tmp_path: Path) -> None:
-    result = onnxprune.prune(attention(), 0.5, carrier="outer", align="none", bench=False, verify=False)
+    result = pruned(attention(), 0.5, carrier="outer", align="none", verify=False)
     data = json.loads(result.plan.to_json())
     assert data["policy"] == {"carrier": ["*=outer"]}
     coupled = couple(read_graph(attention()))

@@ -24,7 +24,7 @@ from onnxprune.ir import protofile
 from onnxprune.ir.files import load, runnable, save
 from onnxprune.ir.protofile import Place, array_of, leave, length_of, place_of, size_of, slabs, take_all
 from tests.models import model
-from tests.nets import small, write
+from tests.nets import pruned, small, write
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def external(folder: Path, net: ModelProto) -> Path:
 
 
 def cut(source: Any) -> onnxprune.Result:
-    return onnxprune.prune(source, 0.5, align="none", bench=False)
+    return pruned(source, 0.5, align="none")
 
 
 KINDS = ["float", "float16", "double", "bfloat16", "int64", "int8", "uint8", "bool", "float8e4m3fn", "int4"]

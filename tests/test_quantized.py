@@ -12,8 +12,7 @@ import onnx
 import pytest
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
-import onnxprune
-from tests.nets import write
+from tests.nets import pruned, write
 
 
 class Noise(CalibrationDataReader):  # type: ignore[misc]
@@ -43,7 +42,7 @@ def test_static_quantization_is_cut_to_the_bit(kind: QuantType, per_channel: boo
     source, target = write(tmp_path), tmp_path / "q.onnx"
     quantize_static(source, target, Noise(), form, per_channel=per_channel, weight_type=kind, activation_type=QuantType.QUInt8)
     assert ("QLinearConv" in {n.op_type for n in onnx.load(target).graph.node}) == (form is QuantFormat.QOperator)
-    report = onnxprune.prune(target, 0.5, scope="local", align="none", bench=False).report
+    report = pruned(target, 0.5, scope="local", align="none").report
     assert (report.prunable, report.removed) == (28, 14)
     assert report.verification is not None
     assert report.verification.error == 0
@@ -55,7 +54,7 @@ def test_dynamic_quantization_is_cut(kind: QuantType, per_channel: bool, tmp_pat
     source, target = write(tmp_path), tmp_path / "q.onnx"
     quantize_dynamic(source, target, ["Conv", "MatMul", "Gemm"], per_channel=per_channel, weight_type=kind)
     assert "ConvInteger" in {n.op_type for n in onnx.load(target).graph.node}
-    report = onnxprune.prune(target, 0.5, scope="local", align="none", bench=False).report
+    report = pruned(target, 0.5, scope="local", align="none").report
     assert report.removed == 14
     assert report.macs.kept < 0.35
 
@@ -65,6 +64,6 @@ def test_the_strongest_channels_stay_whatever_their_scale(tmp_path: Path) -> Non
     source, target = write(tmp_path), tmp_path / "q.onnx"
     quantize_static(source, target, Noise(), QuantFormat.QDQ, per_channel=True, weight_type=QuantType.QInt8)
     options: dict[str, Any] = {"criterion": "l2", "scope": "local", "align": "none", "bench": False, "verify": False}
-    float_plan, integer_plan = (onnxprune.prune(path, 0.5, **options).plan for path in (source, target))
+    float_plan, integer_plan = (pruned(path, 0.5, **options).plan for path in (source, target))
     [name] = [n for n in integer_plan.kept if n.startswith("w2_quantized")]
     assert integer_plan.kept[name][0] == float_plan.kept["w2"][0]

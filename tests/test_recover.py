@@ -15,11 +15,12 @@ from onnx import ModelProto
 import onnxprune
 from onnxprune.analysis.couple import Coupled, couple
 from onnxprune.analysis.groups import find_groups
-from onnxprune.data import Data
+from onnxprune.data.samples import Data
 from onnxprune.errors import OptionError, VerificationError
 from onnxprune.evaluation.evaluator import Judge
-from onnxprune.evaluation.structure import check_refitted
+from onnxprune.evaluation.structure import check_contract, only_weights
 from onnxprune.ir.facts import read_graph
+from onnxprune.options import RecoveryOptions
 from onnxprune.ort import session
 from onnxprune.pipeline.rounds import Kept, composed
 from onnxprune.pipeline.samples import given
@@ -120,15 +121,15 @@ def test_what_a_copy_gave_is_taken_over_by_what_is_left(name: str) -> None:
     p = drop(net, "w1", [4, 5, 6, 7], axis)
     fresh = batches_for(net, seed=1)
     assert error(net, p.pruned, fresh) > 0.05
-    found = reconstruct(p.coupled, p.dropped, p.pruned, p.batches)
+    found = reconstruct(p.coupled, p.dropped, p.pruned, p.batches).model
     assert error(net, found, fresh) < 2e-3
-    check_refitted(p.pruned, found)
+    check_contract(p.pruned, found, only_weights())
 
 
 def test_a_cut_of_nothing_changes_no_result() -> None:
     net = small()
     p = drop(net, "w2", [])
-    found = reconstruct(p.coupled, p.dropped, p.pruned, p.batches)
+    found = reconstruct(p.coupled, p.dropped, p.pruned, p.batches).model
     assert error(net, found, batches_for(net, seed=1)) < 1e-5
 
 
@@ -140,7 +141,7 @@ def test_the_last_layer_before_a_sum_corrects_what_the_shortcut_lost() -> None:
     """The shortcut is spoilt, the branch reads the same input: together they can still be right."""
     net = model(SHORTCUT)
     p = drop(net, "w1", [0, 1, 2], axis=1)
-    before, after = p.pruned, reconstruct(p.coupled, p.dropped, p.pruned, p.batches)
+    before, after = p.pruned, reconstruct(p.coupled, p.dropped, p.pruned, p.batches).model
     assert error(net, after, batches_for(net, seed=1)) < 0.6 * error(net, before, batches_for(net, seed=1))
 
 
@@ -149,7 +150,7 @@ def test_few_samples_do_no_harm() -> None:
     p = drop(net, "w2", [1, 3, 5, 7])
     few = batches_for(net, 2, 1)
     fresh = batches_for(net, seed=1)
-    assert error(net, reconstruct(p.coupled, p.dropped, p.pruned, few), fresh) < error(net, p.pruned, fresh)
+    assert error(net, reconstruct(p.coupled, p.dropped, p.pruned, few).model, fresh) < error(net, p.pruned, fresh)
 
 
 def test_a_fixed_batch_and_a_second_input() -> None:
@@ -158,7 +159,7 @@ def test_a_fixed_batch_and_a_second_input() -> None:
     net = model(text)
     p = drop(net, "w1", [0, 1, 2], axis=1)
     batches = [b for k in range(20) for b in batches_for(net, 1, seed=k)]
-    found = reconstruct(p.coupled, p.dropped, p.pruned, batches)
+    found = reconstruct(p.coupled, p.dropped, p.pruned, batches).model
     assert error(net, found, batches_for(net, seed=99)) < error(net, p.pruned, batches_for(net, seed=99))
 
 
@@ -176,7 +177,7 @@ def test_a_channel_that_is_constant_moves_into_the_bias_whole(measured: bool) ->
             t.CopyFrom(onnx.numpy_helper.from_array(gamma, "ws"))
     p = drop(net, "w1", [0, 1, 2])
     assert error(net, p.pruned, p.batches) > 1e-2
-    assert error(net, absorb(p.coupled, p.dropped, p.pruned, p.batches if measured else ()), p.batches) < 1e-6
+    assert error(net, absorb(p.coupled, p.dropped, p.pruned, p.batches if measured else ()).model, p.batches) < 1e-6
 
 
 def test_means_are_those_of_channels_whoever_else_reads_the_tensor() -> None:
@@ -186,7 +187,7 @@ def test_means_are_those_of_channels_whoever_else_reads_the_tensor() -> None:
         y = Add(b, c) }""")
     p = drop(net, "w1", [0, 1, 2])
     batches = [{"x": x["x"][..., :width]} for width in (4, 9) for x in batches_for(net, 2)]
-    found = absorb(p.coupled, p.dropped, p.pruned, batches)
+    found = absorb(p.coupled, p.dropped, p.pruned, batches).model
     assert error(net, found, batches[:2]) < 0.9 * error(net, p.pruned, batches[:2])
 
 
@@ -194,9 +195,9 @@ def test_means_of_activations_follow_from_batch_norm() -> None:
     """DFQ's closed form for ReLU, against the measured mean of a batch that really has BatchNormalization's statistics."""
     net = model(CONSTANT)
     batches = batches_for(net, 8, 64)
-    calm = reestimate(*drop(net, "w1", [])[:3], batches)
+    calm = reestimate(*drop(net, "w1", [])[:3], batches).model
     p = drop(calm, "w1", [0, 1, 2, 3])
-    closed, measured = absorb(p.coupled, p.dropped, p.pruned), absorb(p.coupled, p.dropped, p.pruned, batches)
+    closed, measured = (absorb(p.coupled, p.dropped, p.pruned, given).model for given in ((), batches))
     fresh = batches_for(net, seed=1)
     assert error(measured, closed, fresh) < 0.05
     assert error(calm, closed, fresh) < 0.8 * error(calm, p.pruned, fresh)
@@ -209,7 +210,7 @@ def test_statistics_are_those_of_the_pruned_network() -> None:
         )
     )
     p = drop(net, "w1", [0, 1, 2])
-    found = reestimate(p.coupled, p.dropped, p.pruned, p.batches)
+    found = reestimate(p.coupled, p.dropped, p.pruned, p.batches).model
     (y,) = session(found.SerializeToString()).run(None, {"x": np.concatenate([b["x"] for b in p.batches])})
     weights = {t.name: onnx.numpy_helper.to_array(t) for t in found.graph.initializer}
     np.testing.assert_allclose(y.mean((0, 2, 3)), weights["wt2"], atol=1e-3)
@@ -228,7 +229,7 @@ def test_without_batch_norm_layers_get_the_originals_statistics() -> None:
     text = """g (float[N,3,8,8] x, float[8,3,3,3] w1, float[8] wb1, float[5,8,3,3] w2, float[5] wb2) => (float[N,5,4,4] y) {
         a = Conv(x, w1, wb1)  r = Relu(a)  y = Conv(r, w2, wb2) }"""
     p = drop(model(text), "w1", [0, 1, 2])
-    found = reestimate(p.coupled, p.dropped, p.pruned, p.batches)
+    found = reestimate(p.coupled, p.dropped, p.pruned, p.batches).model
     assert_same_statistics(p.coupled.graph.model, found, p.batches)
 
 
@@ -237,9 +238,9 @@ def test_folded_layers_are_matched_beside_those_with_batch_norm() -> None:
         float[8] wb2, float[5,8,3,3] w3, float[5] wb3) => (float[N,5,4,4] y) { a = Conv(x, w1)
         b = BatchNormalization(a, ws, wt, wm, wvar)  r = Relu(b)  c = Conv(r, w2, wb2)  s = Relu(c)  y = Conv(s, w3, wb3) }"""
     p = drop(model(text), "w1", [0, 1, 2])
-    found = reestimate(p.coupled, p.dropped, p.pruned, p.batches)
+    found = reestimate(p.coupled, p.dropped, p.pruned, p.batches).model
     assert_same_statistics(p.coupled.graph.model, found, p.batches)
-    check_refitted(p.pruned, found)
+    check_contract(p.pruned, found, only_weights())
 
 
 def data_for(net: ModelProto, n: int = 60) -> Data:
@@ -252,12 +253,12 @@ def test_all_that_is_tried_is_told_and_the_best_is_kept(wish: str) -> None:
     p = drop(net, "w2", [1, 3, 5, 7])
     supply = given(data_for(net), "data.npz", 0)
     task = Task(p.coupled, p.dropped, p.pruned, p.pruned, supply.fit, supply.held_out)
-    found = recover(task, wish, Judge(net, supply.held_out), supply)
+    found = recover(task, wish, Judge(net, supply.held_out))
     losses = {a.name: a.judgement.loss for a in found.attempts if a.judgement}
     assert found.attempts[0].name == "none"
     assert found.method == (min(losses, key=losses.__getitem__) if wish == "auto" else wish)
     assert losses[found.method] <= losses["none"]
-    assert (found.judged, len(supply.fit) + len(supply.held_out)) == (12, 60)
+    assert (len(supply.held_out), len(supply.fit) + len(supply.held_out)) == (12, 60)
 
 
 def test_what_fails_is_told_and_none_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +270,7 @@ def test_what_fails_is_told_and_none_is_kept(monkeypatch: pytest.MonkeyPatch) ->
     supply = given(data_for(net), "data.npz", 0)
     monkeypatch.setattr("onnxprune.recovery.methods.reconstruct", fails)
     task = Task(p.coupled, p.dropped, p.pruned, p.pruned, supply.fit, supply.held_out)
-    found = recover(task, "reconstruct", Judge(net, supply.held_out), supply)
+    found = recover(task, "reconstruct", Judge(net, supply.held_out))
     assert (found.method, found.attempts[1].why) == ("none", "singular")
 
 
@@ -281,12 +282,12 @@ def test_a_single_sample_is_enough_and_the_report_says_so() -> None:
 
 def test_only_weights_may_differ() -> None:
     p = drop(small(), "w2", [1, 3])
-    found = reconstruct(p.coupled, p.dropped, p.pruned, p.batches)
-    check_refitted(p.pruned, found)
+    found = reconstruct(p.coupled, p.dropped, p.pruned, p.batches).model
+    check_contract(p.pruned, found, only_weights())
     relu = next(n for n in found.graph.node if n.op_type == "Relu")
     relu.op_type = "Tanh"
     with pytest.raises(VerificationError, match="changed node"):
-        check_refitted(p.pruned, found)
+        check_contract(p.pruned, found, only_weights())
 
 
 def test_the_whole_from_python_and_back(tmp_path: Path) -> None:
@@ -346,26 +347,26 @@ def test_rounds_come_to_the_asked_cut_of_the_original(tmp_path: Path, budget: di
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"recover": "magic"}, "--recover: got 'magic', expected one of auto, none, bias, reconstruct, distill"),
-        ({"rounds": 0}, "--rounds: got 0"),
-        ({"rounds": 2, "recover": "none"}, "--rounds: recovers after each round"),
-        ({"time_budget": "soon"}, "--time-budget: got 'soon', expected a time such as 90s, 10m or 1h"),
-        ({"criterion": "obs", "recover": "none"}, "--criterion obs: looks at activations"),
+        ({"recover": "magic"}, "recover`: got 'magic'; expected one of auto, none, bias, reconstruct, distill"),
+        ({"rounds": 0}, "rounds`: got 0"),
+        ({"rounds": 2, "recover": "none"}, "rounds`: recovers after each round"),
+        ({"time_budget": "soon"}, "time_budget`: got 'soon', expected a time such as 90s, 10m or 1h"),
+        ({"criterion": "obs", "recover": "none"}, "criterion` obs: looks at activations"),
     ],
 )
 def test_what_is_asked_wrongly_is_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(OptionError, match=says):
-        onnxprune.Options(0.5, **options)
+        onnxprune.Options.of(ratio=0.5, **options)
 
 
 def test_time_budgets() -> None:
-    assert [onnxprune.Options(0.5, time_budget=t).seconds() for t in ("90s", "10m", "1h", 5, None)] == [90, 600, 3600, 5, None]
+    assert [RecoveryOptions(time_budget=t).seconds() for t in ("90s", "10m", "1h", 5, None)] == [90, 600, 3600, 5, None]
 
 
 def obs_of(net: ModelProto, batches: Batches) -> tuple[NDArray[np.float64], Coupled]:
     coupled = couple(read_graph(net))
     (group,) = find_groups(coupled)
-    return calibrated.obs(group, calibrated.readers_of(group, calibrated.read(coupled, batches))), coupled
+    return calibrated.obs(group, calibrated.readers_of(group, calibrated.Statistics(batches).read(coupled))), coupled
 
 
 def test_obs_ranks_copies_lowest_and_one_of_each_pair_high() -> None:
@@ -383,7 +384,7 @@ def test_obs_predicts_the_error_that_a_refit_leaves() -> None:
     scores, coupled = obs_of(net, batches)
     first = int(scores.argmin())
     p = drop(net, "w1", [first])
-    found = reconstruct(p.coupled, p.dropped, p.pruned, batches)
+    found = reconstruct(p.coupled, p.dropped, p.pruned, batches).model
     y, z = (np.concatenate([session(m.SerializeToString()).run(None, b)[0] for b in batches]) for m in (net, found))
     left = ((y - z) ** 2).sum() / ((y - y.mean(0)) ** 2).sum()
     assert 0.5 * left < scores[first] < 2 * left + 1e-3
@@ -395,7 +396,7 @@ def test_activation_and_apoz_by_hand() -> None:
     batches = batches_for(net, 2, 50)
     coupled = couple(read_graph(net))
     (group,) = find_groups(coupled)
-    readers = calibrated.read(coupled, batches)
+    readers = calibrated.Statistics(batches).read(coupled)
     w = onnx.numpy_helper.to_array(next(t for t in net.graph.initializer if t.name == "w1"))
     r = np.maximum(np.concatenate([b["x"] for b in batches]) @ w.T, 0)
     for name, expected in (("activation", r.mean(0)), ("apoz", (r > 0).mean(0))):
@@ -411,7 +412,7 @@ def test_subset_fidelity_is_one_for_a_channel_that_does_everything() -> None:
             w[:, 2] = 1
             t.CopyFrom(onnx.numpy_helper.from_array(w, "w2"))
     coupled = couple(read_graph(net))
-    found = calibrated._fidelity(calibrated.read(coupled, batches_for(net))[0], np.arange(8), 8)
+    found = calibrated._fidelity(calibrated.Statistics(batches_for(net)).read(coupled)[0], np.arange(8), 8)
     np.testing.assert_allclose(found, np.eye(8)[2], atol=1e-6)
 
 

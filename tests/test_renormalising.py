@@ -22,12 +22,14 @@ from onnxprune.errors import PlanError, VerificationError
 from onnxprune.ir.facts import read_graph
 from onnxprune.rewrite.plan import Plan
 from tests.models import cut_some, free_atoms, model
-from tests.nets import write
+from tests.nets import pruned, write
 from tests.test_ops import CASES
 from tests.test_random_graphs import LAYERS, network
 from tests.test_topologies import NETS
 
 ALLOWED = Policy(allow_renormalising=True)
+
+FAST = ("--no-bench", "--recover", "none")
 
 
 @dataclass(frozen=True)
@@ -133,10 +135,10 @@ def normalised() -> ModelProto:
 
 def test_the_report_names_what_renormalises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, net(MIXES["softmax"]))
-    assert run([str(path), "--ratio", "0.5", "--no-bench"]) == 2
+    assert run([str(path), "--ratio", "0.5", *FAST]) == 2
     assert "has no prunable channel" in capsys.readouterr().err
     path = write(tmp_path, normalised())
-    command = [str(path), "--ratio", "0.5", "--align", "none", "--no-bench", "--force"]
+    command = [str(path), "--ratio", "0.5", "--align", "none", "--force", *FAST]
     assert run([*command, "--allow-renormalising", "--format", "json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["renormalising"] == [{"node": "LayerNormalization 'b'", "before": 8, "after": 4}]
@@ -157,7 +159,7 @@ def test_pins_name_the_way_out() -> None:
 
 
 def test_an_exact_cut_says_nothing_of_it() -> None:
-    report = onnxprune.prune(net(MIXES["layer norm of zeros"]), 0.5, align="none", bench=False).report
+    report = pruned(net(MIXES["layer norm of zeros"]), 0.5, align="none").report
     assert report.renormalising == ()
     assert report.verification is not None
     assert report.verification.renormalising == 0
@@ -166,7 +168,7 @@ def test_an_exact_cut_says_nothing_of_it() -> None:
 
 def test_apply_and_verify_know_it_from_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out, plan = write(tmp_path, normalised()), tmp_path / "net.pruned.onnx", tmp_path / "net.pruned.plan.json"
-    assert run([str(path), "--ratio", "0.5", "--allow-renormalising", "--no-bench"]) == 0
+    assert run([str(path), "--ratio", "0.5", "--allow-renormalising", *FAST]) == 0
     assert json.loads(plan.read_text())["policy"] == {"allow_renormalising": True}
     assert run(["verify", str(path), str(out), str(plan)]) == 0
     assert "in which 1 node works" in capsys.readouterr().out
@@ -177,14 +179,14 @@ def test_apply_and_verify_know_it_from_the_plan(tmp_path: Path, capsys: pytest.C
 def test_an_exact_plan_does_not_fit_a_cut_that_renormalises() -> None:
     """Channels that both ways can cut: the same plan, but the one cut puts back what the other leaves out."""
     original = net(MIXES["layer norm of zeros"])
-    free = onnxprune.prune(original, 0.5, align="none", bench=False, allow_renormalising=True)
-    exact = onnxprune.prune(original, 0.5, align="none", bench=False)
+    free = pruned(original, 0.5, align="none", allow_renormalising=True)
+    exact = pruned(original, 0.5, align="none")
     assert free.plan.kept == exact.plan.kept
     assert len(free.model.graph.node) < len(exact.model.graph.node)
-    for pruned, plan in ((free.model, exact.plan), (exact.model, free.plan)):
+    for cut, plan in ((free.model, exact.plan), (exact.model, free.plan)):
         with pytest.raises(VerificationError):
-            onnxprune.verify_files(original, pruned, plan)
-    data = json.loads(onnxprune.prune(normalised(), 0.5, align="none", bench=False, allow_renormalising=True).plan.to_json())
+            onnxprune.verify_files(original, cut, plan)
+    data = json.loads(pruned(normalised(), 0.5, align="none", allow_renormalising=True).plan.to_json())
     del data["policy"]
     with pytest.raises(PlanError, match="removed ones would leave a trace"):
         onnxprune.apply_plan(normalised(), Plan.from_json(data), bench=False)
@@ -192,7 +194,7 @@ def test_an_exact_plan_does_not_fit_a_cut_that_renormalises() -> None:
 
 @pytest.mark.parametrize("name", ["w1", "w2", "w3"])
 def test_a_wrong_weight_is_noticed(name: str) -> None:
-    result = onnxprune.prune(normalised(), 0.5, align="none", bench=False, allow_renormalising=True)
+    result = pruned(normalised(), 0.5, align="none", allow_renormalising=True)
     for t in result.model.graph.initializer:
         if t.name == name:
             axis = 1 if name == "w1" else 0

@@ -9,12 +9,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-import onnxprune
 from onnxprune.cost.benchmark import Benchmark, Latency
 from onnxprune.report.render.json import to_json
 from onnxprune.report.render.table import print_report
 from tests.models import model
-from tests.nets import small
+from tests.nets import pruned, small
 
 NET = """g (float[1,3,4,4] x, float[8,3,1,1] w1, float[6,8,1,1] w2, float[20,6,1,1] w3, float[2,20,1,1] w4)
     => (float[1,6,4,4] y, float[1,2,4,4] z) {
@@ -23,7 +22,7 @@ NET = """g (float[1,3,4,4] x, float[8,3,1,1] w1, float[6,8,1,1] w2, float[20,6,1
 
 def test_figures_by_hand() -> None:
     text = NET.replace("d = CumProd(c)", "d = Relu(c)")
-    report = onnxprune.prune(model(text), 0.5, scope="local", align="none", bench=False).report
+    report = pruned(model(text), 0.5, scope="local", align="none").report
     assert (report.prunable, report.removed, report.ratio) == (28, 14, 0.5)
     assert (report.macs.before, report.macs.after) == (16 * (24 + 48 + 120 + 40), 16 * (12 + 24 + 60 + 20))
     assert (report.params.before, report.params.after) == (232, 116)
@@ -37,7 +36,7 @@ def test_figures_by_hand() -> None:
 
 def test_pins_come_largest_first() -> None:
     text = NET.replace("d = CumProd(c)", "d = ReduceProd <axes = [1]> (c)  e = Mul(d, c)").replace("Conv(d, w4)", "Conv(e, w4)")
-    report = onnxprune.prune(model(text), 0.5, bench=False).report
+    report = pruned(model(text), 0.5).report
     assert [p.channels for p in report.pins] == [20, 6, 2]
     assert report.pins[0].weights == ("w3",)
 
@@ -50,18 +49,18 @@ def timed(speedup: float) -> Benchmark:
 @pytest.mark.parametrize("speedup", [0.8, 1.4])
 def test_a_result_that_is_not_faster_is_said_plainly(speedup: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxprune.cost.benchmark.benchmark", lambda *_, **__: timed(speedup))
-    report = onnxprune.prune(small(), 0.5).report
+    report = pruned(small(), 0.5, bench=True).report
     assert any("NOT faster here (0.80x)" in w for w in report.warnings) == (speedup < 1)
 
 
 def test_a_ratio_that_is_missed_is_said_plainly() -> None:
-    report = onnxprune.prune(small(), 0.99, align="none", bench=False).report
+    report = pruned(small(), 0.99, align="none").report
     assert report.missed
     assert "instead of 99%" in report.warnings[0]
 
 
 def test_table_and_json_tell_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    report = replace(onnxprune.prune(small(), 0.5, bench=False).report, benchmark=timed(1.5), output="out.onnx")
+    report = replace(pruned(small(), 0.5).report, benchmark=timed(1.5), output="out.onnx")
     data = json.loads(to_json(report))
     print_report(report, Console(width=160))
     table = capsys.readouterr().out

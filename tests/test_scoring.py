@@ -12,15 +12,14 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-import onnxprune
 from onnxprune.analysis.couple import couple
 from onnxprune.analysis.groups import find_groups
 from onnxprune.errors import DataError, OptionError
 from onnxprune.ir.facts import read_graph
-from onnxprune.selection.criteria import NAMES, score_groups, scores_from_file
+from onnxprune.selection.criteria import NAMES, Scorer, scores_from_file
 from onnxprune.selection.criteria.names import CALIBRATED
 from tests.models import model
-from tests.nets import small
+from tests.nets import pruned, small
 
 BN_NET = """g (float[N,3,8,8] x, float[6,3,3,3] w1, float[6] ws, float[6] wt, float[6] wm, float[6] wvar, float[4,6,1,1] w2)
     => (float[N,4,6,6] y) { a = Conv(x, w1)  b = BatchNormalization(a, ws, wt, wm, wvar)  c = Relu(b)  y = Conv(c, w2) }"""
@@ -29,7 +28,7 @@ BN_NET = """g (float[N,3,8,8] x, float[6,3,3,3] w1, float[6] ws, float[6] wt, fl
 def scores(net: ModelProto, criterion: str) -> dict[str, Any]:
     coupled = couple(read_graph(net))
     groups = find_groups(coupled)
-    found = score_groups(coupled, groups, criterion).scores
+    found = Scorer(criterion).score(coupled, groups).scores
     return {g.name: s for g, s in zip(groups, found, strict=True)}
 
 
@@ -87,23 +86,23 @@ def test_every_branch_of_a_residual_spine_has_its_say() -> None:
 
 
 def test_random_depends_on_the_seed_alone() -> None:
-    plans = [onnxprune.prune(small(), 0.5, criterion="random", seed=s, bench=False, verify=False).plan for s in (1, 1, 2)]
+    plans = [pruned(small(), 0.5, criterion="random", seed=s, verify=False).plan for s in (1, 1, 2)]
     assert plans[0] == plans[1]
     assert plans[0].kept != plans[2].kept
 
 
 def test_without_batch_norm_the_reader_is_told() -> None:
-    result = onnxprune.prune(small(), 0.5, bench=False, verify=False)
+    result = pruned(small(), 0.5, verify=False)
     [note] = result.report.notes
     assert "1 of 2 groups have no BatchNormalization" in note
     assert "PRESERVE" in note
-    assert onnxprune.prune(small(), 0.5, criterion="l1", bench=False, verify=False).report.notes == ()
+    assert pruned(small(), 0.5, criterion="l1", verify=False).report.notes == ()
 
 
 def test_given_scores_decide(tmp_path: Path) -> None:
     order = np.arange(12.0)[::-1]
     np.savez(tmp_path / "s.npz", w2=order)
-    result = onnxprune.prune(small(), 0.5, scores=tmp_path / "s.npz", scope="local", align="none", bench=False)
+    result = pruned(small(), 0.5, scores=tmp_path / "s.npz", scope="local", align="none")
     assert result.plan.kept == {"w2": {0: (0, 1, 2, 3, 4, 5)}, "w3": {1: (0, 1, 2, 3, 4, 5)}}
 
 

@@ -13,12 +13,13 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 import onnxprune
-from onnxprune.data import Data, load_data, random_data
-from onnxprune.data.synthetic import fit, misfit, synthesize
+from onnxprune.data.load import load_data, random_data
+from onnxprune.data.samples import Data
 from onnxprune.data.synthetic.families import FAMILIES, bred, coloured, grid
 from onnxprune.data.synthetic.inputs import Signal, Still, Tokens, normalised, read_inputs
 from onnxprune.data.synthetic.select import herd, norm_of_mean
-from onnxprune.data.synthetic.statistics import norm_layers, probing
+from onnxprune.data.synthetic.statistics import fit, misfit, norm_layers, probing
+from onnxprune.data.synthetic.synthesize import synthesize
 from onnxprune.errors import DataError
 from onnxprune.evaluation.evaluator import Judge
 from tests.models import Array, model, runner
@@ -278,7 +279,7 @@ def test_normalised_rows_that_are_frames_of_one_sample() -> None:
 
 
 def test_inputs_that_nothing_can_be_made_up_for() -> None:
-    with pytest.raises(DataError, match="'x' holds object, for which nothing can be made up; give --data"):
+    with pytest.raises(DataError, match="'x' holds object, for which nothing can be made up; give `data`"):
         synthesize(model("g (string[N] x) => (string[N] y) { y = Identity(x) }"), 2)
 
 
@@ -305,7 +306,6 @@ def test_a_model_with_statistics_that_the_file_computes() -> None:
     assert norm_layers(net) == []
 
 
-@pytest.mark.made_up
 def test_without_data_a_cut_is_recovered_on_made_up_inputs() -> None:
     x = pictures(90, 1)
     net = trained_on(x, 1)

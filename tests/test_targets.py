@@ -10,19 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import onnxprune
 from onnxprune.analysis.couple import couple
 from onnxprune.analysis.groups import find_groups
-from onnxprune.cost.benchmark import cost
 from onnxprune.cost.macs import macs_model
 from onnxprune.cost.model import share_kept
+from onnxprune.cost.size import cost
 from onnxprune.errors import OptionError
 from onnxprune.ir.facts import read_graph
 from onnxprune.rewrite.cut import cut
 from onnxprune.selection.budget import amount
 from onnxprune.selection.strategy import filled, smallest
 from tests.models import choose, model
-from tests.nets import small
+from tests.nets import pruned, small
 from tests.test_topologies import NETS
 
 TRAINED = Path(__file__).parent.parent / "models" / "resnet20-fashion-mnist.onnx"
@@ -54,7 +53,7 @@ def test_macs_are_counted_at_the_sizes_that_the_user_gave() -> None:
 @pytest.mark.parametrize("align", ["none", 4, 16])
 @pytest.mark.parametrize("budget", ["80%", "50%", "20M", "10%"])
 def test_a_trained_network_lands_within_one_percent_below(budget: str, align: str | int, scope: str) -> None:
-    report = onnxprune.prune(TRAINED, macs=budget, align=align, scope=scope, bench=False, verify=False).report
+    report = pruned(TRAINED, macs=budget, align=align, scope=scope, verify=False).report
     limit = amount(budget, "").of(report.macs.before)
     assert 0.99 * limit <= report.macs.after <= limit
     assert not report.missed
@@ -63,39 +62,39 @@ def test_a_trained_network_lands_within_one_percent_below(budget: str, align: st
 
 def test_a_budget_that_is_no_limit_removes_nothing() -> None:
     for budget in ("100%", "1G", 1e9):
-        assert onnxprune.prune(TRAINED, macs=budget, bench=False, verify=False).report.removed == 0
+        assert pruned(TRAINED, macs=budget, verify=False).report.removed == 0
 
 
 def test_a_budget_out_of_reach_is_missed_with_the_reason() -> None:
-    report = onnxprune.prune(TRAINED, macs="1%", bench=False, verify=False).report
+    report = pruned(TRAINED, macs="1%", verify=False).report
     assert report.missed
     assert "the budget of 1% MACs cannot be reached" in report.warnings[0]
     assert "at least a tenth" in report.warnings[0]
     text = """g (float[1,3,8,8] x, float[30,3,3,3] w1, float[8,30,3,3] w2, float[5,8,1,1] w3) => (float[] y) {
         a = Conv(x, w1)  b = custom.Mystery(a)  c = Conv(a, w2)  y = Conv(c, w3) }"""
-    report = onnxprune.prune(model(text), macs="10%", bench=False, verify=False).report
+    report = pruned(model(text), macs="10%", verify=False).report
     assert report.missed
     assert "channels that cannot be cut make" in report.warnings[0]
     assert "custom.Mystery 'b' is an operator without a rule" in report.warnings[0]
 
 
 def test_the_plan_and_the_report_say_what_was_asked() -> None:
-    result = onnxprune.prune(small(), macs="50%", bench=False)
+    result = pruned(small(), macs="50%")
     assert result.plan.made_by["macs"] == result.report.asked["macs"] == "50%"
     assert "ratio" not in result.report.asked
 
 
 @pytest.mark.parametrize("given", ["", "half", "-5%", "0", "0%", "0.5", "50%%", "nan", "inf", "3 %M"])
 def test_what_is_no_amount_gives_one_line(given: str) -> None:
-    with pytest.raises(OptionError, match=r"^--macs: got '.*', expected what may remain"):
-        onnxprune.prune(small(), macs=given)
+    with pytest.raises(OptionError, match=r"^`macs`: got '.*', expected what may remain"):
+        pruned(small(), macs=given)
 
 
 def test_one_of_ratio_and_budget() -> None:
     with pytest.raises(OptionError, match="got neither"):
-        onnxprune.prune(small())
+        pruned(small())
     with pytest.raises(OptionError, match="got both"):
-        onnxprune.prune(small(), 0.5, macs="50%")
+        pruned(small(), 0.5, macs="50%")
 
 
 @pytest.mark.parametrize(

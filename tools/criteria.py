@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import onnxprune
-from onnxprune.data import load_data
+from onnxprune.data.load import load_data
 from onnxprune.evaluation.evaluator import accuracy
 from onnxprune.ir.files import load
 from onnxprune.selection.criteria import NAMES

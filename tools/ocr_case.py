@@ -14,10 +14,9 @@ import argparse
 import importlib.util
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import ocr_words as ocr
@@ -26,9 +25,10 @@ from figures import processor
 from ocr_picture import Bars, Shown, draw
 from onnx import ModelProto
 
+from onnxprune.analysis.analyse import analyse
 from onnxprune.cost.benchmark import Benchmark, benchmark, random_feeds
-from onnxprune.data import Data
 from onnxprune.data.arrays import data_of_calls
+from onnxprune.data.samples import Data
 from onnxprune.evaluation.evaluator import Judge
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import load
@@ -36,15 +36,16 @@ from onnxprune.options import Options
 from onnxprune.ort import session
 from onnxprune.pipeline.decide import Decision, decide
 from onnxprune.pipeline.samples import HELD_OUT
-from onnxprune.recovery.methods import Task, batches_of, by_bias, by_distillation, by_least_squares, by_statistics
+from onnxprune.recovery.editor import Fitted
+from onnxprune.recovery.methods import Method, Task, batches_of, by_bias, by_distillation, by_least_squares, by_statistics
+from onnxprune.types import silent
 
 TIMED = (1, 3, 48, 320)
 TARGETS = {"a third": 2 / 3, "half": 1 / 2}
 NEAR, TRIES = 0.015, 4
 """A cut is near enough if its share of the latency is within NEAR of what is wanted; so many cuts are tried at most."""
-Way = Callable[[Task, Any], ModelProto]
-WAYS: dict[str, Way] = {
-    "none": lambda task, watch: task.pruned,
+WAYS: dict[str, Method] = {
+    "none": lambda task, progress: Fitted(task.pruned),
     "bias": by_bias,
     "re-estimate": by_statistics,
     "reconstruct": by_least_squares,
@@ -135,8 +136,8 @@ def judged(bench: Bench, model: ModelProto, seconds: float = 0.0) -> Reading:
 
 def cut_at(bench: Bench, share: float) -> Cut:
     """Cut to a share of the multiply-accumulates, widths by `obs`, and time it."""
-    wish = Options(macs=f"{share:.2%}", criterion="obs", data="words")
-    decision = decide(read_graph(bench.model), wish, "model", batches_of(bench.fit))
+    wish = Options.of(macs=f"{share:.2%}", criterion="obs", data="words")
+    decision = decide(analyse(read_graph(bench.model)), wish, "model", batches_of(bench.fit))
     feeds = random_feeds(bench.model, {"x": TIMED})
     cut = Cut(share, decision, benchmark((bench.model, decision.pruned), feeds, seconds=8.0))
     print(f"tried {cut}", file=sys.stderr, flush=True)
@@ -156,7 +157,7 @@ def find_cut(bench: Bench, wanted: float, known: list[Cut]) -> Cut:
     return min(known, key=lambda c: abs(c.left - wanted))
 
 
-def ways() -> dict[str, Way]:
+def ways() -> dict[str, Method]:
     """What can be tried here: distillation needs torch."""
     able = importlib.util.find_spec("torch") and importlib.util.find_spec("onnxprune.training.distillation.distill")
     return {name: way for name, way in WAYS.items() if able or name != "distill"}
@@ -169,7 +170,7 @@ def column(bench: Bench, cut: Cut) -> dict[str, Reading]:
     found, losses = dict[str, Reading](), dict[str, float]()
     for name, way in ways().items():
         start = time.perf_counter()
-        model = way(task, lambda stage, done: None)
+        model = way(task, silent).model
         found[name] = judged(bench, model, time.perf_counter() - start)
         losses[name] = judge.judge(model).loss
         print(f"{name}: {found[name]}, {found[name].seconds:.0f} s", file=sys.stderr, flush=True)

@@ -31,15 +31,19 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.data import Data, load_data
-from onnxprune.data.synthetic import synthesize
+from onnxprune.analysis.analyse import analyse
+from onnxprune.data.load import load_data
+from onnxprune.data.samples import Data
+from onnxprune.data.synthetic.synthesize import synthesize
 from onnxprune.evaluation.evaluator import accuracy
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import load
 from onnxprune.options import Options
 from onnxprune.pipeline.decide import Decision, decide
+from onnxprune.pipeline.samples import refinement
 from onnxprune.recovery.bias import absorb
-from onnxprune.recovery.methods import Task, batches_of, by_bias, by_distillation, by_least_squares, by_statistics
+from onnxprune.recovery.methods import Method, Task, batches_of, by_bias, by_distillation, by_least_squares, by_statistics
+from onnxprune.types import silent
 
 HERE = Path(__file__).resolve().parent.parent
 OURS = HERE / "models" / "resnet20-fashion-mnist.onnx"
@@ -76,10 +80,6 @@ class Row:
     way: Callable[[Task], ModelProto]
 
 
-def silent(stage: str, done: float) -> None:
-    """Nobody watches."""
-
-
 def plain(task: Task) -> ModelProto:
     """No recovery."""
     return task.pruned
@@ -87,12 +87,12 @@ def plain(task: Task) -> ModelProto:
 
 def closed_form(task: Task) -> ModelProto:
     """Biases from BatchNormalization, without a single input."""
-    return absorb(task.coupled, task.dropped, task.pruned)
+    return absorb(task.coupled, task.dropped, task.pruned).model
 
 
-def quietly(way: Callable[[Task, Any], ModelProto]) -> Callable[[Task], ModelProto]:
+def quietly(way: Method) -> Callable[[Task], ModelProto]:
     """A way to recover that reports to nobody."""
-    return lambda task: way(task, silent)
+    return lambda task: way(task, silent).model
 
 
 ROWS = (
@@ -121,18 +121,17 @@ def chosen(only: str, without: str, knobs: str) -> list[Row]:
 
 def cut(bench: Bench, macs: str, free: bool, fit: Data) -> Decision:
     """The cut that a column stands for."""
-    graph = read_graph(bench.model)
-    common: dict[str, Any] = {"macs": macs, "align": "none", "data": "x"}
-    wish = Options(criterion="obs", **common) if free else Options(criterion="l2", scope="local", **common)
-    return decide(graph, wish, "model", batches_of(fit) if free else ())
+    wish = {"criterion": "obs"} if free else {"criterion": "l2", "scope": "local"}
+    options = Options.of(macs=macs, align="none", data="x", **wish)
+    return decide(analyse(read_graph(bench.model)), options, "model", batches_of(fit) if free else ())
 
 
 def inputs(bench: Bench, row: Row, seed: int) -> Data:
     """What a row is fitted to."""
     if row.samples == "bred only":  # synthetic, as without torch
-        return synthesize(bench.model, 256, seed, descent=0)
+        return synthesize(bench.model, 256, seed)
     if isinstance(row.samples, str):
-        return load_data(row.samples, bench.model, samples=256, seed=seed)
+        return load_data(row.samples, bench.model, samples=256, seed=seed, refine=refinement())
     return bench.some(max(row.samples, 8), seed)
 
 

@@ -29,9 +29,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from onnxprune.analysis.analyse import analyse
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.protofile import INLINE_LIMIT, Place, leave, write
-from onnxprune.pipeline.decide import analyse
 from tests.models import model as from_text
 
 
@@ -87,7 +87,7 @@ KINDS: dict[str, Callable[[int], ModelProto]] = {"residual": residual, "transfor
 def seconds_of_analysis(model: ModelProto) -> float:
     """From a model in memory to its groups, in seconds of one processor: what else runs on the machine does not count."""
     start = time.process_time()
-    analyse(read_graph(model), {})
+    analyse(read_graph(model))
     return time.process_time() - start
 
 

@@ -22,9 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.data import Data, load_data, random_data
-from onnxprune.data.synthetic import Fit, fit, synthesize
+from onnxprune.data.load import load_data, random_data
+from onnxprune.data.samples import Data
+from onnxprune.data.synthetic.statistics import Fit, fit
+from onnxprune.data.synthetic.synthesize import synthesize
 from onnxprune.ir.files import load
+from onnxprune.pipeline.samples import refinement
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 
@@ -100,9 +103,9 @@ def main() -> None:
     names = [v.name for v in model.graph.input]
     shapes = {names[0]: tuple(map(int, options.input_shape.split("x")))} if options.input_shape else None
     start = time.perf_counter()
-    bred = synthesize(model, options.count, options.seed, shapes, descent=0)
+    bred = synthesize(model, options.count, options.seed, shapes)
     middle = time.perf_counter()
-    made = synthesize(model, options.count, options.seed, shapes)
+    made = synthesize(model, options.count, options.seed, shapes, refine=refinement())
     end = time.perf_counter()
     print(f"{options.model}: {made.notes[0]}; {middle - start:.0f} s without gradients, {end - middle:.0f} s with\n")
     columns = {"bred": fit(model, bred), "bred, then descended": fit(model, made)}

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxprune.analysis.constraints import settle
-from onnxprune.analysis.coupling import Coupled, Owner, owners_of
+from onnxprune.analysis.coupling import Coupled, Mark, Owner, Trail, owners_of
 from onnxprune.analysis.labels import Axis, Flow, Labels, Pin, Rest
 from onnxprune.analysis.policy import DEFAULT, Policy
 from onnxprune.analysis.rules import RULES, SOURCES
@@ -45,15 +45,18 @@ MASKABLE_INTEGERS = frozenset(
 )
 
 
-def couple(graph: Graph, kept: Mapping[int, str] | None = None, policy: Policy | None = None) -> Coupled:
+def couple(
+    graph: Graph, kept: Mapping[int, str] | None = None, policy: Policy | None = None, before: Coupled | None = None
+) -> Coupled:
     """Label every channel and tie what belongs together.
 
     Args:
         graph: the model.
-        kept: index of a node -> why the channels around it must stay, where cutting was tried and failed.
+        kept: index of a node -> why the channels around it must be kept, where cutting was tried and failed.
         policy: what is wished where several answers are right.
+        before: what was found with fewer nodes in `kept`: the pass then begins at the first of the others.
     """
-    return _Pass(graph, kept or {}, policy or DEFAULT).run()
+    return _Pass(graph, kept or {}, policy or DEFAULT).run(before)
 
 
 class _Pass:
@@ -67,19 +70,28 @@ class _Pass:
         self.uses: list[Use] = []
         self.stored = set(graph.weights)
         self.shuffles: list[Shuffle] = []
+        self.found_shuffles: Mapping[int, Shuffle] = {}
+        self.marks: list[Mark] = []
 
-    def run(self) -> Coupled:
-        self._seed()
-        shuffles = find_shuffles(self.graph)
-        for node in self.graph.nodes:
+    def run(self, before: Coupled | None) -> Coupled:
+        first = 0
+        if before is None:
+            self.found_shuffles = find_shuffles(self.graph)
+            self._seed()
+        else:
+            first = self._resume(before)
+        for node in self.graph.nodes[first:]:
+            self.marks.append(self._mark())
             if node.outputs[0] in self.graph.weights:
                 continue
-            shuffle = shuffles.get(node.index)
+            shuffle = self.found_shuffles.get(node.index)
             if shuffle is None or not self._shuffle(node, shuffle):
                 self._visit_parts(node)
         self._hold_outputs()
+        demands = tuple(self.labels.evens)
+        trail = Trail(self.kept, tuple(self.marks), frozenset(self.stored), self.found_shuffles, demands)
+        evens = settle(self.labels, demands, owners_of(self.owners, self.labels.count))
         count = self.labels.count
-        evens = settle(self.labels, self.labels.evens, owners_of(self.owners, count))
         return Coupled(
             self.graph,
             self.flows,
@@ -94,7 +106,48 @@ class _Pass:
             tuple(self.labels.needed),
             tuple(self.shuffles),
             evens,
+            trail,
         )
+
+    def _mark(self) -> Mark:
+        """How far everything is that only grows."""
+        x = self.labels
+        counts = (len(x.ties), len(x.pins), len(x.mixed), len(x.needed), len(x.evens), len(self.uses), len(self.shuffles))
+        return Mark(x.count, *counts)
+
+    def _resume(self, before: Coupled) -> int:
+        """Go back to where things stood before the first node that is newly kept; returns its index."""
+        trail = before.trail
+        assert trail is not None
+        self.found_shuffles = trail.shuffles
+        new = [k for k in self.kept if k not in trail.kept]
+        # a shuffle with such a node is seen node by node, from its first one on
+        whole = [self.found_shuffles[k].nodes[0] for k in new if k in self.found_shuffles]
+        first = min([*new, *whole], default=len(self.graph.nodes))
+        if first == len(self.graph.nodes):
+            raise ValueError("nothing is newly kept")
+        at = trail.marks[first]
+        self.marks = list(trail.marks[:first])
+        self.owners = list(before.owners)
+        self.uses = list(before.uses[: at.uses])
+        self.shuffles = list(before.shuffles[: at.shuffles])
+        self.labels = Labels.of(
+            at.labels,
+            before.ties[: at.ties],
+            before.pins[: at.pins],
+            before.mixed[: at.mixed],
+            before.needed[: at.needed],
+            trail.evens[: at.evens],
+        )
+        later = [
+            name for n in self.graph.nodes[first:] for part in (n, *self.graph.parts_of(n)) for name in part.outputs if name
+        ]
+        self.stored = set(trail.stored).difference(later) | self.graph.weights.keys()
+        self.flows = dict(before.flows)
+        for name in later:
+            if name not in self.graph.weights and name in self.graph.facts:
+                self.flows[name] = Flow.plain(len(self.graph.facts[name].cases[0].shape or ()))
+        return first
 
     def _seed(self) -> None:
         """Fresh labels for every axis of every weight that the graph uses, floating-point or quantized."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,38 @@ class Owner:
     size: int
 
 
+class Mark(NamedTuple):
+    """How many labels, ties and so on there were before a node was seen."""
+
+    labels: int
+    ties: int
+    pins: int
+    mixed: int
+    needed: int
+    evens: int
+    uses: int
+    shuffles: int
+
+
+@dataclass(frozen=True)
+class Trail:
+    """What a pass over the graph leaves behind, so that a later one can begin in the middle.
+
+    Attributes:
+        kept: the nodes whose channels were kept.
+        marks: how far everything was before each node.
+        stored: tensors that come from weights alone.
+        shuffles: index of each node that takes part in a shuffle -> the shuffle.
+        evens: demands for blocks, as the rules made them.
+    """
+
+    kept: Mapping[int, str]
+    marks: tuple[Mark, ...]
+    stored: frozenset[str]
+    shuffles: Mapping[int, Shuffle]
+    evens: tuple[Even, ...]
+
+
 @dataclass(frozen=True)
 class Coupled:
     """What the analysis found.
@@ -44,7 +77,8 @@ class Coupled:
         mixed: channels that a node works on together, in a cut on those that are left: such a cut is not the masked original.
         needed: further arrays of labels of which one must stay, as on every axis.
         evens: blocks of classes of which the same number must stay in each; disjoint, free, each within one group.
-        shuffles: nodes that permute channels, which a Gather replaces where channels go.
+        shuffles: nodes that permute channels, which a Gather replaces where channels are dropped.
+        trail: what a later pass over the same graph can begin from.
     """
 
     graph: Graph = field(repr=False)
@@ -60,6 +94,7 @@ class Coupled:
     needed: tuple[Indices, ...] = field(default=(), repr=False)
     shuffles: tuple[Shuffle, ...] = field(default=(), repr=False)
     evens: tuple[Even, ...] = field(default=(), repr=False)
+    trail: Trail | None = field(default=None, repr=False)
 
     @cached_property
     def owner_of(self) -> Indices:

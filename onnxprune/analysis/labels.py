@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -155,6 +155,26 @@ class Labels:
         self.evens: list[Even] = []
         self.touched: list[Indices] = []
         self.needed: list[Indices] = []
+
+    @classmethod
+    def of(
+        cls,
+        count: int,
+        ties: Sequence[Tie],
+        pins: Sequence[tuple[Indices, Pin]],
+        mixed: Sequence[Mix],
+        needed: Sequence[Indices],
+        evens: Sequence[Even],
+    ) -> Labels:
+        """As many labels with these ties, pins and so on."""
+        found = cls()
+        found.fresh(count)
+        none = np.zeros(0, np.int64)
+        unite(found._parent, np.concatenate([none, *(t.a for t in ties)]), np.concatenate([none, *(t.b for t in ties)]))
+        found._pinned[found.root(np.concatenate([none, *(labels for labels, _ in pins)]))] = True
+        found.ties, found.pins = list(ties), list(pins)
+        found.mixed, found.needed, found.evens = list(mixed), list(needed), list(evens)
+        return found
 
     def fresh(self, size: int) -> Indices:
         """`size` new labels, each a class of its own."""

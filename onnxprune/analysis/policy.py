@@ -58,7 +58,7 @@ class Policy:
         try:
             return cls(read_carrier(data.get("carrier", ())), bool(data.get("allow_renormalising", False)))
         except OptionError as e:
-            raise ValueError(str(e)) from e
+            raise ValueError(e.message) from e
 
 
 DEFAULT = Policy()

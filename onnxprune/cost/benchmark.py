@@ -1,42 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model costs: multiply-accumulates, parameters, bytes, and measured latency in onnxruntime on the CPU."""
+"""Measured latency: models run in turn, and how much faster than the first each of them is."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from onnx import ModelProto
 
 from onnxprune.errors import DataError
-from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.ir.files import runnable
-from onnxprune.ir.graph import free_inputs, read_weights
+from onnxprune.ir.graph import free_inputs
 from onnxprune.ir.infer import fact_of_type
-from onnxprune.ir.products import macs_of
-from onnxprune.ir.protofile import size_of
 from onnxprune.ort import sample, session
-from onnxprune.types import Advance, Feeds, Shapes, unwatched
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Size of a model.
-
-    Attributes:
-        macs: multiply-accumulates of convolutions and matrix products for `inputs`.
-        params: stored numbers, floating-point tensors and integer tensors of rank 2 or more.
-        bytes: size of the serialized model with its external data.
-        inputs: the input shapes that `macs` is for.
-    """
-
-    macs: int
-    params: int
-    bytes: int
-    inputs: Mapping[str, tuple[int, ...]]
+from onnxprune.types import Advance, Array, Feeds, Shapes, unwatched
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +54,15 @@ class Benchmark:
     inputs: Mapping[str, tuple[int, ...]]
 
 
-def cost(model: ModelProto, fed: Mapping[str, Sequence[int]] | None = None, size: int | None = None) -> Cost:
-    """Count what a model stores and multiplies, at the given input shapes or at usual ones where the file leaves them open.
+class Runner(Protocol):
+    """Runs models in turn, here or on another machine."""
 
-    Args:
-        size: bytes of the file, where they are known; counting them means to serialize the model.
-    """
-    weights = read_weights(model)
-    reading, inputs = read_once(model, CASES_OF_BENCHMARK, fed or {})
-    macs, shapes = (
-        sum(macs_of(n, reading.facts) for n in reading.elementary()),
-        {n: reading.facts[n].shape or () for n in inputs},
-    )
-    params = sum(int(np.prod(w.shape)) for w in weights.values() if w.is_float or len(w.shape) > 1)
-    size = size_of(model) if size is None else size
-    return Cost(macs, params, size, shapes)
+    def __call__(self, models: Sequence[ModelProto], feeds: Feeds, threads: int, seconds: float, progress: Advance) -> Array:
+        """Wall times in seconds (rounds, models), the models in turn (A B A B ...), after a warm-up.
+
+        Raises:
+            DataError: a model does not run on these inputs.
+        """
 
 
 def benchmark(
@@ -97,6 +71,7 @@ def benchmark(
     threads: int = 1,
     seconds: float = 4.0,
     progress: Advance = unwatched,
+    run: Runner | None = None,
 ) -> Benchmark:
     """Time models in turn (A B A B ...), so that a machine that slows down slows them all.
 
@@ -104,7 +79,27 @@ def benchmark(
         feeds: inputs for all models.
         threads: threads that onnxruntime may use inside an operator.
         seconds: about how long to measure in all; at least 7 rounds.
+        run: what runs the models; this process, if nothing else.
     """
+    times = (run or in_this_process)(models, feeds, threads, seconds, progress)
+    ratios = times[:, :1] / times
+    low, median, high = np.percentile(times * 1e3, (10, 50, 90), axis=0)
+    slow, usual, fast = np.percentile(ratios, (10, 50, 90), axis=0)
+    return Benchmark(
+        tuple(Latency(float(m), float(a), float(b), len(times)) for m, a, b in zip(median, low, high, strict=True)),
+        tuple(usual.tolist()),
+        tuple(slow.tolist()),
+        tuple(fast.tolist()),
+        threads,
+        "CPUExecutionProvider",
+        {name: tuple(x.shape) for name, x in feeds.items()},
+    )
+
+
+def in_this_process(
+    models: Sequence[ModelProto], feeds: Feeds, threads: int, seconds: float, progress: Advance = unwatched
+) -> Array:
+    """A `Runner`: one session for each model, in onnxruntime on the CPU."""
     sessions = [_open(m, threads) for m in models]
     for s in sessions:
         _run(s, feeds)
@@ -119,18 +114,7 @@ def benchmark(
         for k, s in enumerate(sessions):
             times[r, k] = _run(s, feeds)
         progress((r + 1) / rounds)
-    ratios = times[:, :1] / times
-    low, median, high = np.percentile(times * 1e3, (10, 50, 90), axis=0)
-    slow, usual, fast = np.percentile(ratios, (10, 50, 90), axis=0)
-    return Benchmark(
-        tuple(Latency(float(m), float(a), float(b), rounds) for m, a, b in zip(median, low, high, strict=True)),
-        tuple(usual.tolist()),
-        tuple(slow.tolist()),
-        tuple(fast.tolist()),
-        threads,
-        "CPUExecutionProvider",
-        {name: tuple(x.shape) for name, x in feeds.items()},
-    )
+    return times
 
 
 def _open(model: ModelProto, threads: int) -> Any:

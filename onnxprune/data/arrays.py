@@ -15,7 +15,6 @@ from onnx import ModelProto
 
 from onnxprune.data.samples import Data, count
 from onnxprune.errors import DataError
-from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.ir.graph import Fact, free_inputs
 from onnxprune.ir.infer import fact_of_type
 from onnxprune.types import Array, Feeds
@@ -65,11 +64,11 @@ def data_of_chunks(chunks: Sequence[Feeds], model: ModelProto, where: str, label
     try:
         fixed = 1 if stacked else fixed_batch(facts)
     except DataError as e:
-        raise DataError(f"{where}: {e}; give every array one axis more, the samples first (numpy.stack)") from None
+        raise DataError(f"{where}: {e.message}; give every array one axis more, the samples first (numpy.stack)") from None
     try:
         return _whole_batches(Data(tuple(made), labels, None, stacked), fixed)
     except DataError as e:
-        raise DataError(f"{where}: {e}") from None
+        raise DataError(f"{where}: {e.message}") from None
 
 
 def _whole_batches(data: Data, fixed: int | None) -> Data:
@@ -88,13 +87,6 @@ def _whole_batches(data: Data, fixed: int | None) -> Data:
 def inputs_of(model: ModelProto) -> dict[str, Fact]:
     """Type and shape of each input that a caller must feed, as the file states them; sizes left open are -1."""
     return {v.name: fact_of_type(v.type) for v in free_inputs(model)}
-
-
-def classes_of(model: ModelProto) -> int | None:
-    """How many classes the first output scores, where it scores each sample as a whole."""
-    facts = read_once(model, CASES_OF_BENCHMARK, {})[0].facts
-    shape = facts[model.graph.output[0].name].shape or ()
-    return shape[1] if len(shape) > 1 and shape[1] > 1 and all(n == 1 for n in shape[2:]) else None
 
 
 def fixed_batch(facts: Mapping[str, Fact]) -> int | None:

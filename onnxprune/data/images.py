@@ -72,7 +72,7 @@ def data_of_images(
         data = data_of_chunks(chunks, model, f"{folder}, prepared with {how},", kept)
     except DataError as e:
         advice = f"--preprocess {default}" if how != default else "an .npz or module:function instead"
-        raise DataError(f"{e}; write {advice}") from None
+        raise DataError(f"{e.message}; write {advice}") from None
     return replace(data, notes=(f"images prepared with --preprocess {how}", *_left_out(unread, len(files)), *data.notes))
 
 

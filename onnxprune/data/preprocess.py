@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, did_you_mean
 from onnxprune.ir.graph import Fact
 from onnxprune.types import Array
 
@@ -148,17 +147,7 @@ def parse(text: str, default: Preprocess) -> Preprocess:
     Raises:
         DataError: a key or value that means nothing.
     """
-    found: dict[str, Any] = {}
-    for part in filter(None, (p.strip() for p in text.split(","))):
-        key, equals, value = part.partition("=")
-        if key not in READERS or not equals:
-            near = difflib.get_close_matches(key, READERS, 1)
-            hint = f"did you mean '{near[0]}='? " if near else ""
-            raise DataError(f"--preprocess: got '{part}'; {hint}expected {', '.join(f'{k}=' for k in READERS)} as in {SHORT}")
-        try:
-            found[key] = READERS[key](value.strip().lower())
-        except ValueError as e:
-            raise DataError(f"--preprocess: got '{part}', expected {e}") from None
+    found = settings_of(text)
     if "size" in found and "resize" not in found:
         found["resize"] = "crop" if found["size"][1] in (0, found["size"][0]) else "stretch"
     how = replace(default, **found)
@@ -166,6 +155,25 @@ def parse(text: str, default: Preprocess) -> Preprocess:
         how = replace(how, size=(how.size[0],) * 2)
     _check(how)
     return how
+
+
+def settings_of(text: str) -> dict[str, Any]:
+    """The settings in `key=value,...`, whatever the model.
+
+    Raises:
+        DataError: a key or value that means nothing.
+    """
+    found: dict[str, Any] = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        key, equals, value = part.partition("=")
+        if key not in READERS or not equals:
+            hint = did_you_mean(key, READERS)
+            raise DataError(f"--preprocess: got '{part}'; {hint}expected {', '.join(f'{k}=' for k in READERS)} as in {SHORT}")
+        try:
+            found[key] = READERS[key](value.strip().lower())
+        except ValueError as e:
+            raise DataError(f"--preprocess: got '{part}', expected {e}") from None
+    return found
 
 
 def _check(how: Preprocess) -> None:

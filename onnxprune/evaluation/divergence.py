@@ -8,6 +8,7 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 
+from onnxprune.data.classes import are_probabilities
 from onnxprune.types import Array
 
 MOST = 2**26
@@ -116,29 +117,6 @@ def _nats(a: Array, b: Array, places: int) -> tuple[float, float]:
     else:
         return 0.0, 0.0
     return float((np.exp(p) * (p - q)).sum()), places
-
-
-def are_probabilities(scores: Array, axis: int = -1) -> bool:
-    """Whether scores along an axis are at least 0 and sum to 1."""
-    return bool(scores.shape[axis] > 1 and scores.min() >= 0 and np.abs(scores.sum(axis, dtype=np.float64) - 1).max() < 0.01)
-
-
-def class_axis(output: Array, labels: Array | None = None) -> int | None:
-    """The axis of a first output along which classes are scored, None where there seems to be none.
-
-    It is the axis that labels do not have; one along which probabilities sum to 1; the last of up to three axes (a class a
-    sample, or a class a position in text) or the second of more (segmentation), unless that holds a grey or a colour image.
-    """
-    if output.dtype.kind != "f" or output.ndim < 2 or not output.size:
-        return None
-    ends = [k for k in dict.fromkeys((output.ndim - 1, 1)) if output.shape[k] > 1]
-    if labels is not None and labels.dtype.kind in "iu":
-        fits = [k for k in ends if output.shape[1:k] + output.shape[k + 1 :] == labels.shape[1:]]
-        if fits:
-            return fits[0]
-    likely = [k for k in ends if are_probabilities(output, k)]
-    likely += [output.ndim - 1] if output.ndim <= 3 else [1] if output.shape[1] != 3 else []
-    return next((k for k in likely if k in ends), None)
 
 
 def _log_softmax(x: Array) -> Array:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
+from onnxprune.data.classes import class_axis
 from onnxprune.data.samples import Data, count
 from onnxprune.errors import DataError
-from onnxprune.evaluation.divergence import Gap, class_axis, gap_between, rows_of
+from onnxprune.evaluation.divergence import Gap, gap_between, rows_of
 from onnxprune.ir.files import runnable
 from onnxprune.ort import session
 from onnxprune.types import Array, Feeds, Outputs

@@ -1,41 +1,80 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proof that a recovered model is the cut model with other weights: nothing else was touched."""
+"""What may differ between a model that was verified and the one that is written.
+
+A cut is verified; what is done to it afterwards (a recovery) changes numbers on purpose, so the outputs of the two cannot be
+compared. Each such step states a *contract* instead: what it may change, and that nothing else did.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
+
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from onnxprune.errors import VerificationError
 from onnxprune.evaluation.verification import check_valid
-from onnxprune.ir.graph import constant_tensor, read_weights
-from onnxprune.recovery.editor import REFIT
+from onnxprune.ir.graph import Weight, constant_tensor, read_weights
+
+Contract = Callable[[ModelProto, ModelProto], None]
+"""(verified model, written model) -> nothing; raises `VerificationError` where they differ in what the step may not change."""
 
 
-def check_refitted(cut: ModelProto, recovered: ModelProto) -> None:
-    """Compare two models node by node and weight by weight.
+def check_contract(verified: ModelProto, written: ModelProto, contract: Contract) -> None:
+    """Hold a model that was changed after verification against the contract of the step that changed it.
 
     Raises:
-        VerificationError: they differ in more than values of weights and added biases, or a weight is not finite.
+        VerificationError: the model is not valid, or differs in more than the contract allows.
     """
-    if cut is recovered:
-        return
-    check_valid(recovered)
-    before, after = read_weights(cut), read_weights(recovered)
-    if len(cut.graph.node) != len(recovered.graph.node):
-        raise VerificationError(f"the recovered model has {len(recovered.graph.node)} nodes, the cut one {len(cut.graph.node)}")
-    for a, b in zip(cut.graph.node, recovered.graph.node, strict=True):
-        same = constant_tensor(a) is not None or list(a.attribute) == list(b.attribute)
-        names = zip([*a.input, *[""] * (len(b.input) - len(a.input))], b.input, strict=True)
-        if (a.op_type, a.domain, list(a.output)) != (b.op_type, b.domain, list(b.output)) or not same:
-            raise VerificationError(f"the recovered model changed node '{a.name or a.output[0]}'")
-        if any(x != y and REFIT not in y for x, y in names):
-            raise VerificationError(f"the recovered model changed the inputs of node '{a.name or a.output[0]}'")
+    if verified is not written:
+        check_valid(written)
+        contract(verified, written)
+
+
+def only_weights(added: Collection[str] | None = None) -> Contract:
+    """The contract of recovery: weights have other values, and inputs of nodes may be tensors that were added for them.
+
+    Args:
+        added: names of the tensors that were added; None where nobody knows: any that the verified model does not have.
+    """
+
+    def contract(verified: ModelProto, written: ModelProto) -> None:
+        before, after = read_weights(verified), read_weights(written)
+        new = {name for name in after if name not in before and name not in _names(verified)}
+        allowed = new if added is None else new.intersection(added)
+        if len(verified.graph.node) != len(written.graph.node):
+            counts = f"{len(written.graph.node)} nodes, the cut one {len(verified.graph.node)}"
+            raise VerificationError(f"the recovered model has {counts}")
+        for a, b in zip(verified.graph.node, written.graph.node, strict=True):
+            _check_node(a, b, allowed)
+        _check_weights(before, after)
+
+    return contract
+
+
+def _names(model: ModelProto) -> set[str]:
+    """All tensors that a model reads or makes."""
+    return {name for node in model.graph.node for name in (*node.input, *node.output)}
+
+
+def _check_node(a: NodeProto, b: NodeProto, added: Collection[str]) -> None:
+    """The node is the same, but for inputs that were added."""
+    same = constant_tensor(a) is not None or list(a.attribute) == list(b.attribute)
+    if (a.op_type, a.domain, list(a.output)) != (b.op_type, b.domain, list(b.output)) or not same:
+        raise VerificationError(f"the recovered model changed node '{a.name or a.output[0]}'")
+    more = max(len(b.input) - len(a.input), 0)
+    if len(a.input) > len(b.input) or any(
+        x != y and y not in added for x, y in zip([*a.input, *[""] * more], b.input, strict=True)
+    ):
+        raise VerificationError(f"the recovered model changed the inputs of node '{a.name or a.output[0]}'")
+
+
+def _check_weights(before: Mapping[str, Weight], after: Mapping[str, Weight]) -> None:
+    """Shapes are what they were, and new values are finite."""
     for name, weight in before.items():
         if name in after and weight.shape != after[name].shape:
-            raise VerificationError(
-                f"weight '{name}' is {after[name].shape} in the recovered model, {weight.shape} in the cut one"
-            )
+            shapes = f"{after[name].shape} in the recovered model, {weight.shape} in the cut one"
+            raise VerificationError(f"weight '{name}' is {shapes}")
     for name, weight in after.items():
         # constants such as the -inf of an attention mask were there before
         untouched = name in before and weight.tensor == before[name].tensor

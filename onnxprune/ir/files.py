@@ -21,6 +21,7 @@ from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_m
 
 from onnxprune.errors import ModelError, OptionError, OutputError
 from onnxprune.ir.graph import captured, opsets
+from onnxprune.ir.graphsurgeon import from_graphsurgeon, is_graphsurgeon
 from onnxprune.ir.normalize import normal_form
 from onnxprune.ir.protofile import (
     CHUNK,
@@ -75,21 +76,12 @@ def load(source: Any) -> Loaded:
     """
     if isinstance(source, ModelProto):
         loaded = Loaded(source, "the given model")
-    elif type(source).__module__.startswith("onnx_graphsurgeon"):
-        import onnx_graphsurgeon as gs
-
-        loaded = Loaded(gs.export_onnx(source), "the given graph")
+    elif is_graphsurgeon(source):
+        loaded = Loaded(from_graphsurgeon(source), "the given graph")
     else:
         loaded = _load_file(Path(source))
     _check(loaded)
     return replace(loaded, model=normal_form(loaded.model))
-
-
-def to_graphsurgeon(model: ModelProto) -> Any:
-    """The model as an `onnx_graphsurgeon.Graph`, to edit further. (graphsurgeon drops metadata_props and the model version.)"""
-    import onnx_graphsurgeon as gs
-
-    return gs.import_onnx(model)
 
 
 def _load_file(path: Path) -> Loaded:
@@ -208,16 +200,25 @@ def check_output(path: Path, force: bool, *inputs: Path) -> None:
     """
     for place, source in product((path, data_beside(path)), inputs):
         if place.exists() and source.exists() and place.samefile(source):
-            raise OptionError(f"{place}: is the input itself, which is never overwritten; choose another name with -o")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; name a file in it with -o")
+            raise OptionError(f"{place}: is the input itself, which is never overwritten; choose another name with --output")
+    check_folder(path)
     if path.exists() and not force:
         raise OptionError(f"{path}: exists already; use --force to replace it, or choose another name")
+
+
+def check_folder(path: Path) -> None:
+    """Refuse early a file that has no folder to be written to.
+
+    Raises:
+        OutputError: the path is a folder, or its folder is missing or cannot be written to.
+    """
     folder = path.parent
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; name a file in it")
     if not folder.is_dir():
-        raise OutputError(f"{folder}: no such folder; make it first, or choose another place with -o")
+        raise OutputError(f"{folder}: no such folder; make it first, or choose another place for {path.name}")
     if not os.access(folder, os.W_OK):
-        raise OutputError(f"{folder}: cannot be written to; choose another place with -o")
+        raise OutputError(f"{folder}: cannot be written to; choose another place for {path.name}")
 
 
 @contextlib.contextmanager

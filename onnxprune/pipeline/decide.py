@@ -1,78 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Graph and options -> which channels go, and the model without them."""
+"""Analysis and options -> which channels are dropped, and the model without them."""
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune.analysis.couple import Coupled, couple
-from onnxprune.analysis.groups import Group, Held, find_groups, find_held
-from onnxprune.analysis.policy import Policy
+from onnxprune.analysis.analyse import Analysis, check_patterns, refuse
+from onnxprune.analysis.coupling import Coupled
+from onnxprune.analysis.groups import Group
 from onnxprune.cost.macs import macs_model
 from onnxprune.data.arrays import read_arrays
 from onnxprune.errors import CutError, ModelError, OptionError, PruneError
 from onnxprune.ir.graph import Graph
 from onnxprune.ir.protofile import Spill, spill_for
-from onnxprune.options import Options
+from onnxprune.options import Options, SelectionOptions
 from onnxprune.rewrite.cut import cut
-from onnxprune.selection.criteria import Scored, score_groups, scores_from_file
-from onnxprune.selection.criteria.names import CALIBRATED
+from onnxprune.selection.criteria import Scored, Scorer, check_scores, scores_from_file
 from onnxprune.selection.sizing import Sizing
 from onnxprune.selection.space import Space
 from onnxprune.selection.strategy import Limit, Strategy, greedy
 from onnxprune.selection.units import units_of
-from onnxprune.types import Feeds, Mask
+from onnxprune.types import Array, Feeds, Mask
 
-MOST_RETRIES = 30
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """What can be cut, and what cannot.
-
-    Attributes:
-        coupled: labels, ties and pins.
-        groups: channels that can be removed, by groups of one width.
-        refused: index of a node -> why it could not be cut, found when a cut was tried.
-    """
-
-    coupled: Coupled = field(repr=False)
-    groups: tuple[Group, ...]
-    refused: Mapping[int, str] = field(default_factory=dict)
-
-    @cached_property
-    def held(self) -> tuple[Held, ...]:
-        """What holds other channels, largest first."""
-        return find_held(self.coupled)
-
-    @property
-    def prunable(self) -> int:
-        """How many channels can be removed or kept one by one."""
-        return sum(len(g) for g in self.groups)
-
-
-def analyse(graph: Graph, refused: Mapping[int, str], policy: Policy | None = None) -> Analysis:
-    """Couple the channels of a graph as `policy` wishes; nodes in `refused` keep theirs."""
-    coupled = couple(graph, refused, policy)
-    _check_patterns("--carrier", [p for p, _ in coupled.policy.carrier], coupled)
-    return Analysis(coupled, find_groups(coupled), refused)
+MOST_REFUSALS = 30
+"""How often a cut may show that a node cannot follow."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Which labels go, and the model without them.
+    """Which labels are dropped, and the model without them.
 
     Attributes:
         analysis: what the decision was made from.
-        dropped: (n_labels,) True for labels that go.
+        dropped: (n_labels,) True for labels that are dropped.
         pruned: the model without them.
         groups: the groups that were allowed to shrink.
         notes: what the reader should know.
@@ -87,34 +53,48 @@ class Decision:
     spill: Spill | None = field(default=None, repr=False)
 
 
-def decide(graph: Graph, options: Options, name: str, batches: Sequence[Feeds] = ()) -> Decision:
+def check_selection(analysis: Analysis, wish: SelectionOptions, name: str) -> None:
+    """Refuse, before any sample is made or read, what cannot be selected from this model.
+
+    Raises:
+        ModelError: there is no prunable channel.
+        OptionError, DataError: a pattern matches nothing, patterns leave nothing, or scores do not fit.
+    """
+    groups = eligible(analysis, wish, name)
+    if wish.scores is not None:
+        check_scores(analysis.coupled, groups, _given_scores(wish))
+
+
+def decide(
+    analysis: Analysis, options: Options, name: str, batches: Sequence[Feeds] = (), strategy: Strategy = greedy
+) -> Decision:
     """Choose channels and cut them; a node that cannot follow keeps its channels, and the choice is made again.
 
     Args:
+        analysis: of the model.
+        name: how messages call the model.
         batches: calibration inputs, for criteria that look at activations.
+        strategy: how limits are met.
     """
+    graph, wish = analysis.coupled.graph, options.selection
     spill = spill_for(graph.model)
-    refused: dict[int, str] = {}
-    for _ in range(MOST_RETRIES):
-        analysis = analyse(graph, refused, options.policy())
-        if not analysis.groups:
-            reason = (
-                f"; most are held because {analysis.held[0].pin}" if analysis.held else " (no convolution or matrix product)"
-            )
-            raise ModelError(f"{name}: has no prunable channel{reason}. 'onnxprune inspect' lists all reasons")
-        groups = _eligible(analysis, options)
-        scored = _score(analysis.coupled, groups, options, batches)
-        dropped = _choose(analysis.coupled, groups, scored, options)
+    given = None if wish.scores is None else _given_scores(wish)
+    scorer = Scorer(options.criterion, options.data.seed, batches) if given is None else None
+    for _ in range(MOST_REFUSALS):
+        coupled, groups = analysis.coupled, eligible(analysis, wish, name)
+        scored = scorer.score(coupled, groups) if scorer else scores_from_file(coupled, groups, given or {})
+        dropped = _choose(coupled, groups, scored, options, strategy)
         try:
-            pruned = cut(analysis.coupled, dropped, spill)
-            notes = _notes(refused, scored, groups) + _added(graph, pruned)
+            pruned = cut(coupled, dropped, spill)
+            notes = _notes(analysis.refused, scored, groups) + _added(graph, pruned)
             return Decision(analysis, dropped, pruned, groups, notes, spill)
         except CutError as e:
             if spill:
                 spill.clear()
-            for index in _around(graph, e.node_index) if e.node_index in refused else [e.node_index]:
-                refused[index] = f"cannot follow a cut ({e})"
-    raise PruneError(f"{name}: could not be cut after {MOST_RETRIES} tries; last: {list(refused.values())[-1]}")
+            around = _around(graph, e.node_index) if e.node_index in analysis.refused else [e.node_index]
+            analysis = refuse(analysis, dict.fromkeys(around, f"cannot follow a cut ({e})"))
+    last = list(analysis.refused.values())[-1]
+    raise PruneError(f"{name}: could not be cut after {MOST_REFUSALS} tries; last: {last}")
 
 
 def _around(graph: Graph, index: int) -> list[int]:
@@ -130,11 +110,20 @@ def _around(graph: Graph, index: int) -> list[int]:
     return sorted(found)
 
 
-def _eligible(analysis: Analysis, options: Options) -> tuple[Group, ...]:
-    """Groups that --include and --exclude leave: every producer included, no member excluded."""
+def eligible(analysis: Analysis, wish: SelectionOptions, name: str) -> tuple[Group, ...]:
+    """Groups that --include and --exclude leave: every producer included, no member excluded.
+
+    Raises:
+        ModelError: there are no groups at all.
+        OptionError: a pattern matches nothing, or together they leave no group.
+    """
+    if not analysis.groups:
+        held = analysis.held
+        reason = f"; most are held because {held[0].pin}" if held else " (no convolution or matrix product)"
+        raise ModelError(f"{name}: has no prunable channel{reason}. 'onnxprune inspect' lists all reasons")
     coupled = analysis.coupled
-    _check_patterns("--include", options.include, coupled)
-    _check_patterns("--exclude", options.exclude, coupled)
+    check_patterns("--include", wish.include, coupled)
+    check_patterns("--exclude", wish.exclude, coupled)
 
     def matches(weight: str, patterns: Sequence[str]) -> bool:
         return any(fnmatch.fnmatchcase(weight, p) for p in patterns)
@@ -143,44 +132,35 @@ def _eligible(analysis: Analysis, options: Options) -> tuple[Group, ...]:
         owners = {int(coupled.owner_of[coupled.uses[u].labels[0]]) for u in group.producers}
         return [coupled.owners[k].weight for k in owners if k >= 0] or [group.name]
 
-    left = tuple(
+    found = tuple(
         g
         for g in analysis.groups
-        if (not options.include or all(matches(w, options.include) for w in makers(g)))
-        and not any(matches(w, options.exclude) for w, _ in g.members)
+        if (not wish.include or all(matches(w, wish.include) for w in makers(g)))
+        and not any(matches(w, wish.exclude) for w, _ in g.members)
     )
-    if not left:
+    if not found:
         raise OptionError(
             "--include/--exclude: leave no prunable channel; every weight that makes the channels of a group must match"
         )
-    return left
+    return found
 
 
-def _check_patterns(option: str, patterns: Sequence[str], coupled: Coupled) -> None:
-    names = sorted({o.weight for o in coupled.owners})
-    for pattern in patterns:
-        if pattern != "*" and not fnmatch.filter(names, pattern):
-            near = difflib.get_close_matches(pattern.strip("*"), names, 3, 0.3) or names[:3]
-            raise OptionError(f"{option}: '{pattern}' matches no weight; near names: {', '.join(near)}")
+def _given_scores(wish: SelectionOptions) -> Mapping[str, Array]:
+    assert wish.scores is not None
+    return wish.scores if isinstance(wish.scores, Mapping) else read_arrays(wish.scores, "--scores")
 
 
-def _score(coupled: Coupled, groups: tuple[Group, ...], options: Options, batches: Sequence[Feeds]) -> Scored:
-    if options.scores is None:
-        return score_groups(coupled, groups, options.chosen_criterion, options.seed, batches)
-    given = options.scores if isinstance(options.scores, Mapping) else read_arrays(options.scores, "--scores")
-    return scores_from_file(coupled, groups, given)
-
-
-def _choose(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options: Options, strategy: Strategy = greedy) -> Mask:
+def _choose(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options: Options, strategy: Strategy) -> Mask:
     """The labels (n_labels,) that are dropped."""
     known = [(g, s) for g, s in zip(groups, scored.scores, strict=True) if s is not None]
-    sizing = Sizing(options.scope, options.alignment().multiple)
+    wish = options.selection
+    sizing = Sizing(wish.scope, wish.alignment().multiple)
     space = Space(coupled, tuple(g for g, _ in known), tuple(units_of(g, s) for g, s in known), sizing)
-    limit = options.limit()
+    limit = wish.limit()
     if limit is None:
-        return space.dropped(space.by_ratio(options.ratio or 0.0))
+        return space.dropped(space.by_ratio(wish.ratio or 0.0))
     cost = macs_model(coupled)
-    if options.chosen_criterion in CALIBRATED and options.scores is None and sizing.scope == "global":
+    if options.calibrated and sizing.scope == "global":
         space = space.per(cost)
     return space.dropped(strategy(space, [Limit(cost, limit.of(cost.of(np.zeros(len(coupled.roots), bool))))]))
 

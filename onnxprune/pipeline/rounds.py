@@ -1,28 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cutting in rounds: a little goes, the rest recovers, and what goes next is chosen anew. After CCPrune (Chen et al., 2021),
-whose rounds retrain; here layers are refitted, so that no training code is needed."""
+"""Cutting in rounds: a little is removed, the rest recovers, and what is removed next is chosen anew.
+
+After CCPrune (Chen et al., 2021), whose rounds retrain. What recovers here is a callable: least squares, so that no training
+code is needed, or whatever else makes a cut network better.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from onnx import ModelProto
 
+from onnxprune.analysis.analyse import Analysis, analyse
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
 from onnxprune.cost.macs import macs_model
 from onnxprune.ir.facts import read_graph
-from onnxprune.ir.graph import Graph, read_weights
+from onnxprune.ir.graph import read_weights
 from onnxprune.ir.protofile import take_all
 from onnxprune.options import Options
-from onnxprune.pipeline.decide import Analysis, Decision, analyse, decide
+from onnxprune.pipeline.decide import Decision, decide
+from onnxprune.recovery.editor import Fitted
+from onnxprune.recovery.reconstruct import Knobs, reconstruct
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan, dropped_by, plan_of
-from onnxprune.selection.budget import Amount
-from onnxprune.types import Advance, Feeds, unwatched
+from onnxprune.types import Advance, Feeds, Mask, unwatched
 
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
+Step = Callable[[Coupled, Mask, ModelProto, Sequence[Feeds]], Fitted]
+"""What follows a round: (analysis of the original, dropped labels, cut model, inputs) -> the recovered model."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +40,12 @@ class Outcome:
     Attributes:
         decision: the cut of the original, all rounds together.
         start: the same model with weights as the last round left them.
+        added: names of stored tensors that recoveries added to it.
     """
 
     decision: Decision
     start: ModelProto = field(repr=False)
+    added: frozenset[str] = frozenset()
 
 
 def composed(first: Kept, second: Kept) -> dict[str, dict[int, tuple[int, ...]]]:
@@ -52,34 +62,53 @@ def composed(first: Kept, second: Kept) -> dict[str, dict[int, tuple[int, ...]]]
     return found
 
 
-def in_rounds(graph: Graph, options: Options, name: str, batches: Sequence[Feeds], progress: Advance = unwatched) -> Outcome:
-    """Cut in `options.rounds` rounds; each but the last is followed by a reconstruction.
+def by_least_squares(seed: int) -> Step:
+    """Layers are fitted to what the original computes."""
+
+    def step(coupled: Coupled, dropped: Mask, model: ModelProto, batches: Sequence[Feeds]) -> Fitted:
+        return reconstruct(coupled, dropped, model, batches, Knobs(seed=seed))
+
+    return step
+
+
+def in_rounds(
+    analysis: Analysis,
+    options: Options,
+    name: str,
+    batches: Sequence[Feeds],
+    recover: Step | None = None,
+    progress: Advance = unwatched,
+) -> Outcome:
+    """Cut in `options.recovery.rounds` rounds; each but the last is followed by a recovery.
 
     Args:
-        graph: the original.
+        analysis: of the original.
+        name: how messages call the model.
         batches: calibration inputs.
+        recover: what follows a round; least squares, if nothing else.
         progress: told how much is done, 0 to 1.
     """
-    if options.rounds == 1:
-        decision = decide(graph, options, name, batches)
+    rounds, graph = options.recovery.rounds, analysis.coupled.graph
+    if rounds == 1:
+        decision = decide(analysis, options, name, batches)
         return Outcome(decision, decision.pruned)
-    from onnxprune.recovery.reconstruct import Knobs, reconstruct
-
-    analysis = analyse(graph, {}, options.policy())
-    model, kept = graph.model, dict[str, dict[int, tuple[int, ...]]]()
-    for k in range(options.rounds):
-        decision = decide(graph if k == 0 else read_graph(model), _wish(options, analysis, k, model, graph), name, batches)
+    recover = recover or by_least_squares(options.data.seed)
+    now, kept, added = analysis, dict[str, dict[int, tuple[int, ...]]](), frozenset[str]()
+    for k in range(rounds):
+        decision = decide(now, _wish(options, analysis, k, now), name, batches)
         plan = plan_of(decision.analysis.coupled, decision.dropped, "", {})
         kept = composed(kept, {name: axes for name, axes in plan.kept.items() if name in graph.weights})
-        dropped = dropped_by(analysis.coupled, Plan("", kept, {}))
+        dropped = dropped_by(analysis.coupled, Plan("", kept, {}, analysis.coupled.policy))
         pruned = cut(analysis.coupled, dropped)
-        model = transplanted(decision.pruned, copy_of(pruned))
+        model = transplanted(decision.pruned, copy_of(pruned), added)
         take_all(model)  # what lies in files may go with the decision that it was made for
-        if k + 1 < options.rounds:
-            model = reconstruct(analysis.coupled, dropped, model, batches, Knobs(seed=options.seed))
-        progress((k + 1) / options.rounds)
-    notes = (*decision.notes, f"cut in {options.rounds} rounds, with a reconstruction after each")
-    return Outcome(Decision(analysis, dropped, pruned, _allowed(analysis, decision), notes), model)
+        if k + 1 < rounds:
+            fitted = recover(analysis.coupled, dropped, model, batches)
+            model, added = fitted.model, added | fitted.added
+            now = analyse(read_graph(model, graph.fed), analysis.coupled.policy)
+        progress((k + 1) / rounds)
+    notes = (*decision.notes, f"cut in {rounds} rounds, with a reconstruction after each")
+    return Outcome(Decision(analysis, dropped, pruned, _allowed(analysis, decision), notes), model, added)
 
 
 def copy_of(model: ModelProto) -> ModelProto:
@@ -95,23 +124,23 @@ def _allowed(analysis: Analysis, last: Decision) -> tuple[Group, ...]:
     return tuple(g for g in analysis.groups if g.name in names) or analysis.groups
 
 
-def _wish(options: Options, analysis: Analysis, k: int, model: ModelProto, graph: Graph) -> Options:
+def _wish(options: Options, analysis: Analysis, k: int, now: Analysis) -> Options:
     """What round `k` is asked for, of the model as it then is: the same factor in every round."""
-    share = (k + 1) / options.rounds
-    limit = options.limit()
+    share = (k + 1) / options.recovery.rounds
+    wish = options.selection
+    limit = wish.limit()
     if limit is None:
-        left = analysis.prunable * (1 - (options.ratio or 0.0)) ** share
-        now = analysis.prunable if k == 0 else analyse(read_graph(model), {}, options.policy()).prunable
-        return replace(options, ratio=float(np.clip(1 - left / max(now, 1), 0.0, 0.999)), rounds=1)
-    whole = macs_model(analysis.coupled).of(np.zeros(len(analysis.coupled.roots), bool))
-    wanted = Amount(whole * (limit.of(whole) / whole) ** share, False)
-    return replace(options, macs=max(1.0, wanted.number), rounds=1)
+        kept = analysis.prunable * (1 - (wish.ratio or 0.0)) ** share
+        wish = replace(wish, ratio=float(np.clip(1 - kept / max(now.prunable, 1), 0.0, 0.999)))
+    else:
+        whole = macs_model(analysis.coupled).of(np.zeros(len(analysis.coupled.roots), bool))
+        wish = replace(wish, macs=max(1.0, whole * (limit.of(whole) / whole) ** share))
+    return replace(options, selection=wish)
 
 
-def transplanted(source: ModelProto, target: ModelProto) -> ModelProto:
-    """`target` with the weights of `source` where both have one of the same name and shape, and with biases that fits added."""
-    from onnxprune.recovery.editor import REFIT
-
+def transplanted(source: ModelProto, target: ModelProto, added: Collection[str]) -> ModelProto:
+    """`target` with the weights of `source` where both have one of the same name and shape, and with the tensors `added` that
+    recoveries gave to nodes of `source`."""
     found, own = read_weights(source), read_weights(target)
     for name, weight in own.items():
         other = found.get(name)
@@ -121,7 +150,7 @@ def transplanted(source: ModelProto, target: ModelProto) -> ModelProto:
     for node in target.graph.node:
         maker = makers.get(node.output[0]) if node.output else None
         for k, name in enumerate(maker.input if maker is not None else ()):
-            if REFIT in name and name in found and name not in own:
+            if name in added and name in found:
                 node.input.extend([""] * (k + 1 - len(node.input)))
                 node.input[k] = name
                 target.graph.initializer.add().CopyFrom(found[name].tensor)

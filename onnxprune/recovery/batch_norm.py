@@ -23,7 +23,7 @@ from onnxprune.calibration.stages import stages
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.graph import Graph, Node
 from onnxprune.ir.semantics import uses_batch_statistics
-from onnxprune.recovery.editor import Editor, places
+from onnxprune.recovery.editor import Editor, Fitted, places
 from onnxprune.recovery.reconstruct import Knobs, Values, gather, left_of
 from onnxprune.types import Advance, Feeds, Mask, Vector, unwatched
 
@@ -36,7 +36,7 @@ def reestimate(
     pruned: ModelProto,
     batches: Sequence[Feeds],
     progress: Advance = unwatched,
-) -> ModelProto:
+) -> Fitted:
     """The pruned model with statistics that fit its own activations, layer by layer in the order of the graph.
 
     Args:
@@ -56,7 +56,7 @@ def reestimate(
             pairs = zip(original.advance(k), student.advance(k), strict=True)
             step.settle(editor, ((left_of(coupled, dropped, a), b) for a, b in pairs))
             progress((k + 1) / len(steps))
-    return model
+    return editor.fitted()
 
 
 @dataclass(frozen=True, eq=False)

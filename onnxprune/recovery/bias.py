@@ -22,13 +22,13 @@ from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import Graph, Node
 from onnxprune.ir.semantics import BY_CHANNEL, uses_batch_statistics
 from onnxprune.ort import session
-from onnxprune.recovery.editor import Editor, places
+from onnxprune.recovery.editor import Editor, Fitted, places
 from onnxprune.types import Feeds, Mask, Rng, Vector
 
 POINTS = 4096
 
 
-def absorb(coupled: Coupled, dropped: Mask, pruned: ModelProto, batches: Sequence[Feeds] = (), seed: int = 0) -> ModelProto:
+def absorb(coupled: Coupled, dropped: Mask, pruned: ModelProto, batches: Sequence[Feeds] = (), seed: int = 0) -> Fitted:
     """The pruned model with biases that make up for the means of removed channels.
 
     Args:
@@ -50,7 +50,7 @@ def absorb(coupled: Coupled, dropped: Mask, pruned: ModelProto, batches: Sequenc
         if delta is not None:
             for place in places(new, editor)[:1]:
                 place.add(editor, delta)
-    return model
+    return editor.fitted()
 
 
 def _input_axis(site: Site, k: int) -> int:

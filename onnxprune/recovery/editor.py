@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -14,17 +14,38 @@ from onnxprune.calibration.sites import Site, Term, affine
 from onnxprune.ir.graph import Weight, read_weights
 from onnxprune.types import Array, Vector
 
-REFIT = "_refit"
-"""Stands in the names of weights that a fit added."""
+STEM = "_refit"
+"""Ends the names of tensors that a fit adds. What was added is told by `Fitted`, never by a name."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model after a fit.
+
+    Attributes:
+        model: the model.
+        added: names of stored tensors that the fit added, each read by one node.
+    """
+
+    model: ModelProto = field(repr=False)
+    added: frozenset[str] = frozenset()
 
 
 class Editor:
-    """Reads and replaces the weights of one model, in place."""
+    """Reads and replaces the weights of one model, in place.
+
+    Attributes:
+        model: the model under change.
+        weights: its stored tensors by name.
+        users: name -> how many inputs of nodes read it.
+        added: names of tensors that were added.
+    """
 
     def __init__(self, model: ModelProto) -> None:
         self.model = model
         self.weights = read_weights(model)
         self.users: dict[str, int] = {}
+        self.added: set[str] = set()
         for node in model.graph.node:
             for name in node.input:
                 self.users[name] = self.users.get(name, 0) + 1
@@ -59,13 +80,18 @@ class Editor:
 
     def _add(self, stem: str, value: Array) -> str:
         """A new initializer."""
-        name, n = f"{stem}{REFIT}", 1
+        name, n = f"{stem}{STEM}", 1
         while name in self.weights or name in self.users:
-            name, n = f"{stem}{REFIT}{n}", n + 1
+            name, n = f"{stem}{STEM}{n}", n + 1
         tensor = self.model.graph.initializer.add()
         tensor.CopyFrom(onnx.numpy_helper.from_array(value, name))
         self.weights[name], self.users[name] = Weight(name, tensor), 1
+        self.added.add(name)
         return name
+
+    def fitted(self) -> Fitted:
+        """The model as it now is."""
+        return Fitted(self.model, frozenset(self.added))
 
     def channels(self, term: Term) -> int:
         """Number of output channels of a term."""

@@ -13,12 +13,12 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.analysis.couple import Coupled
-from onnxprune.data import Data
+from onnxprune.data.samples import Data
 from onnxprune.errors import PruneError
 from onnxprune.evaluation.evaluator import Judge, Judgement
-from onnxprune.pipeline.samples import Supply
 from onnxprune.recovery.batch_norm import reestimate
 from onnxprune.recovery.bias import absorb
+from onnxprune.recovery.editor import Fitted
 from onnxprune.recovery.reconstruct import Knobs, reconstruct
 from onnxprune.types import Feeds, Mask, Progress, silent
 
@@ -93,71 +93,68 @@ class Recovery:
 
     Attributes:
         model: the recovered model.
+        added: names of stored tensors that it has beyond those of the cut model.
         method: what made it.
         before: the original on the held-out samples.
         attempts: all that was tried, `none` first.
-        fitted, judged: how many samples were fitted to, and judged by.
-        source: where they came from.
-        notes: what the reader should know of them.
     """
 
     model: ModelProto = field(repr=False)
+    added: frozenset[str] = field(repr=False)
     method: str
     before: Judgement
     attempts: tuple[Attempt, ...]
-    fitted: int
-    judged: int
-    source: str
-    notes: tuple[str, ...] = ()
 
     def of(self, name: str) -> Judgement | None:
         """How a method did; None where it was not tried or failed."""
         return next((a.judgement for a in self.attempts if a.name == name), None)
 
 
-Method = Callable[[Task, Progress], ModelProto]
+Method = Callable[[Task, Progress], Fitted]
+"""One way to recover: (task, progress) -> the model, and what was added to it."""
 
 
-def by_bias(task: Task, watch: Progress) -> ModelProto:
+def by_bias(task: Task, progress: Progress) -> Fitted:
     """Means of removed channels go into biases: measured where there are real samples, else from BatchNormalization."""
     batches = task.batches() if task.genuine else ()
     return absorb(task.coupled, task.dropped, task.pruned, batches, task.seed)
 
 
-def by_statistics(task: Task, watch: Progress) -> ModelProto:
+def by_statistics(task: Task, progress: Progress) -> Fitted:
     """Statistics of normalisation measured anew."""
-    return reestimate(task.coupled, task.dropped, task.pruned, task.batches(), lambda done: watch("re-estimate", done))
+    return reestimate(task.coupled, task.dropped, task.pruned, task.batches(), lambda done: progress("re-estimate", done))
 
 
-def by_least_squares(task: Task, watch: Progress) -> ModelProto:
+def by_least_squares(task: Task, progress: Progress) -> Fitted:
     """Layers fitted to the original's."""
-    knobs, told = Knobs(seed=task.seed), lambda done: watch("reconstruct", done)
+    knobs, told = Knobs(seed=task.seed), lambda done: progress("reconstruct", done)
     return reconstruct(task.coupled, task.dropped, task.start, task.batches(), knobs, told)
 
 
-def by_distillation(task: Task, watch: Progress, **knobs: Any) -> ModelProto:
-    """Layers fitted to the original's, then the whole network trained to follow it (`knobs`: of `training.course.Knobs`)."""
-    from onnxprune.training.distillation import trainer as course
+def by_distillation(task: Task, progress: Progress, **knobs: Any) -> Fitted:
+    """Layers fitted to the original's, then the whole network trained to follow it (`knobs`: of `training.distillation`)."""
+    from onnxprune.training.distillation import trainer
     from onnxprune.training.distillation.distill import distill
 
     # the best moment of training is chosen by samples of its own: those that judge the result stay unseen
     train, examined = task.fit.split(EXAMINED, task.seed)
-    student = by_least_squares(replace(task, fit=train), watch)
-    return distill(
+    student = by_least_squares(replace(task, fit=train), progress)
+    trained = distill(
         task.original,
-        student,
+        student.model,
         train,
         examined if len(examined) else train,
         kept_positions(task.coupled, task.dropped),
         seconds=task.seconds or DISTILL_SECONDS,
         seed=task.seed,
-        progress=lambda stage, done: watch("distill", done),
-        knobs=course.Knobs(**knobs),
-    ).model
+        progress=lambda stage, done: progress("distill", done),
+        knobs=trainer.Knobs(**knobs),
+    )
+    return replace(student, model=trained.model)
 
 
 def kept_positions(coupled: Coupled, dropped: Mask) -> dict[str, tuple[Mask | None, ...]]:
-    """For each tensor of the original which positions of each axis are left; None for an axis that is whole."""
+    """For each tensor of the original which positions of each axis are kept; None for an axis that is whole."""
     return {
         name: tuple(None if x is None else ~dropped[x] for x in flow.axes)
         for name, flow in coupled.flows.items()
@@ -177,45 +174,44 @@ WAYS: Mapping[str, tuple[tuple[str, Method], ...]] = MappingProxyType(
 """What is tried for each value of --recover. `auto` distils too where the user gave inputs and time for it."""
 
 
-def recover(task: Task, wish: str, judge: Judge, supply: Supply, watch: Progress = silent) -> Recovery:
+@dataclass(frozen=True)
+class _Result:
+    """An attempt, and the model that it made."""
+
+    attempt: Attempt
+    fitted: Fitted
+
+    @property
+    def loss(self) -> float:
+        """What candidates are compared by, lower is better."""
+        judgement = self.attempt.judgement
+        return judgement.loss if judgement is not None else float("inf")
+
+
+def recover(task: Task, wish: str, judge: Judge, progress: Progress = silent) -> Recovery:
     """Try what `wish` names, judge it beside `none`, and keep the best; a method asked for by name is kept where it works.
 
     Args:
         wish: one of `onnxprune.recovery.METHODS`.
         judge: judges on `task.held_out`.
-        supply: where the samples come from, for the report.
+        progress: told what is tried, and how far it is.
     """
     ways = list(WAYS[wish])
     if wish == "auto" and task.genuine and task.seconds is not None:
         ways.append(("distill", by_distillation))
-    results = [(Attempt("none", judge.judge(task.pruned), 0.0), task.pruned)]
-    for name, way in ways:
-        results.append(_attempt(name, way, task, judge, watch))
-    tried = [r for r in results if r[0].judgement is not None]
-    named = [r for r in tried if r[0].name == wish]
-    best, model = named[-1] if named and wish != "auto" else min(tried, key=_loss)
-    attempts = tuple(a for a, _ in results)
-    return Recovery(
-        model,
-        best.name,
-        judge.before,
-        attempts,
-        len(supply.fit) * supply.fitted,
-        len(supply.held_out),
-        supply.source,
-        supply.notes,
-    )
+    results = [_Result(Attempt("none", judge.judge(task.pruned), 0.0), Fitted(task.pruned))]
+    results += [_attempt(name, way, task, judge, progress) for name, way in ways]
+    tried = [r for r in results if r.attempt.judgement is not None]
+    named = [r for r in tried if r.attempt.name == wish]
+    best = named[-1] if named and wish != "auto" else min(tried, key=lambda r: r.loss)
+    attempts = tuple(r.attempt for r in results)
+    return Recovery(best.fitted.model, best.fitted.added, best.attempt.name, judge.before, attempts)
 
 
-def _loss(result: tuple[Attempt, ModelProto]) -> float:
-    judgement = result[0].judgement
-    return judgement.loss if judgement is not None else float("inf")
-
-
-def _attempt(name: str, way: Method, task: Task, judge: Judge, watch: Progress) -> tuple[Attempt, ModelProto]:
+def _attempt(name: str, way: Method, task: Task, judge: Judge, progress: Progress) -> _Result:
     start = time.perf_counter()
     try:
-        model = way(task, watch)
-        return Attempt(name, judge.judge(model), time.perf_counter() - start), model
+        fitted = way(task, progress)
+        return _Result(Attempt(name, judge.judge(fitted.model), time.perf_counter() - start), fitted)
     except (PruneError, np.linalg.LinAlgError, MemoryError) as e:
-        return Attempt(name, None, time.perf_counter() - start, str(e)), task.pruned
+        return _Result(Attempt(name, None, time.perf_counter() - start, str(e)), Fitted(task.pruned))

@@ -22,7 +22,7 @@ from onnxprune.calibration.moments import RIDGES, Moments, Solution, fitted
 from onnxprune.calibration.sites import Site, find_sites
 from onnxprune.calibration.stages import stages
 from onnxprune.ir.facts import read_graph
-from onnxprune.recovery.editor import Editor, places
+from onnxprune.recovery.editor import Editor, Fitted, places
 from onnxprune.types import Advance, Array, Feeds, Mask, Rng, unwatched
 
 Values = dict[str, Array]
@@ -52,7 +52,7 @@ def reconstruct(
     batches: Sequence[Feeds],
     knobs: Knobs = Knobs(),
     progress: Advance = unwatched,
-) -> ModelProto:
+) -> Fitted:
     """The pruned model with refitted weights; graph, names and shapes stay (a layer may get a bias that it lacked).
 
     Args:
@@ -75,7 +75,7 @@ def reconstruct(
             folds = gather(job, editor, knobs, len(batches), ((left_of(coupled, dropped, a), b) for a, b in pairs))
             _refit(job[0], editor, folds, knobs)
             progress((k + 1) / len(jobs))
-    return model
+    return editor.fitted()
 
 
 def left_of(coupled: Coupled, dropped: Mask, values: Values) -> Values:

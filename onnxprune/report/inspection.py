@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.couple import Coupled
 from onnxprune.analysis.explain import without_channels
 from onnxprune.analysis.groups import Group, Held
@@ -17,7 +18,6 @@ from onnxprune.cost.model import CostModel
 from onnxprune.ir.graph import Fact, Node
 from onnxprune.ir.products import products
 from onnxprune.ir.semantics import PRODUCERS
-from onnxprune.pipeline.decide import Analysis
 
 
 @dataclass(frozen=True, slots=True)

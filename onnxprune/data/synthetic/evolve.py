@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.data.arrays import data_of_chunks
+from onnxprune.data.classes import are_probabilities
 from onnxprune.data.samples import Data
 from onnxprune.data.synthetic.inputs import Input, Signal, usual_ranges
 from onnxprune.data.synthetic.select import herd, norm_of_mean
 from onnxprune.data.synthetic.statistics import Probe, features
-from onnxprune.evaluation.divergence import are_probabilities
 from onnxprune.types import Advance, Array, Rng
 
 Genomes = dict[str, Array]

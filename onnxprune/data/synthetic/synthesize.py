@@ -3,21 +3,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune.cost.benchmark import cost
-from onnxprune.data.arrays import classes_of, counts_samples, fixed_batch, inputs_of
+from onnxprune.cost.size import cost
+from onnxprune.data.arrays import counts_samples, fixed_batch, inputs_of
+from onnxprune.data.classes import classes_of
 from onnxprune.data.samples import Data
 from onnxprune.data.synthetic.evolve import Breeder, Genomes, evolve, ranged
 from onnxprune.data.synthetic.inputs import Still, read_inputs
 from onnxprune.data.synthetic.statistics import ODD, Fit, Layer, fit, norm_layers, probing
-from onnxprune.errors import TrainingError
 from onnxprune.types import Advance, Rng, unwatched
 
 NO_LAYERS = (
@@ -37,18 +36,22 @@ LEAST_TRIED, TRIED = 16, 64
 """Samples on which ranges of values are tried, by the work that this is."""
 
 
+Refinement = Callable[[ModelProto, Data, int, Advance], Data]
+"""(model, samples, steps, progress) -> samples that fit the model's BatchNorm statistics better, or the same ones."""
+
+
 def synthesize(
     model: ModelProto,
     count: int = 256,
     seed: int = 0,
     shapes: Mapping[str, Sequence[int]] | None = None,
     progress: Advance = unwatched,
-    descent: int = STEPS,
+    refine: Refinement | None = None,
 ) -> Data:
     """Samples that drive the model's BatchNorm layers to their running means and variances, without data.
 
-    Gradients are needed for none of it; where torch is installed and the model is small enough, a few steps of gradient
-    descent follow, which bring the samples nearer still.
+    Gradients are needed for none of it; where something can follow them (`refine`) and the model is small enough, a few steps
+    of gradient descent follow, which bring the samples nearer still.
 
     Args:
         model: the model.
@@ -56,7 +59,7 @@ def synthesize(
         seed: of everything that is random.
         shapes: input name -> shape, for sizes that the file leaves open.
         progress: told how much is done.
-        descent: steps of gradient descent at most.
+        refine: takes steps of gradient descent.
 
     Returns:
         The samples, with a note on how well they fit.
@@ -76,11 +79,12 @@ def synthesize(
     affordable = MACS / macs
     breeder = _in_range(breeder, layers, rng, int(np.clip(affordable / 64, LEAST_TRIED, TRIED)))
     rounds = int(np.clip((affordable / count - FIRST) / CHILDREN, LEAST_ROUNDS, ROUNDS))
-    steps = min(descent, int(DESCENT / (RUNS * macs * count))) if importlib.util.find_spec("torch") else 0
-    share = 0.5 if steps >= LEAST_STEPS else 1.0  # of the time, about
+    steps = min(STEPS, int(DESCENT / (RUNS * macs * count)))
+    refine = refine if steps >= LEAST_STEPS else None
+    share = 0.5 if refine else 1.0  # of the time, about
     data = breeder.data(_search(breeder, layers, rng, count, rounds, lambda done: progress(share * done)))
-    if steps >= LEAST_STEPS:
-        data = _descended(model, data, steps, lambda done: progress(share + (1 - share) * done))
+    if refine:
+        data = refine(model, data, steps, lambda done: progress(share + (1 - share) * done))
     return replace(data, notes=(_note(len(data), fit(model, data)),))
 
 
@@ -106,15 +110,6 @@ def _search(
     scores = [model.graph.output[0].name] if classes and classes <= count else []
     with probing(model, layers, scores) as probe:
         return evolve(breeder, probe, rng, count, FIRST * count, rounds, CHILDREN * count, progress)
-
-
-def _descended(model: ModelProto, data: Data, steps: int, progress: Advance) -> Data:
-    """Nearer by gradient descent, if PyTorch is really there and not only something of its name."""
-    try:
-        from onnxprune.training.inversion import invert
-    except (TrainingError, ImportError, AttributeError, OSError):
-        return data
-    return invert(model, data, steps, progress)
 
 
 def _note(count: int, found: Fit | None) -> str:

@@ -2,7 +2,7 @@
 """Criteria: how much each atom of a group matters, higher = keep.
 
 A criterion turns one producer (a weight that makes the channels, with the BatchNormalization that follows it) into one number
-a channel. `score_groups` brings them to a common scale (each producer's mean becomes 1, so that layers compare) and takes
+a channel. `Scorer` brings them to a common scale (each producer's mean becomes 1, so that layers compare) and takes
 the mean over *all* producers of the group: on a residual spine every branch has its say.
 """
 
@@ -13,16 +13,19 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.couple import Coupled
 from onnxprune.analysis.groups import Group
 from onnxprune.analysis.rules.quantization import dequantized
 from onnxprune.analysis.rules.site import Use
-from onnxprune.errors import DataError, OptionError
+from onnxprune.errors import DataError, OptionError, did_you_mean
 from onnxprune.ir.protofile import slabs
+from onnxprune.selection.criteria import calibrated
 from onnxprune.selection.criteria.names import CALIBRATED
 from onnxprune.types import Array, Feeds, Indices, Vector
+
+Norms = dict[tuple[str, int], tuple[Vector, Vector]]
+"""(weight, axis) -> the L1 and the L2 norm of each slice."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -108,46 +111,54 @@ class Scored:
     without_batch_norm: tuple[str, ...] = ()
 
 
-def score_groups(
-    coupled: Coupled, groups: tuple[Group, ...], criterion: str, seed: int = 0, batches: Sequence[Feeds] = ()
-) -> Scored:
-    """Score every atom of every group by a named criterion.
+class Scorer:
+    """Scores every atom of every group by a named criterion; what was read once is kept for the next time.
+
+    A cut may show that a node cannot follow; then the same model is scored again, with fewer groups. Norms of weights and
+    statistics of activations do not change with that.
 
     Args:
+        criterion: its name.
+        seed: of whatever is random.
         batches: calibration inputs, for criteria that look at activations.
 
     Raises:
         OptionError: there is no such criterion, or it needs inputs.
     """
-    if criterion in CALIBRATED:
-        return _calibrated(coupled, groups, criterion, seed, batches)
-    if criterion == "random":
-        rng = np.random.default_rng(seed)
-        return Scored(tuple(rng.random(len(g)) for g in groups))
-    if criterion not in CRITERIA:
-        raise OptionError(f"--criterion: got '{criterion}', expected one of {', '.join(NAMES)}")
-    reader = _Reader(coupled)
-    bare = tuple(g.name for g in groups if all(reader.batch_norm(u) is None for u in g.producers))
-    scores = tuple(_score(reader, g, CRITERIA[criterion]) for g in groups)
-    return Scored(scores, bare if criterion in NEEDS_BATCH_NORM else ())
 
+    def __init__(self, criterion: str, seed: int = 0, batches: Sequence[Feeds] = ()) -> None:
+        if criterion not in NAMES:
+            hint = did_you_mean(criterion, NAMES)
+            raise OptionError(f"--criterion: got '{criterion}'; {hint}expected one of {', '.join(NAMES)}")
+        if criterion in CALIBRATED and not batches:
+            raise OptionError(f"--criterion {criterion}: looks at activations; give inputs with --data (or synthetic ones)")
+        self._criterion, self._seed = criterion, seed
+        self._norms: Norms = {}
+        self._statistics = calibrated.Statistics(batches, seed)
 
-def _calibrated(coupled: Coupled, groups: tuple[Group, ...], criterion: str, seed: int, batches: Sequence[Feeds]) -> Scored:
-    """By activations; groups that no linear layer reads are scored by their weights, on the scale of the others."""
-    from onnxprune.selection.criteria import calibrated
+    def score(self, coupled: Coupled, groups: tuple[Group, ...]) -> Scored:
+        """Scores of all groups."""
+        if self._criterion == "random":
+            rng = np.random.default_rng(self._seed)
+            return Scored(tuple(rng.random(len(g)) for g in groups))
+        reader = _Reader(coupled, self._norms)
+        if self._criterion in CALIBRATED:
+            return self._calibrated(coupled, groups, reader)
+        bare = tuple(g.name for g in groups if all(reader.batch_norm(u) is None for u in g.producers))
+        scores = tuple(_score(reader, g, CRITERIA[self._criterion]) for g in groups)
+        return Scored(scores, bare if self._criterion in NEEDS_BATCH_NORM else ())
 
-    if not batches:
-        raise OptionError(f"--criterion {criterion}: looks at activations; give inputs with --data (or synthetic ones)")
-    readers = calibrated.read(coupled, batches, seed)
-    found: list[Vector | None] = []
-    for g in groups:
-        mine = calibrated.readers_of(g, readers)
-        found.append(calibrated.CALIBRATED[criterion](g, mine) if mine else None)
-    known = [x for x in found if x is not None]
-    usual = float(np.median(np.concatenate(known))) if known else 1.0
-    reader = _Reader(coupled)
-    weights = (unit_mean(_score(reader, g, l2)) * usual for g, x in zip(groups, found, strict=True) if x is None)
-    return Scored(tuple(next(weights) if x is None else x for x in found))
+    def _calibrated(self, coupled: Coupled, groups: tuple[Group, ...], reader: _Reader) -> Scored:
+        """By activations; groups that no linear layer reads are scored by their weights, on the scale of the others."""
+        readers = self._statistics.read(coupled)
+        found: list[Vector | None] = []
+        for g in groups:
+            mine = calibrated.readers_of(g, readers)
+            found.append(calibrated.CALIBRATED[self._criterion](g, mine) if mine else None)
+        known = [x for x in found if x is not None]
+        usual = float(np.median(np.concatenate(known))) if known else 1.0
+        weights = (unit_mean(_score(reader, g, l2)) * usual for g, x in zip(groups, found, strict=True) if x is None)
+        return Scored(tuple(next(weights) if x is None else x for x in found))
 
 
 def _score(reader: _Reader, group: Group, criterion: Callable[[Producer], Vector]) -> Vector:
@@ -162,9 +173,9 @@ def _score(reader: _Reader, group: Group, criterion: Callable[[Producer], Vector
 class _Reader:
     """Reads weights of a coupled graph row by row, each weight once."""
 
-    def __init__(self, coupled: Coupled) -> None:
+    def __init__(self, coupled: Coupled, norms: Norms | None = None) -> None:
         self.coupled = coupled
-        self._rows: dict[tuple[str, int], tuple[Vector, Vector]] = {}
+        self._rows = {} if norms is None else norms
         self._batch_norms: dict[int, dict[int, Use]] = {}
         nodes = coupled.graph.nodes
         for use in coupled.uses:
@@ -247,28 +258,43 @@ def _sums(w: Array, axis: int) -> tuple[Vector, Vector]:
     return np.abs(w).sum(others).astype(np.float64), np.einsum(f"{letters},{letters}->{letters[axis]}", w, w)
 
 
-def scores_from_file(coupled: Coupled, groups: tuple[Group, ...], given: Mapping[str, NDArray[np.generic]]) -> Scored:
-    """Scores made elsewhere: weight name -> one score for each output channel of that weight, higher = keep.
-
-    Groups of which no producer is named stay as they are.
+def check_scores(coupled: Coupled, groups: tuple[Group, ...], given: Mapping[str, Array]) -> None:
+    """Scores made elsewhere name weights that make channels, and have one finite number for each of them.
 
     Raises:
         DataError: a name is not in the model, makes no channels, or has a different number of channels.
     """
-    reader = _Reader(coupled)
-    owners: dict[str, int] = {}
-    for g in groups:
-        for u in g.producers:
-            owners.setdefault(coupled.owners[coupled.owner_of[coupled.uses[u].labels[0]]].weight, u)
+    owners = _first_uses(coupled, groups)
     for name, values in given.items():
         if name not in owners:
             raise DataError(f"--scores: '{name}' makes no prunable channels; those that do: {_some(list(owners))}")
         size = len(coupled.uses[owners[name]].labels)
         if values.shape != (size,) or not np.isfinite(values.astype(np.float64)).all():
             raise DataError(
-                f"--scores: '{name}' has shape {values.shape}, expected ({size},) finite numbers, one an output channel"
+                f"--scores: '{name}' has shape {values.shape}, expected ({size},) finite numbers, one per output channel"
             )
-    names = {u: name for name, u in owners.items()}
+
+
+def _first_uses(coupled: Coupled, groups: tuple[Group, ...]) -> dict[str, int]:
+    """Weight that makes channels -> the first of its uses."""
+    found: dict[str, int] = {}
+    for g in groups:
+        for u in g.producers:
+            found.setdefault(coupled.owners[coupled.owner_of[coupled.uses[u].labels[0]]].weight, u)
+    return found
+
+
+def scores_from_file(coupled: Coupled, groups: tuple[Group, ...], given: Mapping[str, Array]) -> Scored:
+    """Scores made elsewhere: weight name -> one score for each output channel of that weight, higher = keep.
+
+    Groups of which no producer is named stay as they are.
+
+    Raises:
+        DataError: the scores do not fit (`check_scores`).
+    """
+    check_scores(coupled, groups, given)
+    reader = _Reader(coupled)
+    names = {u: name for name, u in _first_uses(coupled, groups).items()}
     scores: list[Vector | None] = []
     for g in groups:
         parts = [reader.to_atoms(g, u, given[names[u]].astype(np.float64)) for u in g.producers if names.get(u) in given]

@@ -52,18 +52,31 @@ class Reader:
     energy: float
 
 
-def read(coupled: Coupled, batches: Sequence[Feeds], seed: int = 0) -> tuple[Reader, ...]:
-    """Statistics of all layers that sum over channels which can be cut."""
-    graph = coupled.graph
-    places = [(s, k) for s in find_sites(graph) for k, t in enumerate(s.terms) if _inputs(coupled, t.linear) is not None]
-    wants = [s.terms[k].linear.node.inputs[0] for s, k in places] + [s.total for s, _ in places]
-    gathered: list[_Gathered] = [_Gathered() for _ in places]
-    rng = np.random.default_rng(seed)
-    with stages(graph.model, [wants], batches) as run:
-        for values in run.advance(0):
-            for (site, k), g in zip(places, gathered, strict=True):
-                g.see(site, site.terms[k].linear, values, len(batches), rng)
-    return tuple(_reader(coupled, site, k, g) for (site, k), g in zip(places, gathered, strict=True))
+class Statistics:
+    """What layers saw of calibration inputs in the original network: gathered once for each layer."""
+
+    def __init__(self, batches: Sequence[Feeds], seed: int = 0) -> None:
+        self._batches, self._seed = batches, seed
+        self._known: dict[tuple[str, int], _Gathered] = {}
+
+    def read(self, coupled: Coupled) -> tuple[Reader, ...]:
+        """All layers that sum over channels which can be cut."""
+        sites = find_sites(coupled.graph)
+        places = [(s, k) for s in sites for k, t in enumerate(s.terms) if _inputs(coupled, t.linear) is not None]
+        missing = [(s, k) for s, k in places if (s.total, k) not in self._known]
+        if missing:
+            self._gather(coupled, missing)
+        return tuple(_reader(coupled, s, k, self._known[s.total, k]) for s, k in places)
+
+    def _gather(self, coupled: Coupled, places: Sequence[tuple[Site, int]]) -> None:
+        wants = [s.terms[k].linear.node.inputs[0] for s, k in places] + [s.total for s, _ in places]
+        gathered = {(s.total, k): _Gathered() for s, k in places}
+        rng = np.random.default_rng(self._seed)
+        with stages(coupled.graph.model, [wants], self._batches) as run:
+            for values in run.advance(0):
+                for site, k in places:
+                    gathered[site.total, k].see(site, site.terms[k].linear, values, len(self._batches), rng)
+        self._known.update(gathered)
 
 
 def _inputs(coupled: Coupled, linear: Linear) -> Indices | None:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from onnx import ModelProto
 
-from onnxprune.data import Data
+from onnxprune.data.samples import Data
 from onnxprune.errors import DataError
 from onnxprune.training.converter.module import Module, write_back
 from onnxprune.training.distillation.losses import Masks, objective

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from onnxprune.evaluation.divergence import are_probabilities, class_axis
+from onnxprune.data.classes import are_probabilities, class_axis
 from onnxprune.training.converter.program import Program, Step
 from onnxprune.types import Array, Indices, Mask
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.data import Data
-from onnxprune.data.samples import count
+from onnxprune.data.samples import Data, count
 from onnxprune.types import Array, Feeds, Rng
 
 NARROW = 4

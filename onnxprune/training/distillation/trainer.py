@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onnxprune.data import Data
+from onnxprune.data.samples import Data
 from onnxprune.errors import TrainingError
 from onnxprune.training.converter.module import Module
 from onnxprune.training.converter.ops.elementwise import to_torch

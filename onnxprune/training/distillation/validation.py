@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from onnxprune.data import Data
-from onnxprune.evaluation.divergence import Gap, class_axis, gap_between, rows_of
+from onnxprune.data.classes import class_axis
+from onnxprune.data.samples import Data
+from onnxprune.evaluation.divergence import Gap, gap_between, rows_of
 from onnxprune.training.converter.module import Module
 from onnxprune.types import Array, Outputs
 

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole analysis of a graph: what can be cut, what cannot, and what a cut has shown that it cannot follow."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from onnxprune.analysis.couple import couple
+from onnxprune.analysis.coupling import Coupled
+from onnxprune.analysis.groups import Group, Held, find_groups, find_held
+from onnxprune.analysis.policy import Policy
+from onnxprune.errors import OptionError
+from onnxprune.ir.graph import Graph
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What can be cut, and what cannot.
+
+    Attributes:
+        coupled: labels, ties and pins.
+        groups: channels that can be removed, by groups of one width.
+        refused: index of a node -> why it could not be cut, found when a cut was tried.
+    """
+
+    coupled: Coupled = field(repr=False)
+    groups: tuple[Group, ...]
+    refused: Mapping[int, str] = field(default_factory=dict)
+
+    @cached_property
+    def held(self) -> tuple[Held, ...]:
+        """What holds other channels, largest first."""
+        return find_held(self.coupled)
+
+    @property
+    def prunable(self) -> int:
+        """How many channels can be removed or kept one by one."""
+        return sum(len(g) for g in self.groups)
+
+
+def analyse(graph: Graph, policy: Policy | None = None, refused: Mapping[int, str] | None = None) -> Analysis:
+    """Couple the channels of a graph as `policy` wishes; nodes in `refused` keep theirs.
+
+    Raises:
+        OptionError: a pattern of the policy matches no weight.
+    """
+    coupled = couple(graph, refused, policy)
+    check_patterns("--carrier", [p for p, _ in coupled.policy.carrier], coupled)
+    return Analysis(coupled, find_groups(coupled), refused or {})
+
+
+def refuse(analysis: Analysis, nodes: Mapping[int, str]) -> Analysis:
+    """The analysis if more nodes keep the channels around them, where a cut has shown that they cannot follow.
+
+    What the first of them does not reach stays as it was found.
+
+    Args:
+        nodes: index of a node -> why its channels are kept; completes the sentence "<node> ...".
+    """
+    before, refused = analysis.coupled, {**analysis.refused, **nodes}
+    if nodes.keys() <= analysis.refused.keys():
+        return Analysis(before, analysis.groups, refused)
+    coupled = couple(before.graph, refused, before.policy, before)
+    return Analysis(coupled, find_groups(coupled), refused)
+
+
+def check_patterns(option: str, patterns: Sequence[str], coupled: Coupled) -> None:
+    """Each pattern matches the name of a weight that has channels.
+
+    Raises:
+        OptionError: one does not.
+    """
+    names = sorted({o.weight for o in coupled.owners})
+    for pattern in patterns:
+        if pattern != "*" and not fnmatch.filter(names, pattern):
+            near = difflib.get_close_matches(pattern.strip("*"), names, 3, 0.3) or names[:3]
+            raise OptionError(f"{option}: '{pattern}' matches no weight; near names: {', '.join(near)}")

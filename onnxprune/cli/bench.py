@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`onnxprune bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxprune.cli import options as ask
+from onnxprune.cli.progress import console, progress_bars
+from onnxprune.cost.benchmark import benchmark, random_feeds
+from onnxprune.cost.size import cost
+from onnxprune.errors import OptionError
+from onnxprune.ir.files import load
+from onnxprune.options import CheckOptions
+from onnxprune.report.render.json import benchmark_values, to_json
+from onnxprune.report.render.table import print_benchmark
+
+
+def bench(
+    models: Annotated[
+        list[Path],
+        typer.Argument(metavar="A.onnx [B.onnx ...]", help="Models with the same inputs; the first is the yardstick."),
+    ],
+    input_shape: ask.InputShape = [],  # noqa: B006
+    threads: ask.Threads = 1,
+    seconds: ask.Seconds = 4.0,
+    format: ask.Printed = ask.Format.TABLE,
+) -> None:
+    """Time models in turn (A B A B ...) in onnxruntime on the CPU."""
+    CheckOptions(threads=threads)
+    ask.check_shapes(input_shape)
+    if not 0 < seconds < float("inf"):
+        raise OptionError(f"--seconds: got {seconds:g}, expected more than 0")
+    loaded = [load(m) for m in models]
+    first = loaded[0]
+    inputs = cost(first.model, ask.shapes_of(input_shape, first), first.size).inputs
+    with progress_bars() as progress:
+        feeds = random_feeds(first.model, inputs)
+        told = lambda done: progress("benchmark", done)  # noqa: E731
+        result = benchmark([m.model for m in loaded], feeds, threads, seconds, told)
+    names = [m.name for m in loaded]
+    if format is ask.Format.JSON:
+        print(to_json(benchmark_values(result, names)))
+    else:
+        print_benchmark(result, names, console())

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`onnxprune explain`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from onnxprune.analysis.analyse import analyse
+from onnxprune.analysis.explain import about
+from onnxprune.analysis.explain import explain as stories_of
+from onnxprune.analysis.policy import Policy, read_carrier
+from onnxprune.cli import options as ask
+from onnxprune.cli.progress import console
+from onnxprune.ir.facts import read_graph
+from onnxprune.ir.files import load
+from onnxprune.report.render.json import to_json
+from onnxprune.report.render.text import sentences
+
+
+def explain(
+    model: ask.Model,
+    tensor: Annotated[str, typer.Argument(metavar="TENSOR", help="A weight, any other tensor, or a node.")],
+    carrier: ask.Carrier = [],  # noqa: B006
+    allow_renormalising: ask.AllowRenormalising = False,
+    input_shape: ask.InputShape = [],  # noqa: B006
+    format: ask.Printed = ask.Format.TABLE,
+) -> None:
+    """Show what ties the channels of TENSOR to others, and the chain that leads to what pins them."""
+    policy = Policy(read_carrier(carrier), allow_renormalising)
+    ask.check_shapes(input_shape)
+    loaded = load(model)
+    coupled = analyse(read_graph(loaded.model, ask.shapes_of(input_shape, loaded)), policy).coupled
+    stories = stories_of(coupled, tensor)
+    if format is ask.Format.JSON:
+        print(to_json({"tensor": tensor, "axes": [asdict(s) for s in stories]}))
+        return
+    out = console()
+    out.print(about(coupled, tensor), markup=False)
+    for story in stories:
+        out.print("  " + sentences(story), markup=False)

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is shown while work is done."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from onnxprune.types import Progress
+
+
+def console() -> Console:
+    """Standard output; wide where it is no terminal, so that nothing is cut off."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160, soft_wrap=False)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """A progress bar for each stage, on stderr where that is a terminal; silent elsewhere."""
+    terminal = Console(stderr=True)
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description:<10}"), BarColumn(), *times)
+    with Bars(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, done: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=1.0)
+            bars.update(tasks[stage], completed=done)
+
+        yield show

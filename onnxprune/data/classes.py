@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where outputs score classes, and how many."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import ModelProto
+
+from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
+from onnxprune.types import Array
+
+
+def classes_of(model: ModelProto) -> int | None:
+    """How many classes the first output scores, where it scores each sample as a whole."""
+    facts = read_once(model, CASES_OF_BENCHMARK, {})[0].facts
+    shape = facts[model.graph.output[0].name].shape or ()
+    return shape[1] if len(shape) > 1 and shape[1] > 1 and all(n == 1 for n in shape[2:]) else None
+
+
+def are_probabilities(scores: Array, axis: int = -1) -> bool:
+    """Whether scores along an axis are at least 0 and sum to 1."""
+    return bool(scores.shape[axis] > 1 and scores.min() >= 0 and np.abs(scores.sum(axis, dtype=np.float64) - 1).max() < 0.01)
+
+
+def class_axis(output: Array, labels: Array | None = None) -> int | None:
+    """The axis of a first output along which classes are scored, None where there seems to be none.
+
+    It is the axis that labels do not have; one along which probabilities sum to 1; the last of up to three axes (a class a
+    sample, or a class a position in text) or the second of more (segmentation), unless that holds a grey or a colour image.
+    """
+    if output.dtype.kind != "f" or output.ndim < 2 or not output.size:
+        return None
+    ends = [k for k in dict.fromkeys((output.ndim - 1, 1)) if output.shape[k] > 1]
+    if labels is not None and labels.dtype.kind in "iu":
+        fits = [k for k in ends if output.shape[1:k] + output.shape[k + 1 :] == labels.shape[1:]]
+        if fits:
+            return fits[0]
+    likely = [k for k in ends if are_probabilities(output, k)]
+    likely += [output.ndim - 1] if output.ndim <= 3 else [1] if output.shape[1] != 3 else []
+    return next((k for k in likely if k in ends), None)

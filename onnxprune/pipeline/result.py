@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a pruning hands back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from onnx import ModelProto
+
+from onnxprune.ir.files import check_output, save
+from onnxprune.ir.graphsurgeon import to_graphsurgeon
+from onnxprune.ir.protofile import Spill, take_all
+from onnxprune.options import OutputOptions
+from onnxprune.report.values import Report
+from onnxprune.rewrite.plan import Plan
+
+
+@dataclass(frozen=True)
+class Result:
+    """A pruned model.
+
+    Attributes:
+        model: the pruned model.
+        plan: which positions of which weights it kept.
+        report: what was asked, reached, verified and measured.
+        external: whether the original kept its weights in other files; `save` then does too.
+        spill: where large weights of `model` lie until it is saved.
+    """
+
+    model: ModelProto = field(repr=False)
+    plan: Plan = field(repr=False)
+    report: Report = field(repr=False)
+    external: bool = False
+    spill: Spill | None = field(default=None, repr=False, compare=False)
+
+    def standing_alone(self) -> Result:
+        """The same with all weights in memory."""
+        take_all(self.model)
+        return replace(self, spill=None)
+
+    def save(self, output: str | Path, plan: str | Path | None = None, force: bool = True) -> None:
+        """Write the model, and the plan if its path is given: both or none.
+
+        Args:
+            output: where the model goes.
+            plan: where the plan goes.
+            force: whether files that exist are replaced.
+
+        Raises:
+            OptionError: a file exists and `force` is not given, or both have one name.
+            OutputError: they cannot be written.
+        """
+        places = OutputOptions(Path(output), Path(plan) if plan else None, force)
+        check_output(places.output, force)
+        save(self.model, places.output, {places.plan: self.plan.to_json()} if places.plan else {}, self.external)
+
+    def to_graphsurgeon(self) -> Any:
+        """The model as an `onnx_graphsurgeon.Graph`."""
+        return to_graphsurgeon(self.model)
