@@ -78,7 +78,7 @@ def jobs(models: list[Path], zoo: list[Path]) -> Iterator[Job]:
         if model.stat().st_size < SMALL:
             yield Job("made up", model, MADE_UP)
         if model.with_suffix(".npz").exists():
-            data = ["--data", str(model.with_suffix(".npz"))]
+            data = ["--data", str(model.with_suffix(".npz").resolve())]
             yield from (Job(name, model, [*options, *data]) for name, options in DATA_JOBS.items())
 
 
