@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,3 +35,16 @@ def unwatched(done: float) -> None:
 
 def silent(stage: str, done: float) -> None:
     """The `Progress` of work that nobody watches."""
+
+
+Value = TypeVar("Value")
+
+
+def joined(*tables: Mapping[str, Value]) -> Mapping[str, Value]:
+    """Tables as one; ValueError where two of them name the same thing."""
+    found: dict[str, Value] = {}
+    for table in tables:
+        if twice := found.keys() & table.keys():
+            raise ValueError(f"defined twice: {', '.join(sorted(twice))}")
+        found |= table
+    return MappingProxyType(found)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, TensorProto
 from onnx.reference import ReferenceEvaluator
 
-from onnxprune.analysis.couple import Coupled, couple
+from onnxprune.analysis.couple import couple
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group, find_groups
 from onnxprune.analysis.policy import Policy
 from onnxprune.evaluation.verification import verify

@@ -17,7 +17,8 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper
 from onnx.backend.test.case.node import collect_testcases
 
-from onnxprune.analysis.couple import Coupled, couple
+from onnxprune.analysis.couple import couple
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
 from onnxprune.analysis.rules import RULES
 from onnxprune.errors import CutError, VerificationError

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 import onnxprune
-from onnxprune.analysis.couple import Coupled, couple
+from onnxprune.analysis.couple import couple
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group, find_groups
 from onnxprune.analysis.policy import Policy
 from onnxprune.cli.app import run

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.analysis import couple as coupling
-from onnxprune.analysis.couple import Coupled, couple
+from onnxprune.analysis.couple import couple
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import find_groups
 from onnxprune.analysis.labels import Flow, Labels, Pin, Rest
 from onnxprune.analysis.rules import RULES
@@ -24,7 +26,7 @@ from onnxprune.evaluation.verification import verify
 from onnxprune.ir.facts import read_graph
 from onnxprune.rewrite import cut as rewrite
 from onnxprune.rewrite.cut import cut
-from onnxprune.rewrite.fixups.refit import REFITS
+from onnxprune.rewrite.fixups import FIXUPS
 from tests.models import choose, model
 from tests.test_attention import CASES as HEADS
 from tests.test_fused import CASES as FUSED
@@ -100,18 +102,18 @@ def test_the_ties_of_every_node_are_missed(name: str) -> None:
     assert unnoticed == [], f"of {len(changed)} nodes that tie"
 
 
-@pytest.mark.parametrize("op", REFITS)
-def test_every_refit_is_missed(op: str) -> None:
+@pytest.mark.parametrize("op", FIXUPS)
+def test_dropping_any_fixup_is_noticed(op: str) -> None:
     """Without it some cut of some sample comes out differently."""
-    without = {k: v for k, v in REFITS.items() if k != op}
+    without = {k: v for k, v in FIXUPS.items() if k != op}
     mine = [known for known in samples() if op in known.operators]
-    # nearly every sample holds a plain convolution, which needs no refit: those in groups come first
+    # nearly every sample holds a plain convolution, which needs no fix-up: those in groups come first
     for known in sorted(mine, key=lambda k: all(n.attribute("group", 1) == 1 for n in k.coupled.graph.nodes)):
         groups = find_groups(known.coupled)
         for seed in range(2):
             dropped = choose(known.coupled, groups, np.random.default_rng(seed), 0.5)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(rewrite, "REFITS", without)
+                patch.setattr(rewrite, "FIXUPS", without)
                 found = outcome(known.coupled, dropped)
             if found != outcome(known.coupled, dropped):
                 return
@@ -201,5 +203,5 @@ def test_a_false_claim_of_zeros_is_noticed(op: str, monkeypatch: pytest.MonkeyPa
             Flow(f.axes, tuple(r if x is None else Rest.ZERO for x, r in zip(f.axes, f.rest, strict=True))) for f in real(site)
         ]
 
-    monkeypatch.setattr(coupling, "RULES", {**RULES, op: claims})
+    monkeypatch.setattr(coupling, "RULES", {**RULES, op: replace(real, visit=claims)})
     assert any(false_claims(couple(read_graph(known.net)), 0) for known in samples() if op in known.operators)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 import onnxprune
-from onnxprune.analysis.couple import Coupled, couple
+from onnxprune.analysis.couple import couple
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import find_groups
 from onnxprune.data.samples import Data
 from onnxprune.errors import OptionError, VerificationError

@@ -14,7 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.analysis.couple import Coupled, couple
+from onnxprune.analysis.couple import couple
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import find_groups
 from onnxprune.analysis.labels import Rest
 from onnxprune.evaluation.reference import masked

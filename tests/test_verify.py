@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.analysis.couple import Coupled, couple
+from onnxprune.analysis.couple import couple
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import find_groups
 from onnxprune.errors import VerificationError
 from onnxprune.evaluation.verification import verify

@@ -14,35 +14,14 @@ from onnxprune.analysis.constraints import settle
 from onnxprune.analysis.coupling import Coupled, Mark, Owner, Trail, owners_of
 from onnxprune.analysis.labels import Axis, Flow, Labels, Pin, Rest
 from onnxprune.analysis.policy import DEFAULT, Policy
-from onnxprune.analysis.rules import RULES, SOURCES
+from onnxprune.analysis.rules import RULES
 from onnxprune.analysis.rules.declined import DECLINED
 from onnxprune.analysis.rules.quantization import absent, is_quantized
 from onnxprune.analysis.rules.site import Site, Unsupported, Use
 from onnxprune.analysis.shuffles import Shuffle, find_shuffles
+from onnxprune.ir.decompositions import MASKABLE, MASKABLE_INTEGERS
 from onnxprune.ir.graph import Graph, Node, subgraphs
 from onnxprune.types import Indices
-
-__all__ = ["MASKABLE", "Coupled", "Owner", "couple"]
-
-# Users that multiply or add a weight, or only pass it on: masking the weight then makes its channels zero. Anything else
-# (a division, a maximum) may see the true values of a removed channel, so nothing downstream may count on zeros.
-MASKABLE = frozenset(
-    (
-        "Add BatchNormalization Cast Conv ConvInteger ConvTranspose DequantizeLinear Einsum GRU Gemm GroupNormalization "
-        "Identity InstanceNormalization LSTM LayerNormalization MatMul MatMulInteger Mul PRelu RNN Reshape Squeeze Sub Sum "
-        "Transpose Unsqueeze com.microsoft.FusedConv com.microsoft.FusedMatMul com.microsoft.MatMulIntegerToFloat "
-        "com.microsoft.DynamicQuantizeMatMul com.microsoft.DequantizeLinear com.microsoft.MultiHeadAttention "
-        "com.microsoft.MatMulNBits"
-    ).split()
-)
-# The same for integers, of which those that mean zero are put in.
-MASKABLE_INTEGERS = frozenset(
-    (
-        "DequantizeLinear ConvInteger MatMulInteger QLinearConv QLinearMatMul com.microsoft.DequantizeLinear "
-        "com.microsoft.QLinearConv com.microsoft.QGemm com.microsoft.MatMulIntegerToFloat com.microsoft.DynamicQuantizeMatMul "
-        "com.microsoft.MatMulNBits"
-    ).split()
-)
 
 
 def couple(
@@ -157,9 +136,7 @@ class _Pass:
             users = self.graph.consumers.get(weight.name, ())
             if not users or not (weight.is_float or is_quantized(weight.tensor.data_type, users)):
                 continue
-            variance = any(node.op == "BatchNormalization" and k == 4 for node, k in users)
-            known = MASKABLE if weight.is_float else MASKABLE_INTEGERS
-            zero = not variance and all((node.fused or node.op) in known for node, _ in users)
+            zero = all(self._masks(node, k, weight.is_float) for node, k in users)
             zero = zero and (weight.is_float or absent(self.graph, weight.name) is not None)
             zero = zero or (weight.is_float and not weight.array.any())  # an initial state of zeros, say
             axes: list[Axis] = []
@@ -170,6 +147,13 @@ class _Pass:
                 axes.append(labels)
             rest = Rest.ZERO if zero else Rest.CONSTANT
             self.flows[weight.name] = Flow(tuple(axes), tuple(Rest.UNKNOWN if x is None else rest for x in axes))
+
+    def _masks(self, node: Node, operand: int, is_float: bool) -> bool:
+        """Whether a stored tensor may be masked where a node reads it: the rule says so, or the fused operator in the file."""
+        if node.fused:
+            return node.fused in (MASKABLE if is_float else MASKABLE_INTEGERS)
+        rule = RULES.get(node.op)
+        return rule is not None and (is_float or rule.integers) and rule.maskable(self.graph, node, operand)
 
     def _shuffle(self, node: Node, shuffle: Shuffle) -> bool:
         """See a shuffle as the permutation that it is; False where it has to be seen node by node."""
@@ -211,7 +195,9 @@ class _Pass:
             self.stored.update(node.outputs)
         if node.inputs and all(s or not n for s, n in zip(stored, node.inputs, strict=True)) and not any(subgraphs(node.proto)):
             self.stored.update(node.outputs)
-        if node.op not in SOURCES and not any(x is not None for flow in inputs if flow for x in flow.axes):
+        rule = RULES.get(node.op)
+        idle = not any(x is not None for flow in inputs if flow for x in flow.axes)
+        if idle and not (rule is not None and rule.makes_positions):
             return
         self.labels.touched.clear()
         try:

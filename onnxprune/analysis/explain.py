@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.analysis.couple import Coupled
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.labels import Pin
 from onnxprune.errors import OptionError
 from onnxprune.types import Indices

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from onnxprune.analysis.couple import Coupled
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.labels import Even, Pin, distinct
 from onnxprune.ir.products import macs_of
 from onnxprune.ir.semantics import PRODUCERS

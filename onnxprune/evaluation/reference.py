@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
-from onnxprune.analysis.couple import Coupled
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.labels import Rest
 from onnxprune.ir.facts import skeleton
 from onnxprune.ir.graph import constant_tensor

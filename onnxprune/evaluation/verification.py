@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from onnxprune.analysis.couple import Coupled
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.errors import VerificationError
 from onnxprune.evaluation.reference import reference
 from onnxprune.ir.facts import without_large_weights

@@ -203,6 +203,16 @@ class Graph:
         """Tensor name -> the node that computes it, by parts where a node is fused."""
         return {name: node for node in self.elementary for name in node.outputs if name}
 
+    def sources_of(self, name: str) -> set[str]:
+        """All tensors that one is computed from, itself included."""
+        found, queue = {name}, [name]
+        while queue:
+            maker = self.makers.get(queue.pop())
+            above = (*maker.inputs, *maker.implicit) if maker is not None else ()
+            queue += [n for n in above if n and n not in found]
+            found.update(above)
+        return found
+
     def shape(self, name: str) -> tuple[int | None, ...] | None:
         """Sizes of a tensor, None where dynamic; None for an unknown rank or an absent input."""
         facts = self.facts.get(name)

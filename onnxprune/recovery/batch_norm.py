@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.analysis.couple import Coupled
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.calibration.moments import Moments
 from onnxprune.calibration.sites import Site, Term, find_sites
 from onnxprune.calibration.stages import stages

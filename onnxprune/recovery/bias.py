@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.analysis.couple import Coupled
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.calibration.sites import Site, find_sites
 from onnxprune.calibration.stages import Piece, part, read_by, stages
 from onnxprune.ir.facts import read_graph

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune.analysis.couple import Coupled
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.data.samples import Data
 from onnxprune.errors import PruneError
 from onnxprune.evaluation.evaluator import Judge, Judgement

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune.analysis.couple import Coupled
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.calibration.jobs import Job, ordered
 from onnxprune.calibration.linear import at_positions
 from onnxprune.calibration.moments import RIDGES, Moments, Solution, fitted

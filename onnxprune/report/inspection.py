@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.analysis.analyse import Analysis
-from onnxprune.analysis.couple import Coupled
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.explain import without_channels
 from onnxprune.analysis.groups import Group, Held
 from onnxprune.cost.macs import macs_model

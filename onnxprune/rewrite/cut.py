@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxprune.analysis.constraints import uneven_blocks
-from onnxprune.analysis.couple import Coupled
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.rules.site import Unsupported
 from onnxprune.analysis.shuffles import Shuffle
 from onnxprune.errors import CutError
@@ -23,7 +23,7 @@ from onnxprune.ir.facts import skeleton
 from onnxprune.ir.graph import UNKNOWN, Fact, Node, Weight, constant_tensor, with_values
 from onnxprune.ir.infer import Interpreter, fact_of_weight
 from onnxprune.ir.protofile import Spill, array_of, is_large, slabs
-from onnxprune.rewrite.fixups.refit import REFITS
+from onnxprune.rewrite.fixups import FIXUPS
 from onnxprune.rewrite.patch import Patch
 from onnxprune.rewrite.residue import Rests
 from onnxprune.types import Mask
@@ -150,9 +150,9 @@ class _Cutter:
             return
         patch = Patch(node, proto, self)
         try:
-            refit = REFITS.get(node.op)
-            if refit is not None:
-                refit(patch)
+            fixup = FIXUPS.get(node.op)
+            if fixup is not None:
+                fixup(patch)
             self._freeze(patch, node)
         except Unsupported as declined:
             raise CutError(f"{node} {declined}", node.index) from declined

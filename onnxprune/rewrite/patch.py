@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto
 
-from onnxprune.analysis.couple import Coupled
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.labels import Rest
 from onnxprune.analysis.rules.site import Unsupported
 from onnxprune.ir.graph import Fact, Graph, Node, opsets
@@ -280,3 +280,7 @@ class Patch:
         last.output[0] = inner
         inputs = [inner, *(other or inner for other in others)]
         self.after.append(onnx.helper.make_node(op, inputs, [self.node.outputs[0]], name=inner))
+
+
+Fixup = Callable[[Patch], None]
+"""Brings a node to its new sizes."""

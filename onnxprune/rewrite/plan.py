@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.analysis.constraints import uneven_blocks
-from onnxprune.analysis.couple import Coupled
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.policy import DEFAULT, Policy
 from onnxprune.errors import PlanError
 from onnxprune.types import Mask

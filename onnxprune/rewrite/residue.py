@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from onnxprune.analysis.couple import Coupled
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.labels import Rest
 from onnxprune.analysis.rules.quantization import INTEGERS, absent
 from onnxprune.analysis.rules.site import Unsupported

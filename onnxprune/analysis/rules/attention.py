@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxprune.analysis.labels import Axis, Flow, Rest
-from onnxprune.analysis.rules.site import Pair, Site, Unsupported
+from onnxprune.analysis.rules.site import Pair, Rule, Site, Unsupported, rules
 from onnxprune.types import Array, Indices
 
 QUERY, KEY, VALUE, MASK, PAST_KEY, PAST_VALUE = range(6)
@@ -249,3 +249,6 @@ def pairs_of(turned: Array, interleaved: bool) -> tuple[Array, Array]:
     if interleaved:
         return turned[..., 0::2], turned[..., 1::2]
     return turned[..., :half], turned[..., half:]
+
+
+RULES: Mapping[str, Rule] = {**rules(attention, "Attention"), **rules(rotary, "RotaryEmbedding")}

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from onnxprune.analysis.labels import Flow, Rest
 from onnxprune.analysis.rules.signatures import SIGNATURES, by_signature
-from onnxprune.analysis.rules.site import Pair, Site, Unsupported
+from onnxprune.analysis.rules.site import Pair, Rule, Site, Unsupported, everywhere, rules
 from onnxprune.types import Indices
 
 Pairs = list[Pair]
@@ -127,3 +128,9 @@ def _options(site: Site, channels: Indices, group: int, outs: int) -> tuple[Pair
     if w.axes[1] is not None:
         within.append((w.axes[1][None], grid))
     return whole, within, out
+
+
+RULES: Mapping[str, Rule] = {
+    **rules(sliding, "Conv", maskable=everywhere),
+    **rules(convolution, "ConvTranspose", maskable=everywhere),
+}

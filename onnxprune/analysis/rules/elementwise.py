@@ -7,6 +7,7 @@ where the operands hold zeros, and with several different numbers where they hol
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -15,8 +16,8 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from onnxprune.analysis.labels import Axis, Flow, Rest
-from onnxprune.analysis.rules.site import Site, Unsupported
-from onnxprune.ir.graph import FLOATS
+from onnxprune.analysis.rules.site import Rule, Site, Unsupported, everywhere, rules
+from onnxprune.ir.graph import FLOATS, Graph, Node
 from onnxprune.ir.infer import evaluate
 from onnxprune.types import Array
 
@@ -134,3 +135,20 @@ def _array(op: str, k: int, value: float, is_float: bool) -> Array:
     scalar = np.float32(value) if is_float else np.int64(value)
     # bounds and switches are scalars by definition; everything else gets an axis
     return np.array(scalar) if op in ("Clip", "Dropout") and k > 0 else np.array([scalar])
+
+
+def _as_numerator(graph: Graph, node: Node, operand: int) -> bool:
+    """Zero divided by anything is zero; but a weight is not masked where it also decides what it is divided by (its norm)."""
+    return operand == 0 and node.inputs[0] not in graph.sources_of(node.inputs[1])
+
+
+MASKABLE = frozenset("Add Cast Identity Mul PRelu Sub Sum".split())
+"""Operators that multiply or add their operands, or pass them on."""
+
+RULES: Mapping[str, Rule] = {
+    **rules(elementwise, *(UNARY | BROADCAST) - MASKABLE - {"Div"}),
+    **rules(elementwise, *MASKABLE, maskable=everywhere),
+    **rules(elementwise, "Div", maskable=_as_numerator),
+    **rules(cast_like, "CastLike"),
+    **rules(dropout, "Dropout"),
+}

@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxprune.analysis.labels import Flow, Rest
 from onnxprune.analysis.rules.signatures import by_signature
-from onnxprune.analysis.rules.site import Rule, Site, Unsupported
+from onnxprune.analysis.rules.site import Rule, Site, Unsupported, rules
 from onnxprune.types import Indices
 
 
@@ -198,29 +198,23 @@ def conv_with_state(site: Site) -> list[Flow]:
     return [passed, state][: len(site.node.outputs)]
 
 
-PICKING: Mapping[str, Rule] = {
-    "CausalConvWithState": conv_with_state,
-    "CenterCropPad": center_crop_pad,
-    "Col2Im": col2im,
-    "Compress": compress,
-    "DFT": dft,
-    "GatherElements": gather_elements,
-    "GatherND": gather_nd,
-    "MaxPool": max_pool,
-    "OneHot": one_hot,
-    "ReverseSequence": reverse_sequence,
-    "Scatter": scatter_elements,
-    "ScatterElements": scatter_elements,
-    "ScatterND": scatter_nd,
-    "TensorScatter": tensor_scatter,
+RULES: Mapping[str, Rule] = {
+    **rules(conv_with_state, "CausalConvWithState"),
+    **rules(center_crop_pad, "CenterCropPad"),
+    **rules(col2im, "Col2Im"),
+    **rules(compress, "Compress"),
+    **rules(dft, "DFT"),
+    **rules(gather_elements, "GatherElements"),
+    **rules(gather_nd, "GatherND"),
+    **rules(max_pool, "MaxPool"),
+    **rules(one_hot, "OneHot"),
+    **rules(reverse_sequence, "ReverseSequence"),
+    **rules(scatter_elements, "Scatter", "ScatterElements"),
+    **rules(scatter_nd, "ScatterND"),
+    **rules(tensor_scatter, "TensorScatter"),
+    **rules(by_signature("n c _*, ~n _* -> n c _*"), "GridSample"),
+    **rules(by_signature("_ c _ _, ~_ _ -> _ c _ _"), "MaxRoiPool"),
+    **rules(by_signature("n c _*, ~n c _*, ~_ -> n c _*"), "MaxUnpool"),
+    **rules(by_signature("_ c _ _, ~_ _, ~_ -> _ c _ _"), "RoiAlign"),
+    **rules(by_signature("s* _ _, -> s* _ _"), "Trilu"),
 }
-"""Operators by rules of this file."""
-
-SAMPLING: Mapping[str, str] = {
-    "GridSample": "n c _*, ~n _* -> n c _*",
-    "MaxRoiPool": "_ c _ _, ~_ _ -> _ c _ _",
-    "MaxUnpool": "n c _*, ~n c _*, ~_ -> n c _*",
-    "RoiAlign": "_ c _ _, ~_ _, ~_ -> _ c _ _",
-    "Trilu": "s* _ _, -> s* _ _",
-}
-"""The same by signatures."""

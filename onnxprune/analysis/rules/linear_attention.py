@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from onnxprune.analysis.labels import Flow, Rest
@@ -23,7 +23,7 @@ from onnxprune.analysis.rules.attention import (
     outputs,
     ties,
 )
-from onnxprune.analysis.rules.site import Pair, Site, Unsupported
+from onnxprune.analysis.rules.site import Pair, Rule, Site, Unsupported, rules
 
 STATE, DECAY, BETA = 3, 4, 5
 DELTA = (b"delta", b"gated_delta")
@@ -82,3 +82,6 @@ def _state_rest(k: Heads, v: Heads, past: Sequence[Heads | None]) -> tuple[Rest,
     keys, values = (old.zero if old else (True, True) for old in past)
     nothing = (k.zero[0] and keys[0], k.zero[1] and keys[1], v.zero[1] and values[1])
     return (Rest.UNKNOWN, *(Rest.ZERO if z else Rest.UNKNOWN for z in nothing))
+
+
+RULES: Mapping[str, Rule] = rules(linear_attention, "LinearAttention")

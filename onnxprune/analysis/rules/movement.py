@@ -7,6 +7,7 @@ Which axis of the result carries the labels is decided in `carry.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ import onnx
 
 from onnxprune.analysis.labels import Flow, Rest
 from onnxprune.analysis.rules.carry import CHANNELS_ONLY, Carried, carried, merge
-from onnxprune.analysis.rules.site import Site, Unsupported
+from onnxprune.analysis.rules.site import Rule, Site, Unsupported, everywhere, rules
 from onnxprune.ir.graph import FLOATS
 from onnxprune.ir.infer import evaluate
 from onnxprune.types import Array, Indices
@@ -253,3 +254,15 @@ def _repeated(site: Site, flow: Flow, rank: int, zero: bool) -> Flow:
         if single and len(sizes) == 1 and (size := sizes.pop()) > 1:
             axes[k], rest[k] = site.labels.fresh(size), Rest.ZERO if zero else Rest.UNKNOWN
     return Flow(tuple(axes), tuple(rest))
+
+
+MASKABLE = frozenset("Reshape Squeeze Transpose Unsqueeze".split())
+"""Operators behind which a masked tensor is still the whole tensor, masked."""
+
+RULES: Mapping[str, Rule] = {
+    **rules(movement, *MOVES - MASKABLE - {"Expand", "Gather"}),
+    **rules(movement, *MASKABLE, maskable=everywhere),
+    **rules(gather, "Gather"),
+    **rules(expand, "Expand", makes_positions=True),
+    **rules(constant_of_shape, "ConstantOfShape", makes_positions=True),
+}

@@ -6,11 +6,13 @@ Output channels are cut one by one, input channels by whole blocks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.analysis.labels import Flow, Rest
-from onnxprune.analysis.rules.site import Site
+from onnxprune.analysis.rules.site import Rule, Site, everywhere, rules
 from onnxprune.ir.graph import Graph, Node
 from onnxprune.types import Array, Indices
 
@@ -96,3 +98,6 @@ def dequantized(graph: Graph, node: Node) -> Array:
     scales = graph.weights.get(node.inputs[SCALES])
     factors = np.ones((1, 1)) if scales is None else scales.array.reshape(rows, blocks)
     return np.asarray((numbers.astype(np.float32) - (1 << (bits - 1))) * factors[..., None], np.float32)
+
+
+RULES: Mapping[str, Rule] = rules(matmul_nbits, MATMUL_NBITS, maskable=everywhere, integers=True)

@@ -7,14 +7,15 @@ Elsewhere the channels stay, or, if the user allows it, the smaller graph normal
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from onnxprune.analysis.labels import Flow, Rest
 from onnxprune.analysis.policy import WAY_OUT
 from onnxprune.analysis.rules.signatures import SIGNATURES, by_signature
-from onnxprune.analysis.rules.site import Site, Unsupported
+from onnxprune.analysis.rules.site import Rule, Site, Unsupported, everywhere, rules
+from onnxprune.ir.graph import Graph, Node
 from onnxprune.ir.semantics import mean_variance_axes, softmax_axes, uses_batch_statistics
 
 
@@ -185,3 +186,21 @@ def layer_norm(site: Site) -> list[Flow]:
         unshifted = site.node.op == "RMSNormalization" and flow.zero[k]
         rest[k] = Rest.ZERO if unshifted or (made_zero and all(made_zero)) else Rest.UNKNOWN
     return [without_trace(Flow(flow.axes, tuple(rest)), mixed)]
+
+
+def _but_variance(graph: Graph, node: Node, operand: int) -> bool:
+    """A variance of zero makes no zeros."""
+    return operand != 4
+
+
+RULES: Mapping[str, Rule] = {
+    **rules(batch_norm, "BatchNormalization", maskable=_but_variance),
+    **rules(group_norm, "GroupNormalization", maskable=everywhere),
+    **rules(instance_norm, "InstanceNormalization", maskable=everywhere),
+    **rules(layer_norm, "LayerNormalization", maskable=everywhere),
+    **rules(layer_norm, "RMSNormalization"),
+    **rules(lp_norm, "LpNormalization"),
+    **rules(mean_variance, "MeanVarianceNormalization"),
+    **rules(neighbours, "LRN"),
+    **rules(softmax, "Softmax", "LogSoftmax", "Hardmax"),
+}

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from onnx import TensorProto
@@ -11,7 +11,7 @@ from onnx import TensorProto
 from onnxprune.analysis.labels import Axis, Flow, Rest
 from onnxprune.analysis.rules.nbits import MATMUL_NBITS, WEIGHT, zero_bytes
 from onnxprune.analysis.rules.nbits import dequantized as unpacked
-from onnxprune.analysis.rules.site import Site
+from onnxprune.analysis.rules.site import Rule, Site, everywhere, rules
 from onnxprune.ir.graph import Graph, Node
 from onnxprune.types import Array
 
@@ -160,3 +160,10 @@ def dynamic(site: Site) -> list[Flow]:
     rest = Rest.ZERO if _stands_for_zero(site) else Rest.UNKNOWN
     passed = Flow(flow.axes, tuple(rest if r is Rest.ZERO else Rest.UNKNOWN for r in flow.rest))
     return [passed, Flow.plain(0), Flow.plain(0)]
+
+
+RULES: Mapping[str, Rule] = {
+    **rules(linear, "QuantizeLinear"),
+    **rules(linear, "DequantizeLinear", maskable=everywhere, integers=True),
+    **rules(dynamic, "DynamicQuantizeLinear"),
+}

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from onnxprune.analysis.labels import Flow, Rest
-from onnxprune.analysis.rules.site import Site, Unsupported
+from onnxprune.analysis.rules.site import Rule, Site, Unsupported, everywhere, rules
 from onnxprune.types import Indices
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -81,3 +83,6 @@ def _read(site: Site, x: Flow, w: Flow) -> None:
     if not (x.zero[2] or w.zero[2]):
         site.pin(ins, "sums over channels that do not become zero")
     site.use(1, columns, False)
+
+
+RULES: Mapping[str, Rule] = rules(recurrent, *GATES, maskable=everywhere)

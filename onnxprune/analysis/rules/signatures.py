@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from onnxprune.analysis.labels import Axis, Flow, Rest
 from onnxprune.analysis.policy import WAY_OUT
-from onnxprune.analysis.rules.site import Rule, Site, Unsupported
+from onnxprune.analysis.rules.site import Rule, Site, Unsupported, Visit, everywhere
 from onnxprune.ir.semantics import PRODUCERS
 
 
@@ -101,7 +101,7 @@ def parse(text: str, rank: int) -> Term:
     return Term(mark, tuple(words[max(0, len(words) - rank) :]))
 
 
-def by_signature(signature: str | Callable[[Site], str]) -> Rule:
+def by_signature(signature: str | Callable[[Site], str]) -> Visit:
     """The rule that a signature states."""
 
     def rule(site: Site) -> list[Flow]:
@@ -171,3 +171,10 @@ def _record(site: Site, wide: list[Seat], produces: bool) -> None:
     if site.node.op in PRODUCERS or site.node.op == "BatchNormalization":
         for s in wide:
             site.use(s.operand, s.labels, produces)
+
+
+RULES: Mapping[str, Rule] = {
+    **{op: Rule(by_signature(SIGNATURES[op]), everywhere) for op in ("Einsum", "Gemm", "MatMul")},
+    **{op: Rule(by_signature(text)) for op, text in SIGNATURES.items() if text == POOL},
+}
+"""Operators of which the signature tells all."""

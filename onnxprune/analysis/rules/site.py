@@ -144,4 +144,47 @@ class Site:
 
 Pair = tuple[Indices, Indices]
 """Two arrays of labels to be tied."""
-Rule = Callable[[Site], list[Flow]]
+Visit = Callable[[Site], list[Flow]]
+"""What is done at a node: tie, pin, and tell what the outputs carry."""
+Maskable = Callable[[Graph, Node, int], bool]
+"""(graph, node, operand) -> whether a stored tensor may be masked at this input of the node: with its dropped slices set to
+zero, those channels count for nothing there. Elsewhere (a divisor, a maximum) the operator may see the true values of a
+removed channel, so nothing downstream may count on zeros."""
+
+
+def never(graph: Graph, node: Node, operand: int) -> bool:
+    """No stored tensor may be masked."""
+    return False
+
+
+def everywhere(graph: Graph, node: Node, operand: int) -> bool:
+    """The operator multiplies or adds its operands, or passes them on."""
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What an operator does with channels.
+
+    Attributes:
+        visit: ties and pins, and tells what the outputs carry.
+        maskable: at which inputs a stored tensor may be masked.
+        integers: whether that holds for integers too, of which those that mean zero are put in.
+        makes_positions: whether it makes positions of its own, and is visited even where no input has channels.
+    """
+
+    visit: Visit
+    maskable: Maskable = never
+    integers: bool = False
+    makes_positions: bool = False
+
+    def __call__(self, site: Site) -> list[Flow]:
+        """Visit a node."""
+        return self.visit(site)
+
+
+def rules(
+    visit: Visit, *operators: str, maskable: Maskable = never, integers: bool = False, makes_positions: bool = False
+) -> dict[str, Rule]:
+    """The same rule for several operators."""
+    return dict.fromkeys(operators, Rule(visit, maskable, integers, makes_positions))

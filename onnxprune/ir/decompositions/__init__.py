@@ -11,18 +11,38 @@ from collections.abc import Callable, Mapping
 
 from onnx import NodeProto
 
-from onnxprune.ir.decompositions.attention import ATTENTION
+from onnxprune.ir.decompositions import (
+    attention,
+    convolution,
+    elementwise,
+    indexing,
+    linear_attention,
+    normalization,
+    products,
+    quantization,
+)
 from onnxprune.ir.decompositions.chain import MICROSOFT, Chain, Results, UnknownShapeError
-from onnxprune.ir.decompositions.kin import KIN
-from onnxprune.ir.decompositions.optimizer import OPTIMIZED
-from onnxprune.ir.decompositions.quantization import QUANTIZED
+from onnxprune.types import joined
 
-__all__ = ["CHAINS", "LABELS_ONLY", "MICROSOFT", "key", "parts_of"]
+__all__ = ["CHAINS", "LABELS_ONLY", "MASKABLE", "MASKABLE_INTEGERS", "MICROSOFT", "key", "parts_of"]
 
-CHAINS: Mapping[str, Callable[[Chain], Results]] = {**OPTIMIZED, **ATTENTION, **QUANTIZED, **KIN}
+CHAINS: Mapping[str, Callable[[Chain], Results]] = joined(
+    attention.CHAINS,
+    convolution.CHAINS,
+    elementwise.CHAINS,
+    indexing.CHAINS,
+    linear_attention.CHAINS,
+    normalization.CHAINS,
+    products.CHAINS,
+    quantization.CHAINS,
+)
 
-LABELS_ONLY = frozenset({*ATTENTION, "DeformConv"})
+LABELS_ONLY = frozenset({*attention.CHAINS, "DeformConv"})
 """Operators whose parts show where channels go, but do not mask, scale or look up as the operator does."""
+MASKABLE = attention.MASKABLE | convolution.MASKABLE | products.MASKABLE | quantization.MASKABLE
+"""Fused operators of which a stored floating-point operand may be masked: they multiply or add it, or pass it on."""
+MASKABLE_INTEGERS = quantization.MASKABLE_INTEGERS
+"""The same for integers."""
 
 
 def key(node: NodeProto) -> str:

@@ -89,7 +89,7 @@ def quantized_attention(c: Chain) -> Results:
     return _attend(c, q, k, v, heads=(heads, heads), one_size=1)[:1]
 
 
-ATTENTION: Mapping[str, Callable[[Chain], Results]] = {
+CHAINS: Mapping[str, Callable[[Chain], Results]] = {
     f"{MICROSOFT}.Attention": packed_attention,
     f"{MICROSOFT}.MultiHeadAttention": multi_head_attention,
     f"{MICROSOFT}.GroupQueryAttention": group_query_attention,
@@ -97,3 +97,4 @@ ATTENTION: Mapping[str, Callable[[Chain], Results]] = {
     f"{MICROSOFT}.QAttention": quantized_attention,
     f"{MICROSOFT}.EmbedLayerNormalization": embed_layer_norm,
 }
+MASKABLE = frozenset({f"{MICROSOFT}.MultiHeadAttention"})

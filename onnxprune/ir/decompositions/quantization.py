@@ -122,7 +122,7 @@ def qlinear_where(c: Chain) -> Results:
     return (written(c, c("Where", c[0], read(c, 1), read(c, 4)), 7),)
 
 
-QUANTIZED: Mapping[str, Callable[[Chain], Results]] = {
+CHAINS: Mapping[str, Callable[[Chain], Results]] = {
     "ConvInteger": conv_integer,
     "MatMulInteger": matmul_integer,
     "QLinearConv": qlinear_conv,
@@ -143,3 +143,14 @@ QUANTIZED: Mapping[str, Callable[[Chain], Results]] = {
     f"{MICROSOFT}.QuantizeLinear": same("QuantizeLinear"),
     f"{MICROSOFT}.DequantizeLinear": same("DequantizeLinear"),
 }
+MASKABLE = frozenset(
+    {
+        "ConvInteger",
+        "MatMulInteger",
+        f"{MICROSOFT}.DequantizeLinear",
+        f"{MICROSOFT}.DynamicQuantizeMatMul",
+        f"{MICROSOFT}.MatMulIntegerToFloat",
+    }
+)
+MASKABLE_INTEGERS = MASKABLE | {"QLinearConv", "QLinearMatMul", f"{MICROSOFT}.QLinearConv", f"{MICROSOFT}.QGemm"}
+"""Operators that read integers as weights: of these, integers that mean zero are put in."""

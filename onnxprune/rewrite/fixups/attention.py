@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from onnxprune.analysis.rules.attention import pairs_of
 from onnxprune.analysis.rules.site import Unsupported
-from onnxprune.rewrite.patch import Patch
+from onnxprune.rewrite.patch import Fixup, Patch
 from onnxprune.types import Mask
 
 SMALL = "com.microsoft."
@@ -132,7 +132,7 @@ def _tables(patch: Patch, operands: tuple[int, int], grid: Mask, interleaved: in
         patch.settled.add(k)
 
 
-REFITS: Mapping[str, Callable[[Patch], None]] = {
+FIXUPS: Mapping[str, Fixup] = {
     "Attention": attention,
     "LinearAttention": attention,
     f"{SMALL}LinearAttention": attention,

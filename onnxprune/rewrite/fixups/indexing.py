@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from onnxprune.analysis.rules.site import Unsupported
-from onnxprune.rewrite.patch import Patch
+from onnxprune.rewrite.patch import Fixup, Patch
 
 
 def elements(patch: Patch) -> None:
@@ -45,7 +45,7 @@ def sizes(operand: int) -> Callable[[Patch], None]:
     return refit
 
 
-REFITS: Mapping[str, Callable[[Patch], None]] = {
+FIXUPS: Mapping[str, Fixup] = {
     "CenterCropPad": sizes(1),
     "GatherElements": elements,
     "MaxUnpool": sizes(2),

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from onnxprune.analysis.rules.nbits import SCALES, WEIGHT, ZERO_POINTS, repacked, unpacked
-from onnxprune.rewrite.patch import Patch
+from onnxprune.analysis.rules.nbits import MATMUL_NBITS, SCALES, WEIGHT, ZERO_POINTS, repacked, unpacked
+from onnxprune.rewrite.patch import Fixup, Patch
 from onnxprune.types import Array, Mask
 
 
-def refit(patch: Patch) -> None:
+def matmul_nbits(patch: Patch) -> None:
     """As many input and output channels as are left; scales and zero points that are packed on one axis follow."""
     shape = patch.cutting.graph.facts[patch.node.inputs[WEIGHT]].cases[0].shape or ()
     rows, blocks = (_all_if_none(patch.mask(WEIGHT, k), shape[k]) for k in (0, 1))
@@ -37,3 +39,6 @@ def _replace(patch: Patch, operand: int, value: Array) -> None:
     old = patch.cutting.graph.weights[patch.node.inputs[operand]].array
     if not np.array_equal(old, value):
         patch.put(operand, patch.constant(patch.node.inputs[operand], value))
+
+
+FIXUPS: Mapping[str, Fixup] = {MATMUL_NBITS: matmul_nbits}

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from onnxprune.analysis.couple import Coupled
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
 from onnxprune.analysis.rules.quantization import dequantized
 from onnxprune.analysis.rules.site import Use

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.analysis.couple import Coupled
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
 from onnxprune.calibration.linear import Linear, at_positions
 from onnxprune.calibration.moments import Moments

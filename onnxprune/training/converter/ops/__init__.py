@@ -3,29 +3,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from onnxprune.training.converter.call import Op
-from onnxprune.training.converter.ops import attention, movement, pooling, products, recurrent, resizing
-from onnxprune.training.converter.ops import elementwise as pointwise
-from onnxprune.training.converter.ops import reduction as reductions
+from onnxprune.training.converter.ops import (
+    attention,
+    convolution,
+    elementwise,
+    indexing,
+    movement,
+    normalization,
+    pooling,
+    products,
+    recurrent,
+    reduction,
+    resizing,
+)
+from onnxprune.types import joined
 
 __all__ = ["NUMBERS", "OPS", "PERHAPS_NUMBERS", "SETTINGS"]
 
-PARTS = (pointwise, products, pooling, reductions, movement, resizing, recurrent, attention)
-
-
-def _table() -> Iterator[tuple[str, Op]]:
-    seen: set[str] = set()
-    for part in PARTS:
-        twice = seen & part.OPS.keys()
-        if twice:
-            raise ValueError(f"defined twice: {sorted(twice)}")
-        seen |= part.OPS.keys()
-        yield from part.OPS.items()
-
-
-OPS: Mapping[str, Op] = dict(_table())
+OPS: Mapping[str, Op] = joined(
+    attention.OPS,
+    convolution.OPS,
+    elementwise.OPS,
+    indexing.OPS,
+    movement.OPS,
+    normalization.OPS,
+    pooling.OPS,
+    products.OPS,
+    recurrent.OPS,
+    reduction.OPS,
+    resizing.OPS,
+)
 
 REDUCES = [op for op in OPS if op.startswith("Reduce")]
 NUMBERS: Mapping[str, frozenset[int]] = {

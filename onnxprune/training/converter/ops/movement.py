@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators that move elements, and those that make them from nothing."""
+"""Operators that only move elements, or make them from sizes."""
 
 from __future__ import annotations
 
@@ -63,32 +63,6 @@ def gather(call: Call, x: Tensor, indices: Any) -> Tensor:
         indices = torch.where(indices < 0, indices + size, indices).long()
     shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
     return x.index_select(axis, indices.reshape(-1)).reshape(shape)
-
-
-def gather_elements(call: Call, x: Tensor, indices: Tensor) -> Tensor:
-    """GatherElements."""
-    axis = call.attribute("axis", 0)
-    return torch.gather(x, axis, torch.where(indices < 0, indices + x.shape[axis], indices).long())
-
-
-def gather_nd(call: Call, x: Tensor, indices: Tensor) -> Any:
-    """GatherND without batch axes."""
-    return NotImplemented if call.attribute("batch_dims", 0) else x[tuple(indices.long().unbind(-1))]
-
-
-def scatter_nd(call: Call, x: Tensor, indices: Tensor, updates: Tensor) -> Any:
-    """ScatterND that replaces or adds."""
-    how = call.text("reduction", "none")
-    return x.index_put(tuple(indices.long().unbind(-1)), updates, how == "add") if how in ("none", "add") else NotImplemented
-
-
-def scatter_elements(call: Call, x: Tensor, indices: Tensor, updates: Tensor) -> Any:
-    """ScatterElements that replaces or adds."""
-    axis, how = call.attribute("axis", 0), call.text("reduction", "none")
-    indices = torch.where(indices < 0, indices + x.shape[axis], indices).long()
-    if how == "none":
-        return x.scatter(axis, indices, updates)
-    return x.scatter_add(axis, indices, updates) if how == "add" else NotImplemented
 
 
 def reshape(call: Call, x: Tensor, shape: Array) -> Tensor:
@@ -156,15 +130,6 @@ def space_to_depth(call: Call, x: Tensor) -> Tensor:
     return x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4).reshape(n, c * b**2, h // b, w // b)
 
 
-def one_hot(call: Call, indices: Tensor, depth: Array, values: Tensor) -> Tensor:
-    """OneHot."""
-    n, axis = int(depth.item()), call.attribute("axis", -1)
-    axis = axis + indices.dim() + 1 if axis < 0 else axis
-    places = torch.arange(n, device=indices.device).reshape([-1 if k == axis else 1 for k in range(indices.dim() + 1)])
-    indices = indices.long().unsqueeze(axis)
-    return torch.where(torch.where(indices < 0, indices + n, indices) == places, values[1], values[0])
-
-
 def constant_of_shape(call: Call, shape: Array) -> Tensor:
     """ConstantOfShape."""
     import onnx
@@ -178,11 +143,6 @@ def between(call: Call, start: Array, limit: Array, delta: Array) -> Tensor:
     """Range."""
     bounds: list[Any] = [start.item(), limit.item(), delta.item()]
     return to_torch(np.arange(*bounds, dtype=start.dtype))
-
-
-def triangle(call: Call, x: Tensor, k: Array | None = None) -> Tensor:
-    """Trilu."""
-    return (torch.triu if call.attribute("upper", 1) else torch.tril)(x, 0 if k is None else int(k.item()))
 
 
 def shape(call: Call, x: Tensor) -> Tensor:
@@ -200,10 +160,6 @@ OPS: Mapping[str, Op] = {
     "Split": split,
     "Slice": slices,
     "Gather": gather,
-    "GatherElements": gather_elements,
-    "GatherND": gather_nd,
-    "ScatterND": scatter_nd,
-    "ScatterElements": scatter_elements,
     "Reshape": reshape,
     "Flatten": flatten,
     "Transpose": transpose,
@@ -214,10 +170,8 @@ OPS: Mapping[str, Op] = {
     "Pad": pad,
     "DepthToSpace": depth_to_space,
     "SpaceToDepth": space_to_depth,
-    "OneHot": one_hot,
     "ConstantOfShape": constant_of_shape,
     "Range": between,
-    "Trilu": triangle,
     "Shape": shape,
     "Size": lambda call, x: torch.tensor(x.numel()),
 }

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from onnxprune.training.converter.call import Call, Op
-from onnxprune.training.converter.ops.products import padded, window
+from onnxprune.training.converter.ops.convolution import padded, window
 
 MAXIMA: Mapping[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 MEANS: Mapping[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}

@@ -1,23 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators that work along some axes and pass the others: reductions, resizing, sorting, running sums."""
+"""Operators that work along some axes and pass the others: reductions, extremes, sorting, running sums."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from onnxprune.analysis.labels import Axis, Flow, Rest
+from onnxprune.analysis.labels import Flow, Rest
 from onnxprune.analysis.policy import WAY_OUT
-from onnxprune.analysis.rules.site import Site, Unsupported
+from onnxprune.analysis.rules.site import Rule, Site, Unsupported, rules
 from onnxprune.ir.semantics import reduced_axes
 
 # Reductions of zeros that are zero: channels that pass stay zero.
 REDUCTIONS = frozenset(
     ["ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"]
 )
+
+
 # Those for which a zero among the reduced elements changes nothing, and those that a refit makes right.
 SUMS = frozenset({"ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare"})
+
+
 # A refit adds what removed channels hold; a sum must then be over them alone, for their numbers may be stored only once.
 ACCOUNTED = frozenset({"ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2"})
+
+
 # Of what is left of a product there is no telling what the whole would have been.
 ALL_OF_THEM = frozenset({"ReduceProd"})
 
@@ -133,41 +139,10 @@ def _passed(site: Site, rest: Rest) -> Rest:
     return rest if rest is Rest.CONSTANT else Rest.UNKNOWN
 
 
-def resize(site: Site) -> list[Flow]:
-    """Resize, Upsample: axes that keep their size in all cases pass; interpolation along the others leaves zeros zero."""
-    if site.node.attribute("coordinate_transformation_mode", b"") == b"tf_crop_and_resize":
-        raise Unsupported("crops while it resizes")
-    flow = site.flow(0)
-    scaled = _scaled(site)
-    axes: list[Axis] = []
-    for k, labels in enumerate(flow.axes):
-        same = k not in scaled and all(
-            (a.shape or ())[k] == (b.shape or ())[k] for a, b in zip(site.cases(0), site.out_cases(), strict=True)
-        )
-        if not same:
-            site.pin(labels, "resizes this axis")
-        axes.append(labels if same else None)
-    return [Flow(tuple(axes), tuple(r if r is Rest.ZERO else Rest.UNKNOWN for r in flow.rest))]
-
-
-def _scaled(site: Site) -> set[int]:
-    """Axes with a scale other than one: rounding may hide it in the sizes."""
-    place = 2 if site.node.op == "Resize" and site.node.opset >= 11 else 1
-    scales = site.value(place)
-    if scales is None or not scales.size:
-        return set()
-    axes = site.node.attribute("axes") or range(scales.size)
-    return {axis for axis, scale in zip(axes, scales.tolist(), strict=True) if scale != 1.0}
-
-
-def observe(site: Site) -> list[Flow]:
-    """Shape, Size: sizes are read anew from the smaller tensor, and the cut sees to whoever needs the old ones."""
-    unknown = any(c.value is None for c in site.out_cases())
-    for labels in site.flow(0).axes:
-        if labels is None:
-            continue
-        if unknown:
-            site.pin(labels, "reads their number where other sizes are not known")
-        else:
-            site.labels.touched.append(labels)
-    return [Flow.plain(site.rank())]
+RULES: Mapping[str, Rule] = {
+    **rules(reduction, *REDUCTIONS, "ReduceLogSum", "ReduceLogSumExp"),
+    **rules(arg_extreme, "ArgMax", "ArgMin"),
+    **rules(cumprod, "CumProd"),
+    **rules(cumsum, "CumSum"),
+    **rules(top_k, "TopK"),
+}

@@ -1,58 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators that store sizes: what changes in the node, or in the constants it reads, when channels go.
-
-Everything else needs no refit: its shapes follow from its inputs.
-"""
+"""Sizes, bounds and indices that operators which move elements store."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onnxprune.analysis.rules.nbits import MATMUL_NBITS
-from onnxprune.analysis.rules.recurrent import GATES
 from onnxprune.analysis.rules.site import Unsupported
-from onnxprune.rewrite.fixups import attention as heads
-from onnxprune.rewrite.fixups import indexing as picking_refit
-from onnxprune.rewrite.fixups import nbits as nbits_refit
-from onnxprune.rewrite.fixups import put_back
-from onnxprune.rewrite.patch import Patch
+from onnxprune.rewrite.patch import Fixup, Patch
 from onnxprune.types import Array, Indices
 
 FAR = np.iinfo(np.int64).max
-
-
-def group(patch: Patch) -> None:
-    """Convolutions: as many groups as the inputs that are left make with the weight that is left."""
-    if patch.node.op == "Conv":
-        put_back.sliding(patch)
-    if patch.node.attribute("group", 1) == 1:
-        return
-    place = 3 if "QLinear" in patch.node.op else 1
-    ins = patch.cutting.facts[0][patch.node.inputs[0]].shape
-    weight = patch.cutting.facts[0][patch.node.inputs[place]].shape
-    if ins is None or weight is None:
-        raise Unsupported("has inputs of unknown shape")
-    old = patch.cutting.graph.facts[patch.node.inputs[place]].cases[0].shape or ()
-    if patch.node.op != "ConvTranspose":
-        new = ins[-1 if patch.node.attribute("channels_last", 0) else 1] // weight[1]
-    else:  # the weight of ConvTranspose counts inputs: they shrink with whole groups, or within each
-        whole = weight[1] == old[1] and ins[1] % (old[0] // patch.node.attribute("group")) == 0
-        new = (
-            ins[1] // (old[0] // patch.node.attribute("group"))
-            if whole and _whole_groups(patch)
-            else patch.node.attribute("group")
-        )
-    patch.set_attribute("group", int(new))
-
-
-def _whole_groups(patch: Patch) -> bool:
-    mask = patch.mask(1, 0)
-    if mask is None:
-        return False
-    rows = mask.reshape(patch.node.attribute("group"), -1)
-    return bool((rows.all(1) | ~rows.any(1)).all())
 
 
 def reshape(patch: Patch) -> None:
@@ -112,14 +71,6 @@ def expand(patch: Patch) -> None:
 def constant_of_shape(patch: Patch) -> None:
     """ConstantOfShape: as many numbers as are left."""
     patch.set_operand(0, [np.array(s, np.int64) for s in patch.out_shapes()])
-
-
-def resize(patch: Patch) -> None:
-    """Resize by sizes: channels are among the sizes."""
-    if patch.node.opset < 11 or not patch.has(3):
-        return
-    shapes, axes = patch.out_shapes(), patch.node.attribute("axes")
-    patch.set_operand(3, [np.array([s[a] for a in axes] if axes else s, np.int64) for s in shapes])
 
 
 def split(patch: Patch) -> None:
@@ -258,43 +209,12 @@ def pad(patch: Patch) -> None:
         patch.set_attribute("pads", pads.tolist())
 
 
-def group_norm(patch: Patch) -> None:
-    """GroupNormalization: as many groups as are left, or the statistics of the single one's original width."""
-    kept = patch.mask(0, 1)
-    if patch.node.attribute("num_groups") == 1:
-        put_back.single_group(patch)
-    elif kept is not None:
-        groups = kept.reshape(patch.node.attribute("num_groups"), -1)
-        patch.set_attribute("num_groups", int(groups.any(1).sum()))
-
-
-def recurrent(patch: Patch) -> None:
-    """LSTM, GRU, RNN: as many hidden units as are left."""
-    kept = patch.mask(2, 2)
-    if kept is not None:
-        patch.set_attribute("hidden_size", int(kept.sum()))
-
-
-REFITS: Mapping[str, Callable[[Patch], None]] = {
-    "Conv": group,
-    "ConvInteger": group,
-    "ConvTranspose": group,
-    "DeformConv": group,
-    "QLinearConv": group,
-    "com.microsoft.QLinearConv": group,
-    "com.microsoft.FusedConv": group,
+FIXUPS: Mapping[str, Fixup] = {
     "Reshape": reshape,
     "Expand": expand,
     "ConstantOfShape": constant_of_shape,
-    "Resize": resize,
     "Split": split,
     "Slice": slices,
     "Gather": gather,
     "Pad": pad,
-    "GroupNormalization": group_norm,
-    **dict.fromkeys(GATES, recurrent),
-    **put_back.REFITS,
-    MATMUL_NBITS: nbits_refit.refit,
-    **picking_refit.REFITS,
-    **heads.REFITS,
 }

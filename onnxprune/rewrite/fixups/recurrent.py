@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers of hidden units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnxprune.analysis.rules.recurrent import GATES
+from onnxprune.rewrite.patch import Fixup, Patch
+
+
+def recurrent(patch: Patch) -> None:
+    """LSTM, GRU, RNN: as many hidden units as are left."""
+    kept = patch.mask(2, 2)
+    if kept is not None:
+        patch.set_attribute("hidden_size", int(kept.sum()))
+
+
+FIXUPS: Mapping[str, Fixup] = dict.fromkeys(GATES, recurrent)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reductions over an axis which shrinks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+from onnxprune.analysis.labels import Rest
+from onnxprune.analysis.rules.reduction import ACCOUNTED
+from onnxprune.ir.semantics import reduced_axes
+from onnxprune.rewrite.fixups.restoring import shrunk
+from onnxprune.rewrite.patch import Fixup, Patch
+
+EXTREMES = {"ReduceMax": "Max", "ReduceMin": "Min"}
+
+
+def reduction(patch: Patch) -> None:
+    """Means over the original number of channels; sums and extremes with what removed channels hold."""
+    data, op = patch.node.inputs[0], patch.node.op
+    flow = patch.cutting.coupled.flows[data]
+    given = patch.old_value(1)
+    sizes = shrunk(patch, reduced_axes(patch.node, len(flow.axes), None if given is None else given.tolist()))
+    if not sizes:
+        return
+    share = prod(after / before for after, before in sizes.values())
+    if op == "ReduceMean":
+        patch.follow("Mul", patch.scalar(f"{data}_share", share))
+    axis = next(iter(sizes))
+    if all(flow.rest[k] is Rest.ZERO for k in sizes):
+        if op in EXTREMES:
+            patch.follow(EXTREMES[op], patch.scalar("zero", 0.0))
+        return
+    rest = patch.rest(data, axis)
+    part = patch.add_copy(rest)
+    if op in EXTREMES:
+        patch.follow(EXTREMES[op], part)
+        return
+    after, before = sizes[axis]
+    missing = before - after
+    factor = missing / before if op == "ReduceMean" else missing / patch.size(rest, axis)
+    if op == "ReduceL2":
+        part = patch.add_before("Mul", [part, part], part)
+        patch.follow("Mul", "")
+    patch.follow("Add", patch.add_before("Mul", [part, patch.scalar(f"{data}_missing", factor)], part))
+    if op == "ReduceL2":
+        patch.follow("Sqrt")
+
+
+FIXUPS: Mapping[str, Fixup] = dict.fromkeys(ACCOUNTED, reduction)
