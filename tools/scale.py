@@ -31,7 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from onnxprune.analysis.analyse import analyse
 from onnxprune.ir.facts import read_graph
-from onnxprune.ir.protofile import INLINE_LIMIT, Place, leave, write
+from onnxprune.ir.protobuf import INLINE_LIMIT, write
+from onnxprune.ir.tensors import Place, leave
 from tests.models import model as from_text
 
 

@@ -16,11 +16,11 @@ from onnxprune.analysis.labels import Axis, Flow, Labels, Pin, Rest
 from onnxprune.analysis.policy import DEFAULT, Policy
 from onnxprune.analysis.rules import RULES
 from onnxprune.analysis.rules.declined import DECLINED
-from onnxprune.analysis.rules.quantization import absent, is_quantized
 from onnxprune.analysis.rules.site import Site, Unsupported, Use
 from onnxprune.analysis.shuffles import Shuffle, find_shuffles
 from onnxprune.ir.decompositions import MASKABLE, MASKABLE_INTEGERS
 from onnxprune.ir.graph import Graph, Node, subgraphs
+from onnxprune.ir.quantization import absent, is_quantized
 from onnxprune.types import Indices
 
 

@@ -12,7 +12,7 @@ from onnx import ModelProto
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.ir.graph import read_weights
 from onnxprune.ir.products import macs_of
-from onnxprune.ir.protofile import size_of
+from onnxprune.ir.tensors import size_of
 from onnxprune.types import Shapes
 
 

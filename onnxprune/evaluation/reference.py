@@ -17,10 +17,10 @@ from onnx import ModelProto, NodeProto
 
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.labels import Rest
+from onnxprune.analysis.masking import mask_weight
 from onnxprune.ir.facts import skeleton
 from onnxprune.ir.graph import constant_tensor
-from onnxprune.ir.protofile import Spill
-from onnxprune.rewrite.residue import mask_weight
+from onnxprune.ir.spill import Spill
 from onnxprune.types import Indices, Mask
 
 

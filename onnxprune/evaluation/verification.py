@@ -18,7 +18,7 @@ from onnxprune.evaluation.reference import reference
 from onnxprune.ir.facts import without_large_weights
 from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import FLOATS, Graph
-from onnxprune.ir.protofile import spill_for
+from onnxprune.ir.spill import spill_for
 from onnxprune.ort import sample, session
 from onnxprune.types import Advance, Array, Feeds, Mask, unwatched
 

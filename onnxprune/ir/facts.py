@@ -18,7 +18,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from onnxprune.ir.graph import UNKNOWN, Fact, Facts, Graph, Node, Weight, free_inputs, read_nodes, read_weights
 from onnxprune.ir.infer import Interpreter, fact_of_type, fact_of_weight
-from onnxprune.ir.protofile import copy_without
+from onnxprune.ir.tensors import copy_without
 
 # Small sizes keep the analysis fast; they differ in every place so that a mix-up shows, and 16 divides the spatial ones.
 # (height or depth, width); the next pair is tried where a model contradicts the one before.

@@ -23,23 +23,9 @@ from onnxprune.errors import ModelError, OptionError, OutputError
 from onnxprune.ir.graph import captured, opsets
 from onnxprune.ir.graphsurgeon import from_graphsurgeon, is_graphsurgeon
 from onnxprune.ir.normalize import normal_form
-from onnxprune.ir.protofile import (
-    CHUNK,
-    INLINE_LIMIT,
-    LARGE_FILE,
-    LARGE_TENSOR,
-    SPILLED,
-    Place,
-    leave,
-    length_of,
-    nbytes,
-    place_of,
-    read,
-    size_of,
-    take_all,
-    write,
-    write_external,
-)
+from onnxprune.ir.protobuf import INLINE_LIMIT, read, write, write_external
+from onnxprune.ir.spill import SPILLED
+from onnxprune.ir.tensors import CHUNK, LARGE_FILE, LARGE_TENSOR, Place, leave, length_of, nbytes, place_of, size_of, take_all
 
 OLDEST_OPSET, OLDEST_IR = 9, 3
 
@@ -49,7 +35,7 @@ class Loaded:
     """A model in memory.
 
     Attributes:
-        model: the model. Large weights may be left in their file (`protofile.py`); `Weight.array` finds them there.
+        model: the model. Large weights may be left in their file (`tensors.py`); `Weight.array` finds them there.
         name: how messages call it: the path, or a stand-in.
         sha256: digest of the file; empty for a model that came from no file.
         data: other files in which the file keeps weights.

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnxprune.ir.protofile import array_of
+from onnxprune.ir.tensors import array_of
 from onnxprune.types import Array
 
 PACKED = {TensorProto.INT4, TensorProto.UINT4}

@@ -18,7 +18,7 @@ from onnxprune.cost.macs import macs_model
 from onnxprune.data.arrays import read_arrays
 from onnxprune.errors import CutError, ModelError, OptionError, PruneError
 from onnxprune.ir.graph import Graph
-from onnxprune.ir.protofile import Spill, spill_for
+from onnxprune.ir.spill import Spill, spill_for
 from onnxprune.options import Options, SelectionOptions
 from onnxprune.rewrite.cut import cut
 from onnxprune.selection.criteria import Scored, Scorer, check_scores, scores_from_file

@@ -24,7 +24,7 @@ from onnxprune.evaluation.structure import check_contract, only_weights
 from onnxprune.evaluation.verification import Verification, verify
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import Loaded
-from onnxprune.ir.protofile import spill_for
+from onnxprune.ir.spill import spill_for
 from onnxprune.options import CheckOptions, Options
 from onnxprune.pipeline.decide import Decision, check_selection
 from onnxprune.pipeline.result import Result

@@ -11,7 +11,8 @@ from onnx import ModelProto
 
 from onnxprune.ir.files import check_output, save
 from onnxprune.ir.graphsurgeon import to_graphsurgeon
-from onnxprune.ir.protofile import Spill, take_all
+from onnxprune.ir.spill import Spill
+from onnxprune.ir.tensors import take_all
 from onnxprune.options import OutputOptions
 from onnxprune.report.values import Report
 from onnxprune.rewrite.plan import Plan

@@ -19,7 +19,7 @@ from onnxprune.analysis.groups import Group
 from onnxprune.cost.macs import macs_model
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.graph import read_weights
-from onnxprune.ir.protofile import take_all
+from onnxprune.ir.tensors import take_all
 from onnxprune.options import Options
 from onnxprune.pipeline.decide import Decision, decide
 from onnxprune.recovery.editor import Fitted

@@ -22,7 +22,8 @@ from onnxprune.errors import CutError
 from onnxprune.ir.facts import skeleton
 from onnxprune.ir.graph import UNKNOWN, Fact, Node, Weight, constant_tensor, with_values
 from onnxprune.ir.infer import Interpreter, fact_of_weight
-from onnxprune.ir.protofile import Spill, array_of, is_large, slabs
+from onnxprune.ir.spill import Spill
+from onnxprune.ir.tensors import array_of, is_large, slabs
 from onnxprune.rewrite.fixups import FIXUPS
 from onnxprune.rewrite.patch import Patch
 from onnxprune.rewrite.residue import Rests

@@ -9,15 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.analysis.labels import Flow, Rest
 from onnxprune.analysis.rules.site import Rule, Site, everywhere, rules
-from onnxprune.ir.graph import Graph, Node
-from onnxprune.types import Array, Indices
-
-MATMUL_NBITS = "com.microsoft.MatMulNBits"
-WEIGHT, SCALES, ZERO_POINTS, ORDER, BIAS = 1, 2, 3, 4, 5
+from onnxprune.ir.quantization import BIAS, MATMUL_NBITS, ORDER, SCALES, WEIGHT
+from onnxprune.types import Indices
 
 
 def matmul_nbits(site: Site) -> list[Flow]:
@@ -60,44 +56,6 @@ def _read(site: Site, data: Flow, weight: Flow) -> None:
     if not (data.zero[-1] or weight.zero[1]):
         site.pin(columns, "sums over channels that do not become zero")
     site.use(WEIGHT, blocks, False)
-
-
-def zero_bytes(graph: Graph, node: Node) -> NDArray[np.uint8] | None:
-    """The bytes that stand for zeros in the weight of a node (broadcast against it); None where no bytes do."""
-    bits = node.attribute("bits", 4)
-    points = np.full((1, 1), 1 << (bits - 1))
-    if len(node.inputs) > ZERO_POINTS and node.inputs[ZERO_POINTS]:
-        stored = graph.weights.get(node.inputs[ZERO_POINTS])
-        if stored is None or stored.is_float:
-            return None
-        rows, blocks = graph.weights[node.inputs[WEIGHT]].shape[:2]
-        points = unpacked(stored.array.reshape(rows, -1), bits, blocks)
-    repeated = sum(points.astype(np.int64) << shift for shift in range(0, 8, bits))
-    return np.asarray(repeated, np.uint8)[..., None]
-
-
-def unpacked(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.uint8]:
-    """(rows, bytes) -> (rows, count) numbers; the first lies in the lowest bits."""
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    numbers = (packed[..., None] >> shifts) & np.uint8((1 << bits) - 1)
-    return np.asarray(numbers.reshape(len(packed), -1)[:, :count], np.uint8)
-
-
-def repacked(numbers: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """The inverse of `unpacked`."""
-    each = 8 // bits
-    whole = np.pad(numbers, ((0, 0), (0, -numbers.shape[1] % each))).reshape(len(numbers), -1, each)
-    return np.asarray((whole << np.arange(0, 8, bits, dtype=np.uint8)).sum(-1), np.uint8)
-
-
-def dequantized(graph: Graph, node: Node) -> Array:
-    """The numbers that the weight of a node stands for (rows, blocks, block size), but for zero points."""
-    weight, bits = graph.weights[node.inputs[WEIGHT]].array, node.attribute("bits", 4)
-    rows, blocks, _ = weight.shape
-    numbers = unpacked(weight.reshape(rows * blocks, -1), bits, node.attribute("block_size")).reshape(rows, blocks, -1)
-    scales = graph.weights.get(node.inputs[SCALES])
-    factors = np.ones((1, 1)) if scales is None else scales.array.reshape(rows, blocks)
-    return np.asarray((numbers.astype(np.float32) - (1 << (bits - 1))) * factors[..., None], np.float32)
 
 
 RULES: Mapping[str, Rule] = rules(matmul_nbits, MATMUL_NBITS, maskable=everywhere, integers=True)

@@ -1,88 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quantized tensors: integers that stand for numbers. A removed channel is zero if it holds the zero point."""
+"""Quantized tensors. A removed channel is zero if it holds the zero point."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
-from onnx import TensorProto
 
 from onnxprune.analysis.labels import Axis, Flow, Rest
-from onnxprune.analysis.rules.nbits import MATMUL_NBITS, WEIGHT, zero_bytes
-from onnxprune.analysis.rules.nbits import dequantized as unpacked
 from onnxprune.analysis.rules.site import Rule, Site, everywhere, rules
-from onnxprune.ir.graph import Graph, Node
-from onnxprune.types import Array
+from onnxprune.ir.graph import Graph
+from onnxprune.ir.quantization import SCALE, ZERO_POINT, zero_point_of
 
-INTEGERS = frozenset(
-    {
-        TensorProto.INT4,
-        TensorProto.UINT4,
-        TensorProto.INT8,
-        TensorProto.UINT8,
-        TensorProto.INT16,
-        TensorProto.UINT16,
-        TensorProto.INT32,
-    }
-)
-PAIR = ("QuantizeLinear", "DequantizeLinear")
-SCALE, ZERO_POINT = 1, 2
 PASSED = frozenset("Flatten Gather Identity MaxPool Reshape Slice Split Squeeze Transpose Unsqueeze".split())
 """Operators after which integers mean what they meant before."""
-
-
-def is_quantized(dtype: int, users: Sequence[tuple[Node, int]]) -> bool:
-    """Whether a stored integer tensor is nothing but quantized numbers, or their zero points."""
-    if packed_by(users) is not None:
-        return all(node.op == MATMUL_NBITS and k == WEIGHT for node, k in users)
-    as_weight = all(node.op == "DequantizeLinear" and k == 0 for node, k in users)
-    as_zero_point = all(node.op in PAIR and k == ZERO_POINT for node, k in users)
-    return dtype in INTEGERS and (as_weight or as_zero_point)
-
-
-def packed_by(users: Sequence[tuple[Node, int]]) -> Node | None:
-    """The operator that reads a stored tensor as packed weights, if one does."""
-    return next((node for node, k in users if node.op == MATMUL_NBITS and k == WEIGHT), None)
-
-
-def absent(graph: Graph, name: str) -> Array | None:
-    """The integers that mean zero in a quantized tensor, broadcast against it; None where each channel has its own."""
-    packed = packed_by(graph.consumers.get(name, ()))
-    if packed is not None:
-        return zero_bytes(graph, packed)
-    for node, _ in graph.consumers.get(name, ()):
-        point = _point(node)
-        if point:
-            stored = graph.weights.get(point)
-            if stored is None or (stored.array.size > 1 and stored.array.any()):
-                return None
-            return np.asarray(stored.array.ravel()[0])
-    return np.asarray(0)
-
-
-def dequantized(graph: Graph, name: str) -> Array:
-    """The numbers that a stored tensor stands for; the tensor itself where it is not quantized."""
-    array = graph.weights[name].array
-    users = graph.consumers.get(name, ())
-    if not users or not is_quantized(graph.weights[name].tensor.data_type, users):
-        return array
-    packed = packed_by(users)
-    if packed is not None:
-        return unpacked(graph, packed)
-    node, place = users[0]
-    scale = graph.weights.get(node.inputs[SCALE]) if node.op == "DequantizeLinear" and place == 0 else None
-    point = absent(graph, name)
-    wide = array.astype(np.float32) - (0.0 if point is None else float(point))
-    factors = np.ones(1, np.float32) if scale is None else scale.array.astype(np.float32)
-    if factors.size == 1 or not array.ndim:
-        return np.asarray(wide * factors.ravel()[0], np.float32)
-    axis, block = node.attribute("axis", 1) % array.ndim, node.attribute("block_size", 0)
-    if block:
-        factors = np.take(factors, np.arange(array.shape[axis]) // block, axis)
-    else:
-        factors = factors.reshape([-1 if k == axis else 1 for k in range(array.ndim)])
-    return np.asarray(wide * factors, np.float32)
 
 
 def linear(site: Site) -> list[Flow]:
@@ -121,7 +52,7 @@ def _stands_for_zero(site: Site) -> bool:
     """Whether a removed channel is still read as zero: integers are, if whoever reads them has the same zero point."""
     if site.node.op == "DequantizeLinear":
         return True
-    return _read_with(site.graph, site.node.outputs[0], _point(site.node))
+    return _read_with(site.graph, site.node.outputs[0], zero_point_of(site.node))
 
 
 def _read_with(graph: Graph, name: str, own: str) -> bool:
@@ -133,17 +64,10 @@ def _read_with(graph: Graph, name: str, own: str) -> bool:
             continue
         if node.op != "DequantizeLinear" or k != 0:
             return False
-        other = _point(node)
+        other = zero_point_of(node)
         if own != other and not _equal(graph, own, other):
             return False
     return name not in graph.outputs
-
-
-def _point(node: Node) -> str:
-    """The zero point that a node is given; DynamicQuantizeLinear makes its own."""
-    if node.op == "DynamicQuantizeLinear":
-        return node.outputs[ZERO_POINT]
-    return node.inputs[ZERO_POINT] if len(node.inputs) > ZERO_POINT else ""
 
 
 def _equal(graph: Graph, a: str, b: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from onnxprune.analysis.rules.nbits import MATMUL_NBITS, SCALES, WEIGHT, ZERO_POINTS, repacked, unpacked
+from onnxprune.ir.quantization import MATMUL_NBITS, SCALES, WEIGHT, ZERO_POINTS, repacked, unpacked
 from onnxprune.rewrite.patch import Fixup, Patch
 from onnxprune.types import Array, Mask
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
-from onnxprune.analysis.rules.quantization import dequantized
 from onnxprune.analysis.rules.site import Use
 from onnxprune.errors import DataError, OptionError, did_you_mean
-from onnxprune.ir.protofile import slabs
+from onnxprune.ir.quantization import dequantized
+from onnxprune.ir.tensors import slabs
 from onnxprune.selection.criteria import calibrated
 from onnxprune.selection.criteria.names import CALIBRATED
 from onnxprune.types import Array, Feeds, Indices, Vector

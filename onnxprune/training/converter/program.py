@@ -17,7 +17,7 @@ from onnxprune.ir.decompositions import LABELS_ONLY, key, parts_of
 from onnxprune.ir.graph import FLOATS, captured, constant_tensor, free_inputs, opsets, read_weights, subgraphs
 from onnxprune.ir.infer import RANDOM
 from onnxprune.ir.normalize import normal_form
-from onnxprune.ir.protofile import array_of
+from onnxprune.ir.tensors import array_of
 from onnxprune.training.converter.call import Call
 from onnxprune.training.converter.ops import NUMBERS, OPS, SETTINGS
 from onnxprune.training.converter.ops import elementwise as pointwise

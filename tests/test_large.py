@@ -19,10 +19,9 @@ from onnx import ModelProto, TensorProto
 import onnxprune
 from onnxprune.cli.app import run
 from onnxprune.errors import ModelError, OptionError
-from onnxprune.ir import files as io
-from onnxprune.ir import protofile
+from onnxprune.ir import files, protobuf, spill, tensors
 from onnxprune.ir.files import load, runnable, save
-from onnxprune.ir.protofile import Place, array_of, leave, length_of, place_of, size_of, slabs, take_all
+from onnxprune.ir.tensors import Place, array_of, leave, length_of, place_of, size_of, slabs, take_all
 from tests.models import model
 from tests.nets import pruned, small, write
 
@@ -30,10 +29,16 @@ from tests.nets import pruned, small, write
 @pytest.fixture
 def all_is_large(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every file is a large one, and every tensor of it that is no scalar."""
-    for module in (io, protofile):
-        monkeypatch.setattr(module, "LARGE_FILE", 1)
-        monkeypatch.setattr(module, "LARGE_TENSOR", 8)
+    set_bounds(monkeypatch, file=1, tensor=8)
     return iter([None])
+
+
+def set_bounds(patch: pytest.MonkeyPatch, file: int, tensor: int) -> None:
+    """From how many bytes on a file is large, and a tensor in it."""
+    for module in (files, protobuf, spill, tensors):
+        for name, value in (("LARGE_FILE", file), ("LARGE_TENSOR", tensor)):
+            if hasattr(module, name):
+                patch.setattr(module, name, value)
 
 
 def external(folder: Path, net: ModelProto) -> Path:
@@ -66,7 +71,7 @@ def test_values_are_the_same_in_memory_and_in_a_file(kind: str, tmp_path: Path) 
     assert array_of(left).tobytes() == array_of(tensor).tobytes()
     assert array_of(left).dtype == array_of(tensor).dtype
     assert length_of(left) == length_of(tensor) == size
-    protofile.take(left)
+    tensors.take(left)
     assert left == tensor
 
 
@@ -84,9 +89,9 @@ def test_a_model_is_read_without_its_weights(other_files: bool, tmp_path: Path) 
     assert read.size == load_small(path).size
 
 
-def load_small(path: Path) -> io.Loaded:
+def load_small(path: Path) -> files.Loaded:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(io, "LARGE_FILE", 2**40)
+        patch.setattr(files, "LARGE_FILE", 2**40)
         return load(path)
 
 
@@ -105,10 +110,10 @@ def fields() -> ModelProto:
 @pytest.mark.usefixtures("all_is_large")
 def test_one_file_is_written_and_read_without_loss(tmp_path: Path) -> None:
     net, path = fields(), tmp_path / "net.onnx"
-    protofile.write(net, path)
+    protobuf.write(net, path)
     assert onnx.load(path) == net
-    again = protofile.read(path)
-    protofile.write(again, tmp_path / "again.onnx")
+    again = protobuf.read(path)
+    protobuf.write(again, tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == path.read_bytes()
     assert abs(size_of(net) - path.stat().st_size) < 20 * len(net.graph.initializer)
 
@@ -119,7 +124,7 @@ def test_a_large_model_is_cut_like_a_small_one(other_files: bool, tmp_path: Path
     path = external(tmp_path, small()) if other_files else write(tmp_path)
     result = cut(path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(io, "LARGE_FILE", 2**40)
+        patch.setattr(files, "LARGE_FILE", 2**40)
         assert result.model == cut(small()).model
     result.save(tmp_path / "out.onnx")
     assert (tmp_path / "out.onnx.data").exists() == other_files
@@ -138,8 +143,7 @@ def test_large_models_recover(options: dict[str, Any], tmp_path: Path) -> None:
     wish: dict[str, Any] = {"align": "none", "bench": False, "data": tmp_path / "x.npz", **options}
     recovered = onnxprune.prune(write(tmp_path), 0.5, **wish).model
     with pytest.MonkeyPatch.context() as patch:
-        for module in (io, protofile):
-            patch.setattr(module, "LARGE_FILE", 2**40)
+        set_bounds(patch, file=2**40, tensor=8)
         expected = onnxprune.prune(small(), 0.5, **wish).model
     for a, b in zip(recovered.graph.initializer, expected.graph.initializer, strict=True):
         np.testing.assert_allclose(array_of(a), array_of(b), 1e-4, 1e-5, err_msg=a.name)
@@ -148,7 +152,7 @@ def test_large_models_recover(options: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize("chunk", [1, 50, 10**6])
 @pytest.mark.parametrize("dims", [[7, 3], [1, 40], [5], []])
 def test_slabs_make_up_the_whole(dims: list[int], chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protofile, "CHUNK", chunk)
+    monkeypatch.setattr(tensors, "CHUNK", chunk)
     whole = np.random.default_rng(0).standard_normal(dims).astype(np.float32)
     inside, left = onnx.numpy_helper.from_array(whole), TensorProto(data_type=TensorProto.FLOAT, dims=dims)
     (tmp_path / "data").write_bytes(b"before" + whole.tobytes())
@@ -188,10 +192,10 @@ def test_external_data_of_the_input_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "net.bin").rename(tmp_path / "out.onnx.data")
     net = onnx.load(path, load_external_data=False)
     for t in net.graph.initializer:
-        leave(t, protofile.Place("out.onnx.data", *place_of(t)[1:]))  # type: ignore[index]
+        leave(t, tensors.Place("out.onnx.data", *place_of(t)[1:]))  # type: ignore[index]
     onnx.save(net, path)
     with pytest.raises(OptionError, match="is the input itself"):
-        io.check_output(tmp_path / "out.onnx", True, path, *load(path).data)
+        files.check_output(tmp_path / "out.onnx", True, path, *load(path).data)
 
 
 def test_a_model_without_its_external_data_gives_one_line(tmp_path: Path) -> None:
@@ -216,7 +220,7 @@ def test_damaged_files_give_one_line(where: float, noise: bytes) -> None:
             path = Path(folder) / "damaged.onnx"
             path.write_bytes(content)
             try:
-                found = protofile.read(path) if content else ModelProto()
+                found = protobuf.read(path) if content else ModelProto()
                 take_all(found)
             except DecodeError:
                 continue
@@ -225,17 +229,17 @@ def test_damaged_files_give_one_line(where: float, noise: bytes) -> None:
 
 @pytest.mark.usefixtures("all_is_large")
 def test_weights_beside_the_model_are_not_copied() -> None:
-    spill = protofile.Spill()
+    left = spill.Spill()
     net = model("g (float[2,40] x, float[40,50] w1) => (float[2,50] y) { y = MatMul(x, w1) }")
-    net.graph.initializer[0].CopyFrom(spill.put(net.graph.initializer[0]))
+    net.graph.initializer[0].CopyFrom(left.put(net.graph.initializer[0]))
     with runnable(net) as path:
         assert isinstance(path, str)
-        assert Path(path).parent == spill.path.parent
+        assert Path(path).parent == left.path.parent
         assert Path(path).with_suffix(".data").stat().st_size == 0
         onnx.checker.check_model(path)
-    folder = spill.path.parent
-    assert [p.name for p in folder.iterdir()] == [protofile.SPILLED]
-    del spill
+    folder = left.path.parent
+    assert [p.name for p in folder.iterdir()] == [spill.SPILLED]
+    del left
     assert not folder.exists()
 
 

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stored tensors: their values, and the bytes that hold them, in memory or left in a file.
+
+A tensor that is *left in its file* has external data whose location is an absolute path. `array_of` maps it into memory for as
+long as somebody looks at the array.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+from onnxprune.types import Array
+
+LARGE_FILE = 2**26
+"""From this size on, large weights of a file are left in it."""
+
+
+LARGE_TENSOR = 2**16
+"""Smaller tensors are always in memory: sizes, indices, biases."""
+
+
+CHUNK = 2**24
+
+
+SMALL = 2**10
+"""Smaller tensors are written into the model itself, where onnx and onnxruntime look for sizes."""
+
+
+PAGE = 2**12
+"""Weights begin at multiples of this, so that onnxruntime can map them."""
+
+
+PLAIN: dict[int, str] = {
+    TensorProto.FLOAT: "<f4", TensorProto.DOUBLE: "<f8", TensorProto.FLOAT16: "<f2", TensorProto.BOOL: "?",
+    TensorProto.INT64: "<i8", TensorProto.INT32: "<i4", TensorProto.INT16: "<i2", TensorProto.INT8: "i1",
+    TensorProto.UINT64: "<u8", TensorProto.UINT32: "<u4", TensorProto.UINT16: "<u2", TensorProto.UINT8: "u1",
+}  # fmt: skip
+"""Element types that numpy reads from a file as they are."""
+
+
+ODD: dict[int, int] = {TensorProto.BFLOAT16: 16, TensorProto.INT4: 4, TensorProto.UINT4: 4}
+"""Bits of element types that numpy does not read so."""
+
+
+class Place(NamedTuple):
+    """Bytes in a file."""
+
+    file: str
+    offset: int
+    length: int
+
+
+def place_of(tensor: TensorProto) -> Place | None:
+    """Where the bytes of a tensor lie that was left in its file; None for one in memory."""
+    if not uses_external_data(tensor):
+        return None
+    info = ExternalDataInfo(tensor)
+    return Place(info.location, info.offset or 0, info.length or 0)
+
+
+def leave(tensor: TensorProto, place: Place) -> None:
+    """Let a tensor stand for bytes in a file."""
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    del tensor.external_data[:]
+    for key, value in (("location", place.file), ("offset", place.offset), ("length", place.length)):
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def is_large(tensor: TensorProto) -> bool:
+    """Whether the values are many, and of a type that can be read in parts."""
+    return bool(tensor.dims) and tensor.data_type in PLAIN and nbytes(tensor) >= LARGE_TENSOR
+
+
+def take(tensor: TensorProto) -> None:
+    """Bring the bytes of a tensor into memory."""
+    place = place_of(tensor)
+    if place is not None:
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+        tensor.raw_data = b"".join(_read(place))
+
+
+def take_all(model: ModelProto) -> None:
+    """Bring all weights of a model into memory, so that it stands by itself."""
+    for tensor in model.graph.initializer:
+        take(tensor)
+
+
+def array_of(tensor: TensorProto) -> Array:
+    """The values of a tensor, in memory or left in its file; read only."""
+    place = place_of(tensor)
+    if place is None:
+        return onnx.numpy_helper.to_array(tensor)
+    kind = PLAIN.get(tensor.data_type)
+    if kind is None:
+        whole = TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=b"".join(_read(place)))
+        return onnx.numpy_helper.to_array(whole)
+    return np.asarray(np.memmap(place.file, kind, "r", place.offset, tuple(tensor.dims)))
+
+
+def slabs(tensor: TensorProto) -> Iterator[tuple[slice, Array]]:
+    """The values of a tensor in parts along its first axis, of about `CHUNK` bytes each, and where each part lies."""
+    place, kind, dims = place_of(tensor), PLAIN.get(tensor.data_type), tuple(tensor.dims)
+    step = max(1, CHUNK * dims[0] // max(1, nbytes(tensor))) if dims else 1
+    if place is None or kind is None or not dims:
+        whole = np.atleast_1d(array_of(tensor))
+        yield from ((slice(k, k + step), whole[k : k + step]) for k in range(0, len(whole), step))
+        return
+    row = place.length // max(1, dims[0])
+    with Path(place.file).open("rb") as file:
+        file.seek(place.offset)
+        for k in range(0, dims[0], step):
+            data = file.read(row * min(step, dims[0] - k))
+            yield slice(k, k + step), np.frombuffer(data, kind).reshape(-1, *dims[1:])
+
+
+def bytes_of(tensor: TensorProto) -> Iterator[bytes]:
+    """The raw bytes of a tensor, piece by piece; nothing for one that keeps its values in typed fields."""
+    place = place_of(tensor)
+    if place is not None:
+        yield from _read(place)
+    elif tensor.HasField("raw_data"):
+        yield tensor.raw_data
+
+
+def length_of(tensor: TensorProto) -> int:
+    """How many bytes `bytes_of` has."""
+    place = place_of(tensor)
+    if place is not None:
+        return place.length
+    return len(tensor.raw_data) if tensor.HasField("raw_data") else 0
+
+
+def nbytes(tensor: TensorProto) -> int:
+    """How many bytes the values of a tensor take, by its type and shape; 0 where the type is unusual."""
+    kind = PLAIN.get(tensor.data_type)
+    bits = 8 * np.dtype(kind).itemsize if kind else ODD.get(tensor.data_type, 0)
+    return -(-bits * math.prod(tensor.dims) // 8)
+
+
+def size_of(model: ModelProto) -> int:
+    """Bytes of the model with all its weights (to within a few a weight)."""
+    light = without_initializers(model)
+    return int(light.ByteSize()) + sum(length_of(t) + header_of(t).ByteSize() for t in model.graph.initializer)
+
+
+def _read(place: Place) -> Iterator[bytes]:
+    with Path(place.file).open("rb") as file:
+        file.seek(place.offset)
+        left = place.length
+        while left and (data := file.read(min(CHUNK, left))):
+            left -= len(data)
+            yield data
+
+
+def append_to(tensor: TensorProto, file: Path) -> TensorProto:
+    """The tensor left at the end of a file; a small one in memory."""
+    length, left = length_of(tensor), header_of(tensor)
+    with file.open("ab") as out:
+        if length < SMALL:
+            left.CopyFrom(tensor)
+            take(left)
+        else:
+            out.write(b"\0" * (-out.tell() % PAGE))
+            leave(left, Place(str(file), out.tell(), length))
+            out.writelines(bytes_of(tensor))
+    return left
+
+
+def header_of(tensor: TensorProto) -> TensorProto:
+    """The tensor without its raw bytes."""
+    header = TensorProto()
+    copy_without(tensor, header, {"raw_data", "external_data", "data_location"})
+    return header
+
+
+def without_initializers(model: ModelProto) -> ModelProto:
+    """A copy of a model without its initializers."""
+    light = ModelProto()
+    copy_without(model, light, {"graph"})
+    copy_without(model.graph, light.graph, {"initializer"})
+    return light
+
+
+def copy_without(source: Any, target: Any, leave: set[str]) -> None:
+    """Copy all fields of a message but some."""
+    for field, value in source.ListFields():
+        if field.name in leave:
+            continue
+        if isinstance(value, (str, bytes, int, float)):
+            setattr(target, field.name, value)
+        elif hasattr(value, "MergeFrom"):
+            getattr(target, field.name).MergeFrom(value)
+        else:
+            getattr(target, field.name).extend(value)
