@@ -12,8 +12,8 @@ from onnxprune.calibration import stages as stages_module
 from onnxprune.calibration.jobs import ordered
 from onnxprune.calibration.linear import KINDS, at_positions, linear_of
 from onnxprune.calibration.moments import Moments, fitted, solve, squared_error
-from onnxprune.calibration.sites import affine, find_sites
 from onnxprune.calibration.stages import Stages, Store, schedule, stages
+from onnxprune.calibration.sums import affine, find_sums
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.graph import read_nodes
 from onnxprune.ort import session
@@ -82,7 +82,7 @@ SUMS = """g (float[N,8,6,6] x, float[8,8,3,3] w1, float[8] ws, float[8] wt, floa
 
 
 def test_a_sum_is_seen_through_batch_norms_and_adds() -> None:
-    sites = find_sites(read_graph(model(SUMS)))
+    sites = find_sums(read_graph(model(SUMS)))
     assert [(s.total, [t.linear.weight for t in s.terms], s.addends) for s in sites] == [
         ("a", ["w1", "w2"], ("x",)),
         ("y", ["w3"], ()),
@@ -92,7 +92,7 @@ def test_a_sum_is_seen_through_batch_norms_and_adds() -> None:
 def test_terms_and_addends_make_the_sum() -> None:
     net = model(SUMS)
     graph = read_graph(net)
-    site = find_sites(graph)[0]
+    site = find_sums(graph)[0]
     x = np.random.default_rng(0).standard_normal((2, 8, 6, 6)).astype("f")
     with stages(net, [["a"]], [{"x": x}]) as run:
         a = next(run.advance(0))["a"]
@@ -109,21 +109,21 @@ def test_terms_and_addends_make_the_sum() -> None:
 def test_a_branch_that_somebody_else_reads_ends_there() -> None:
     text = """g (float[N,8] x, float[8,8] w1, float[8,8] w2) => (float[N,8] y, float[N,8] z)
         { a = Gemm(x, w1)  z = Relu(a)  b = Gemm(x, w2)  y = Add(a, b) }"""
-    assert [(s.total, len(s.terms), s.addends) for s in find_sites(read_graph(model(text)))] == [("y", 1, ("a",)), ("a", 1, ())]
+    assert [(s.total, len(s.terms), s.addends) for s in find_sums(read_graph(model(text)))] == [("y", 1, ("a",)), ("a", 1, ())]
 
 
 def test_shared_weights_are_one_job_and_readers_come_later() -> None:
     text = """g (float[N,4,8] x, float[N,4,8] z, float[8,8] w1, float[8,6] w2) => (float[N,4,6] y) {
         a = MatMul(x, w1)  b = Relu(a)  c = MatMul(z, w1)  d = Sigmoid(c)  e = Mul(b, d)  y = MatMul(e, w2) }"""
     graph = read_graph(model(text))
-    jobs = ordered(graph, find_sites(graph)[::-1])
+    jobs = ordered(graph, find_sums(graph)[::-1])
     assert [[s.total for s in job] for job in jobs] == [["c", "a"], ["y"]]
 
 
 def test_a_weight_used_again_on_its_own_result_is_fitted_once() -> None:
     text = "g (float[N,8] x, float[8,8] w) => (float[N,8] y) { a = MatMul(x, w)  b = Relu(a)  y = MatMul(b, w) }"
     graph = read_graph(model(text))
-    assert [[s.total for s in job] for job in ordered(graph, find_sites(graph))] == [["a"]]
+    assert [[s.total for s in job] for job in ordered(graph, find_sums(graph))] == [["a"]]
 
 
 def deep(layers: int = 4) -> ModelProto:

@@ -18,7 +18,7 @@ from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import find_groups
 from onnxprune.data.samples import Data
 from onnxprune.errors import DataError, TrainingError
-from onnxprune.evaluation.evaluator import Judge
+from onnxprune.evaluation.evaluator import Evaluator
 from onnxprune.ir.facts import read_graph
 from onnxprune.recovery import methods as attempts
 from onnxprune.recovery.editor import Fitted
@@ -28,10 +28,10 @@ from onnxprune.training.converter.module import Module
 from onnxprune.training.distillation import distill as module
 from onnxprune.training.distillation import losses as objectives
 from onnxprune.training.distillation.distill import Clock, Distilled, Training, distill, is_done, rate
-from onnxprune.training.distillation.losses import FAINT, label_loss, log_softmax, objective, of_classes, softened, temperature
+from onnxprune.training.distillation.losses import FAINT, label_loss, log_softmax, losses_of, of_classes, softened, temperature
 from onnxprune.training.distillation.stream import Batch, mixable, mixed, stream
-from onnxprune.training.distillation.trainer import Knobs
-from onnxprune.training.distillation.validation import Examination
+from onnxprune.training.distillation.trainer import TrainingSettings
+from onnxprune.training.distillation.validation import Validation
 from tests.models import choose, model, stored
 from tests.nets import small
 
@@ -82,12 +82,12 @@ def same_weights(a: ModelProto, b: ModelProto) -> bool:
 
 def test_the_student_comes_nearer_on_samples_that_nobody_saw() -> None:
     result = distill(NET, STUDENT, FIT, HELD_OUT, MASKS, seconds=SECONDS)
-    judge = Judge(NET, samples(64, 2))
+    judge = Evaluator(NET, samples(64, 2))
     assert result.best is not None
     assert judge.judge(result.model).loss < 0.5 * judge.judge(STUDENT).loss
     assert result.best.loss < result.history[0].loss
-    assert result.history[0].loss == pytest.approx(Judge(NET, HELD_OUT).judge(STUDENT).loss, rel=1e-3)
-    assert result.best.loss == pytest.approx(Judge(NET, HELD_OUT).judge(result.model).loss, rel=1e-3)
+    assert result.history[0].loss == pytest.approx(Evaluator(NET, HELD_OUT).judge(STUDENT).loss, rel=1e-3)
+    assert result.best.loss == pytest.approx(Evaluator(NET, HELD_OUT).judge(result.model).loss, rel=1e-3)
     assert (result.steps > 10, result.samples) == (True, 48)
     assert [n.SerializeToString() for n in result.model.graph.node] == [n.SerializeToString() for n in STUDENT.graph.node]
 
@@ -99,7 +99,7 @@ def test_the_models_given_are_left_alone() -> None:
 
 
 def test_a_student_that_gets_worse_is_returned_as_it_came() -> None:
-    result = distill(NET, STUDENT, FIT, HELD_OUT, MASKS, seconds=1.0, knobs=Knobs(rate=1e12))
+    result = distill(NET, STUDENT, FIT, HELD_OUT, MASKS, seconds=1.0, knobs=TrainingSettings(rate=1e12))
     assert result.steps > 0
     assert any(p.loss > result.history[0].loss for p in result.history)
     assert result.best == result.history[0]
@@ -149,7 +149,7 @@ def test_interrupted_it_returns_the_best_so_far() -> None:
     result = distill(NET, STUDENT, FIT, HELD_OUT, MASKS, seconds=4.0, progress=impatient)
     assert result.steps == 60
     assert result.best is not None
-    judge = Judge(NET, HELD_OUT)
+    judge = Evaluator(NET, HELD_OUT)
     assert judge.judge(result.model).loss == pytest.approx(result.best.loss, rel=1e-3)
 
 
@@ -157,7 +157,7 @@ def test_interrupted_before_it_began_it_returns_the_student(monkeypatch: pytest.
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "Examination", interrupted)
+    monkeypatch.setattr(module, "Validation", interrupted)
     result = distill(NET, STUDENT, FIT, HELD_OUT, MASKS)
     assert (result.model, result.steps, result.best) == (STUDENT, 0, None)
 
@@ -165,7 +165,7 @@ def test_interrupted_before_it_began_it_returns_the_student(monkeypatch: pytest.
 def test_labels_are_learned_where_there_are_some() -> None:
     """All labels say class 3, which the teacher would not."""
     labelled = samples(96, labels=np.full(96, 3))
-    knobs = Knobs(truth=100.0)
+    knobs = TrainingSettings(truth=100.0)
 
     def threes(result: Distilled) -> float:
         outputs = Module(result.model)(HELD_OUT.chunks[0])["y"]
@@ -231,7 +231,7 @@ def test_outputs_are_compared_before_a_softmax(body: str, opset: int, name: str)
     program = Module(net).program
     feeds = {"x": np.random.default_rng(0).standard_normal((7, 6)).astype(np.float32)}
     outputs = Module(net).requires_grad_(False)(feeds)
-    [term] = objective(program, program, {"y": outputs["y"].numpy()}, {}, 3, 0.0)
+    [term] = losses_of(program, program, {"y": outputs["y"].numpy()}, {}, 3, 0.0)
     assert term.name == name
     assert (term.logs is None) == (name == "a" and "Sigmoid" in body)
     y = Module(net)(feeds, [name])[name].detach()
@@ -244,15 +244,15 @@ def test_outputs_are_compared_before_a_softmax(body: str, opset: int, name: str)
 def test_tensors_inside_are_compared_where_the_student_has_them() -> None:
     old, new = Module(NET).requires_grad_(False), Module(STUDENT).requires_grad_(False)
     feeds = samples(4).chunks[0]
-    terms = objective(old.program, new.program, {"y": old(feeds)["y"].detach().numpy()}, MASKS, 2, 0.5)
+    terms = losses_of(old.program, new.program, {"y": old(feeds)["y"].detach().numpy()}, MASKS, 2, 0.5)
     assert [t.name for t in terms] == ["y", "c1", "c3"]
     assert sum(t.weight for t in terms[1:]) == pytest.approx(0.5)
     names = [t.name for t in terms]
     taught, shown = old(feeds, names), new(feeds, names)
     assert all(t.target(taught[t.name]).shape == shown[t.name].shape for t in terms)
-    whole = objective(old.program, old.program, {"y": old(feeds)["y"].detach().numpy()}, {}, 2, 0.5)
+    whole = losses_of(old.program, old.program, {"y": old(feeds)["y"].detach().numpy()}, {}, 2, 0.5)
     assert all(float(t.loss(t.target(taught[t.name]), taught[t.name])) == 0 for t in whole[1:])
-    result = distill(NET, STUDENT, FIT, HELD_OUT, MASKS, seconds=1.0, knobs=Knobs(share=1.0))
+    result = distill(NET, STUDENT, FIT, HELD_OUT, MASKS, seconds=1.0, knobs=TrainingSettings(share=1.0))
     assert result.best is not None
     assert result.best.loss < result.history[0].loss
 
@@ -263,7 +263,7 @@ def test_residual_adds_are_preferred() -> None:
         d = Conv <pads = [1,1,1,1]> (c, w3)  e = Add(c, d)  f = GlobalAveragePool(e)  g = Flatten(f)  y = Gemm(g, w4) }"""
     net = Module(model(text))
     y = net({"x": np.ones((2, 3, 8, 8), np.float32)})["y"].detach().numpy()
-    assert [t.name for t in objective(net.program, net.program, {"y": y}, {}, 5, 1.0)] == ["y", "c", "e"]
+    assert [t.name for t in losses_of(net.program, net.program, {"y": y}, {}, 5, 1.0)] == ["y", "c", "e"]
 
 
 def test_a_stream_shows_every_sample_equally_often() -> None:
@@ -342,8 +342,8 @@ def test_outputs_that_score_no_classes_are_imitated() -> None:
 
 
 def test_an_examination_looks_at_as_many_samples_as_there_is_time_for() -> None:
-    assert Examination(Module(NET), HELD_OUT, 0, 1e9).samples == 48
-    assert Examination(Module(NET), HELD_OUT, 0, 0.0).samples == 16
+    assert Validation(Module(NET), HELD_OUT, 0, 1e9).samples == 48
+    assert Validation(Module(NET), HELD_OUT, 0, 0.0).samples == 16
 
 
 def test_steps_grow_and_fade() -> None:
@@ -396,7 +396,7 @@ def test_however_classes_come_out_a_sure_teacher_is_softened_alike(
     if "Identity" in body:  # of mere probabilities the faintest are not told apart, in the loss neither
         scores = scores.clamp_min(np.log(FAINT))
     for top in (0.5, 1.0):
-        objective(program, program, {"y": y}, {}, 3, 0.0, top)
+        losses_of(program, program, {"y": y}, {}, 3, 0.0, top)
     expected = temperature(scores, 0.5)
     assert expected > 2
     assert heats == [pytest.approx(expected, rel=0.1), 1.0]

@@ -12,7 +12,7 @@ from onnx import ModelProto
 from onnxprune.data.samples import Data
 from onnxprune.errors import DataError
 from onnxprune.evaluation import evaluator as judge_module
-from onnxprune.evaluation.evaluator import Judge, accuracy, run
+from onnxprune.evaluation.evaluator import Evaluator, accuracy, run
 from onnxprune.types import Outputs
 from tests.models import Array, model
 
@@ -36,14 +36,14 @@ def data(*shape: int, labels: Array | None = None) -> Data:
 
 
 def test_the_original_is_its_own_equal() -> None:
-    judged = Judge(same(), data(20, 4)).judge(same())
+    judged = Evaluator(same(), data(20, 4)).judge(same())
     assert np.allclose([judged.error, judged.cosine, judged.loss], [0, 1, 0])
     assert (judged.agreement, judged.accuracy, judged.samples) == (1.0, None, 20)
 
 
 @pytest.mark.parametrize("by", [0.5, -1.0, 0.0])
 def test_error_and_cosine_are_those_of_the_outputs(by: float) -> None:
-    judged = Judge(same("N,3,5,5"), data(70, 3, 5, 5)).judge(scaled(by, "N,3,5,5"))
+    judged = Evaluator(same("N,3,5,5"), data(70, 3, 5, 5)).judge(scaled(by, "N,3,5,5"))
     assert judged.error == pytest.approx(abs(1 - by), rel=1e-6)
     assert judged.cosine == pytest.approx(np.sign(by))
     assert judged.agreement is None  # three channels of an image are no classes
@@ -52,12 +52,12 @@ def test_error_and_cosine_are_those_of_the_outputs(by: float) -> None:
 
 def test_divergence_of_logits_forgives_a_common_shift_and_that_of_others_does_not() -> None:
     shift = model("g (float[N,4] x) => (float[N,4] y) <float b = {5}> { y = Add(x, b) }")
-    judged = Judge(same(), data(20, 4)).judge(shift)
+    judged = Evaluator(same(), data(20, 4)).judge(shift)
     assert judged.error > 1
     assert judged.loss == pytest.approx(0, abs=1e-6)
     x = data(20, 4).chunks[0]["x"]
     p, q = (np.exp(v) / np.exp(v).sum(1, keepdims=True) for v in (x, 0.5 * x))
-    judged = Judge(same(), Data(({"x": x},))).judge(scaled(0.5))
+    judged = Evaluator(same(), Data(({"x": x},))).judge(scaled(0.5))
     assert judged.loss == pytest.approx((p * np.log(p / q)).sum(1).mean(), rel=1e-4)
 
 
@@ -73,7 +73,7 @@ def test_agreement_is_the_share_of_equal_best_classes(shape: str, sizes: tuple[i
     original = softened(f"Softmax <axis = {axis}> (x)", shape) if soft else same(shape)
     candidate = model(text)
     scores = [next(iter(run(m, samples)))[0]["y"].argmax(axis) for m in (original, candidate)]
-    judged = Judge(original, samples).judge(candidate)
+    judged = Evaluator(original, samples).judge(candidate)
     assert judged.agreement == pytest.approx((scores[0] == scores[1]).mean())
     assert 0.1 < (judged.agreement or 0) < 0.9
 
@@ -85,7 +85,7 @@ def test_labels_a_position_count_and_those_that_name_no_class_do_not(shape: str,
     labels[::2] = (labels[::2] + 1) % 4
     labels[0] = 255
     labels[1] = -100
-    judged = Judge(same(shape), Data(samples.chunks, labels))
+    judged = Evaluator(same(shape), Data(samples.chunks, labels))
     assert judged.before.accuracy == pytest.approx(14 / 28)
     assert accuracy(same(shape), Data(samples.chunks, labels)) == judged.before.accuracy
 
@@ -101,7 +101,7 @@ def test_whole_numbers_agree_or_not() -> None:
     original, other = (model(pick.format(t)) for t in ("z = Identity(x)", "z = Neg(x)"))
     samples = data(40, 4, labels=RNG.integers(0, 4, 40))
     best = [run_one(m, samples) for m in (original, other)]
-    judged = Judge(original, samples).judge(other)
+    judged = Evaluator(original, samples).judge(other)
     assert judged.agreement == pytest.approx((best[0] == best[1]).mean())
     assert judged.accuracy == pytest.approx((best[1] == samples.labels).mean())
 
@@ -113,7 +113,7 @@ def run_one(net: ModelProto, samples: Data) -> Array:
 def test_labels_decide_only_where_they_are_many() -> None:
     x = RNG.standard_normal((4000, 4)).astype(np.float32)
     wrong = x.argmin(1)
-    few, many = (Judge(same(), Data(({"x": x[:n]},), wrong[:n])) for n in (100, 4000))
+    few, many = (Evaluator(same(), Data(({"x": x[:n]},), wrong[:n])) for n in (100, 4000))
     inverse, close = scaled(-1), scaled(0.9)
     assert few.judge(inverse).accuracy == 1.0
     assert few.judge(close).loss < few.judge(inverse).loss
@@ -129,7 +129,7 @@ def test_a_metric_is_given_outputs_and_labels_or_feeds() -> None:
         return float(outputs["y"][0, 0])
 
     chunks = ({"x": x}, {"x": x[:50, :2]})
-    judged = Judge(same("N,K"), Data(chunks), metric).judge(same("N,K"))
+    judged = Evaluator(same("N,K"), Data(chunks), metric).judge(same("N,K"))
     assert judged.accuracy is not None
     assert judged.accuracy == pytest.approx(x[0, 0])
     assert [shape for shape, _ in seen[:2]] == [(150, 4), (50, 2)]
@@ -145,29 +145,29 @@ def test_a_metric_that_fails_is_one_line() -> None:
         return float(outputs["logits"].sum())
 
     with pytest.raises(DataError, match="`metric`: the function fails: KeyError: 'logits'"):
-        Judge(same(), data(5, 4), raises)
+        Evaluator(same(), data(5, 4), raises)
     with pytest.raises(DataError, match="returned nan, expected a finite number"):
-        Judge(same(), data(5, 4), lambda *_: float("nan"))
+        Evaluator(same(), data(5, 4), lambda *_: float("nan"))
 
 
 def test_large_outputs_are_sampled_and_judged_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = data(20, 4, 30, 30)
-    whole = Judge(same("N,4,H,W"), samples).judge(scaled(0.7, "N,4,H,W"))
+    whole = Evaluator(same("N,4,H,W"), samples).judge(scaled(0.7, "N,4,H,W"))
     monkeypatch.setattr("onnxprune.evaluation.divergence.MOST", 20 * 4 * 90)
-    judge = Judge(same("N,4,H,W"), samples)
+    judge = Evaluator(same("N,4,H,W"), samples)
     assert judge._old[0][0].shape == (20, 90, 4)
     assert judge.judge(scaled(0.7, "N,4,H,W")).error == pytest.approx(whole.error)
 
 
 def test_a_candidate_that_makes_no_numbers_loses() -> None:
     broken = model("g (float[N,4] x) => (float[N,4] y) { n = Abs(x) m = Neg(n) y = Sqrt(m) }")
-    judged = Judge(same(), data(5, 4)).judge(broken)
+    judged = Evaluator(same(), data(5, 4)).judge(broken)
     assert judged.loss == judged.error == np.inf
 
 
 def test_what_the_original_does_not_know_is_not_compared() -> None:
     root = model("g (float[N,4] x) => (float[N,4] y) { y = Sqrt(x) }")
-    assert Judge(root, data(5, 4)).judge(root).error == 0
+    assert Evaluator(root, data(5, 4)).judge(root).error == 0
 
 
 def test_outputs_of_a_length_that_depends_on_the_input() -> None:
@@ -176,22 +176,22 @@ def test_outputs_of_a_length_that_depends_on_the_input() -> None:
     )
     fewer = found.__class__.FromString(found.SerializeToString())
     fewer.graph.node[0].op_type = "Identity"
-    judged = Judge(found, data(5, 4)).judge(fewer)
+    judged = Evaluator(found, data(5, 4)).judge(fewer)
     assert judged.error > 0
-    assert Judge(found, data(5, 4)).judge(found).error == 0
+    assert Evaluator(found, data(5, 4)).judge(found).error == 0
 
 
 def test_models_without_an_axis_for_samples() -> None:
     net, half = (model(f"g (float[4] x) => (float[4] y) <float b = {{{b}}}> {{ y = Mul(x, b) }}") for b in (1, 0.5))
     x = RNG.standard_normal((10, 4)).astype(np.float32)
-    judge = Judge(net, Data(({"x": x},), x.argmax(1), fixed=1, stacked=frozenset("x")))
+    judge = Evaluator(net, Data(({"x": x},), x.argmax(1), fixed=1, stacked=frozenset("x")))
     assert judge.before.accuracy == 1.0
     assert judge.judge(half).error == pytest.approx(0.5)
 
 
 def test_nothing_held_out_and_models_that_do_not_run() -> None:
     with pytest.raises(DataError, match="at least two samples"):
-        Judge(same(), data(1, 4).split(0.5)[1])
+        Evaluator(same(), data(1, 4).split(0.5)[1])
     with pytest.raises(DataError, match="`data`: the model does not run on these inputs"):
-        Judge(same(), data(5, 3, 3))
+        Evaluator(same(), data(5, 3, 3))
     assert judge_module._certain(1.0, 50) is False

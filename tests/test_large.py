@@ -21,7 +21,7 @@ from onnxprune.cli.app import run
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.ir import files, protobuf, spill, tensors
 from onnxprune.ir.files import load, runnable, save
-from onnxprune.ir.tensors import Place, array_of, leave, length_of, place_of, size_of, slabs, take_all
+from onnxprune.ir.tensors import FileRange, array_of, leave, length_of, range_of, size_of, slabs, take_all
 from tests.models import model
 from tests.nets import pruned, small, write
 
@@ -67,7 +67,7 @@ def test_values_are_the_same_in_memory_and_in_a_file(kind: str, tmp_path: Path) 
     left = TensorProto()
     left.CopyFrom(tensor)
     (tmp_path / "data").write_bytes(b"before" + tensor.raw_data + b"after")
-    leave(left, Place(str(tmp_path / "data"), 6, size))
+    leave(left, FileRange(str(tmp_path / "data"), 6, size))
     assert array_of(left).tobytes() == array_of(tensor).tobytes()
     assert array_of(left).dtype == array_of(tensor).dtype
     assert length_of(left) == length_of(tensor) == size
@@ -80,7 +80,7 @@ def test_values_are_the_same_in_memory_and_in_a_file(kind: str, tmp_path: Path) 
 def test_a_model_is_read_without_its_weights(other_files: bool, tmp_path: Path) -> None:
     path = external(tmp_path, small()) if other_files else write(tmp_path)
     read = load(path)
-    left = [t for t in read.model.graph.initializer if place_of(t)]
+    left = [t for t in read.model.graph.initializer if range_of(t)]
     assert len(left) == len(small().graph.initializer)
     assert all(not t.HasField("raw_data") for t in left)
     take_all(read.model)
@@ -156,7 +156,7 @@ def test_slabs_make_up_the_whole(dims: list[int], chunk: int, tmp_path: Path, mo
     whole = np.random.default_rng(0).standard_normal(dims).astype(np.float32)
     inside, left = onnx.numpy_helper.from_array(whole), TensorProto(data_type=TensorProto.FLOAT, dims=dims)
     (tmp_path / "data").write_bytes(b"before" + whole.tobytes())
-    leave(left, Place(str(tmp_path / "data"), 6, whole.nbytes))
+    leave(left, FileRange(str(tmp_path / "data"), 6, whole.nbytes))
     for tensor in (inside, left):
         again = np.full_like(np.atleast_1d(whole), np.nan)
         for rows, part in slabs(tensor):
@@ -192,7 +192,7 @@ def test_external_data_of_the_input_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "net.bin").rename(tmp_path / "out.onnx.data")
     net = onnx.load(path, load_external_data=False)
     for t in net.graph.initializer:
-        leave(t, tensors.Place("out.onnx.data", *place_of(t)[1:]))  # type: ignore[index]
+        leave(t, tensors.FileRange("out.onnx.data", *range_of(t)[1:]))  # type: ignore[index]
     onnx.save(net, path)
     with pytest.raises(OptionError, match="is the input itself"):
         files.check_output(tmp_path / "out.onnx", True, path, *load(path).data)

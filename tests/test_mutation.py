@@ -18,7 +18,7 @@ from onnxprune.analysis import couple as coupling
 from onnxprune.analysis.couple import couple
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import find_groups
-from onnxprune.analysis.labels import Flow, Labels, Pin, Rest
+from onnxprune.analysis.labels import Flow, Labels, Pin, Residue
 from onnxprune.analysis.rules import RULES
 from onnxprune.analysis.rules.site import Rule, Site
 from onnxprune.errors import CutError, VerificationError
@@ -200,7 +200,8 @@ def test_a_false_claim_of_zeros_is_noticed(op: str, monkeypatch: pytest.MonkeyPa
 
     def claims(site: Site) -> list[Flow]:
         return [
-            Flow(f.axes, tuple(r if x is None else Rest.ZERO for x, r in zip(f.axes, f.rest, strict=True))) for f in real(site)
+            Flow(f.axes, tuple(r if x is None else Residue.ZERO for x, r in zip(f.axes, f.residue, strict=True)))
+            for f in real(site)
         ]
 
     monkeypatch.setattr(coupling, "RULES", {**RULES, op: replace(real, visit=claims)})

@@ -14,7 +14,7 @@ from onnx import ModelProto
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 from onnxprune.analysis.couple import couple
-from onnxprune.analysis.labels import Rest
+from onnxprune.analysis.labels import Residue
 from onnxprune.ir.facts import read_graph
 from tests.models import model
 from tests.nets import pruned, write
@@ -106,9 +106,9 @@ def test_a_bias_that_is_written_out_holds_no_channels() -> None:
     assert report.verification.error == 0
 
 
-@pytest.mark.parametrize(("divisor", "rest"), [("r", Rest.CONSTANT), ("two", Rest.ZERO)])
-def test_a_weight_is_masked_as_numerator_but_not_where_it_is_its_own_divisor(divisor: str, rest: Rest) -> None:
+@pytest.mark.parametrize(("divisor", "rest"), [("r", Residue.CONSTANT), ("two", Residue.ZERO)])
+def test_a_weight_is_masked_as_numerator_but_not_where_it_is_its_own_divisor(divisor: str, rest: Residue) -> None:
     """Else a removed channel would be zero divided by zero, and what is kept would have other norms."""
     text = f"""g (float[N,6] x, float[6,8] w1, float[8,5] w2) => (float[N,5] y) <float two = {{2.0}}> {{ a = MatMul(x, w1)
         b = Relu(a)  q = Mul(w2, w2)  s = ReduceSum(q)  r = Sqrt(s)  d = Div(w2, {divisor})  y = MatMul(b, d) }}"""
-    assert couple(read_graph(model(text))).flows["w2"].rest[0] is rest
+    assert couple(read_graph(model(text))).flows["w2"].residue[0] is rest

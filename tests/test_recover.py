@@ -18,7 +18,7 @@ from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import find_groups
 from onnxprune.data.samples import Data
 from onnxprune.errors import OptionError, VerificationError
-from onnxprune.evaluation.evaluator import Judge
+from onnxprune.evaluation.evaluator import Evaluator
 from onnxprune.evaluation.structure import check_contract, only_weights
 from onnxprune.ir.facts import read_graph
 from onnxprune.options import RecoveryOptions
@@ -254,7 +254,7 @@ def test_all_that_is_tried_is_told_and_the_best_is_kept(wish: str) -> None:
     p = drop(net, "w2", [1, 3, 5, 7])
     supply = given(data_for(net), "data.npz", 0)
     task = Task(p.coupled, p.dropped, p.pruned, p.pruned, supply.fit, supply.held_out)
-    found = recover(task, wish, Judge(net, supply.held_out))
+    found = recover(task, wish, Evaluator(net, supply.held_out))
     losses = {a.name: a.judgement.loss for a in found.attempts if a.judgement}
     assert found.attempts[0].name == "none"
     assert found.method == (min(losses, key=losses.__getitem__) if wish == "auto" else wish)
@@ -271,7 +271,7 @@ def test_what_fails_is_told_and_none_is_kept(monkeypatch: pytest.MonkeyPatch) ->
     supply = given(data_for(net), "data.npz", 0)
     monkeypatch.setattr("onnxprune.recovery.methods.reconstruct", fails)
     task = Task(p.coupled, p.dropped, p.pruned, p.pruned, supply.fit, supply.held_out)
-    found = recover(task, "reconstruct", Judge(net, supply.held_out))
+    found = recover(task, "reconstruct", Evaluator(net, supply.held_out))
     assert (found.method, found.attempts[1].why) == ("none", "singular")
 
 

@@ -17,7 +17,7 @@ from onnx import ModelProto
 from onnxprune.analysis.couple import couple
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import find_groups
-from onnxprune.analysis.labels import Rest
+from onnxprune.analysis.labels import Residue
 from onnxprune.evaluation.reference import masked
 from onnxprune.evaluation.verification import verify
 from onnxprune.ir.facts import read_graph
@@ -43,8 +43,8 @@ def false_claims(coupled: Coupled, seed: int) -> list[str]:
     axes = {
         (name, k): (labels, rest)
         for name, flow in coupled.flows.items()
-        for k, (labels, rest) in enumerate(zip(flow.axes, flow.rest, strict=True))
-        if name in made and labels is not None and dropped[labels].any() and rest >= Rest.CONSTANT
+        for k, (labels, rest) in enumerate(zip(flow.axes, flow.residue, strict=True))
+        if name in made and labels is not None and dropped[labels].any() and rest >= Residue.CONSTANT
     }
     names = sorted({name for name, _ in axes})
     del net.graph.output[:]
@@ -56,7 +56,9 @@ def false_claims(coupled: Coupled, seed: int) -> list[str]:
     wrong = []
     for (name, k), (labels, rest) in axes.items():
         a, b = (np.compress(dropped[labels], np.asarray(x[name]), k) for x in (one, two))
-        if not (holds_zero(a) and holds_zero(b) if rest is Rest.ZERO else np.array_equal(a, b, equal_nan=a.dtype.kind == "f")):
+        if not (
+            holds_zero(a) and holds_zero(b) if rest is Residue.ZERO else np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+        ):
             wrong.append(f"{coupled.graph.producers[name]} axis {k}: {rest.name}")
     return wrong
 

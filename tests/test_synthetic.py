@@ -21,7 +21,7 @@ from onnxprune.data.synthetic.select import herd, norm_of_mean
 from onnxprune.data.synthetic.statistics import fit, misfit, norm_layers, probing
 from onnxprune.data.synthetic.synthesize import synthesize
 from onnxprune.errors import DataError
-from onnxprune.evaluation.evaluator import Judge
+from onnxprune.evaluation.evaluator import Evaluator
 from tests.models import Array, model, runner
 from tests.nets import small
 
@@ -314,6 +314,6 @@ def test_without_data_a_cut_is_recovered_on_made_up_inputs() -> None:
     )
     assert recovered.report.recovery is not None
     assert recovered.report.recovery.source == "synthetic"
-    judge = Judge(net, Data(({"x": pictures(30, 1, seed=6)},)))
+    judge = Evaluator(net, Data(({"x": pictures(30, 1, seed=6)},)))
     errors = [judge.judge(result.model).error for result in (plain, recovered)]
     assert errors[1] < 0.7 * errors[0]

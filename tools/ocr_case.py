@@ -29,7 +29,7 @@ from onnxprune.analysis.analyse import analyse
 from onnxprune.cost.benchmark import Benchmark, benchmark, random_feeds
 from onnxprune.data.arrays import data_of_calls
 from onnxprune.data.samples import Data
-from onnxprune.evaluation.evaluator import Judge
+from onnxprune.evaluation.evaluator import Evaluator
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import load
 from onnxprune.options import Options
@@ -165,7 +165,7 @@ def ways() -> dict[str, Method]:
 
 def column(bench: Bench, cut: Cut) -> dict[str, Reading]:
     """Every recovery of one cut; `auto` is the one that reads the held-out calibration words best."""
-    d, judge = cut.decision, Judge(bench.model, bench.held_out, ocr.characters)
+    d, judge = cut.decision, Evaluator(bench.model, bench.held_out, ocr.characters)
     task = Task(d.analysis.coupled, d.dropped, d.pruned, d.pruned, bench.fit, bench.held_out, seconds=bench.seconds)
     found, losses = dict[str, Reading](), dict[str, float]()
     for name, way in ways().items():

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from onnxprune.analysis.analyse import analyse
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.protobuf import INLINE_LIMIT, write
-from onnxprune.ir.tensors import Place, leave
+from onnxprune.ir.tensors import FileRange, leave
 from tests.models import model as from_text
 
 
@@ -141,7 +141,7 @@ def wide(megabytes: int, data: Path) -> ModelProto:
             for name, shape in ((f"up{k}", (NARROW, WIDE)), (f"down{k}", (WIDE, NARROW))):
                 values = rng.standard_normal(shape, np.float32) / np.float32(math.sqrt(shape[0]))
                 tensor = graph.initializer.add(name=name, data_type=TensorProto.FLOAT, dims=shape)
-                leave(tensor, Place(str(data), file.tell(), values.nbytes))
+                leave(tensor, FileRange(str(data), file.tell(), values.nbytes))
                 file.write(values.tobytes())
             graph.node.extend(_block(k, now))
             now = f"e{k}"

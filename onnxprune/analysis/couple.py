@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxprune.analysis.constraints import settle
 from onnxprune.analysis.coupling import Coupled, Mark, Owner, Trail, owners_of
-from onnxprune.analysis.labels import Axis, Flow, Labels, Pin, Rest
+from onnxprune.analysis.labels import Axis, Flow, Labels, Pin, Residue
 from onnxprune.analysis.policy import DEFAULT, Policy
 from onnxprune.analysis.rules import RULES
 from onnxprune.analysis.rules.declined import DECLINED
@@ -145,8 +145,8 @@ class _Pass:
                 if labels is not None:
                     self.owners.append(Owner(weight.name, axis, int(labels[0]), size))
                 axes.append(labels)
-            rest = Rest.ZERO if zero else Rest.CONSTANT
-            self.flows[weight.name] = Flow(tuple(axes), tuple(Rest.UNKNOWN if x is None else rest for x in axes))
+            rest = Residue.ZERO if zero else Residue.CONSTANT
+            self.flows[weight.name] = Flow(tuple(axes), tuple(Residue.UNKNOWN if x is None else rest for x in axes))
 
     def _masks(self, node: Node, operand: int, is_float: bool) -> bool:
         """Whether a stored tensor may be masked where a node reads it: the rule says so, or the fused operator in the file."""
@@ -163,7 +163,9 @@ class _Pass:
             return False
         if node.index == shuffle.nodes[-1]:
             axes = tuple(labels[shuffle.order] if k == shuffle.axis else x for k, x in enumerate(flow.axes))
-            rest = tuple(Rest.UNKNOWN if r is Rest.COMPUTED else r for r in flow.rest)  # nobody computes it in this order
+            rest = tuple(
+                Residue.UNKNOWN if r is Residue.COMPUTED else r for r in flow.residue
+            )  # nobody computes it in this order
             self.flows[shuffle.result] = self._checked(node, shuffle.result, Flow(axes, rest))
             self.shuffles.append(shuffle)
         return True
@@ -263,7 +265,7 @@ class _Pass:
             if labels is not None and not fits:
                 self.labels.pin(labels, Pin(str(node), "keeps a single one of them") if size == 1 else pin)
             axes.append(labels if fits else None)
-        return Flow(tuple(axes), tuple(Rest.UNKNOWN if x is None else r for r, x in zip(flow.rest, axes, strict=True)))
+        return Flow(tuple(axes), tuple(Residue.UNKNOWN if x is None else r for r, x in zip(flow.residue, axes, strict=True)))
 
     def _hold(self, flow: Flow | None, pin: Pin) -> None:
         for axis in flow.axes if flow else ():

@@ -17,7 +17,7 @@ from onnxprune.types import Indices
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Link:
     """One link: the node that ties, and the weight axis (or other tensor) that it leads to."""
 
     node: str
@@ -40,7 +40,7 @@ class AxisStory:
     axis: int
     size: int | None
     free: int
-    chain: tuple[Step, ...]
+    chain: tuple[Link, ...]
     reason: str
     partners: tuple[str, ...]
     even: tuple[str, ...] = ()
@@ -136,7 +136,7 @@ def _from_afar(coupled: Coupled, tensor: str) -> str:
     return f"it comes from input '{sources[0]}', and no weight makes channels on the way" if sources else "no weight makes it"
 
 
-def _chain(coupled: Coupled, starts: Indices) -> tuple[tuple[Step, ...], str]:
+def _chain(coupled: Coupled, starts: Indices) -> tuple[tuple[Link, ...], str]:
     """Breadth-first over single ties, from some labels to the nearest pin."""
     held = np.zeros(len(coupled.roots), bool)
     held[coupled.roots[starts]] = True
@@ -172,10 +172,10 @@ def _sentence(coupled: Coupled, pin: Pin) -> str:
     return f"{pin}: those of '{tensor}', for {without_channels(coupled, tensor, axis)}"
 
 
-def _steps(coupled: Coupled, came: dict[int, tuple[int, int] | None], end: int) -> Iterable[Step]:
+def _steps(coupled: Coupled, came: dict[int, tuple[int, int] | None], end: int) -> Iterable[Link]:
     """From the end of a chain to its start."""
     while (link := came[end]) is not None:
-        yield Step(str(coupled.graph.nodes[link[1]]), _place(coupled, end))
+        yield Link(str(coupled.graph.nodes[link[1]]), _place(coupled, end))
         end = link[0]
 
 

@@ -19,7 +19,7 @@ Axis = Indices | None
 """One label per position of an axis, or None for an axis that never shrinks."""
 
 
-class Rest(IntEnum):
+class Residue(IntEnum):
     """What the positions of an axis whose label is dropped hold in the masked original; more is better."""
 
     UNKNOWN = 0
@@ -38,22 +38,22 @@ class Flow:
 
     Attributes:
         axes: the labels of each axis.
-        rest: for each axis, what dropped positions hold once the weights are masked. Sums over an axis are exact where it
+        residue: for each axis, what dropped positions hold once the weights are masked. Sums over an axis are exact where it
             is zero, or can be made exact where it is known.
     """
 
     axes: tuple[Axis, ...]
-    rest: tuple[Rest, ...]
+    residue: tuple[Residue, ...]
 
     @classmethod
     def plain(cls, rank: int) -> Flow:
         """A tensor of which no axis shrinks."""
-        return cls((None,) * rank, (Rest.UNKNOWN,) * rank)
+        return cls((None,) * rank, (Residue.UNKNOWN,) * rank)
 
     @property
     def zero(self) -> tuple[bool, ...]:
         """For each axis, whether dropped positions hold zeros."""
-        return tuple(r is Rest.ZERO for r in self.rest)
+        return tuple(r is Residue.ZERO for r in self.residue)
 
 
 @dataclass(frozen=True, slots=True)

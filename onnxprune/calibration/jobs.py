@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from onnxprune.calibration.sites import Site
+from onnxprune.calibration.sums import LinearSum
 from onnxprune.ir.graph import Graph
 
-Job = list[Site]
+Job = list[LinearSum]
 Bits = int
 """A set of nodes: bit k stands for the node with index k."""
 
 
-def ordered(graph: Graph, sites: Sequence[Site]) -> list[Job]:
+def ordered(graph: Graph, sites: Sequence[LinearSum]) -> list[Job]:
     """Jobs in an order in which everything that one reads is settled before it; a circle is broken at its first job."""
     above = _ancestors(graph)
     jobs = [_independent(above, job) for job in _by_weight(sites)]
@@ -28,7 +28,7 @@ def ordered(graph: Graph, sites: Sequence[Site]) -> list[Job]:
     return order
 
 
-def _by_weight(sites: Sequence[Site]) -> list[Job]:
+def _by_weight(sites: Sequence[LinearSum]) -> list[Job]:
     """One job for all single layers with the same weight; sums of several layers cannot share."""
     jobs: list[Job] = []
     taken: dict[str, Job] = {}
@@ -62,7 +62,7 @@ def _own(job: Job) -> Bits:
     return _union(1 << t.linear.node.index for s in job for t in s.terms)
 
 
-def _read(site: Site, above: Mapping[str, Bits]) -> Bits:
+def _read(site: LinearSum, above: Mapping[str, Bits]) -> Bits:
     return _union(above.get(name, 0) for name in site.wants)
 
 

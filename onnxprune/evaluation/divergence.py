@@ -17,7 +17,7 @@ FAINT = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
-class Gap:
+class Divergence:
     """Sums over what was compared; `gap + gap` joins two batches.
 
     Attributes:
@@ -36,9 +36,9 @@ class Gap:
     nats: float = 0.0
     divergent: float = 0.0
 
-    def __add__(self, other: Gap) -> Gap:
+    def __add__(self, other: Divergence) -> Divergence:
         """Both batches together."""
-        return Gap(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return Divergence(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def error(self) -> float:
@@ -85,7 +85,7 @@ def rows_of(output: Array, axis: int | None, samples: int, seed: int = 0) -> Arr
     return rows[:, np.sort(np.random.default_rng([seed, rows.shape[1]]).choice(rows.shape[1], room, replace=False))]
 
 
-def gap_between(old: Array, new: Array, scores: bool) -> Gap:
+def divergence_between(old: Array, new: Array, scores: bool) -> Divergence:
     """How far `new` is from `old`, both (samples, positions, classes).
 
     Where the original is no number nothing is compared. Whole numbers count as right or wrong. Arrays of different sizes (a
@@ -94,18 +94,18 @@ def gap_between(old: Array, new: Array, scores: bool) -> Gap:
     a, b = _same_shape(old, new)
     if a.dtype.kind in "iub":
         hits = float((a == b).sum())
-        return Gap(a.size - hits, a.size, hits, hits, a.size, hits)
+        return Divergence(a.size - hits, a.size, hits, hits, a.size, hits)
     a, b = a.astype(np.float64), b.astype(np.float64)
     b = np.where(np.isfinite(a), b, 0)
     a = np.where(np.isfinite(a), a, 0)
     with np.errstate(all="ignore"):
-        squares = Gap(*(float(x.sum()) for x in ((a - b) ** 2, a * a, b * b, a * b)))
+        squares = Divergence(*(float(x.sum()) for x in ((a - b) ** 2, a * a, b * b, a * b)))
         if not scores:
             return squares
         places = a.shape[0] * a.shape[1]
         nats, divergent = _nats(a, b, places)
         same = float((a.argmax(2) == b.argmax(2)).sum())
-        return squares + Gap(places=places, same=same, nats=nats, divergent=divergent)
+        return squares + Divergence(places=places, same=same, nats=nats, divergent=divergent)
 
 
 def _nats(a: Array, b: Array, places: int) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from onnx import ModelProto
 from onnxprune.data.classes import class_axis
 from onnxprune.data.samples import Data, count
 from onnxprune.errors import DataError
-from onnxprune.evaluation.divergence import Gap, gap_between, rows_of
+from onnxprune.evaluation.divergence import Divergence, divergence_between, rows_of
 from onnxprune.ir.files import runnable
 from onnxprune.ort import session
 from onnxprune.types import Array, Feeds, Outputs
@@ -59,7 +59,7 @@ class Judgement:
     samples: int
 
 
-class Judge:
+class Evaluator:
     """Compares candidates with the original on held-out samples. The original's outputs are computed once.
 
     Attributes:
@@ -84,10 +84,10 @@ class Judge:
             DataError: the candidate, or the metric, fails on these samples.
         """
         truth = Truth(self._data.labels, self._metric)
-        gaps = [Gap()] * len(self._old[0])
+        gaps = [Divergence()] * len(self._old[0])
         for (outputs, feeds), old in zip(run(model, self._data), self._old, strict=True):
             pairs = enumerate(zip(old, self._rows(outputs), strict=True))
-            gaps = [gaps[k] + gap_between(a, b, k == 0 and self._axis is not None) for k, (a, b) in pairs]
+            gaps = [gaps[k] + divergence_between(a, b, k == 0 and self._axis is not None) for k, (a, b) in pairs]
             truth.see(outputs, feeds)
         return self._judgement(gaps, truth.accuracy())
 
@@ -95,7 +95,7 @@ class Judge:
         axes = [self._axis, *[None] * (len(outputs) - 1)]
         return [rows_of(y, axis, len(self._data), self._seed) for y, axis in zip(outputs.values(), axes, strict=True)]
 
-    def _judgement(self, gaps: Sequence[Gap], accuracy: float | None) -> Judgement:
+    def _judgement(self, gaps: Sequence[Divergence], accuracy: float | None) -> Judgement:
         floats = [g for g, y in zip(gaps, self._old[0], strict=True) if y.dtype.kind == "f"] or gaps
         error, cosine, loss = (float(np.mean([getattr(g, name) for g in floats])) for name in ("error", "cosine", "divergence"))
         if accuracy is not None and (self._metric or _certain(accuracy, len(self._data))):

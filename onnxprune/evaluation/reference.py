@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
 from onnxprune.analysis.coupling import Coupled
-from onnxprune.analysis.labels import Rest
+from onnxprune.analysis.labels import Residue
 from onnxprune.analysis.masking import mask_weight
 from onnxprune.ir.facts import skeleton
 from onnxprune.ir.graph import constant_tensor
@@ -102,7 +102,7 @@ class _Left:
     def _fill(self, nodes: list[NodeProto], data: str, like: str, axis: int, left: Mask) -> str:
         """Removed positions hold zero where the analysis counts on it, else one: finite and not what the original holds."""
         flow, fact = self.coupled.flows[like], self.coupled.graph.facts[like].cases[0]
-        number = 0 if flow.rest[axis] is Rest.ZERO else 1
+        number = 0 if flow.residue[axis] is Residue.ZERO else 1
         kind = onnx.helper.tensor_dtype_to_np_dtype(fact.dtype)
         mask = self._constant(left.reshape([-1] + [1] * (len(flow.axes) - axis - 1)), f"{like} mask {axis}")
         name = self._name(f"{like} filled {axis}")

@@ -25,7 +25,18 @@ from onnxprune.ir.graphsurgeon import from_graphsurgeon, is_graphsurgeon
 from onnxprune.ir.normalize import normal_form
 from onnxprune.ir.protobuf import INLINE_LIMIT, read, write, write_external
 from onnxprune.ir.spill import SPILLED
-from onnxprune.ir.tensors import CHUNK, LARGE_FILE, LARGE_TENSOR, Place, leave, length_of, nbytes, place_of, size_of, take_all
+from onnxprune.ir.tensors import (
+    CHUNK,
+    LARGE_FILE,
+    LARGE_TENSOR,
+    FileRange,
+    leave,
+    length_of,
+    nbytes,
+    range_of,
+    size_of,
+    take_all,
+)
 
 OLDEST_OPSET, OLDEST_IR = 9, 3
 
@@ -90,7 +101,7 @@ def _load_file(path: Path) -> Loaded:
 
 def _take_external(path: Path, model: ModelProto) -> set[Path]:
     """Read weights that the file keeps in other files, or leave them there if they are large; returns those files."""
-    places = [(t, place) for t in model.graph.initializer if (place := place_of(t))]
+    places = [(t, place) for t in model.graph.initializer if (place := range_of(t))]
     left = [(t, place) for t, place in places if place.file == str(path.resolve())]
     others = [(t, place) for t, place in places if place.file != str(path.resolve())]
     for tensor, _ in others:
@@ -100,7 +111,7 @@ def _take_external(path: Path, model: ModelProto) -> set[Path]:
         for t, place in others:
             length = place.length or nbytes(t)
             if length >= LARGE_TENSOR:
-                left.append((t, Place(str((path.parent / place.file).resolve()), place.offset, length)))
+                left.append((t, FileRange(str((path.parent / place.file).resolve()), place.offset, length)))
     for t, _ in left:
         t.ClearField("data_location")  # so that it is not read now
     try:
@@ -169,7 +180,7 @@ def _check(loaded: Loaded) -> None:
         if v.name not in known:
             raise ModelError(f"{name}: output '{v.name}' is made by no node; export the model again")
     for t in model.graph.initializer:
-        place = place_of(t)
+        place = range_of(t)
         if place is not None and not Path(place.file).is_absolute():
             raise ModelError(f"{name}: weight '{t.name}' lies in '{place.file}'; load the weights too, or give the file's path")
         got, need = length_of(t), nbytes(t)
@@ -272,7 +283,7 @@ def data_beside(path: Path) -> Path:
 @contextlib.contextmanager
 def runnable(model: ModelProto) -> Iterator[bytes | str]:
     """What onnxruntime can open: the serialized model, or for a large one a path in a temporary folder."""
-    places = [place for t in model.graph.initializer if (place := place_of(t))]
+    places = [place for t in model.graph.initializer if (place := range_of(t))]
     if not places and size_of(model) < LARGE_FILE:
         yield model.SerializeToString()
         return

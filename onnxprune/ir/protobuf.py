@@ -15,13 +15,13 @@ from onnx import ModelProto
 
 from onnxprune.ir.tensors import (
     LARGE_TENSOR,
-    Place,
+    FileRange,
     append_to,
     bytes_of,
     header_of,
     leave,
     length_of,
-    place_of,
+    range_of,
     without_initializers,
 )
 
@@ -65,7 +65,7 @@ def _read_graph(model: ModelProto, data: mmap.mmap, start: int, stop: int, file:
             continue
         for part, first, inner, last in _fields(data, value, end):
             if part == RAW_DATA:
-                raw = Place(file, inner, last - inner)
+                raw = FileRange(file, inner, last - inner)
             else:
                 tensor.MergeFromString(data[first:last])
         if raw is not None:
@@ -133,11 +133,11 @@ def write_external(model: ModelProto, path: Path, data: Path, location: str) -> 
     light = without_initializers(model)
     data.touch()
     for t in model.graph.initializer:
-        place = place_of(t)
+        place = range_of(t)
         beside = place is not None and Path(place.file).parent == path.parent
         light.graph.initializer.append(t if beside else append_to(t, data))
     for t in light.graph.initializer:
-        place = place_of(t)
+        place = range_of(t)
         if place is not None:
             leave(t, place._replace(file=location if place.file == str(data) else Path(place.file).name))
     path.write_bytes(light.SerializeToString())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from onnx import ModelProto, TensorProto
 
-from onnxprune.ir.tensors import LARGE_FILE, PAGE, Place, append_to, header_of, leave, size_of
+from onnxprune.ir.tensors import LARGE_FILE, PAGE, FileRange, append_to, header_of, leave, size_of
 from onnxprune.types import Array
 
 SPILLED = "onnxprune.spilled"
@@ -44,7 +44,7 @@ class Spill:
             file.write(b"\0" * (-file.tell() % PAGE))
             start = file.tell()
             file.writelines(part.tobytes() for part in parts)
-            leave(left, Place(str(self.path), start, file.tell() - start))
+            leave(left, FileRange(str(self.path), start, file.tell() - start))
         return left
 
 

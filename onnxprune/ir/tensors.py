@@ -50,7 +50,7 @@ ODD: dict[int, int] = {TensorProto.BFLOAT16: 16, TensorProto.INT4: 4, TensorProt
 """Bits of element types that numpy does not read so."""
 
 
-class Place(NamedTuple):
+class FileRange(NamedTuple):
     """Bytes in a file."""
 
     file: str
@@ -58,15 +58,15 @@ class Place(NamedTuple):
     length: int
 
 
-def place_of(tensor: TensorProto) -> Place | None:
+def range_of(tensor: TensorProto) -> FileRange | None:
     """Where the bytes of a tensor lie that was left in its file; None for one in memory."""
     if not uses_external_data(tensor):
         return None
     info = ExternalDataInfo(tensor)
-    return Place(info.location, info.offset or 0, info.length or 0)
+    return FileRange(info.location, info.offset or 0, info.length or 0)
 
 
-def leave(tensor: TensorProto, place: Place) -> None:
+def leave(tensor: TensorProto, place: FileRange) -> None:
     """Let a tensor stand for bytes in a file."""
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
@@ -82,7 +82,7 @@ def is_large(tensor: TensorProto) -> bool:
 
 def take(tensor: TensorProto) -> None:
     """Bring the bytes of a tensor into memory."""
-    place = place_of(tensor)
+    place = range_of(tensor)
     if place is not None:
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")
@@ -97,7 +97,7 @@ def take_all(model: ModelProto) -> None:
 
 def array_of(tensor: TensorProto) -> Array:
     """The values of a tensor, in memory or left in its file; read only."""
-    place = place_of(tensor)
+    place = range_of(tensor)
     if place is None:
         return onnx.numpy_helper.to_array(tensor)
     kind = PLAIN.get(tensor.data_type)
@@ -109,7 +109,7 @@ def array_of(tensor: TensorProto) -> Array:
 
 def slabs(tensor: TensorProto) -> Iterator[tuple[slice, Array]]:
     """The values of a tensor in parts along its first axis, of about `CHUNK` bytes each, and where each part lies."""
-    place, kind, dims = place_of(tensor), PLAIN.get(tensor.data_type), tuple(tensor.dims)
+    place, kind, dims = range_of(tensor), PLAIN.get(tensor.data_type), tuple(tensor.dims)
     step = max(1, CHUNK * dims[0] // max(1, nbytes(tensor))) if dims else 1
     if place is None or kind is None or not dims:
         whole = np.atleast_1d(array_of(tensor))
@@ -125,7 +125,7 @@ def slabs(tensor: TensorProto) -> Iterator[tuple[slice, Array]]:
 
 def bytes_of(tensor: TensorProto) -> Iterator[bytes]:
     """The raw bytes of a tensor, piece by piece; nothing for one that keeps its values in typed fields."""
-    place = place_of(tensor)
+    place = range_of(tensor)
     if place is not None:
         yield from _read(place)
     elif tensor.HasField("raw_data"):
@@ -134,7 +134,7 @@ def bytes_of(tensor: TensorProto) -> Iterator[bytes]:
 
 def length_of(tensor: TensorProto) -> int:
     """How many bytes `bytes_of` has."""
-    place = place_of(tensor)
+    place = range_of(tensor)
     if place is not None:
         return place.length
     return len(tensor.raw_data) if tensor.HasField("raw_data") else 0
@@ -153,7 +153,7 @@ def size_of(model: ModelProto) -> int:
     return int(light.ByteSize()) + sum(length_of(t) + header_of(t).ByteSize() for t in model.graph.initializer)
 
 
-def _read(place: Place) -> Iterator[bytes]:
+def _read(place: FileRange) -> Iterator[bytes]:
     with Path(place.file).open("rb") as file:
         file.seek(place.offset)
         left = place.length
@@ -171,7 +171,7 @@ def append_to(tensor: TensorProto, file: Path) -> TensorProto:
             take(left)
         else:
             out.write(b"\0" * (-out.tell() % PAGE))
-            leave(left, Place(str(file), out.tell(), length))
+            leave(left, FileRange(str(file), out.tell(), length))
             out.writelines(bytes_of(tensor))
     return left
 

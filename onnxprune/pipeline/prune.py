@@ -19,7 +19,7 @@ from onnxprune.data.load import check_exists, check_source, load_data
 from onnxprune.data.samples import Data
 from onnxprune.data.user_code import function_named
 from onnxprune.errors import CutError, PlanError
-from onnxprune.evaluation.evaluator import Judge, Metric
+from onnxprune.evaluation.evaluator import Evaluator, Metric
 from onnxprune.evaluation.structure import check_contract, only_weights
 from onnxprune.evaluation.verification import Verification, verify
 from onnxprune.ir.facts import read_graph
@@ -154,7 +154,7 @@ def _recovered(
         options.recovery.seconds(),
         seed,
     )
-    judge = Judge(loaded.model, samples.held_out, metric, seed)
+    judge = Evaluator(loaded.model, samples.held_out, metric, seed)
     recovery = recover(task, options.recovery.recover, judge, progress)
     check_contract(decision.pruned, recovery.model, only_weights(recovery.added | outcome.added))
     return recovery

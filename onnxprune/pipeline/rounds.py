@@ -23,13 +23,13 @@ from onnxprune.ir.tensors import take_all
 from onnxprune.options import Options
 from onnxprune.pipeline.decide import Decision, decide
 from onnxprune.recovery.editor import Fitted
-from onnxprune.recovery.reconstruct import Knobs, reconstruct
+from onnxprune.recovery.reconstruct import FitSettings, reconstruct
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan, dropped_by, plan_of
 from onnxprune.types import Advance, Feeds, Mask, unwatched
 
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
-Step = Callable[[Coupled, Mask, ModelProto, Sequence[Feeds]], Fitted]
+RoundRecovery = Callable[[Coupled, Mask, ModelProto, Sequence[Feeds]], Fitted]
 """What follows a round: (analysis of the original, dropped labels, cut model, inputs) -> the recovered model."""
 
 
@@ -62,11 +62,11 @@ def composed(first: Kept, second: Kept) -> dict[str, dict[int, tuple[int, ...]]]
     return found
 
 
-def by_least_squares(seed: int) -> Step:
+def by_least_squares(seed: int) -> RoundRecovery:
     """Layers are fitted to what the original computes."""
 
     def step(coupled: Coupled, dropped: Mask, model: ModelProto, batches: Sequence[Feeds]) -> Fitted:
-        return reconstruct(coupled, dropped, model, batches, Knobs(seed=seed))
+        return reconstruct(coupled, dropped, model, batches, FitSettings(seed=seed))
 
     return step
 
@@ -76,7 +76,7 @@ def in_rounds(
     options: Options,
     name: str,
     batches: Sequence[Feeds],
-    recover: Step | None = None,
+    recover: RoundRecovery | None = None,
     progress: Advance = unwatched,
 ) -> Outcome:
     """Cut in `options.recovery.rounds` rounds; each but the last is followed by a recovery.

@@ -18,13 +18,13 @@ from onnx import ModelProto
 
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.calibration.moments import Moments
-from onnxprune.calibration.sites import Site, Term, find_sites
 from onnxprune.calibration.stages import stages
+from onnxprune.calibration.sums import LinearSum, Term, find_sums
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.graph import Graph, Node
 from onnxprune.ir.semantics import uses_batch_statistics
-from onnxprune.recovery.editor import Editor, Fitted, places
-from onnxprune.recovery.reconstruct import Knobs, Values, gather, left_of
+from onnxprune.recovery.editor import Editor, Fitted, offset_slots
+from onnxprune.recovery.reconstruct import FitSettings, Values, gather, left_of
 from onnxprune.types import Advance, Feeds, Mask, Vector, unwatched
 
 Pairs = Iterator[tuple[Values, Values]]
@@ -60,7 +60,7 @@ def reestimate(
 
 
 @dataclass(frozen=True, eq=False)
-class _Step:
+class _Measurement:
     """One thing that is measured and set.
 
     Attributes:
@@ -76,7 +76,7 @@ class _Step:
     settle: Callable[[Editor, Pairs], None]
 
 
-def _norms(graph: Graph) -> Iterator[_Step]:
+def _norms(graph: Graph) -> Iterator[_Measurement]:
     """Each BatchNormalization: what it reads has other statistics than it was trained with."""
     for node in graph.nodes:
         if (
@@ -84,7 +84,7 @@ def _norms(graph: Graph) -> Iterator[_Step]:
             and not uses_batch_statistics(node)
             and all(n in graph.weights for n in node.inputs[1:])
         ):
-            yield _Step(node.index, (), node.inputs[:1], partial(_renew, node))
+            yield _Measurement(node.index, (), node.inputs[:1], partial(_renew, node))
 
 
 def _renew(node: Node, editor: Editor, pairs: Pairs) -> None:
@@ -93,22 +93,22 @@ def _renew(node: Node, editor: Editor, pairs: Pairs) -> None:
     editor.set_operand(node.index, 4, variance, editor.operand(node.index, 4))
 
 
-def _layers(graph: Graph, coupled: Coupled, n_batches: int) -> Iterator[_Step]:
+def _layers(graph: Graph, coupled: Coupled, n_batches: int) -> Iterator[_Measurement]:
     """Each linear layer without a BatchNormalization behind it, by itself, whatever sum it enters."""
-    for term in (t for s in find_sites(graph) for t in s.terms if t.end in coupled.graph.producers):
+    for term in (t for s in find_sums(graph) for t in s.terms if t.end in coupled.graph.producers):
         if not any(step.node.op == "BatchNormalization" for step in term.steps):
-            site = Site(term.end, (term,), (), term.linear.channel_axis)
-            yield _Step(term.linear.node.index, (site.total,), site.wants, partial(_settle, site, n_batches))
+            site = LinearSum(term.end, (term,), (), term.linear.channel_axis)
+            yield _Measurement(term.linear.node.index, (site.total,), site.wants, partial(_settle, site, n_batches))
 
 
-def _settle(site: Site, n_batches: int, editor: Editor, pairs: Pairs) -> None:
-    folds = gather([site], editor, Knobs(), n_batches, pairs)
+def _settle(site: LinearSum, n_batches: int, editor: Editor, pairs: Pairs) -> None:
+    folds = gather([site], editor, FitSettings(), n_batches, pairs)
     _match(site, editor, sum(folds[1:], folds[0]))
 
 
-def _match(site: Site, editor: Editor, m: Moments) -> None:
+def _match(site: LinearSum, editor: Editor, m: Moments) -> None:
     """Scale and shift a layer so that its channels have the original's mean and variance, those of `m.y`."""
-    term, free = site.terms[0], places(site, editor)
+    term, free = site.terms[0], offset_slots(site, editor)
     if not free or editor.users[term.linear.weight] > 1:
         return
     scale, offset = editor.affine(term)

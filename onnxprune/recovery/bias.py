@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.analysis.coupling import Coupled
-from onnxprune.calibration.sites import Site, find_sites
 from onnxprune.calibration.stages import Piece, part, read_by, stages
+from onnxprune.calibration.sums import LinearSum, find_sums
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import Graph, Node
 from onnxprune.ir.semantics import BY_CHANNEL, uses_batch_statistics
 from onnxprune.ort import session
-from onnxprune.recovery.editor import Editor, Fitted, places
+from onnxprune.recovery.editor import Editor, Fitted, offset_slots
 from onnxprune.types import Feeds, Mask, Rng, Vector
 
 POINTS = 4096
@@ -40,36 +40,36 @@ def absorb(coupled: Coupled, dropped: Mask, pruned: ModelProto, batches: Sequenc
     model = ModelProto()
     model.CopyFrom(pruned)
     editor, graph = Editor(model), coupled.graph
-    original = {s.total: s for s in find_sites(graph)}
-    sites = [(original[s.total], s) for s in find_sites(read_graph(model)) if s.total in original]
+    original = {s.total: s for s in find_sums(graph)}
+    sites = [(original[s.total], s) for s in find_sums(read_graph(model)) if s.total in original]
     losing = [t.linear.node for old, _ in sites if _loses(coupled, dropped, old) for t in old.terms]
     axes = {node.inputs[0]: 1 if node.op in ("Conv", "ConvTranspose") else -1 for node in losing}
     means = _measured(graph, axes, batches) if batches else _expected(graph, list(axes), seed)
     for old, new in sites:
         delta = _lost(coupled, dropped, old, means)
         if delta is not None:
-            for place in places(new, editor)[:1]:
+            for place in offset_slots(new, editor)[:1]:
                 place.add(editor, delta)
     return editor.fitted()
 
 
-def _input_axis(site: Site, k: int) -> int:
+def _input_axis(site: LinearSum, k: int) -> int:
     node = site.terms[k].linear.node
     return {"Conv": 1, "ConvTranspose": 0, "MatMul": 0, "Gemm": 1 if node.attribute("transB", 0) else 0}[node.op]
 
 
-def _gone(coupled: Coupled, dropped: Mask, site: Site, k: int) -> Mask | None:
+def _gone(coupled: Coupled, dropped: Mask, site: LinearSum, k: int) -> Mask | None:
     """Which inputs of a layer are removed; None where none is, or the layer is grouped and loses them with its outputs."""
     linear = site.terms[k].linear
     labels = coupled.flows[linear.weight].axes[_input_axis(site, k)]
     return dropped[labels] if labels is not None and linear.groups == 1 and dropped[labels].any() else None
 
 
-def _loses(coupled: Coupled, dropped: Mask, site: Site) -> bool:
+def _loses(coupled: Coupled, dropped: Mask, site: LinearSum) -> bool:
     return any(_gone(coupled, dropped, site, k) is not None for k in range(len(site.terms)))
 
 
-def _lost(coupled: Coupled, dropped: Mask, site: Site, means: Mapping[str, Vector]) -> Vector | None:
+def _lost(coupled: Coupled, dropped: Mask, site: LinearSum, means: Mapping[str, Vector]) -> Vector | None:
     """What a site loses on average (channels that are left,); None where it loses nothing, or that is not known."""
     total = None
     labels = coupled.flows[site.total].axes[site.channel_axis]

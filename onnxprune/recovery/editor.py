@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from onnxprune.calibration.sites import Site, Term, affine
+from onnxprune.calibration.sums import LinearSum, Term, affine
 from onnxprune.ir.graph import Weight, read_weights
 from onnxprune.types import Array, Vector
 
@@ -106,7 +106,7 @@ class Editor:
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class OffsetSlot:
     """Where a change of a sum's offset can go.
 
     Attributes:
@@ -138,13 +138,13 @@ class Place:
         editor.set_operand(self.index, self.operand, wide.reshape(shape), self.like)
 
 
-def places(site: Site, editor: Editor) -> Sequence[Place]:
+def offset_slots(site: LinearSum, editor: Editor) -> Sequence[OffsetSlot]:
     """Where the offset of a site can be changed: the last stored vector that is added, or a bias; none for a bare product."""
     found = [p for t in site.terms if (p := _in_steps(t, editor)) is not None]
     return found or [p for t in site.terms if (p := _in_bias(t, editor)) is not None]
 
 
-def _in_steps(term: Term, editor: Editor) -> Place | None:
+def _in_steps(term: Term, editor: Editor) -> OffsetSlot | None:
     after, linear = np.ones(editor.channels(term)), term.linear
     rank = len(linear.kernel) + 2 if linear.kernel else 2
     for k in reversed(range(len(term.steps))):
@@ -153,14 +153,14 @@ def _in_steps(term: Term, editor: Editor) -> Place | None:
             sign = -1.0 if step.node.op == "Sub" else 1.0
             axis = None if step.node.op == "BatchNormalization" else linear.channel_axis
             like = editor.operand(step.node.index, step.operand)
-            return Place(step.node.index, step.operand, like, sign * after, axis, rank)
+            return OffsetSlot(step.node.index, step.operand, like, sign * after, axis, rank)
         after = after * affine(Term(linear, term.steps[k : k + 1], ""), editor.weights, len(after))[0]
     return None
 
 
-def _in_bias(term: Term, editor: Editor) -> Place | None:
+def _in_bias(term: Term, editor: Editor) -> OffsetSlot | None:
     linear = term.linear
     if linear.bias is None:
         return None
     scale, _ = affine(term, editor.weights, editor.channels(term))
-    return Place(linear.node.index, linear.bias, linear.weight, scale, None, 0)
+    return OffsetSlot(linear.node.index, linear.bias, linear.weight, scale, None, 0)

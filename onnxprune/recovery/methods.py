@@ -15,11 +15,11 @@ from onnx import ModelProto
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.data.samples import Data
 from onnxprune.errors import PruneError
-from onnxprune.evaluation.evaluator import Judge, Judgement
+from onnxprune.evaluation.evaluator import Evaluator, Judgement
 from onnxprune.recovery.batch_norm import reestimate
 from onnxprune.recovery.bias import absorb
 from onnxprune.recovery.editor import Fitted
-from onnxprune.recovery.reconstruct import Knobs, reconstruct
+from onnxprune.recovery.reconstruct import FitSettings, reconstruct
 from onnxprune.types import Feeds, Mask, Progress, silent
 
 EXAMINED = 0.1
@@ -127,7 +127,7 @@ def by_statistics(task: Task, progress: Progress) -> Fitted:
 
 def by_least_squares(task: Task, progress: Progress) -> Fitted:
     """Layers fitted to the original's."""
-    knobs, told = Knobs(seed=task.seed), lambda done: progress("reconstruct", done)
+    knobs, told = FitSettings(seed=task.seed), lambda done: progress("reconstruct", done)
     return reconstruct(task.coupled, task.dropped, task.start, task.batches(), knobs, told)
 
 
@@ -148,7 +148,7 @@ def by_distillation(task: Task, progress: Progress, **knobs: Any) -> Fitted:
         seconds=task.seconds or DISTILL_SECONDS,
         seed=task.seed,
         progress=lambda stage, done: progress("distill", done),
-        knobs=trainer.Knobs(**knobs),
+        knobs=trainer.TrainingSettings(**knobs),
     )
     return replace(student, model=trained.model)
 
@@ -188,7 +188,7 @@ class _Result:
         return judgement.loss if judgement is not None else float("inf")
 
 
-def recover(task: Task, wish: str, judge: Judge, progress: Progress = silent) -> Recovery:
+def recover(task: Task, wish: str, judge: Evaluator, progress: Progress = silent) -> Recovery:
     """Try what `wish` names, judge it beside `none`, and keep the best; a method asked for by name is kept where it works.
 
     Args:
@@ -208,7 +208,7 @@ def recover(task: Task, wish: str, judge: Judge, progress: Progress = silent) ->
     return Recovery(best.fitted.model, best.fitted.added, best.attempt.name, judge.before, attempts)
 
 
-def _attempt(name: str, way: Method, task: Task, judge: Judge, progress: Progress) -> _Result:
+def _attempt(name: str, way: Method, task: Task, judge: Evaluator, progress: Progress) -> _Result:
     start = time.perf_counter()
     try:
         fitted = way(task, progress)

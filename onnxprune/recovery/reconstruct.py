@@ -19,17 +19,17 @@ from onnxprune.analysis.coupling import Coupled
 from onnxprune.calibration.jobs import Job, ordered
 from onnxprune.calibration.linear import at_positions
 from onnxprune.calibration.moments import RIDGES, Moments, Solution, fitted
-from onnxprune.calibration.sites import Site, find_sites
 from onnxprune.calibration.stages import stages
+from onnxprune.calibration.sums import LinearSum, find_sums
 from onnxprune.ir.facts import read_graph
-from onnxprune.recovery.editor import Editor, Fitted, places
+from onnxprune.recovery.editor import Editor, Fitted, offset_slots
 from onnxprune.types import Advance, Array, Feeds, Mask, Rng, unwatched
 
 Values = dict[str, Array]
 
 
 @dataclass(frozen=True, slots=True)
-class Knobs:
+class FitSettings:
     """How a reconstruction works.
 
     Attributes:
@@ -50,7 +50,7 @@ def reconstruct(
     dropped: Mask,
     pruned: ModelProto,
     batches: Sequence[Feeds],
-    knobs: Knobs = Knobs(),
+    knobs: FitSettings = FitSettings(),
     progress: Advance = unwatched,
 ) -> Fitted:
     """The pruned model with refitted weights; graph, names and shapes stay (a layer may get a bias that it lacked).
@@ -65,7 +65,7 @@ def reconstruct(
     model = ModelProto()
     model.CopyFrom(pruned)
     graph = read_graph(model)
-    jobs = ordered(graph, [s for s in find_sites(graph) if s.total in coupled.graph.producers])
+    jobs = ordered(graph, [s for s in find_sums(graph) if s.total in coupled.graph.producers])
     targets = [[s.total for s in job] for job in jobs]
     wants = [[name for s in job for name in s.wants] for job in jobs]
     editor = Editor(model)
@@ -89,7 +89,9 @@ def left_of(coupled: Coupled, dropped: Mask, values: Values) -> Values:
     return found
 
 
-def gather(job: Job, editor: Editor, knobs: Knobs, n_batches: int, pairs: Iterator[tuple[Values, Values]]) -> list[Moments]:
+def gather(
+    job: Job, editor: Editor, knobs: FitSettings, n_batches: int, pairs: Iterator[tuple[Values, Values]]
+) -> list[Moments]:
     """Normal equations of a job over all batches, in two folds."""
     rng = np.random.default_rng(knobs.seed)
     rows = max(knobs.rows, knobs.rows_per_input * sum(_n_inputs(site, editor) for site in job[:1]))
@@ -102,11 +104,11 @@ def gather(job: Job, editor: Editor, knobs: Knobs, n_batches: int, pairs: Iterat
     return [fold[0] for fold in folds if fold]
 
 
-def _n_inputs(site: Site, editor: Editor) -> int:
+def _n_inputs(site: LinearSum, editor: Editor) -> int:
     return sum(t.linear.matrix(editor.weights[t.linear.weight].array).shape[1] for t in site.terms)
 
 
-def _rows(site: Site, target: Array, given: Values, count: int, rng: Rng) -> tuple[Array, Array]:
+def _rows(site: LinearSum, target: Array, given: Values, count: int, rng: Rng) -> tuple[Array, Array]:
     """Inputs (groups, n, d) and targets (groups, n, o) at some positions."""
     axis = site.channel_axis % target.ndim
     places_in_all = target.size // target.shape[axis]
@@ -121,21 +123,21 @@ def _rows(site: Site, target: Array, given: Values, count: int, rng: Rng) -> tup
     return x, y.reshape(len(positions), len(x), -1).transpose(1, 0, 2)
 
 
-def _refit(site: Site, editor: Editor, folds: Sequence[Moments], knobs: Knobs) -> None:
+def _refit(site: LinearSum, editor: Editor, folds: Sequence[Moments], knobs: FitSettings) -> None:
     """Solve, and put the solution into the weights."""
     groups = site.terms[0].linear.groups
     affines = [editor.affine(t) for t in site.terms]
     scales = [scale.reshape(groups, 1, -1) for scale, _ in affines]
     starts = [t.linear.matrix(editor.array(t.linear.weight)) * s for t, s in zip(site.terms, scales, strict=True)]
     offset = np.sum([o for _, o in affines], 0).reshape(groups, -1)
-    free = places(site, editor)
+    free = offset_slots(site, editor)
     found = fitted(folds, np.concatenate(starts, 1), None if free else offset, knobs.ridges)
     _put(site, editor, found, scales, [s.shape[1] for s in starts])
     for place in free[:1]:
         place.add(editor, (found.offset - offset).ravel())
 
 
-def _put(site: Site, editor: Editor, found: Solution, scales: Sequence[Array], sizes: Sequence[int]) -> None:
+def _put(site: LinearSum, editor: Editor, found: Solution, scales: Sequence[Array], sizes: Sequence[int]) -> None:
     parts = np.split(found.matrix, np.cumsum(sizes)[:-1], axis=1)
     for term, scale, part in zip(site.terms, scales, parts, strict=True):
         name = term.linear.weight

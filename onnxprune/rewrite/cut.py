@@ -26,7 +26,7 @@ from onnxprune.ir.spill import Spill
 from onnxprune.ir.tensors import array_of, is_large, slabs
 from onnxprune.rewrite.fixups import FIXUPS
 from onnxprune.rewrite.patch import Patch
-from onnxprune.rewrite.residue import Rests
+from onnxprune.rewrite.residue import Residues
 from onnxprune.types import Mask
 
 
@@ -84,7 +84,7 @@ class _Cutter:
         self.weights: dict[str, TensorProto] = {}
         self.taken = set(self.graph.facts)
         self.sized: set[str] = set()
-        self.rests = Rests(coupled, dropped)
+        self.residues = Residues(coupled, dropped)
         self.captured = self.graph.captured
         self.shuffles = {k: shuffle for shuffle in coupled.shuffles for k in shuffle.nodes}
         self.initializers = {t.name for t in self.graph.model.graph.initializer}

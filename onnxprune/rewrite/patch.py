@@ -11,10 +11,10 @@ import onnx
 from onnx import NodeProto, TensorProto
 
 from onnxprune.analysis.coupling import Coupled
-from onnxprune.analysis.labels import Rest
+from onnxprune.analysis.labels import Residue
 from onnxprune.analysis.rules.site import Unsupported
 from onnxprune.ir.graph import Fact, Graph, Node, opsets
-from onnxprune.rewrite.residue import Rests
+from onnxprune.rewrite.residue import Residues
 from onnxprune.types import Array, Indices, Mask
 
 
@@ -27,7 +27,7 @@ class Cutting(Protocol):
     weights: dict[str, TensorProto]
     taken: set[str]
     sized: set[str]
-    rests: Rests
+    residues: Residues
 
     def masks(self, name: str) -> list[Mask | None]:
         """For each axis of a tensor which positions stay."""
@@ -138,7 +138,7 @@ class Patch:
 
     def constant(self, stem: str, value: Array) -> str:
         """A new initializer; other readers of an old one keep theirs."""
-        known = self.cutting.rests.constants
+        known = self.cutting.residues.constants
         key = (value.dtype.str, value.shape, value.tobytes())
         if value.size > 16 and key in known:
             return known[key]
@@ -215,14 +215,14 @@ class Patch:
         if tensor in self.cutting.weights:
             dims = self.cutting.weights[tensor].dims
             return int(dims[axis]) if -axis <= len(dims) else 1
-        return self.cutting.rests.widths[tensor]
+        return self.cutting.residues.widths[tensor]
 
-    def rest(self, tensor: str, axis: int) -> str:
+    def residue(self, tensor: str, axis: int) -> str:
         """A tensor of what the removed positions of an axis hold; of size one along axes where all are the same."""
         flow = self.cutting.coupled.flows[tensor]
-        if flow.rest[axis] >= Rest.CONSTANT:
-            return self.constant(f"{tensor}_rest", self.cutting.rests.constant(tensor, axis))
-        made = self.cutting.rests.made
+        if flow.residue[axis] >= Residue.CONSTANT:
+            return self.constant(f"{tensor}_rest", self.cutting.residues.constant(tensor, axis))
+        made = self.cutting.residues.made
         if (tensor, axis) not in made:
             node = self.cutting.graph.makers[tensor]
             if node.fused:
@@ -236,14 +236,14 @@ class Patch:
                     width = max(width, self.size(proto.input[k], back) if proto.input[k] != name else 1)
             del proto.output[1:]
             made[tensor, axis] = proto.output[0] = proto.name = self.name(f"{tensor}_rest")
-            self.cutting.rests.widths[made[tensor, axis]] = width
+            self.cutting.residues.widths[made[tensor, axis]] = width
             self.before.append(proto)
         return made[tensor, axis]
 
     def _operand_of_rest(self, name: str, axis: int) -> str:
         shape = self.cutting.graph.facts[name].cases[0].shape or ()
         if -axis <= len(shape) and shape[axis] != 1:
-            return self.rest(name, axis + len(shape))
+            return self.residue(name, axis + len(shape))
         if name in self.cutting.sized:
             value = self.cutting.graph.facts[name].value
             if value is None:

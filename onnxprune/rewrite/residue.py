@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from onnxprune.analysis.coupling import Coupled
-from onnxprune.analysis.labels import Rest
+from onnxprune.analysis.labels import Residue
 from onnxprune.analysis.masking import mask_weight
 from onnxprune.analysis.rules.site import Unsupported
 from onnxprune.ir.graph import FLOATS, Node
@@ -20,7 +20,7 @@ from onnxprune.ir.tensors import array_of
 from onnxprune.types import Array, Indices, Mask
 
 
-class Rests:
+class Residues:
     """The numbers that dropped positions hold, found by running the masked original on nothing but its weights.
 
     Attributes:
@@ -70,14 +70,14 @@ class Rests:
             self._full[key] = self._compute(name, classes, rest)
         return self._full[key]
 
-    def _compute(self, name: str, classes: Indices, rest: Rest | None) -> Array:
+    def _compute(self, name: str, classes: Indices, rest: Residue | None) -> Array:
         graph, fact = self._coupled.graph, self._coupled.graph.facts[name].cases[0]
         if name in graph.weights:
             tensor = graph.weights[name].tensor
             return array_of(mask_weight(self._coupled, self._dropped, tensor, name))
         if fact.value is not None and fact.dtype not in FLOATS:
             return fact.value
-        if rest is Rest.ZERO and fact.shape is not None:
+        if rest is Residue.ZERO and fact.shape is not None:
             return self._zeros(name)
         if name in self._shuffles:
             shuffle = self._shuffles[name]
@@ -101,10 +101,10 @@ class Rests:
         fact = self._coupled.graph.facts[name].cases[0]
         return np.broadcast_to(np.zeros((), onnx.helper.tensor_dtype_to_np_dtype(fact.dtype)), fact.shape or ())
 
-    def _rest_of(self, name: str, classes: Indices) -> Rest | None:
+    def _rest_of(self, name: str, classes: Indices) -> Residue | None:
         """What the tensor holds where labels of these classes are dropped; None if it does not carry them."""
         flow = self._coupled.flows[name]
-        for labels, rest in zip(flow.axes, flow.rest, strict=True):
+        for labels, rest in zip(flow.axes, flow.residue, strict=True):
             if labels is not None and np.isin(self._coupled.roots[labels], classes).any():
                 return rest
         return None

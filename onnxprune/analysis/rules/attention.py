@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxprune.analysis.labels import Axis, Flow, Rest
+from onnxprune.analysis.labels import Axis, Flow, Residue
 from onnxprune.analysis.rules.site import Pair, Rule, Site, Unsupported, rules
 from onnxprune.types import Array, Indices
 
@@ -191,8 +191,8 @@ def _in_blocks(site: Site, inner: Indices, block: int) -> list[Pair]:
 def outputs(site: Site, choice: str, q: Heads, k: Heads, v: Heads, past: Sequence[Heads | None]) -> list[Flow]:
     """The result has the heads of the queries and the size of the values; present keys and values; scores."""
     present = [_present(x, choice, old) for x, old in zip((k, v), past, strict=True)]
-    heads, size, rest = q.seen(choice).outer, v.seen(choice).inner, list(present[1].rest)
-    rest[1] = Rest.UNKNOWN if choice == MEMBERS else rest[1]
+    heads, size, rest = q.seen(choice).outer, v.seen(choice).inner, list(present[1].residue)
+    rest[1] = Residue.UNKNOWN if choice == MEMBERS else rest[1]
     labels = None
     if site.rank() == 4:
         result = Flow((None, heads, None, size), tuple(rest))
@@ -202,17 +202,17 @@ def outputs(site: Site, choice: str, q: Heads, k: Heads, v: Heads, past: Sequenc
             labels = None if size is None else np.tile(size, q.count)
         elif heads is not None:
             labels = np.repeat(heads, width)
-        result = Flow((None, None, labels), (Rest.UNKNOWN, Rest.UNKNOWN, rest[3 if choice == INNER else 1]))
-    scores = Flow((None, heads, None, None), (Rest.UNKNOWN,) * 4)
+        result = Flow((None, None, labels), (Residue.UNKNOWN, Residue.UNKNOWN, rest[3 if choice == INNER else 1]))
+    scores = Flow((None, heads, None, None), (Residue.UNKNOWN,) * 4)
     return [result, *present, scores][: len(site.node.outputs)]
 
 
 def _present(x: Heads, choice: str, past: Heads | None) -> Flow:
     """Keys or values behind those of the past."""
     before = past.zero if past else (True, True)
-    outer, inner = (Rest.ZERO if a and b else Rest.UNKNOWN for a, b in zip(x.zero, before, strict=True))
+    outer, inner = (Residue.ZERO if a and b else Residue.UNKNOWN for a, b in zip(x.zero, before, strict=True))
     seen = x.seen(choice)
-    return Flow((None, seen.outer, None, seen.inner), (Rest.UNKNOWN, outer, Rest.UNKNOWN, inner))
+    return Flow((None, seen.outer, None, seen.inner), (Residue.UNKNOWN, outer, Residue.UNKNOWN, inner))
 
 
 def rotary(site: Site) -> list[Flow]:
@@ -240,7 +240,7 @@ def rotary(site: Site) -> list[Flow]:
         site.labels.needed.extend(first)
         if not all(name in site.graph.weights for name in site.node.inputs[1:3]):
             site.tie(grid[:, :1], grid) if packed else site.pin(labels, "turns them by angles that are no weights")
-    return [Flow(flow.axes, tuple(r if r is Rest.ZERO else Rest.UNKNOWN for r in flow.rest))]
+    return [Flow(flow.axes, tuple(r if r is Residue.ZERO else Residue.UNKNOWN for r in flow.residue))]
 
 
 def pairs_of(turned: Array, interleaved: bool) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.analysis.labels import Flow, Rest
+from onnxprune.analysis.labels import Flow, Residue
 from onnxprune.analysis.rules.site import Site
 from onnxprune.ir.graph import Graph
 from onnxprune.types import Indices
@@ -26,10 +26,10 @@ class Carried:
 
     axis: int
     labels: Indices
-    rest: Rest
+    residue: Residue
 
 
-def carried(site: Site, name: str, grids: list[Indices], source: Indices, rest: Rest) -> Carried | None:
+def carried(site: Site, name: str, grids: list[Indices], source: Indices, rest: Residue) -> Carried | None:
     """The axis of the output `name` that carries those labels of `source` which arrive there, agreed by all cases."""
     spanned = sorted(set().union(*(_varying(g) for g in grids)))
     small = [g[tuple(slice(None if k in spanned else 1) for k in range(g.ndim))] for g in grids]
@@ -120,4 +120,4 @@ def merge(site: Site, rank: int, received: list[Carried]) -> Flow:
             site.pin(few.labels, "folds them into an axis with other channels")
             c = many
         axes[c.axis] = c
-    return Flow(tuple(c.labels if c else None for c in axes), tuple(c.rest if c else Rest.UNKNOWN for c in axes))
+    return Flow(tuple(c.labels if c else None for c in axes), tuple(c.residue if c else Residue.UNKNOWN for c in axes))

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxprune.analysis.labels import Flow, Rest
+from onnxprune.analysis.labels import Flow, Residue
 from onnxprune.analysis.rules.signatures import SIGNATURES, by_signature
 from onnxprune.analysis.rules.site import Pair, Rule, Site, Unsupported, everywhere, rules
 from onnxprune.types import Indices
@@ -37,9 +37,9 @@ def sliding(site: Site) -> list[Flow]:
             site.labels.touched.append(np.asarray(x.axes[k]))
         else:
             site.pin(x.axes[k], "looks at neighbours along this axis, and removed ones would leave a trace")
-    others = Flow(tuple(None if k in along else a for k, a in enumerate(x.axes)), x.rest)
+    others = Flow(tuple(None if k in along else a for k, a in enumerate(x.axes)), x.residue)
     [out] = convolution(replace(site, inputs=(others, *site.inputs[1:])))
-    return [Flow(tuple(x.axes[k] if k in along else a for k, a in enumerate(out.axes)), out.rest)]
+    return [Flow(tuple(x.axes[k] if k in along else a for k, a in enumerate(out.axes)), out.residue)]
 
 
 def _keeps_size(site: Site, axis: int) -> bool:
@@ -94,7 +94,7 @@ def grouped(site: Site) -> list[Flow]:
     rows = w.axes[outs]
     site.use(1, rows if rows is not None and len(rows) == len(out) else None, True)
     rank = site.rank()
-    rest = [Rest.ZERO if zero and k == 1 else Rest.UNKNOWN for k in range(rank)]
+    rest = [Residue.ZERO if zero and k == 1 else Residue.UNKNOWN for k in range(rank)]
     return [Flow(tuple(out if k == 1 else None for k in range(rank)), tuple(rest))]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto
 
-from onnxprune.analysis.labels import Axis, Flow, Rest
+from onnxprune.analysis.labels import Axis, Flow, Residue
 from onnxprune.analysis.rules.site import Rule, Site, Unsupported, everywhere, rules
 from onnxprune.ir.graph import FLOATS, Graph, Node
 from onnxprune.ir.infer import evaluate
@@ -53,7 +53,7 @@ def dropout(site: Site) -> list[Flow]:
     if site.has(2) and (site.value(2) is None or np.any(site.value(2))):
         raise Unsupported("draws numbers at random")
     [flow] = elementwise(site)
-    return [flow, Flow(flow.axes, (Rest.UNKNOWN,) * len(flow.axes))]
+    return [flow, Flow(flow.axes, (Residue.UNKNOWN,) * len(flow.axes))]
 
 
 def cast_like(site: Site) -> list[Flow]:
@@ -64,30 +64,30 @@ def cast_like(site: Site) -> list[Flow]:
     return [site.flow(0)]
 
 
-def _axis(site: Site, axis: int) -> tuple[Axis, Rest]:
+def _axis(site: Site, axis: int) -> tuple[Axis, Residue]:
     """What the output carries on its axis `axis` (negative, from the right)."""
     bearing = []
     for k, flow in enumerate(site.inputs):
         if flow is not None and -axis <= len(flow.axes) and site.shape(k)[axis] != 1:
-            bearing.append((k, flow.axes[axis], flow.rest[axis]))
+            bearing.append((k, flow.axes[axis], flow.residue[axis]))
     labels = [x for _, x, _ in bearing if x is not None]
     if not labels:
-        return None, Rest.UNKNOWN
+        return None, Residue.UNKNOWN
     if len(labels) < len(bearing) or len({len(x) for x in labels}) > 1:
         kept = next(((k, axis + len(site.flow(k).axes)) for k, x, _ in bearing if x is None), None)
         for x in labels:
             site.pin(x, "meets them with channels that cannot be cut", kept)
-        return None, Rest.UNKNOWN
+        return None, Residue.UNKNOWN
     for other in labels[1:]:
         site.tie(labels[0], other)
-    result = _at_zero(site, {k for k, _, rest in bearing if rest is Rest.ZERO})
+    result = _at_zero(site, {k for k, _, rest in bearing if rest is Residue.ZERO})
     if result == "undefined":
         site.pin(labels[0], "is not defined where a channel is zero")
     if result == "zero":
-        return labels[0], Rest.ZERO
+        return labels[0], Residue.ZERO
     others_stored = all(site.stored[k] for k in range(len(site.inputs)) if site.has(k) and k not in {k for k, _, _ in bearing})
     known = min(rest for _, _, rest in bearing)
-    return labels[0], min(known, Rest.CONSTANT if others_stored else Rest.COMPUTED)
+    return labels[0], min(known, Residue.CONSTANT if others_stored else Residue.COMPUTED)
 
 
 def _at_zero(site: Site, zero: set[int]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxprune.analysis.labels import Flow, Rest
+from onnxprune.analysis.labels import Flow, Residue
 from onnxprune.analysis.rules.signatures import by_signature
 from onnxprune.analysis.rules.site import Rule, Site, Unsupported, rules
 from onnxprune.types import Indices
@@ -41,7 +41,7 @@ def scatter_elements(site: Site) -> list[Flow]:
 
 
 def _no_zeros(flow: Flow) -> Flow:
-    return Flow(flow.axes, (Rest.UNKNOWN,) * len(flow.axes))
+    return Flow(flow.axes, (Residue.UNKNOWN,) * len(flow.axes))
 
 
 def _along(site: Site) -> str:
@@ -76,11 +76,11 @@ def scatter_nd(site: Site) -> list[Flow]:
         site.pin(own[rows], "overwrites them with what cannot be cut")
     else:
         site.tie(own[rows], new)
-    bare = tuple(f and Flow((None, *f.axes[1:]), f.rest) for f in site.inputs)
+    bare = tuple(f and Flow((None, *f.axes[1:]), f.residue) for f in site.inputs)
     [passed] = _scatter_blocks(replace(site, inputs=bare))
     zero = all(f.zero[0] for f in (site.flow(0), site.flow(2))) and new is not None
     site.labels.touched.append(own)
-    return [Flow((own, *passed.axes[1:]), (Rest.ZERO if zero else Rest.UNKNOWN, *passed.rest[1:]))]
+    return [Flow((own, *passed.axes[1:]), (Residue.ZERO if zero else Residue.UNKNOWN, *passed.residue[1:]))]
 
 
 def known_rows(site: Site) -> Indices | None:
@@ -136,7 +136,7 @@ def one_hot(site: Site) -> list[Flow]:
     rank = len(flow.axes) + 1
     axis = site.node.attribute("axis", -1) % rank
     axes = [*flow.axes[:axis], None, *flow.axes[axis:]]
-    return [Flow(tuple(axes), (Rest.UNKNOWN,) * rank)]
+    return [Flow(tuple(axes), (Residue.UNKNOWN,) * rank)]
 
 
 def col2im(site: Site) -> list[Flow]:
@@ -152,7 +152,7 @@ def col2im(site: Site) -> list[Flow]:
         return [Flow.plain(rank)]
     grid = rows.reshape(-1, int(np.prod(size)))
     site.tie(grid[:, :1], grid)
-    rest = [Rest.UNKNOWN, Rest.ZERO if flow.zero[1] else Rest.UNKNOWN, *[Rest.UNKNOWN] * (rank - 2)]
+    rest = [Residue.UNKNOWN, Residue.ZERO if flow.zero[1] else Residue.UNKNOWN, *[Residue.UNKNOWN] * (rank - 2)]
     return [Flow((None, grid[:, 0], *(None,) * (rank - 2)), tuple(rest))]
 
 
@@ -165,7 +165,7 @@ def center_crop_pad(site: Site) -> list[Flow]:
         if not same:
             site.pin(labels, "crops or pads this axis")
         axes.append(labels if same else None)
-    return [Flow(tuple(axes), tuple(r if r is Rest.ZERO else Rest.UNKNOWN for r in flow.rest))]
+    return [Flow(tuple(axes), tuple(r if r is Residue.ZERO else Residue.UNKNOWN for r in flow.residue))]
 
 
 def max_pool(site: Site) -> list[Flow]:
@@ -175,7 +175,7 @@ def max_pool(site: Site) -> list[Flow]:
     outside = len(site.node.outputs) > 1 and site.node.outputs[1] in site.graph.outputs
     if outside or any(node.op != "MaxUnpool" or k != 1 for node, k in readers):
         return [passed]
-    return [passed, Flow(passed.axes, (Rest.UNKNOWN,) * len(passed.axes))]
+    return [passed, Flow(passed.axes, (Residue.UNKNOWN,) * len(passed.axes))]
 
 
 def dft(site: Site) -> list[Flow]:
@@ -194,7 +194,7 @@ def conv_with_state(site: Site) -> list[Flow]:
     """CausalConvWithState: a filter along the last axis for every channel; the state holds what it has seen last."""
     [passed] = by_signature("n c _, c _ _, + c, + n c _ -> n c _")(site)
     zero = site.flow(0).zero[1] and (not site.has(3) or site.flow(3).zero[1])
-    state = Flow(passed.axes, (Rest.UNKNOWN, Rest.ZERO if zero else Rest.UNKNOWN, Rest.UNKNOWN))
+    state = Flow(passed.axes, (Residue.UNKNOWN, Residue.ZERO if zero else Residue.UNKNOWN, Residue.UNKNOWN))
     return [passed, state][: len(site.node.outputs)]
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from onnxprune.analysis.labels import Flow, Rest
+from onnxprune.analysis.labels import Flow, Residue
 from onnxprune.analysis.rules.attention import (
     INNER,
     KEY,
@@ -77,11 +77,11 @@ def _state(site: Site, count: int, axis: int) -> Heads:
     return Heads(count, False, None, flow.axes[1], flow.axes[axis], (flow.zero[1], flow.zero[axis]))
 
 
-def _state_rest(k: Heads, v: Heads, past: Sequence[Heads | None]) -> tuple[Rest, ...]:
+def _state_rest(k: Heads, v: Heads, past: Sequence[Heads | None]) -> tuple[Residue, ...]:
     """A head, or a position of keys or values, that brings nothing leaves nothing in the state."""
     keys, values = (old.zero if old else (True, True) for old in past)
     nothing = (k.zero[0] and keys[0], k.zero[1] and keys[1], v.zero[1] and values[1])
-    return (Rest.UNKNOWN, *(Rest.ZERO if z else Rest.UNKNOWN for z in nothing))
+    return (Residue.UNKNOWN, *(Residue.ZERO if z else Residue.UNKNOWN for z in nothing))
 
 
 RULES: Mapping[str, Rule] = rules(linear_attention, "LinearAttention")

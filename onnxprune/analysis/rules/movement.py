@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.analysis.labels import Flow, Rest
+from onnxprune.analysis.labels import Flow, Residue
 from onnxprune.analysis.rules.carry import CHANNELS_ONLY, Carried, carried, merge
 from onnxprune.analysis.rules.site import Rule, Site, Unsupported, everywhere, rules
 from onnxprune.ir.graph import FLOATS
@@ -84,17 +84,17 @@ def _move_axis(site: Site, axis: int, data: range) -> list[Carried | None]:
         site.fixed(_size(site, k, axis), "joins them with channels that cannot be cut", (k, axis)) if x is None else x
         for k, x in zip(data, (f.axes[axis] for f in flows), strict=True)
     ]
-    rest = min(f.rest[axis] for f in flows if f.axes[axis] is not None)
+    rest = min(f.residue[axis] for f in flows if f.axes[axis] is not None)
     by_data = any(c.value is None for k in range(len(site.inputs)) if site.has(k) and k not in data for c in site.cases(k))
-    if rest is Rest.COMPUTED or (rest is Rest.CONSTANT and by_data):
-        rest = Rest.UNKNOWN
+    if rest is Residue.COMPUTED or (rest is Residue.CONSTANT and by_data):
+        rest = Residue.UNKNOWN
     every = [_run(site, axis, data, labels, case) for case in range(len(site.cases(0)))]
     found = [
         carried(site, name, [grids[k] for grids in every], np.concatenate(labels), rest) if name else None
         for k, name in enumerate(site.node.outputs)
     ]
     if site.node.op == "Pad" and _pad_value(site) != 0:
-        found = [None if c is None else Carried(c.axis, c.labels, Rest.UNKNOWN) for c in found]
+        found = [None if c is None else Carried(c.axis, c.labels, Residue.UNKNOWN) for c in found]
     site.labels.touched.extend(labels)
     return found
 
@@ -224,7 +224,7 @@ def gather(site: Site) -> list[Flow]:
     if any(c.value is None for c in site.cases(1)):
         site.pin(flow.axes[axis], "picks them by indices that are computed from data")
         axes = tuple(None if k == axis else x for k, x in enumerate(flow.axes))
-        site = replace(site, inputs=(Flow(axes, flow.rest), *site.inputs[1:]))
+        site = replace(site, inputs=(Flow(axes, flow.residue), *site.inputs[1:]))
     return movement(site)
 
 
@@ -246,13 +246,13 @@ def _repeated(site: Site, flow: Flow, rank: int, zero: bool) -> Flow:
     """Give the axes along which a tensor is repeated labels that no weight owns; only numbers repeat, not sizes."""
     if site.out_cases()[0].dtype not in FLOATS or any(c.shape is None for c in site.out_cases()):
         return flow
-    axes, rest = list(flow.axes), list(flow.rest)
+    axes, rest = list(flow.axes), list(flow.residue)
     for k in range(len(axes)):
         own = k - (len(axes) - rank)
         sizes = {(c.shape or ())[k] for c in site.out_cases()}
         single = own < 0 or all((c.shape or ())[own] == 1 for c in site.cases(0))
         if single and len(sizes) == 1 and (size := sizes.pop()) > 1:
-            axes[k], rest[k] = site.labels.fresh(size), Rest.ZERO if zero else Rest.UNKNOWN
+            axes[k], rest[k] = site.labels.fresh(size), Residue.ZERO if zero else Residue.UNKNOWN
     return Flow(tuple(axes), tuple(rest))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from onnxprune.analysis.labels import Flow, Rest
+from onnxprune.analysis.labels import Flow, Residue
 from onnxprune.analysis.rules.site import Rule, Site, everywhere, rules
 from onnxprune.ir.quantization import BIAS, MATMUL_NBITS, ORDER, SCALES, WEIGHT
 from onnxprune.types import Indices
@@ -31,8 +31,8 @@ def matmul_nbits(site: Site) -> list[Flow]:
         zero = zero and site.flow(BIAS).zero[0]
         _both(site, rows, site.flow(BIAS).axes[0])
     site.use(WEIGHT, rows, True)
-    passed = [r if r is Rest.ZERO and zero else Rest.UNKNOWN for r in data.rest[:-1]]
-    return [Flow((*data.axes[:-1], rows), (*passed, Rest.ZERO if zero else Rest.UNKNOWN))]
+    passed = [r if r is Residue.ZERO and zero else Residue.UNKNOWN for r in data.residue[:-1]]
+    return [Flow((*data.axes[:-1], rows), (*passed, Residue.ZERO if zero else Residue.UNKNOWN))]
 
 
 def _both(site: Site, labels: Indices | None, other: Indices | None) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from onnxprune.analysis.labels import Flow, Rest
+from onnxprune.analysis.labels import Flow, Residue
 from onnxprune.analysis.policy import WAY_OUT
 from onnxprune.analysis.rules.signatures import SIGNATURES, by_signature
 from onnxprune.analysis.rules.site import Rule, Site, Unsupported, everywhere, rules
@@ -30,7 +30,7 @@ def mix_or_hold(site: Site, flow: Flow, axes: Iterable[int]) -> set[int]:
             site.mix(flow.axes[k])
         return shrinking
     for k in shrinking:
-        if flow.rest[k] < (Rest.CONSTANT if len(shrinking) == 1 else Rest.ZERO):
+        if flow.residue[k] < (Residue.CONSTANT if len(shrinking) == 1 else Residue.ZERO):
             site.pin(flow.axes[k], f"normalises over them, and removed ones would leave a trace{WAY_OUT}")
     return set()
 
@@ -40,8 +40,8 @@ def without_trace(flow: Flow, mixed: set[int], over: Iterable[int] = ()) -> Flow
 
     Where it works on what is left, removed positions of the axes `mixed` count as zero.
     """
-    rest = [Rest.UNKNOWN if k in over else r for k, r in enumerate(flow.rest)]
-    return Flow(flow.axes, tuple(Rest.ZERO if k in mixed else r for k, r in enumerate(rest)))
+    rest = [Residue.UNKNOWN if k in over else r for k, r in enumerate(flow.residue)]
+    return Flow(flow.axes, tuple(Residue.ZERO if k in mixed else r for k, r in enumerate(rest)))
 
 
 def softmax(site: Site) -> list[Flow]:
@@ -49,7 +49,7 @@ def softmax(site: Site) -> list[Flow]:
     flow = site.flow(0)
     rank = len(flow.axes)
     mix_or_hold(site, flow, softmax_axes(site.node, rank))
-    return [Flow(flow.axes, (Rest.UNKNOWN,) * rank)]
+    return [Flow(flow.axes, (Residue.UNKNOWN,) * rank)]
 
 
 def batch_norm(site: Site) -> list[Flow]:
@@ -74,11 +74,11 @@ def lp_norm(site: Site) -> list[Flow]:
     """LpNormalization: zeros add nothing to a norm."""
     flow = site.flow(0)
     axis = site.node.attribute("axis", -1) % len(flow.axes)
-    axes, rest = flow.axes, [Rest.UNKNOWN] * len(flow.axes)
+    axes, rest = flow.axes, [Residue.UNKNOWN] * len(flow.axes)
     if flow.zero[axis] or site.policy.allow_renormalising:
         if not flow.zero[axis]:
             site.mix(axes[axis])
-        rest[axis] = Rest.ZERO
+        rest[axis] = Residue.ZERO
     else:
         site.pin(axes[axis], f"normalises over them, and removed ones would leave a trace{WAY_OUT}")
     return [Flow(axes, tuple(rest))]
@@ -91,7 +91,7 @@ def neighbours(site: Site) -> list[Flow]:
         site.pin(flow.axes[1], f"normalises over neighbouring ones, and removed ones would leave a trace{WAY_OUT}")
     elif site.policy.allow_renormalising:
         site.mix(flow.axes[1])
-    return [Flow(flow.axes, tuple(r if r is Rest.ZERO else Rest.UNKNOWN for r in flow.rest))]
+    return [Flow(flow.axes, tuple(r if r is Residue.ZERO else Residue.UNKNOWN for r in flow.residue))]
 
 
 def mean_variance(site: Site) -> list[Flow]:
@@ -100,9 +100,9 @@ def mean_variance(site: Site) -> list[Flow]:
     over = mean_variance_axes(site.node, len(flow.axes))
     mixed = mix_or_hold(site, flow, over)
     for k, labels in enumerate(flow.axes):
-        if k not in over and flow.rest[k] >= Rest.CONSTANT:  # its variance is zero, and onnxruntime adds no epsilon
+        if k not in over and flow.residue[k] >= Residue.CONSTANT:  # its variance is zero, and onnxruntime adds no epsilon
             site.pin(labels, "is not defined where a channel is zero")
-    return [without_trace(Flow(flow.axes, (Rest.UNKNOWN,) * len(flow.axes)), mixed)]
+    return [without_trace(Flow(flow.axes, (Residue.UNKNOWN,) * len(flow.axes)), mixed)]
 
 
 def group_norm(site: Site) -> list[Flow]:
@@ -118,9 +118,9 @@ def group_norm(site: Site) -> list[Flow]:
         raise Unsupported("has one scale for each group, as before opset 21")
     site.tie(channels, scales)
     site.tie(channels, shifts)
-    rest = Rest.ZERO if factors.zero[0] and shift.zero[0] else Rest.UNKNOWN
+    rest = Residue.ZERO if factors.zero[0] and shift.zero[0] else Residue.UNKNOWN
     rank = len(flow.axes)
-    passed = Flow((None, channels, *(None,) * (rank - 2)), tuple(rest if k == 1 else Rest.UNKNOWN for k in range(rank)))
+    passed = Flow((None, channels, *(None,) * (rank - 2)), tuple(rest if k == 1 else Residue.UNKNOWN for k in range(rank)))
     if site.node.attribute("num_groups") == 1:
         return [without_trace(passed, mix_or_hold(site, flow, [1]))]
     groups = channels.reshape(site.node.attribute("num_groups"), -1)
@@ -135,13 +135,13 @@ def group_norm(site: Site) -> list[Flow]:
 
 def _reads_all(site: Site, flow: Flow) -> bool:
     """Whether all channels on the last axis must stay for the statistics, while scale and shift have channels of their own."""
-    labels, rest = flow.axes[-1], flow.rest[-1]
+    labels, rest = flow.axes[-1], flow.residue[-1]
     weights = [site.flow(k) for k in (1, 2) if site.has(k)]
     if site.node.fused or not weights or not all(len(w.axes) == 1 and w.axes[0] is not None for w in weights):
         return False
     if labels is None or not site.labels.atoms_left([], labels):
         return True
-    return rest < Rest.CONSTANT and not site.policy.allow_renormalising
+    return rest < Residue.CONSTANT and not site.policy.allow_renormalising
 
 
 def _scaled_anew(site: Site, flow: Flow) -> Flow:
@@ -151,8 +151,8 @@ def _scaled_anew(site: Site, flow: Flow) -> Flow:
     scales = np.asarray(weights[0].axes[0])
     for w in weights:
         site.tie(scales, np.asarray(w.axes[0]))
-    rest = Rest.ZERO if all(w.zero[0] for w in weights) else Rest.UNKNOWN
-    return Flow((*flow.axes[:-1], scales), (*(Rest.UNKNOWN for _ in flow.axes[:-1]), rest))
+    rest = Residue.ZERO if all(w.zero[0] for w in weights) else Residue.UNKNOWN
+    return Flow((*flow.axes[:-1], scales), (*(Residue.UNKNOWN for _ in flow.axes[:-1]), rest))
 
 
 def layer_norm(site: Site) -> list[Flow]:
@@ -163,7 +163,7 @@ def layer_norm(site: Site) -> list[Flow]:
     flow = site.flow(0)
     rank = len(flow.axes)
     first = site.node.attribute("axis", -1) % rank
-    rest = [Rest.UNKNOWN] * rank
+    rest = [Residue.UNKNOWN] * rank
     if first == rank - 1 and _reads_all(site, flow):
         return [_scaled_anew(site, flow)]
     mixed = mix_or_hold(site, flow, range(first, rank))
@@ -184,7 +184,7 @@ def layer_norm(site: Site) -> list[Flow]:
                 elif at >= 0 and site.shape(operand)[at] != 1:
                     site.pin(labels, "scales them by numbers that cannot be cut")
         unshifted = site.node.op == "RMSNormalization" and flow.zero[k]
-        rest[k] = Rest.ZERO if unshifted or (made_zero and all(made_zero)) else Rest.UNKNOWN
+        rest[k] = Residue.ZERO if unshifted or (made_zero and all(made_zero)) else Residue.UNKNOWN
     return [without_trace(Flow(flow.axes, tuple(rest)), mixed)]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from onnxprune.analysis.labels import Axis, Flow, Rest
+from onnxprune.analysis.labels import Axis, Flow, Residue
 from onnxprune.analysis.rules.site import Rule, Site, everywhere, rules
 from onnxprune.ir.graph import Graph
 from onnxprune.ir.quantization import SCALE, ZERO_POINT, zero_point_of
@@ -19,7 +19,7 @@ PASSED = frozenset("Flatten Gather Identity MaxPool Reshape Slice Split Squeeze 
 def linear(site: Site) -> list[Flow]:
     """Both pass every axis. Scales and zero points are one for all, or one for each channel of `axis`."""
     flow = site.flow(0)
-    rest = [r if r is Rest.ZERO and _stands_for_zero(site) else Rest.UNKNOWN for r in flow.rest]
+    rest = [r if r is Residue.ZERO and _stands_for_zero(site) else Residue.UNKNOWN for r in flow.residue]
     axes = list(flow.axes)
     for at, k, numbers, zero in _numbers(site, len(axes)):
         labels = axes[at]
@@ -31,8 +31,8 @@ def linear(site: Site) -> list[Flow]:
         block = site.node.attribute("block_size") if len(numbers) < len(labels) else 1
         site.tie(labels, numbers[np.arange(len(labels)) // block])
         if k == SCALE and zero and site.node.op == "DequantizeLinear":
-            rest[at] = Rest.ZERO
-    return [Flow(tuple(axes), tuple(Rest.UNKNOWN if x is None else r for x, r in zip(axes, rest, strict=True)))]
+            rest[at] = Residue.ZERO
+    return [Flow(tuple(axes), tuple(Residue.UNKNOWN if x is None else r for x, r in zip(axes, rest, strict=True)))]
 
 
 def _numbers(site: Site, rank: int) -> Iterator[tuple[int, int, Axis, bool]]:
@@ -78,11 +78,11 @@ def _equal(graph: Graph, a: str, b: str) -> bool:
 def dynamic(site: Site) -> list[Flow]:
     """DynamicQuantizeLinear finds its range itself; zero is always in it, so channels of zeros do not change it."""
     flow = site.flow(0)
-    for labels, rest in zip(flow.axes, flow.rest, strict=True):
-        if rest is not Rest.ZERO:
+    for labels, rest in zip(flow.axes, flow.residue, strict=True):
+        if rest is not Residue.ZERO:
             site.pin(labels, "finds its range from them, and removed ones would leave a trace")
-    rest = Rest.ZERO if _stands_for_zero(site) else Rest.UNKNOWN
-    passed = Flow(flow.axes, tuple(rest if r is Rest.ZERO else Rest.UNKNOWN for r in flow.rest))
+    rest = Residue.ZERO if _stands_for_zero(site) else Residue.UNKNOWN
+    passed = Flow(flow.axes, tuple(rest if r is Residue.ZERO else Residue.UNKNOWN for r in flow.residue))
     return [passed, Flow.plain(0), Flow.plain(0)]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from onnxprune.analysis.labels import Flow, Rest
+from onnxprune.analysis.labels import Flow, Residue
 from onnxprune.analysis.rules.site import Rule, Site, Unsupported, everywhere, rules
 from onnxprune.types import Indices
 
@@ -37,9 +37,9 @@ def recurrent(site: Site) -> list[Flow]:
         site.pin(hidden, "starts from, or adds, what does not become zero")
     _read(site, x, w)
     site.use(1, w.axes[1], True)
-    rest = (Rest.UNKNOWN, Rest.UNKNOWN, Rest.ZERO)
+    rest = (Residue.UNKNOWN, Residue.UNKNOWN, Residue.ZERO)
     state = Flow((None, None, hidden), rest)
-    return [Flow((None, None, None, hidden), (Rest.UNKNOWN, *rest)), state, state][: len(site.node.outputs)]
+    return [Flow((None, None, None, hidden), (Residue.UNKNOWN, *rest)), state, state][: len(site.node.outputs)]
 
 
 def _check(site: Site) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from onnxprune.analysis.labels import Flow, Rest
+from onnxprune.analysis.labels import Flow, Residue
 from onnxprune.analysis.policy import WAY_OUT
 from onnxprune.analysis.rules.site import Rule, Site, Unsupported, rules
 from onnxprune.ir.semantics import reduced_axes
@@ -32,7 +32,7 @@ def _keep(site: Site, flow: Flow, held: Iterable[int], why: str) -> Flow:
     """Pin the axes `held` and pass the others, which need not be zero any more."""
     for k in held:
         site.pin(flow.axes[k], why)
-    return Flow(tuple(None if k in held else x for k, x in enumerate(flow.axes)), (Rest.UNKNOWN,) * len(flow.axes))
+    return Flow(tuple(None if k in held else x for k, x in enumerate(flow.axes)), (Residue.UNKNOWN,) * len(flow.axes))
 
 
 def cumsum(site: Site) -> list[Flow]:
@@ -43,10 +43,10 @@ def cumsum(site: Site) -> list[Flow]:
     flow = site.flow(0)
     axis = int(value.ravel()[0]) % len(flow.axes)
     if flow.zero[axis]:
-        return [Flow(flow.axes, tuple(Rest.UNKNOWN if k == axis else r for k, r in enumerate(flow.rest)))]
+        return [Flow(flow.axes, tuple(Residue.UNKNOWN if k == axis else r for k, r in enumerate(flow.residue)))]
     if site.policy.allow_renormalising:
         site.mix(flow.axes[axis])
-        return [Flow(flow.axes, (Rest.UNKNOWN,) * len(flow.axes))]
+        return [Flow(flow.axes, (Residue.UNKNOWN,) * len(flow.axes))]
     return [_keep(site, flow, (axis,), f"sums along this axis{WAY_OUT}")]
 
 
@@ -63,7 +63,10 @@ def cumprod(site: Site) -> list[Flow]:
     return [
         Flow(
             kept.axes,
-            tuple(r if r is Rest.ZERO and x is not None else Rest.UNKNOWN for x, r in zip(kept.axes, flow.rest, strict=True)),
+            tuple(
+                r if r is Residue.ZERO and x is not None else Residue.UNKNOWN
+                for x, r in zip(kept.axes, flow.residue, strict=True)
+            ),
         )
     ]
 
@@ -103,7 +106,7 @@ def reduction(site: Site) -> list[Flow]:
             site.pin(labels, "is not defined where a channel is zero")
     passed = Flow(
         tuple(None if k in axes else x for k, x in enumerate(flow.axes)),
-        tuple(_passed(site, r) if k not in axes else Rest.UNKNOWN for k, r in enumerate(flow.rest)),
+        tuple(_passed(site, r) if k not in axes else Residue.UNKNOWN for k, r in enumerate(flow.residue)),
     )
     return [passed if site.node.attribute("keepdims", 1) else _without(passed, axes)]
 
@@ -121,7 +124,7 @@ def _accounted(site: Site, flow: Flow, axes: set[int]) -> set[int]:
         return set()
     if zeros:
         return axes
-    known = [k for k in labelled if flow.rest[k]]
+    known = [k for k in labelled if flow.residue[k]]
     if not known or op not in ACCOUNTED or (op in SUMS and len(axes) > 1):
         return set()
     return {max(known, key=lambda k: (site.labels.atoms_left([], labelled[k]), -k))}
@@ -129,14 +132,14 @@ def _accounted(site: Site, flow: Flow, axes: set[int]) -> set[int]:
 
 def _without(flow: Flow, axes: set[int]) -> Flow:
     keep = [k for k in range(len(flow.axes)) if k not in axes]
-    return Flow(tuple(flow.axes[k] for k in keep), tuple(flow.rest[k] for k in keep))
+    return Flow(tuple(flow.axes[k] for k in keep), tuple(flow.residue[k] for k in keep))
 
 
-def _passed(site: Site, rest: Rest) -> Rest:
+def _passed(site: Site, rest: Residue) -> Residue:
     """What a reduction over other axes makes of removed channels."""
-    if rest is Rest.ZERO:
-        return Rest.ZERO if site.node.op in REDUCTIONS else Rest.UNKNOWN
-    return rest if rest is Rest.CONSTANT else Rest.UNKNOWN
+    if rest is Residue.ZERO:
+        return Residue.ZERO if site.node.op in REDUCTIONS else Residue.UNKNOWN
+    return rest if rest is Residue.CONSTANT else Residue.UNKNOWN
 
 
 RULES: Mapping[str, Rule] = {

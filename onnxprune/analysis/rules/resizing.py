@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnxprune.analysis.labels import Axis, Flow, Rest
+from onnxprune.analysis.labels import Axis, Flow, Residue
 from onnxprune.analysis.rules.site import Rule, Site, Unsupported, rules
 
 
@@ -23,7 +23,7 @@ def resize(site: Site) -> list[Flow]:
         if not same:
             site.pin(labels, "resizes this axis")
         axes.append(labels if same else None)
-    return [Flow(tuple(axes), tuple(r if r is Rest.ZERO else Rest.UNKNOWN for r in flow.rest))]
+    return [Flow(tuple(axes), tuple(r if r is Residue.ZERO else Residue.UNKNOWN for r in flow.residue))]
 
 
 def _scaled(site: Site) -> set[int]:

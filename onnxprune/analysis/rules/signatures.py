@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from onnxprune.analysis.labels import Axis, Flow, Rest
+from onnxprune.analysis.labels import Axis, Flow, Residue
 from onnxprune.analysis.policy import WAY_OUT
 from onnxprune.analysis.rules.site import Rule, Site, Unsupported, Visit, everywhere
 from onnxprune.ir.semantics import PRODUCERS
@@ -61,7 +61,7 @@ SIGNATURES: Mapping[str, str | Callable[[Site], str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
+class Operand:
     """One operand of a signature: its mark ("", "+" or "~") and a letter for each axis."""
 
     mark: str
@@ -76,15 +76,15 @@ class Seat:
     axis: int
     mark: str
     labels: Axis
-    rest: Rest
+    residue: Residue
     size: int | None
 
 
-def parse(text: str, rank: int) -> Term:
+def parse(text: str, rank: int) -> Operand:
     """Give each of `rank` axes its letter: a starred letter fills the middle, a lower rank aligns to the right.
 
     >>> parse("+ n o", 1)
-    Term(mark='+', letters=('o',))
+    Operand(mark='+', letters=('o',))
     >>> parse("b* i k", 4).letters
     ('b-2', 'b-1', 'i', 'k')
     """
@@ -98,7 +98,7 @@ def parse(text: str, rank: int) -> Term:
         name = words[stars[0]][:-1]
         filled = [name if name == "_" else f"{name}{k - many}" for k in range(many)]
         words[stars[0] : stars[0] + 1] = filled
-    return Term(mark, tuple(words[max(0, len(words) - rank) :]))
+    return Operand(mark, tuple(words[max(0, len(words) - rank) :]))
 
 
 def by_signature(signature: str | Callable[[Site], str]) -> Visit:
@@ -113,7 +113,7 @@ def by_signature(signature: str | Callable[[Site], str]) -> Visit:
         # also one without axes: a number that is added to every channel
         added = {k for k, term in enumerate(terms) if term.strip().startswith("+") and site.has(k)}
         settled = {letter: _settle(site, letter, found, letter in target.letters, added) for letter, found in seats.items()}
-        axes = tuple(settled.get(letter, (None, Rest.UNKNOWN)) for letter in target.letters)
+        axes = tuple(settled.get(letter, (None, Residue.UNKNOWN)) for letter in target.letters)
         return [Flow(tuple(a for a, _ in axes), tuple(r for _, r in axes))]
 
     return rule
@@ -128,43 +128,43 @@ def _seats(site: Site, texts: list[str]) -> dict[str, list[Seat]]:
             raise Unsupported(f"has {len(site.inputs)} inputs")
         term = parse(texts[k], len(flow.axes))
         for axis, letter in enumerate(term.letters):
-            seat = Seat(k, axis, term.mark, flow.axes[axis], flow.rest[axis], site.shape(k)[axis])
+            seat = Seat(k, axis, term.mark, flow.axes[axis], flow.residue[axis], site.shape(k)[axis])
             seats.setdefault(letter, []).append(seat)
     return seats
 
 
-def _settle(site: Site, letter: str, seats: list[Seat], on_the_right: bool, added: set[int]) -> tuple[Axis, Rest]:
+def _settle(site: Site, letter: str, seats: list[Seat], on_the_right: bool, added: set[int]) -> tuple[Axis, Residue]:
     """Tie all that a letter stands for; returns the labels that the output carries there, and what dropped ones hold."""
     if letter == "_":
         for seat in seats:
             site.pin(seat.labels, "works across this axis")
-        return None, Rest.UNKNOWN
+        return None, Residue.UNKNOWN
     wide = [s for s in seats if s.size != 1]
     labels = [s.labels for s in wide if s.labels is not None]
     if not labels:
-        return None, Rest.UNKNOWN
+        return None, Residue.UNKNOWN
     if len(labels) < len(wide) or len({len(x) for x in labels}) > 1:
         kept = next(((s.operand, s.axis) for s in wide if s.labels is None), None)
         for x in labels:
             site.pin(x, "meets them with channels that cannot be cut", kept)
-        return None, Rest.UNKNOWN
+        return None, Residue.UNKNOWN
     _record(site, wide, on_the_right)
     for other in labels[1:]:
         site.tie(labels[0], other)
-    zeros = {s.operand for s in wide if s.rest is Rest.ZERO}
+    zeros = {s.operand for s in wide if s.residue is Residue.ZERO}
     factor = any(s.operand in zeros for s in wide if not s.mark)
     if on_the_right:
         if factor and added <= zeros:
-            return labels[0], Rest.ZERO
-        fixed = {s.operand for s in wide if s.rest >= Rest.CONSTANT}
+            return labels[0], Residue.ZERO
+        fixed = {s.operand for s in wide if s.residue >= Residue.CONSTANT}
         all_fixed = all(site.stored[k] or k in fixed for k in range(len(site.inputs)) if site.has(k))
-        return labels[0], Rest.CONSTANT if all_fixed else Rest.UNKNOWN
+        return labels[0], Residue.CONSTANT if all_fixed else Residue.UNKNOWN
     site.labels.touched.extend(labels)
     if not factor and site.policy.allow_renormalising:
         site.mix(labels[0])
     elif not factor:
         site.pin(labels[0], f"sums over channels that do not become zero{WAY_OUT}")
-    return None, Rest.UNKNOWN
+    return None, Residue.UNKNOWN
 
 
 def _record(site: Site, wide: list[Seat], produces: bool) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod
 
-from onnxprune.analysis.labels import Rest
+from onnxprune.analysis.labels import Residue
 from onnxprune.analysis.rules.reduction import ACCOUNTED
 from onnxprune.ir.semantics import reduced_axes
 from onnxprune.rewrite.fixups.restoring import shrunk
@@ -27,11 +27,11 @@ def reduction(patch: Patch) -> None:
     if op == "ReduceMean":
         patch.follow("Mul", patch.scalar(f"{data}_share", share))
     axis = next(iter(sizes))
-    if all(flow.rest[k] is Rest.ZERO for k in sizes):
+    if all(flow.residue[k] is Residue.ZERO for k in sizes):
         if op in EXTREMES:
             patch.follow(EXTREMES[op], patch.scalar("zero", 0.0))
         return
-    rest = patch.rest(data, axis)
+    rest = patch.residue(data, axis)
     part = patch.add_copy(rest)
     if op in EXTREMES:
         patch.follow(EXTREMES[op], part)

@@ -2,7 +2,7 @@
 """What removed channels gave to an operator that mixes the axis which shrinks is put back.
 
 A mean over fewer channels is not the original's mean, nor is a normalisation by it. Because it is known what removed channels
-hold here (`Flow.rest`, or the rule would have pinned them), the smaller graph can still compute the original's numbers.
+hold here (`Flow.residue`, or the rule would have pinned them), the smaller graph can still compute the original's numbers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from onnxprune.analysis.labels import Rest
+from onnxprune.analysis.labels import Residue
 from onnxprune.rewrite.patch import Patch
 from onnxprune.types import Array
 
@@ -47,8 +47,8 @@ def put_back(
         if own:
             patch.zeros_back(operand, {k: before - after for k, (after, before) in own.items()})
         for k, (after, before) in own.items():
-            if operand in terms and flow.rest[k] is Rest.CONSTANT:
-                _add_constant(patch, operand, patch.cutting.rests.constant(name, k), k, after, before)
+            if operand in terms and flow.residue[k] is Residue.CONSTANT:
+                _add_constant(patch, operand, patch.cutting.residues.constant(name, k), k, after, before)
     for output in results:
         patch.first_after({k: after for k, (after, _) in sizes.items()}, output)
 

@@ -20,8 +20,8 @@ from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
 from onnxprune.calibration.linear import Linear, at_positions
 from onnxprune.calibration.moments import Moments
-from onnxprune.calibration.sites import Site, affine, find_sites
 from onnxprune.calibration.stages import stages
+from onnxprune.calibration.sums import LinearSum, affine, find_sums
 from onnxprune.types import Array, Feeds, Indices, Rng, Vector
 
 ROWS, ROWS_PER_INPUT = 8_000, 4
@@ -61,14 +61,14 @@ class Statistics:
 
     def read(self, coupled: Coupled) -> tuple[Reader, ...]:
         """All layers that sum over channels which can be cut."""
-        sites = find_sites(coupled.graph)
+        sites = find_sums(coupled.graph)
         places = [(s, k) for s in sites for k, t in enumerate(s.terms) if _inputs(coupled, t.linear) is not None]
         missing = [(s, k) for s, k in places if (s.total, k) not in self._known]
         if missing:
             self._gather(coupled, missing)
         return tuple(_reader(coupled, s, k, self._known[s.total, k]) for s, k in places)
 
-    def _gather(self, coupled: Coupled, places: Sequence[tuple[Site, int]]) -> None:
+    def _gather(self, coupled: Coupled, places: Sequence[tuple[LinearSum, int]]) -> None:
         wants = [s.terms[k].linear.node.inputs[0] for s, k in places] + [s.total for s, _ in places]
         gathered = {(s.total, k): _Gathered() for s, k in places}
         rng = np.random.default_rng(self._seed)
@@ -104,7 +104,7 @@ class _Gathered:
         self.alive: Any = 0.0
         self.total: Moments | None = None
 
-    def see(self, site: Site, linear: Linear, values: Mapping[str, Array], n: int, rng: Rng) -> None:
+    def see(self, site: LinearSum, linear: Linear, values: Mapping[str, Array], n: int, rng: Rng) -> None:
         total, x = values[site.total], values[linear.node.inputs[0]]
         axis = site.channel_axis % total.ndim
         places = total.size // total.shape[axis]
@@ -120,7 +120,7 @@ class _Gathered:
         self.alive = self.alive + (rows[0] != 0).sum(0)
 
 
-def _reader(coupled: Coupled, site: Site, k: int, g: _Gathered) -> Reader:
+def _reader(coupled: Coupled, site: LinearSum, k: int, g: _Gathered) -> Reader:
     term = site.terms[k]
     labels = _inputs(coupled, term.linear)
     assert labels is not None

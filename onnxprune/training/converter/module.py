@@ -18,7 +18,7 @@ from onnxprune.ort import run_node
 from onnxprune.training.converter import program as programs
 from onnxprune.training.converter.ops import NUMBERS, OPS, PERHAPS_NUMBERS
 from onnxprune.training.converter.ops.elementwise import half_as_float, to_torch
-from onnxprune.training.converter.program import Step, read_program
+from onnxprune.training.converter.program import Instruction, read_program
 from onnxprune.types import Array
 
 Feeds = Mapping[str, Any]
@@ -103,7 +103,7 @@ class Module(nn.Module):
             self._known[key] = Known(self.program.stored, key[0])
         return self._known[key]
 
-    def _plan_for(self, wanted: tuple[str, ...]) -> list[tuple[Step, tuple[str, ...]]]:
+    def _plan_for(self, wanted: tuple[str, ...]) -> list[tuple[Instruction, tuple[str, ...]]]:
         """The steps that `wanted` needs, each with the tensors that nobody reads after it."""
         needed, plan = set(wanted), []
         for step in reversed(self.program.steps):
@@ -114,7 +114,7 @@ class Module(nn.Module):
                 needed |= reads
         return plan[::-1]
 
-    def _run(self, step: Step, values: dict[str, Any], known: Known) -> None:
+    def _run(self, step: Instruction, values: dict[str, Any], known: Known) -> None:
         """Compute one step into `values`, or into `known` if it is static."""
         if step.static and step.call.op not in ("Shape", "Size"):
             arrays = evaluate(step.node, step.opsets, [known.arrays[n] if n else None for n in step.inputs])
@@ -128,7 +128,7 @@ class Module(nn.Module):
             elif name:
                 values[name] = x if x is None or x.device == self.device else x.to(self.device)
 
-    def _branch(self, step: Step, values: dict[str, Any], known: Known) -> Sequence[Any]:
+    def _branch(self, step: Instruction, values: dict[str, Any], known: Known) -> Sequence[Any]:
         chosen = "then_branch" if bool(_array(step.inputs[0], values, known).all()) else "else_branch"
         steps, outputs = step.branches[chosen]
         inner = dict(values)
@@ -136,7 +136,7 @@ class Module(nn.Module):
             self._run(each, inner, known)
         return [_tensor(n, inner, known) for n in outputs]
 
-    def _compute(self, step: Step, values: Mapping[str, Any], known: Known) -> Sequence[Any]:
+    def _compute(self, step: Instruction, values: Mapping[str, Any], known: Known) -> Sequence[Any]:
         op = OPS.get(step.call.op)
         if op is not None:
             operands = [_operand(step, k, name, values, known) for k, name in enumerate(step.inputs)]
@@ -149,7 +149,7 @@ class Module(nn.Module):
                 return found if isinstance(found, (tuple, list)) else (found,)
         return self._elsewhere(step, values, known)
 
-    def _elsewhere(self, step: Step, values: Mapping[str, Any], known: Known) -> Sequence[Tensor]:
+    def _elsewhere(self, step: Instruction, values: Mapping[str, Any], known: Known) -> Sequence[Tensor]:
         """By onnxruntime, or by ONNX's reference evaluator: no gradient passes."""
         reads = [n for n in dict.fromkeys((*step.inputs, *step.implicit)) if n]
         constants = {n: known.arrays[n] for n in reads if n not in values}
@@ -169,7 +169,7 @@ class Module(nn.Module):
         return [to_torch(by_name[n]) if n in by_name else None for n in step.outputs]  # type: ignore[misc]
 
 
-def _operand(step: Step, k: int, name: str, values: Mapping[str, Any], known: Known) -> Any:
+def _operand(step: Instruction, k: int, name: str, values: Mapping[str, Any], known: Known) -> Any:
     """One operand as its operator wants it: a tensor, numbers, or nothing."""
     if not name:
         return None

@@ -28,7 +28,7 @@ PASSING = frozenset("Identity Reshape Flatten Transpose Squeeze Unsqueeze Cast".
 
 
 @dataclass(frozen=True)
-class Step:
+class Instruction:
     """One node.
 
     Attributes:
@@ -44,7 +44,7 @@ class Step:
     implicit: tuple[str, ...]
     static: bool
     opsets: Mapping[str, int]
-    branches: Mapping[str, tuple[tuple[Step, ...], tuple[str, ...]]] = field(default_factory=dict)
+    branches: Mapping[str, tuple[tuple[Instruction, ...], tuple[str, ...]]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """Operator and name, as in messages."""
@@ -63,7 +63,7 @@ class Program:
         inputs, outputs: names.
     """
 
-    steps: tuple[Step, ...] = field(repr=False)
+    steps: tuple[Instruction, ...] = field(repr=False)
     stored: Mapping[str, Array] = field(repr=False)
     weights: Mapping[str, Array] = field(repr=False)
     statistics: Mapping[str, Array] = field(repr=False)
@@ -157,7 +157,7 @@ def _weights(model: ModelProto, nodes: Sequence[NodeProto], stored: Mapping[str,
     return {name for name, x in floats.items() if np.isfinite(x.astype(np.float32)).all() and is_used(name, x.size)}
 
 
-def _steps(graph: GraphProto, versions: Mapping[str, int], static: set[str]) -> tuple[Step, ...]:
+def _steps(graph: GraphProto, versions: Mapping[str, int], static: set[str]) -> tuple[Instruction, ...]:
     """The nodes but Constant ones; `static` holds names of constants, and gains those of other static tensors.
 
     The shape of a tensor is *loose* if it depends on data; then it is read anew at each run.
@@ -176,7 +176,7 @@ def _steps(graph: GraphProto, versions: Mapping[str, int], static: set[str]) -> 
     return tuple(steps)
 
 
-def _step(n: NodeProto, used: set[str], versions: Mapping[str, int], static: set[str], loose: set[str]) -> Step:
+def _step(n: NodeProto, used: set[str], versions: Mapping[str, int], static: set[str], loose: set[str]) -> Instruction:
     domain = "" if n.domain == "ai.onnx" else n.domain
     op = f"{domain}.{n.op_type}" if domain else n.op_type
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in n.attribute}
@@ -186,7 +186,9 @@ def _step(n: NodeProto, used: set[str], versions: Mapping[str, int], static: set
     if op == "If":
         for a in n.attribute:
             branches[a.name] = (_steps(a.g, versions, set()), tuple(v.name for v in a.g.output))
-    return Step(call, n, tuple(n.input), tuple(n.output), tuple(captured(n)), _is_static(n, static, loose), versions, branches)
+    return Instruction(
+        call, n, tuple(n.input), tuple(n.output), tuple(captured(n)), _is_static(n, static, loose), versions, branches
+    )
 
 
 def _is_static(n: NodeProto, static: set[str], loose: set[str]) -> bool:
@@ -195,7 +197,7 @@ def _is_static(n: NodeProto, static: set[str], loose: set[str]) -> bool:
     return n.op_type not in RANDOM and not any(subgraphs(n)) and all(name in static for name in n.input if name)
 
 
-def _shaped_by_data(step: Step, static: set[str], loose: set[str]) -> bool:
+def _shaped_by_data(step: Instruction, static: set[str], loose: set[str]) -> bool:
     if step.static:
         return False
     sizes = [name for k, name in enumerate(step.inputs) if name and k in NUMBERS.get(step.call.op, ())]

@@ -22,9 +22,9 @@ from onnx import ModelProto
 from onnxprune.data.samples import Data
 from onnxprune.errors import DataError
 from onnxprune.training.converter.module import Module, write_back
-from onnxprune.training.distillation.losses import Masks, objective
-from onnxprune.training.distillation.trainer import Course, Knobs, Optimiser
-from onnxprune.training.distillation.validation import Examination
+from onnxprune.training.distillation.losses import Masks, losses_of
+from onnxprune.training.distillation.trainer import Optimiser, Trainer, TrainingSettings
+from onnxprune.training.distillation.validation import Validation
 from onnxprune.types import Progress, silent
 
 LOOKS = (1 / 48, 1 / 24, *(k / 12 for k in range(1, 10)), *(k / 24 for k in range(20, 24)), math.inf)
@@ -110,7 +110,7 @@ def distill(
     seed: int = 0,
     labels: bool = True,
     progress: Progress = silent,
-    knobs: Knobs | None = None,
+    knobs: TrainingSettings | None = None,
 ) -> Distilled:
     """Train a pruned model to follow the model that it was cut from.
 
@@ -137,7 +137,7 @@ def distill(
         raise DataError(f"distilling needs samples to train on and others to judge by; got {len(data)} and {len(held_out)}")
     training = None
     with contextlib.suppress(KeyboardInterrupt):
-        training = Training(teacher, student, held_out, masks, Clock(seconds), seed, progress, knobs or Knobs())
+        training = Training(teacher, student, held_out, masks, Clock(seconds), seed, progress, knobs or TrainingSettings())
         training.run(data if labels else replace(data, labels=None))
     if training is None:
         return Distilled(student, 0, (), 0, "")
@@ -156,22 +156,22 @@ class Training:
         clock: Clock,
         seed: int,
         progress: Progress,
-        knobs: Knobs,
+        knobs: TrainingSettings,
     ) -> None:
         """Make modules of both, on a GPU where there is one, and examine the student as it comes."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         old, new = Module(teacher).to(device).requires_grad_(False), Module(student).to(device)
         self.clock, self.history = clock, list[Point]()
-        self._exam = Examination(old, held_out, seed, LOOK_SHARE * clock.budget)
-        terms = objective(old.program, new.program, self._exam.sample, masks, knobs.features, knobs.share, knobs.top)
-        self._course, self._optimiser = Course(old, new, terms, knobs), Optimiser(new, knobs)
+        self._validation = Validation(old, held_out, seed, LOOK_SHARE * clock.budget)
+        terms = losses_of(old.program, new.program, self._validation.sample, masks, knobs.features, knobs.share, knobs.top)
+        self._trainer, self._optimiser = Trainer(old, new, terms, knobs), Optimiser(new, knobs)
         self._steps, self._rng, self._progress = 0, np.random.default_rng(seed), progress
         self._best = self._optimiser.copy()
         self._look()
 
     def run(self, data: Data) -> None:
         """Train until the time is over, or nothing gets better."""
-        lessons = self._course.lessons(data, self._batch(data), self._rng)
+        lessons = self._trainer.lessons(data, self._batch(data), self._rng)
         looks, recent, factor, begun = iter(LOOKS), deque[float](maxlen=10), 1.0, self.clock.spent
         look = next(looks)
         while (now := self.clock.spent) < (end := self._end(max(recent, default=0.0))):
@@ -179,7 +179,7 @@ class Training:
             if is_done([p.loss for p in self.history], done):
                 break
             self._progress("distill", now / self.clock.budget)
-            self._optimiser.step(self._course.loss(next(lessons)), factor * rate(done, self._steps))
+            self._optimiser.step(self._trainer.loss(next(lessons)), factor * rate(done, self._steps))
             self._steps += 1
             recent.append(self.clock.spent - now)
             if done >= look:
@@ -190,12 +190,14 @@ class Training:
     def result(self, student: ModelProto) -> Distilled:
         """The student's file with the best weights."""
         self._optimiser.restore(self._best)
-        module = self._course.student
-        return Distilled(write_back(module, student), self._steps, tuple(self.history), self._exam.samples, module.device.type)
+        module = self._trainer.student
+        return Distilled(
+            write_back(module, student), self._steps, tuple(self.history), self._validation.samples, module.device.type
+        )
 
     def _look(self) -> float:
         """Examine the student; one that has gone astray goes back to its best, and on in steps of a factor that is returned."""
-        loss = self._exam.divergence(self._course.student)
+        loss = self._validation.divergence(self._trainer.student)
         self.history.append(Point(self.clock.spent, self._steps, loss))
         if loss <= self._found().loss:
             self._best = self._optimiser.copy()
@@ -209,13 +211,13 @@ class Training:
 
     def _end(self, step: float) -> float:
         """When the last step must begin, so that one more look and the writing fit into the time."""
-        return self.clock.budget * (1 - WRITING) - 1.2 * self._exam.seconds - 1.5 * step
+        return self.clock.budget * (1 - WRITING) - 1.2 * self._validation.seconds - 1.5 * step
 
     def _batch(self, data: Data) -> int:
         """As many samples as the knobs say; fewer where there is no time for enough steps, or no memory."""
-        seconds, size = self._course.cost(data, self._rng)
-        most = min((self.clock.budget - self.clock.spent) / (FEWEST * seconds), self._course.knobs.memory / size)
-        return int(np.clip(most, 1, self._course.knobs.batch))
+        seconds, size = self._trainer.cost(data, self._rng)
+        most = min((self.clock.budget - self.clock.spent) / (FEWEST * seconds), self._trainer.knobs.memory / size)
+        return int(np.clip(most, 1, self._trainer.knobs.batch))
 
 
 def rate(done: float, steps: int) -> float:

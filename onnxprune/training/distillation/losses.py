@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from onnxprune.data.classes import are_probabilities, class_axis
-from onnxprune.training.converter.program import Program, Step
+from onnxprune.training.converter.program import Instruction, Program
 from onnxprune.types import Array, Indices, Mask
 
 Masks = Mapping[str, tuple[Mask | None, ...]]
@@ -26,7 +26,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Term:
+class LossTerm:
     """One tensor that is compared.
 
     Attributes:
@@ -50,14 +50,14 @@ class Term:
         return tensor
 
 
-def of_classes(name: str, logs: Logs, weight: float, heat: float = 1.0) -> Term:
+def of_classes(name: str, logs: Logs, weight: float, heat: float = 1.0) -> LossTerm:
     """Kullback-Leibler divergence at a temperature, times its square, as a mean over all places (Hinton et al., 2015)."""
 
     def loss(student: Tensor, teacher: Tensor) -> Tensor:
         p, q = softened(logs(teacher), heat), softened(logs(student), heat)
         return heat**2 * (p.exp() * (p - q)).sum(1).mean()
 
-    return Term(name, loss, weight, logs=logs)
+    return LossTerm(name, loss, weight, logs=logs)
 
 
 def softened(logs: Tensor, heat: float) -> Tensor:
@@ -125,7 +125,7 @@ def values(student: Tensor, teacher: Tensor) -> Tensor:
     return F.mse_loss(student, teacher) / teacher.square().mean().clamp_min(FAINT)
 
 
-def objective(
+def losses_of(
     teacher: Program,
     student: Program,
     outputs: Mapping[str, Array],
@@ -133,7 +133,7 @@ def objective(
     features: int,
     share: float,
     top: float = 1.0,
-) -> tuple[Term, ...]:
+) -> tuple[LossTerm, ...]:
     """The terms of the loss.
 
     Args:
@@ -147,21 +147,21 @@ def objective(
     floats = [(name, y, k == 0) for k, (name, y) in enumerate(outputs.items()) if y.dtype.kind == "f" and y.size]
     ends = [_end(name, y, first, _last(name, teacher, student), 1 / len(floats), top) for name, y, first in floats]
     names = _inside(teacher, student, features) if share else []
-    inside = [Term(name, values, share / len(names), _kept(masks.get(name, ()))) for name in names]
+    inside = [LossTerm(name, values, share / len(names), _kept(masks.get(name, ()))) for name in names]
     return (*ends, *inside)
 
 
-def _last(name: str, teacher: Program, student: Program) -> Step | None:
+def _last(name: str, teacher: Program, student: Program) -> Instruction | None:
     """The node that makes an output, if it is the same in both graphs."""
     found = [s for p in (teacher, student) for s in p.steps if name in s.outputs]
     same = len(found) == 2 and found[0].call.op == found[1].call.op and found[0].inputs[0] == found[1].inputs[0]
     return found[0] if same else None
 
 
-def _end(name: str, y: Array, first: bool, last: Step | None, weight: float, top: float) -> Term:
+def _end(name: str, y: Array, first: bool, last: Instruction | None, weight: float, top: float) -> LossTerm:
     """How an output is compared: before its softmax or sigmoid, where it ends in one."""
 
-    def classes(compared: str, logs: Logs, as_given: Logs) -> Term:
+    def classes(compared: str, logs: Logs, as_given: Logs) -> LossTerm:
         """`as_given` reads the output itself, which is all that is known of the teacher here."""
         return of_classes(compared, logs, weight, temperature(as_given(torch.from_numpy(y).float()), top))
 
@@ -172,14 +172,14 @@ def _end(name: str, y: Array, first: bool, last: Step | None, weight: float, top
             told = logarithm(axis, FAINTEST) if last.call.op == "Softmax" else log_softmax(axis)
             return classes(last.inputs[0], log_softmax(axis), told)
     if last is not None and last.call.op == "Sigmoid":
-        return Term(last.inputs[0], odds, weight)
+        return LossTerm(last.inputs[0], odds, weight)
     axis = class_axis(y) if first else None
     if axis is not None and are_probabilities(y, axis):
         return classes(name, logarithm(axis), logarithm(axis))
     # as in `fidelity`: scores at many places need not be of one choice
     if axis is not None and y.size == y.shape[0] * y.shape[axis] and not (y.min() >= 0 and y.max() <= 1):
         return classes(name, log_softmax(axis), log_softmax(axis))
-    return Term(name, values, weight)
+    return LossTerm(name, values, weight)
 
 
 def _inside(teacher: Program, student: Program, count: int) -> list[str]:

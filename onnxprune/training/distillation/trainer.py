@@ -15,7 +15,7 @@ from onnxprune.data.samples import Data
 from onnxprune.errors import TrainingError
 from onnxprune.training.converter.module import Module
 from onnxprune.training.converter.ops.elementwise import to_torch
-from onnxprune.training.distillation.losses import Term, label_loss
+from onnxprune.training.distillation.losses import LossTerm, label_loss
 from onnxprune.training.distillation.stream import Batch, mixable, mixed, stream
 from onnxprune.types import Rng
 
@@ -27,7 +27,7 @@ SIZES = 1e-2, 1e-1
 
 
 @dataclass(frozen=True, slots=True)
-class Knobs:
+class TrainingSettings:
     """How a student is trained; docs/distill.md says which defaults were measured.
 
     Attributes:
@@ -80,13 +80,13 @@ class Lesson:
 
 
 @dataclass(frozen=True, eq=False)
-class Course:
+class Trainer:
     """A teacher, a student, and what is asked of the student."""
 
     teacher: Module
     student: Module
-    terms: tuple[Term, ...]
-    knobs: Knobs
+    terms: tuple[LossTerm, ...]
+    knobs: TrainingSettings
 
     def ask(self, batch: Batch) -> Lesson:
         """The teacher's answers to a batch."""
@@ -150,7 +150,7 @@ class Optimiser:
     Nothing is decayed: the student should stay near the teacher, not near zero.
     """
 
-    def __init__(self, module: Module, knobs: Knobs) -> None:
+    def __init__(self, module: Module, knobs: TrainingSettings) -> None:
         """All weights of a module."""
         self.weights: Weights = dict(module.named_parameters())
         if not self.weights:

@@ -12,7 +12,7 @@ import torch
 
 from onnxprune.data.classes import class_axis
 from onnxprune.data.samples import Data
-from onnxprune.evaluation.divergence import Gap, gap_between, rows_of
+from onnxprune.evaluation.divergence import Divergence, divergence_between, rows_of
 from onnxprune.training.converter.module import Module
 from onnxprune.types import Array, Outputs
 
@@ -34,7 +34,7 @@ def outputs_of(module: Module, feeds: Any) -> Outputs:
         return {name: y.cpu().numpy() for name, y in module(feeds).items()}
 
 
-class Examination:
+class Validation:
     """The teacher's outputs on held-out samples, and how far others are from them.
 
     Attributes:
@@ -69,10 +69,10 @@ class Examination:
 
         The same number that `onnxprune.evaluation.evaluator` compares candidates by.
         """
-        gaps = [Gap()] * len(self._old[0])
+        gaps = [Divergence()] * len(self._old[0])
         for feeds, old in zip(self._feeds, self._old, strict=True):
             for k, (a, b) in enumerate(zip(old, self._rows(outputs_of(student, feeds)), strict=True)):
-                gaps[k] += gap_between(a, b, k == 0 and self._axis is not None)
+                gaps[k] += divergence_between(a, b, k == 0 and self._axis is not None)
         floats = [g for g, y in zip(gaps, self._old[0], strict=True) if y.dtype.kind == "f"] or gaps
         found = float(np.mean([g.divergence for g in floats]))
         return found if math.isfinite(found) else math.inf

@@ -21,7 +21,7 @@ from onnxprune.types import Array, Vector
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class ChannelOp:
     """One per-channel operator behind a linear node: BatchNormalization, or a stored vector added or multiplied.
 
     Attributes:
@@ -44,12 +44,12 @@ class Term:
     """
 
     linear: Linear
-    steps: tuple[Step, ...]
+    steps: tuple[ChannelOp, ...]
     end: str
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
+class LinearSum:
     """A sum of linear nodes.
 
     Attributes:
@@ -70,7 +70,7 @@ class Site:
         return (*(t.linear.node.inputs[0] for t in self.terms), *self.addends)
 
 
-def find_sites(graph: Graph) -> tuple[Site, ...]:
+def find_sums(graph: Graph) -> tuple[LinearSum, ...]:
     """All sums with at least one linear node, in the order of the graph."""
     finder = _Finder(graph)
     return tuple(finder.sites())
@@ -87,7 +87,7 @@ class _Finder:
                 term = self._climb(linear)
                 self.terms[term.end] = term
 
-    def sites(self) -> Iterator[Site]:
+    def sites(self) -> Iterator[LinearSum]:
         inner = {name for n in self.graph.nodes if self._adds(n) for name in n.inputs if self._is_sum(name)}
         summed: set[str] = set()
         for node in self.graph.nodes:
@@ -102,10 +102,12 @@ class _Finder:
                 continue
             ends = {t.end for t in terms}
             summed |= ends
-            yield Site(node.outputs[0], tuple(terms), tuple(x for x in leaves if x not in ends), terms[0].linear.channel_axis)
+            yield LinearSum(
+                node.outputs[0], tuple(terms), tuple(x for x in leaves if x not in ends), terms[0].linear.channel_axis
+            )
         for end, term in self.terms.items():
             if end not in summed:
-                yield Site(end, (term,), (), term.linear.channel_axis)
+                yield LinearSum(end, (term,), (), term.linear.channel_axis)
 
     def _alone(self, name: str) -> bool:
         """Whether exactly one node reads the tensor, and nothing else does."""
@@ -134,7 +136,7 @@ class _Finder:
         name, steps = linear.node.outputs[0], []
         while self._alone(name):
             node = self.graph.consumers[name][0][0]
-            step = step_of(node, name, linear.channel_axis, self.graph)
+            step = channel_op(node, name, linear.channel_axis, self.graph)
             if step is None:
                 break
             steps.append(step)
@@ -142,12 +144,12 @@ class _Finder:
         return Term(linear, tuple(steps), name)
 
 
-def step_of(node: Node, data: str, channel_axis: int, graph: Graph) -> Step | None:
+def channel_op(node: Node, data: str, channel_axis: int, graph: Graph) -> ChannelOp | None:
     """The node as a per-channel operator on `data`; None if it is something else."""
     if node.op == "BatchNormalization":
         stored = all(name in graph.weights for name in node.inputs[1:])
         return (
-            Step(node, 2)
+            ChannelOp(node, 2)
             if stored and channel_axis == 1 and node.inputs[0] == data and not uses_batch_statistics(node)
             else None
         )
@@ -159,7 +161,7 @@ def step_of(node: Node, data: str, channel_axis: int, graph: Graph) -> Step | No
         return None
     if not per_channel(graph.weights[other].shape, len(shape), channel_axis % len(shape)):
         return None
-    return Step(node, place if node.op in ("Add", "Sub") else None)
+    return ChannelOp(node, place if node.op in ("Add", "Sub") else None)
 
 
 def per_channel(shape: Sequence[int], rank: int, channel_axis: int) -> bool:
@@ -183,7 +185,7 @@ def affine(term: Term, weights: Mapping[str, Weight], channels: int) -> tuple[Ve
     return scale, offset
 
 
-def _affine_of(step: Step, values: Sequence[Array | None]) -> tuple[Any, Any]:
+def _affine_of(step: ChannelOp, values: Sequence[Array | None]) -> tuple[Any, Any]:
     node = step.node
     if node.op == "BatchNormalization":
         gamma, beta, mean, variance = (v for v in values[1:5] if v is not None)
