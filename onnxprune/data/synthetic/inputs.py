@@ -17,7 +17,7 @@ import onnx
 from onnx import ModelProto
 
 from onnxprune.data.arrays import counts_samples, inputs_of
-from onnxprune.data.synthetic.families import FAMILIES, bred, coloured, grid
+from onnxprune.data.synthetic.textures import FAMILIES, bred, coloured, grid
 from onnxprune.errors import DataError
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.ir.graph import FLOATS, Fact, Node, Weight, read_nodes, read_weights

@@ -15,7 +15,7 @@ from onnx import ModelProto, numpy_helper
 import onnxprune
 from onnxprune.data.load import load_data, random_data
 from onnxprune.data.samples import Data
-from onnxprune.data.synthetic.families import FAMILIES, bred, coloured, grid
+from onnxprune.data.synthetic.textures import FAMILIES, bred, coloured, grid
 from onnxprune.data.synthetic.inputs import Signal, Still, Tokens, normalised, read_inputs
 from onnxprune.data.synthetic.select import herd, norm_of_mean
 from onnxprune.data.synthetic.statistics import fit, misfit, norm_layers, probing
