@@ -14,9 +14,7 @@ import onnxprune
 from onnxprune.errors import OptionError, PlanError
 from onnxprune.selection.criteria import NAMES
 from onnxprune.selection.criteria.names import CALIBRATED
-from tests.nets import pruned, small, write
-
-MODEL = Path(__file__).parent.parent / "models" / "resnet20-fashion-mnist.onnx"
+from tests.cases.nets import TRAINED, pruned, small, write
 
 
 @pytest.mark.parametrize("criterion", NAMES)
@@ -24,8 +22,8 @@ MODEL = Path(__file__).parent.parent / "models" / "resnet20-fashion-mnist.onnx"
 def test_every_criterion_reaches_the_ratio_on_a_trained_network(scope: str, criterion: str) -> None:
     options: dict[str, Any] = {"scope": scope, "criterion": criterion, "align": "none", "bench": False, "recover": "none"}
     if criterion in CALIBRATED:
-        options |= {"data": MODEL.with_suffix(".npz"), "samples": 40}
-    report = pruned(MODEL, 0.5, **options).report
+        options |= {"data": TRAINED.with_suffix(".npz"), "samples": 40}
+    report = pruned(TRAINED, 0.5, **options).report
     assert abs(report.ratio - 0.5) <= 0.02
     assert report.macs.kept < 0.6
     assert report.verification is not None
@@ -33,8 +31,8 @@ def test_every_criterion_reaches_the_ratio_on_a_trained_network(scope: str, crit
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 0.7])
-def test_ratios_on_a_trained_network(ratio: float) -> None:
-    report = pruned(MODEL, ratio, align="none").report
+def test_a_ratio_is_reached_on_a_trained_network(ratio: float) -> None:
+    report = pruned(TRAINED, ratio, align="none").report
     assert abs(report.ratio - ratio) <= 0.02
     assert (report.macs.kept < 1) == (ratio > 0)
 
@@ -52,7 +50,7 @@ def test_the_given_model_is_not_changed() -> None:
     assert net.SerializeToString() == before
 
 
-def test_a_result_can_be_saved_proven_and_applied_again(tmp_path: Path) -> None:
+def test_a_result_can_be_saved_verified_and_applied_again(tmp_path: Path) -> None:
     path = write(tmp_path)
     result = pruned(path, 0.5)
     result.save(tmp_path / "o.onnx", tmp_path / "o.json")
@@ -63,8 +61,8 @@ def test_a_result_can_be_saved_proven_and_applied_again(tmp_path: Path) -> None:
     assert again.report.notes == ()
 
 
-def test_a_plan_for_another_model(tmp_path: Path) -> None:
-    plan = pruned(MODEL, 0.5, verify=False).plan
+def test_a_plan_for_another_model_is_refused(tmp_path: Path) -> None:
+    plan = pruned(TRAINED, 0.5, verify=False).plan
     with pytest.raises(PlanError, match="is it for another model"):
         onnxprune.apply_plan(small(), plan)
 
@@ -78,7 +76,7 @@ def test_include_and_exclude_choose_groups() -> None:
         pruned(small(), 0.5, include=["conv*"])
 
 
-def test_progress_is_told() -> None:
+def test_progress_rises_to_one_in_every_stage() -> None:
     told: list[tuple[str, float]] = []
     onnxprune.prune(small(), 0.5, recover="none", progress=lambda stage, done: told.append((stage, done)))
     assert told[0][0] == "analyse"
@@ -91,26 +89,26 @@ def test_progress_is_told() -> None:
 def test_analyze_finds_channels_and_pins() -> None:
     found = onnxprune.analyze(small())
     assert found.prunable == 28
-    assert [(h.channels, h.weights) for h in found.held] == [(5, ("w4",))]
+    assert [(h.channels, h.weights) for h in found.pinned] == [(5, ("w4",))]
 
 
 def test_the_sample_shows_the_accuracy_of_the_trained_model() -> None:
-    report = onnxprune.prune(MODEL, 0.1, data=MODEL.with_suffix(".npz"), recover="none", bench=False, verify=False).report
+    report = onnxprune.prune(TRAINED, 0.1, data=TRAINED.with_suffix(".npz"), recover="none", bench=False, verify=False).report
     assert report.accuracy is not None
     assert report.samples == 1000
     assert report.accuracy.before >= 0.925
     assert report.accuracy.after > 0.9
 
 
-def test_inputs_are_in_the_promised_form() -> None:
+def test_the_trained_network_has_the_promised_form() -> None:
     """Input [N, 1, 28, 28] in [0, 1], output [N, 10], BatchNormalization kept."""
-    net = onnx.load(MODEL)
+    net = onnx.load(TRAINED)
     shapes = [
         [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (net.graph.input[0], net.graph.output[0])
     ]
     assert [s[1:] for s in shapes] == [[1, 28, 28], [10]]
     assert all(isinstance(s[0], str) for s in shapes)
     assert sum(n.op_type == "BatchNormalization" for n in net.graph.node) >= 19
-    with np.load(MODEL.with_suffix(".npz")) as data:
+    with np.load(TRAINED.with_suffix(".npz")) as data:
         x = data[net.graph.input[0].name]
         assert 0 <= x.min() < x.max() <= 1

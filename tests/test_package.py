@@ -36,7 +36,7 @@ def test_import_is_quick() -> None:
     assert seconds("onnxprune") < max(0.3, 4 * seconds("numpy"))
 
 
-def test_import_leaves_heavy_packages_alone() -> None:
+def test_an_import_of_the_package_that_imports_a_heavy_one_is_noticed() -> None:
     assert python(f"import onnxprune, sys; print([m for m in {HEAVY} if m in sys.modules])").strip() == "[]"
 
 
@@ -69,7 +69,15 @@ def test_imports_point_one_way() -> None:
     assert order.index("onnxprune.rewrite.cut") < order.index("onnxprune.api") < order.index("onnxprune.cli.app")
 
 
-def test_torch_stays_in_training() -> None:
+def test_an_import_from_a_test_file_and_a_tool_that_imports_the_tests_are_noticed() -> None:
+    tests = Path(__file__).parent
+    for path in tests.rglob("*.py"):
+        assert not {m for m in imports(path, True) if ".test_" in m}, path
+    for path in (tests.parent / "tools").glob("*.py"):
+        assert not {m for m in imports(path, True) if m.split(".")[0] == "tests"}, path
+
+
+def test_torch_imported_outside_of_training_is_noticed() -> None:
     for path in ROOT.rglob("*.py"):
         if "training" not in path.parts:
             assert not {m for m in imports(path, True) if m.split(".")[0] == "torch"}, path

@@ -3,9 +3,9 @@
 """Cut every graph of a zoo, prove each cut, and print the table of docs/coverage.md.
 
 usage: python tools/coverage.py [ZOO] [--ratio 0.5] [--scope local] [--only GLOB] [--every N] [--jobs 2] [--page FILE.md]
-Without ZOO: the part of it that lies in tests/zoo. With `--check EXACT.py`, or where the zoo has such a file beside it, a cut
-is proven by that script, which knows nothing of our code; else by `onnxprune.verify_files`. Where float32 cannot tell end to
-end (some synthetic networks multiply rounding errors), our node-by-node proof is taken, and the table says so. A `peer.json`
+Without ZOO: the part of it that lies in tests/cases/zoo. With `--check EXACT.py`, or where the zoo has such a file beside it, a
+cut is proven by that script, which knows nothing of our code; else by `onnxprune.verify_files`. Where float32 cannot tell end
+to end (some synthetic networks multiply rounding errors), our node-by-node proof is taken, and the table says so. A `peer.json`
 in the zoo says what Torch-Pruning keeps of the MACs at ratio 0.5 in every group; that stands beside. Progress: stderr.
 Exit status 1 if any graph crashes or is not proven.
 """
@@ -33,16 +33,15 @@ from typing import Any
 
 import onnx
 import onnxruntime
+from figures import processor
+from hydrate import hydrate as drawn
 from rich.console import Console
 from rich.progress import track
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from figures import processor
-
 import onnxprune
-from tests import zoo as own_zoo
 
+HERE = Path(__file__).resolve().parent.parent
+OWN_ZOO = HERE / "tests" / "cases" / "zoo"
 SUFFIX = ".onnx.gz"
 FORMS = {"ts": "TorchScript", "dy": "dynamo"}
 BATCH_NORM = {"bn": "kept", "fold": "folded"}
@@ -91,7 +90,7 @@ def hydrate(path: Path) -> onnx.ModelProto:
     script = path.parent / "hydrate.py"
     if not path.name.endswith(SUFFIX):
         return onnx.load(path)
-    fill: Callable[[Path], onnx.ModelProto] = module(script).hydrate if script.exists() else own_zoo.hydrate
+    fill: Callable[[Path], onnx.ModelProto] = module(script).hydrate if script.exists() else drawn
     return fill(path)
 
 
@@ -160,7 +159,7 @@ def _cut(task: Task, original: str, pruned: str, plan: str) -> dict[str, Any]:
 
 def warm_up() -> None:
     """Import what the first analysis would, so that it is not counted."""
-    onnxprune.analyze(str(Path(__file__).resolve().parent.parent / "models" / "resnet20-fashion-mnist.onnx"))
+    onnxprune.analyze(str(HERE / "models" / "resnet20-fashion-mnist.onnx"))
 
 
 def rows(options: argparse.Namespace) -> Iterator[Row]:
@@ -251,7 +250,7 @@ def page(options: argparse.Namespace, found: list[Row], peer: dict[str, float | 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("zoo", nargs="?", default=str(own_zoo.FOLDER))
+    parser.add_argument("zoo", nargs="?", default=str(OWN_ZOO))
     parser.add_argument("--check", type=Path, help="a script that proves a cut: check(original, pruned, plan) -> dict")
     parser.add_argument("--only", default="*", metavar="GLOB", help="names of graphs")
     parser.add_argument("--ratio", type=float, default=0.5)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A part of the zoo that comes with every clone: graphs of real architectures without their weights, and how to fill them.
+"""Fill graphs of real architectures that come without their weights, as those in tests/cases/zoo do.
 
 Each `*.onnx.gz` is what an exporter wrote, less the numbers of its large float initializers. The metadata entry
 `zoo.weightless` says how to draw them: `["w", axis of output channels, deviation]` for weights, `["n", mean, deviation, low,
@@ -22,7 +22,6 @@ from onnx import ModelProto, NodeProto
 
 from onnxprune.ort import sample, session
 
-FOLDER = Path(__file__).parent
 KEY = "zoo.weightless"
 BATCH_NORM = {"gs": (0.5, 1.5), "gb": (-0.3, 0.3), "gm": (-0.3, 0.3), "gv": (0.5, 1.5)}
 Recipe = Mapping[str, Any]

@@ -25,15 +25,23 @@ from pathlib import Path
 
 import numpy as np
 from figures import processor
-from onnx import ModelProto, NodeProto, TensorProto, helper
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, parser
 
 from onnxprune.analysis.analyse import analyse
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.protobuf import INLINE_LIMIT, write
 from onnxprune.ir.tensors import FileRange, leave
-from tests.models import model as from_text
+
+
+def from_text(text: str) -> ModelProto:
+    """A model from the text of its graph; inputs whose name starts with `w` become weights."""
+    made = parser.parse_model(f'<ir_version: 10, opset_import: ["" : 17]>\n{text}')
+    rng = np.random.default_rng(0)
+    for value in [v for v in made.graph.input if v.name.startswith("w")]:
+        shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
+        made.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape, np.float32), value.name))
+        made.graph.input.remove(value)
+    return made
 
 
 def residual(nodes: int) -> ModelProto:

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import ModelProto
 
@@ -25,20 +23,11 @@ from onnxprune.evaluation.verification import verify
 from onnxprune.ir.facts import read_graph
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan
-from onnxprune.selection.sizing import Sizing
-from onnxprune.selection.space import Space
-from onnxprune.selection.units import Units, units_of
-from tests.models import cut_some, model, select
-from tests.nets import pruned, write
+from tests.cases.law import cut_some
+from tests.cases.nets import grouped, pruned, write
+from tests.cases.text import model
 
 ALLOWED = Policy(allow_renormalising=True)
-
-
-def grouped(tail: str = "c = Relu(b)  y = Conv(c, w3)", more: str = "", last: str = "5,24,1,1", outs: str = "") -> ModelProto:
-    """Twelve channels in three groups of four -> 24 channels in three blocks of eight."""
-    return model(f"""g (float[N,3,6,6] x, float[12,3,1,1] w1, float[24,4,3,3] w2, float[24] w2b,
-        float[{last}] w3{more}) => (float[] y{outs}) {{
-        a = Conv(x, w1)  b = Conv <group = 3> (a, w2, w2b)  {tail} }}""")
 
 
 def evens(net: ModelProto, policy: Policy | None = None) -> list[tuple[int, ...]]:
@@ -65,11 +54,11 @@ def test_each_block_keeps_its_own_best() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_any_members_may_go(seed: int) -> None:
+def test_a_cut_of_any_members_is_exact(seed: int) -> None:
     assert cut_some(grouped(), seed, (0.2, 0.5, 0.8)[seed % 3], names=["w3"]).dropped % 3 == 0
 
 
-def test_the_inputs_of_a_grouped_transposed_convolution() -> None:
+def test_the_inputs_of_a_grouped_transposed_convolution_are_cut_evenly() -> None:
     net = model("""g (float[N,3,4,4] x, float[24,3,1,1] w1, float[24,2,2,2] w2, float[5,6,1,1] w3) => (float[] y) {
         a = Conv(x, w1)  b = ConvTranspose <group = 3, strides = [2,2]> (a, w2)  y = Conv(b, w3) }""")
     assert evens(net) == [(3, 8)]
@@ -82,7 +71,7 @@ def test_the_inputs_of_a_grouped_transposed_convolution() -> None:
 @pytest.mark.parametrize("budget", [{"ratio": 0.3}, {"ratio": 0.7}, {"macs": "50%"}])
 @pytest.mark.parametrize("align", ["none", 4])
 @pytest.mark.parametrize("scope", ["global", "local"])
-def test_every_budget_leaves_as_many_in_every_block(budget: dict[str, float], align: str | int, scope: str) -> None:
+def test_every_budget_keeps_as_many_in_every_block(budget: dict[str, float], align: str | int, scope: str) -> None:
     result = pruned(grouped(), scope=scope, align=align, **budget)
     assert len({len(k) for k in kept_of(result.plan, "w2", 8)}) == 1
     again = onnxprune.apply_plan(grouped(), result.plan, bench=False)
@@ -119,14 +108,14 @@ DEMANDS: dict[str, tuple[ModelProto, list[tuple[int, int]]]] = {
 
 
 @pytest.mark.parametrize("name", DEMANDS)
-def test_demands_that_stand(name: str) -> None:
+def test_demands_are_merged_or_become_ties(name: str) -> None:
     net, expected = DEMANDS[name]
     assert evens(net) == expected
     for seed in range(3):
         cut_some(net, seed, 0.5)
 
 
-def test_group_normalization_that_renormalises() -> None:
+def test_group_normalization_that_renormalises_keeps_as_many_of_every_group() -> None:
     net = model(
         """g (float[2,3,4,4] x, float[24,3,1,1] w1, float[24] w3, float[24] w4, float[4,24,1,1] w2) => (float[] y) {
         a = Conv(x, w1)  b = GroupNormalization <num_groups = 2> (a, w3, w4)  y = Conv(b, w2) }""",
@@ -169,59 +158,7 @@ def test_uneven_plans_are_refused() -> None:
         onnxprune.apply_plan(grouped(), Plan.from_json(data), bench=False)
 
 
-BLOCKS = st.tuples(st.integers(1, 5), st.integers(2, 12), st.integers(0, 9))
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.lists(BLOCKS, min_size=1, max_size=5), st.floats(0, 0.89), st.sampled_from(["global", "local"]),
-       st.sampled_from([1, 8]), st.integers(0, 99))  # fmt: skip
-def test_selection_keeps_blocks_even_and_the_total(
-    shapes: list[tuple[int, int, int]], ratio: float, scope: str, align: int, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    groups, scores, start = [], [], 0
-    for blocks, size, more in shapes:
-        n = blocks * size + more
-        rows = rng.permutation(n)[: blocks * size].reshape(blocks, size)
-        groups.append(Group(f"g{start}", np.arange(start, start + n), ((f"w{start}", 0),), (), 1, (rows,)))
-        scores.append(rng.random(n))
-        start += n
-    removed = 0
-    for group, s, kept in zip(groups, scores, select(groups, scores, ratio, Sizing(scope, align)), strict=True):
-        [rows] = group.blocks
-        left = kept[rows].sum(1)
-        assert (left == left[0]).all()
-        for row in rows:
-            assert kept[row].all() or not kept[row].any() or s[row][kept[row]].min() >= s[row][~kept[row]].max()
-        assert kept.sum() >= max(1, len(group) / 10 - 1e-9)
-        removed += int((~kept).sum())
-    most = max(units_of(g, s).sizes.max() for g, s in zip(groups, scores, strict=True))
-    if scope == "global" and align == 1:
-        room = sum(int(np.floor(0.9 * len(g) + 1e-9)) for g in groups)
-        assert removed <= round(ratio * start)
-        assert removed >= min(round(ratio * start), room - len(groups) * most) - most
-
-
-def test_what_comes_back_brings_its_unit() -> None:
-    coupled, group = analysis(grouped())
-    units = units_of(group, np.arange(24.0))
-    space = Space(replace(coupled, needed=(group.roots[:2],)), (group,), (units,), Sizing("local"))
-    dropped = space.dropped(space.by_ratio(0.5))
-    left = (~dropped[group.roots]).reshape(3, 8).sum(1)
-    assert left.tolist() == [5, 5, 5]
-    assert not dropped[group.roots[1]]
-
-
-def test_units_by_rank() -> None:
-    group = Group("g", np.arange(5), (("w", 0),), (), 1, (np.array([[0, 1], [2, 3]]),))
-    units: Units = units_of(group, np.array([0.1, 0.9, 0.7, 0.3, 0.5]))
-    assert sorted(zip(units.scores.round(9).tolist(), units.sizes.tolist(), strict=True)) == [(0.2, 2), (0.5, 1), (0.8, 2)]
-    assert units.of[0] == units.of[3] != units.of[1] == units.of[2]
-    assert units.gone.tolist() == [0, 2, 3, 5]
-    assert units.kept.tolist() == [0, 2, 3, 5]
-
-
-def test_inspect_and_explain_tell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_and_explain_tell_of_equal_blocks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, grouped())
     assert run(["inspect", str(path), "--format", "json"]) == 0
     groups = {g["name"]: g for g in json.loads(capsys.readouterr().out)["groups"]}

@@ -10,15 +10,15 @@ from onnxprune.analysis.explain import about, explain
 from onnxprune.errors import OptionError
 from onnxprune.ir.facts import read_graph
 from onnxprune.report.render.text import sentences
-from tests.models import model
-from tests.nets import small
-from tests.zoo import FOLDER, hydrate
+from tests.cases import zoo
+from tests.cases.nets import small
+from tests.cases.text import model
 
 CHAIN = """g (float[N,3,8,8] x, float[8,3,1,1] w1, float[8,8,1,1] w2, float[8,3,1,1] w3, float[8] w4) => (float[N,8,8,8] y) {
     a = Conv(x, w1)  c = Conv(x, w3)  d = Add(a, c)  e = Conv(d, w2, w4)  f = Relu(e)  g = Add(d, f)  y = Sigmoid(g) }"""
 
 
-def test_free_channels_name_what_goes_with_them() -> None:
+def test_free_channels_name_what_is_cut_with_them() -> None:
     rows, columns, *kernel = explain(couple(read_graph(small())), "w2")
     assert (rows.free, rows.partners, rows.reason) == (12, ("w3[1]",), "")
     assert columns.free == 16
@@ -34,7 +34,7 @@ def test_a_chain_leads_to_the_pin() -> None:
     assert [s.node for s in rows.chain] == ["Add 'd'"]
 
 
-def test_tensors_between_nodes_and_inputs() -> None:
+def test_axes_of_tensors_between_nodes_and_of_inputs_are_explained() -> None:
     coupled = couple(read_graph(small()))
     batch, channels, *_ = explain(coupled, "r1")
     assert channels.free == 16
@@ -54,7 +54,7 @@ def test_an_unknown_tensor_gets_near_names() -> None:
         explain(couple(read_graph(small())), "w11")
 
 
-def test_the_reason_behind_the_reason() -> None:
+def test_the_reason_behind_a_tie_is_named() -> None:
     rows, columns, *_ = explain(couple(read_graph(small())), "w1")
     assert rows.free == 16
     assert columns.reason.endswith("those of 'x', for it is an input of the model")
@@ -79,7 +79,7 @@ LINES = """g (float[2,6,8] x, float[8,12] w1, float[12,5] w2, float[3,4] w3) => 
         ("w3", 0, "axis 0 of 3: all stay, because output 'z' promises its size to the user."),
     ],
 )
-def test_sentences(tensor: str, axis: int, says: str) -> None:
+def test_an_axis_is_told_in_one_sentence(tensor: str, axis: int, says: str) -> None:
     assert sentences(explain(couple(read_graph(model(LINES))), tensor)[axis]) == says
 
 
@@ -99,7 +99,7 @@ def test_equal_counts_are_told() -> None:
     )
 
 
-def test_what_a_tensor_is() -> None:
+def test_a_tensor_is_told_by_who_makes_and_reads_it() -> None:
     coupled = couple(read_graph(small()))
     assert about(coupled, "w1") == "w1: a weight, read by Conv 'c1'"
     assert about(coupled, "y") == "y: made by Gemm 'y', read by the user"
@@ -108,7 +108,7 @@ def test_what_a_tensor_is() -> None:
 
 @pytest.mark.parametrize("name", ["timm_test_vit.ts_bn", "shufflenet_v2_x1_0.ts_fold", "ssdlite320_mobilenet_v3_large.ts_fold"])
 def test_any_tensor_of_a_real_network_can_be_asked_for(name: str) -> None:
-    coupled = couple(read_graph(hydrate(FOLDER / f"{name}.onnx.gz")))
+    coupled = couple(read_graph(zoo.read(name)))
     names = [*coupled.graph.facts, *(n.name for n in coupled.graph.nodes if n.name)]
     for tensor in names[::9]:
         stories = explain(coupled, tensor)

@@ -68,7 +68,7 @@ def test_trying_ties_counts_classes_and_changes_nothing(made: list[tuple[int, in
     assert labels.root(np.arange(20)).tolist() == before
 
 
-def test_labels_grow_and_stay() -> None:
+def test_labels_keep_their_pins_as_more_are_made() -> None:
     labels = Labels()
     first = labels.fresh(3)
     labels.pin(first[:1], WHY)
@@ -90,7 +90,7 @@ def test_distinct_labels_are_those_of_numpy() -> None:
         assert distinct(x).tolist() == np.unique(x).tolist()
 
 
-def test_marks_are_forgotten() -> None:
+def test_marks_of_one_use_are_not_seen_by_the_next() -> None:
     labels = Labels()
     x = labels.fresh(3000)
     with labels.marked([x[:2], np.array([-1])]) as marks:

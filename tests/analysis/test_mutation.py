@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules that forget: a tie, a pin, a refit, or what removed channels hold. The laws must notice, else they test nothing."""
+"""Rules that forget: a tie, a pin, a refit, or what dropped channels hold. The laws must notice, else they test nothing."""
 
 from __future__ import annotations
 
@@ -27,13 +27,10 @@ from onnxprune.ir.facts import read_graph
 from onnxprune.rewrite import cut as rewrite
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.fixups import FIXUPS
-from tests.models import choose, model
-from tests.test_attention import CASES as HEADS
-from tests.test_fused import CASES as FUSED
-from tests.test_ops import CASES as PLAIN
-from tests.test_picking import CASES as PICKING
-from tests.test_rests import false_claims
-from tests.test_topologies import NETS
+from tests.cases.choosing import choose
+from tests.cases.claims import false_claims
+from tests.cases.operators import CASES
+from tests.cases.topologies import NETS
 
 TRIES = 8
 
@@ -50,8 +47,8 @@ class Known(NamedTuple):
 def samples() -> tuple[Known, ...]:
     """All samples of all rules."""
     found = []
-    for _, sample in (*PLAIN, *HEADS, *FUSED, *PICKING):
-        net = model(sample.text, sample.opset)
+    for _, sample in CASES:
+        net = sample.model()
         coupled = couple(read_graph(net))
         operators = {n.op for n in (*coupled.graph.nodes, *coupled.graph.elementary)}
         found.append(Known(net, coupled, frozenset(operators)))
@@ -85,14 +82,14 @@ def outcome(coupled: Coupled, dropped: NDArray[np.bool_]) -> str:
 
 
 def noticed(coupled: Coupled) -> bool:
-    """Whether any of some random cuts cannot be made or proven."""
+    """Whether any of some random cuts cannot be made or verified."""
     groups = find_groups(coupled)
     return any(outcome(coupled, choose(coupled, groups, np.random.default_rng(seed), 0.5)) for seed in range(TRIES))
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_the_ties_of_every_node_are_missed(name: str) -> None:
-    net = model(NETS[name].text, NETS[name].opset, functions=NETS[name].functions)
+def test_a_forgotten_tie_is_noticed(name: str) -> None:
+    net = NETS[name].model()
     whole = couple(read_graph(net))
     joins = {tie.node for tie in whole.ties if whole.free[tie.a].any()}
     mutants = {n: forgetful(net, n) for n in sorted(joins)}
@@ -166,7 +163,7 @@ def freed(known: Known, pin: Pin) -> tuple[Coupled, NDArray[np.int64]] | None:
 
 
 def missed(mutant: Coupled, roots: NDArray[np.int64]) -> bool:
-    """Whether cuts of half of these classes cannot be made or proven."""
+    """Whether cuts of half of these classes cannot be made or verified."""
     for seed in range(4):
         gone = np.zeros(len(mutant.roots), bool)
         gone[np.random.default_rng(seed).permutation(roots)[: max(1, len(roots) // 2)]] = True
@@ -175,7 +172,7 @@ def missed(mutant: Coupled, roots: NDArray[np.int64]) -> bool:
     return False
 
 
-def test_every_kind_of_pin_is_missed() -> None:
+def test_a_forgotten_pin_is_noticed() -> None:
     kinds: dict[tuple[str, str], bool] = defaultdict(bool)
     for kind, known, pin in forgotten():
         if not kinds[kind] and (found := freed(known, pin)) is not None:
@@ -186,7 +183,7 @@ def test_every_kind_of_pin_is_missed() -> None:
     assert {kind for kind, was in kinds.items() if not was} <= MAY_LEAVE_A_TRACE.keys()
 
 
-# Operators that make something else of zeros, or that removed channels reach with other numbers.
+# Operators that make something else of zeros, or that dropped channels reach with other numbers.
 NOT_ZERO = (
     "Add BatchNormalization Cast Clip Concat Cos Cosh Div Equal Exp Expand Gather Greater HardSigmoid Hardmax "
     "LayerNormalization Less LogSoftmax Max Min Mul Not Pad Pow Reciprocal ReduceMean Reshape Sigmoid Softmax Softplus Split "

@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 
 from onnxprune.ir.decompositions import MICROSOFT
-from tests.models import model
-from tests.nets import pruned, write
+from tests.cases.nets import pruned, write
+from tests.cases.text import model
 
 BLOCK = """g (float[N,5,16] x, float[16] wg, float[16] wb, float[16,16] wq, float[16,16] wk, float[16,16] wv, float[16,16] wo,
     float[16,24] w1, float[24] w1b, float[24,16] w2, float[16] w2b, float[16,4] w9) => (float[N,5,4] y)

@@ -19,9 +19,10 @@ from onnxprune.cli.app import run
 from onnxprune.errors import OptionError, PlanError
 from onnxprune.ir.facts import read_graph
 from onnxprune.rewrite.plan import Plan, dropped_by
-from tests.models import cut_some, model
-from tests.nets import pruned, small, write
-from tests.test_topologies import NETS
+from tests.cases.law import cut_some
+from tests.cases.nets import pruned, small, write
+from tests.cases.text import model
+from tests.cases.topologies import NETS
 
 HEADS, SIZE = 3, 4
 BLOCK = """q1_K = MatMul(a_K, wq_K)  k1_K = MatMul(a_K, wk_K)  v1_K = MatMul(a_K, wv_K)
@@ -81,21 +82,21 @@ def test_every_carrier_is_exact(carrier: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("carrier", ["outer", "inner"])
-def test_cut_law(name: str, carrier: str) -> None:
-    net = model(NETS[name].text, NETS[name].opset, functions=NETS[name].functions)
+def test_a_carrier_whose_cut_differs_from_the_masked_original_is_noticed(name: str, carrier: str) -> None:
+    net = NETS[name].model()
     policy = Policy(read_carrier(carrier))
     if find_groups(couple(read_graph(net), policy=policy)):
         cut_some(net, 1, 0.5, policy=policy)
 
 
 def test_packed_products_are_cut_by_heads_not_by_q_k_and_v() -> None:
-    net = model(NETS["packed qkv"].text)
+    net = NETS["packed qkv"].model()
     assert widths(net) == {"wq": 4}
     assert widths(net, "outer") == {"wq": 3}
 
 
 def test_a_wish_that_leaves_nothing_to_cut_is_not_followed() -> None:
-    net = model(NETS["depthwise, squeeze and excite"].text)
+    net = NETS["depthwise, squeeze and excite"].model()
     assert widths(net, "inner") == widths(net, "outer") == widths(net)
 
 

@@ -16,7 +16,8 @@ from onnxprune.errors import CutError, VerificationError
 from onnxprune.evaluation.verification import verify
 from onnxprune.ir.facts import read_graph
 from onnxprune.rewrite.cut import cut
-from tests.models import cut_some, model
+from tests.cases.law import cut_some
+from tests.cases.text import model
 
 HEAD = "g (float[N,3,4,4] x, float[12,3,1,1] w1, float[5,12,1,1] w2{more}) => (float[] y{out})"
 SIZES = "<int64[5] s = {0,3,4,4,4}, int64[4] t = {0,12,4,4}, int64[5] u = {0,4,4,3,4}, int64[4] v = {0,4,4,12}>"
@@ -38,7 +39,7 @@ SHUFFLES = {
 
 
 @pytest.mark.parametrize("name", SHUFFLES)
-def test_channels_stay_apart_and_one_node_is_left(name: str) -> None:
+def test_channels_of_a_shuffle_are_not_tied_and_one_gather_moves_them(name: str) -> None:
     made = net(SHUFFLES[name])
     [shuffle] = set(find_shuffles(read_graph(made)).values())
     assert shuffle.order.tolist() == np.arange(12).reshape(3, 4).T.ravel().tolist()
@@ -73,7 +74,7 @@ def test_an_output_on_the_way_is_kept() -> None:
     assert couple(read_graph(made)).shuffles == ()
 
 
-def test_a_shuffle_that_is_not_cut_stays_as_it_is() -> None:
+def test_a_shuffle_that_is_not_cut_is_kept_as_it_is() -> None:
     more = ", float[12,12,1,1] w3, float[7,12,1,1] w4, float[12,7,1,1] w5"
     made = net(f"{PLAIN}".replace("d =", "e =") + "  f = Conv(e, w3)  h = Conv(f, w4)  d = Conv(h, w5)", more)
     found = cut_some(made, 0, 0.5, names=["w4"])

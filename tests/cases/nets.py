@@ -10,7 +10,10 @@ import onnx
 from onnx import ModelProto
 
 import onnxprune
-from tests.models import model
+from tests.cases.text import model
+
+TRAINED = Path(__file__).resolve().parents[2] / "models" / "resnet20-fashion-mnist.onnx"
+"""A trained network; samples with labels lie beside it (.npz)."""
 
 SMALL = """g (float[N,3,8,8] x, float[16,3,3,3] w1, float[16] ws1, float[16] wt1, float[16] wm1, float[16] wvar1,
     float[12,16,3,3] w2, float[16,12,3,3] w3, float[5,16] w4) => (float[N,5] y) {
@@ -25,10 +28,26 @@ def small(seed: int = 0) -> ModelProto:
     return model(SMALL, weights_seed=seed)
 
 
+def grouped(tail: str = "c = Relu(b)  y = Conv(c, w3)", more: str = "", last: str = "5,24,1,1", outs: str = "") -> ModelProto:
+    """Twelve channels in three groups of four -> 24 channels in three blocks of eight."""
+    return model(f"""g (float[N,3,6,6] x, float[12,3,1,1] w1, float[24,4,3,3] w2, float[24] w2b,
+        float[{last}] w3{more}) => (float[] y{outs}) {{
+        a = Conv(x, w1)  b = Conv <group = 3> (a, w2, w2b)  {tail} }}""")
+
+
 def write(folder: Path, net: ModelProto | None = None, name: str = "net.onnx") -> Path:
     """A model as a file."""
     path = folder / name
     onnx.save(small() if net is None else net, path)
+    return path
+
+
+def external(folder: Path, net: ModelProto | None = None) -> Path:
+    """A model as a file, with all its weights in another one, `net.bin`."""
+    path, copy = folder / "net.onnx", ModelProto()
+    copy.CopyFrom(net or small())
+    options: dict[str, Any] = {"all_tensors_to_one_file": True, "location": "net.bin", "size_threshold": 0}
+    onnx.save(copy, path, save_as_external_data=True, **options)
     return path
 
 

@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cut law on random networks, built layer by layer."""
+"""Random networks, built layer by layer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, TensorProto
-
-from tests.models import cut_some
 
 
 class Tensor(NamedTuple):
@@ -446,6 +443,11 @@ def head(b: Builder, kind: int) -> str:
     return b.op("MatMul", hidden, b.weight(6, 4))
 
 
+def random_layers(rng: np.random.Generator) -> list[int]:
+    """Up to eight layers (indices into LAYERS)."""
+    return [int(k) for k in rng.integers(0, len(LAYERS), int(rng.integers(1, 9)))]
+
+
 def network(layers: Sequence[int], seed: int) -> ModelProto:
     """A network of the given layers (indices into LAYERS)."""
     b = Builder(seed)
@@ -462,21 +464,22 @@ def network(layers: Sequence[int], seed: int) -> ModelProto:
     return onnx.helper.make_model(graph, opset_imports=domains, ir_version=10)
 
 
-@settings(
-    max_examples=300,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
-@given(st.lists(st.integers(0, len(LAYERS) - 1), min_size=1, max_size=9), st.integers(0, 2**20))
-def test_cut_law(layers: list[int], seed: int) -> None:
-    cut_some(network(layers, seed), seed)
+@dataclass
+class Examined:
+    """Random networks by their seeds, and what came of those that were cut so far."""
 
+    seeds: Sequence[int]
+    atoms: list[int] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
 
-def test_most_random_networks_have_free_channels() -> None:
-    """A rule that pins everything would pass the law."""
-    rng = np.random.default_rng(0)
-    atoms = [cut_some(network(rng.integers(0, len(LAYERS), 4).tolist(), k), k).atoms for k in range(40)]
-    assert sum(a > 0 for a in atoms) >= 30
-    assert np.mean(atoms) > 6
+    def failed(self, seed: int, layers: Sequence[int], error: Exception) -> None:
+        """Take down what runs a network again, and what is wrong with its cut."""
+        names = ", ".join(LAYERS[k].__name__ for k in layers)
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        self.wrong.append(f"seed {seed}, layers {names}: {what}; again: --networks 1 --first {seed}")
+
+    def summary(self) -> list[str]:
+        """Every wrong cut, and how many networks were looked at."""
+        checked = len(self.atoms) + len(self.wrong)
+        free = f", {np.mean([a > 0 for a in self.atoms]):.0%} of the others have free channels" if self.atoms else ""
+        return [*self.wrong, f"random networks: {checked} of {len(self.seeds)} checked, {len(self.wrong)} cut wrongly{free}"]

@@ -16,7 +16,8 @@ from onnxprune.data.load import load_data
 from onnxprune.data.preprocess import Preprocess, default_for, parse
 from onnxprune.data.samples import Data
 from onnxprune.errors import DataError
-from tests.models import Array, model
+from tests.cases.running import Array
+from tests.cases.text import model
 
 RED = (200, 40, 0)
 
@@ -74,7 +75,7 @@ def test_the_shape_of_the_input_says_the_rest(shape: str, said: str, tmp_path: P
     assert data.notes == (f"images prepared with --preprocess {said}",)
 
 
-def test_whole_numbers_stay_pixels(tmp_path: Path) -> None:
+def test_an_input_of_whole_numbers_is_given_pixels(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     x = only(load_data(tmp_path, net(kind="uint8")))
     assert x.dtype == np.uint8
@@ -99,7 +100,7 @@ RESIZES = {
 
 
 @pytest.mark.parametrize(("how", "columns"), RESIZES.values(), ids=RESIZES)
-def test_ways_of_resizing(how: str, columns: list[float], tmp_path: Path) -> None:
+def test_every_way_of_resizing_keeps_left_and_right(how: str, columns: list[float], tmp_path: Path) -> None:
     half(tmp_path / "a.png", 80, 40)
     x = only(load_data(tmp_path, net("N,1,H,W"), preprocess=how))[0, 0]
     np.testing.assert_allclose(x[len(x) // 2], columns, atol=0.15)
@@ -174,7 +175,7 @@ def test_subfolders_are_classes_where_there_are_as_many(tmp_path: Path) -> None:
     assert other.notes[-1] == "the 3 subfolders are not taken for labels, for the model's first output scores 5 classes"
 
 
-def test_subfolders_that_are_numbers_count(tmp_path: Path) -> None:
+def test_subfolders_that_are_numbers_are_ordered_as_numbers(tmp_path: Path) -> None:
     for k in range(11):
         picture(tmp_path / str(k) / "1.png", colour=(k, 0, 0))
     data = load_data(tmp_path, net(classes=11), preprocess="scale=1")
@@ -225,7 +226,7 @@ def test_what_does_not_fit_is_one_line_that_says_what_to_write(how: str, why: st
     assert "\n" not in str(e.value)
 
 
-def test_models_that_take_no_folder_of_images(tmp_path: Path) -> None:
+def test_models_that_take_no_folder_of_images_are_named(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     two = model("g (float[N,3,8,8] x, float[N,2] s) => (float[N,3,8,8] y) { y = Identity(x) }")
     with pytest.raises(DataError, match=r"has 2 \(x, s\); give an .npz"):
@@ -238,7 +239,7 @@ def test_models_that_take_no_folder_of_images(tmp_path: Path) -> None:
         load_data(tmp_path, net(), labels=np.arange(3))
 
 
-def test_a_folder_without_images_and_one_of_arrays(tmp_path: Path) -> None:
+def test_a_folder_of_arrays_is_read_and_an_empty_one_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no images"):
         load_data(tmp_path, net())
     for k in range(3):

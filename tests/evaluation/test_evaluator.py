@@ -3,18 +3,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from onnx import ModelProto
 
+from onnxprune.data.load import load_data
 from onnxprune.data.samples import Data
 from onnxprune.errors import DataError
 from onnxprune.evaluation import evaluator as judge_module
 from onnxprune.evaluation.evaluator import Evaluator, accuracy, run
 from onnxprune.types import Outputs
-from tests.models import Array, model
+from tests.cases.running import Array
+from tests.cases.text import model
 
 RNG = np.random.default_rng(0)
 
@@ -35,7 +38,7 @@ def data(*shape: int, labels: Array | None = None) -> Data:
     return Data(({"x": RNG.standard_normal(shape).astype(np.float32)},), labels)
 
 
-def test_the_original_is_its_own_equal() -> None:
+def test_the_original_is_judged_to_be_equal_to_itself() -> None:
     judged = Evaluator(same(), data(20, 4)).judge(same())
     assert np.allclose([judged.error, judged.cosine, judged.loss], [0, 1, 0])
     assert (judged.agreement, judged.accuracy, judged.samples) == (1.0, None, 20)
@@ -79,7 +82,7 @@ def test_agreement_is_the_share_of_equal_best_classes(shape: str, sizes: tuple[i
 
 
 @pytest.mark.parametrize(("shape", "sizes", "axis"), CLASSES.values(), ids=CLASSES)
-def test_labels_a_position_count_and_those_that_name_no_class_do_not(shape: str, sizes: tuple[int, ...], axis: int) -> None:
+def test_labels_per_position_count_and_those_that_name_no_class_do_not(shape: str, sizes: tuple[int, ...], axis: int) -> None:
     samples = data(*sizes)
     labels = samples.chunks[0]["x"].argmax(axis)
     labels[::2] = (labels[::2] + 1) % 4
@@ -96,7 +99,7 @@ def test_outputs_that_score_no_class_have_no_accuracy() -> None:
     assert accuracy(same("N,4"), data(8, 4, labels=np.zeros((8, 7), np.int64))) is None
 
 
-def test_whole_numbers_agree_or_not() -> None:
+def test_whole_numbers_agree_where_they_are_equal() -> None:
     pick = "g (float[N,4] x) => (int64[N] y) {{ {0} y = ArgMax <axis = 1, keepdims = 0> (z) }}"
     original, other = (model(pick.format(t)) for t in ("z = Identity(x)", "z = Neg(x)"))
     samples = data(40, 4, labels=RNG.integers(0, 4, 40))
@@ -170,7 +173,7 @@ def test_what_the_original_does_not_know_is_not_compared() -> None:
     assert Evaluator(root, data(5, 4)).judge(root).error == 0
 
 
-def test_outputs_of_a_length_that_depends_on_the_input() -> None:
+def test_outputs_of_a_length_that_depends_on_the_input_are_compared() -> None:
     found = model(
         "g (float[N,4] x) => (float[K] y) { p = Relu(x) z = NonZero(p) t = Transpose(z) v = GatherND(x, t) y = Identity(v) }"
     )
@@ -181,7 +184,7 @@ def test_outputs_of_a_length_that_depends_on_the_input() -> None:
     assert Evaluator(found, data(5, 4)).judge(found).error == 0
 
 
-def test_models_without_an_axis_for_samples() -> None:
+def test_models_without_an_axis_for_samples_are_judged() -> None:
     net, half = (model(f"g (float[4] x) => (float[4] y) <float b = {{{b}}}> {{ y = Mul(x, b) }}") for b in (1, 0.5))
     x = RNG.standard_normal((10, 4)).astype(np.float32)
     judge = Evaluator(net, Data(({"x": x},), x.argmax(1), fixed=1, stacked=frozenset("x")))
@@ -189,9 +192,16 @@ def test_models_without_an_axis_for_samples() -> None:
     assert judge.judge(half).error == pytest.approx(0.5)
 
 
-def test_nothing_held_out_and_models_that_do_not_run() -> None:
+def test_nothing_held_out_and_models_that_do_not_run_are_refused() -> None:
     with pytest.raises(DataError, match="at least two samples"):
         Evaluator(same(), data(1, 4).split(0.5)[1])
     with pytest.raises(DataError, match="`data`: the model does not run on these inputs"):
         Evaluator(same(), data(5, 3, 3))
     assert judge_module._certain(1.0, 50) is False
+
+
+def test_accuracy_counts_hits(tmp_path: Path) -> None:
+    net = model("g (float[N,3] x) => (float[N,3] y) { y = Identity(x) }")
+    x = np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1]]
+    np.savez(tmp_path / "d.npz", x=x, label=[0, 1, 2, 1, 0])
+    assert accuracy(net, load_data(tmp_path / "d.npz", net)) == pytest.approx(0.6)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The proof catches cuts that are wrong, however little."""
+"""The verification catches cuts that are wrong, however little."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from onnxprune.errors import VerificationError
 from onnxprune.evaluation.verification import verify
 from onnxprune.ir.facts import read_graph
 from onnxprune.rewrite.cut import cut
-from tests.models import choose, model
-from tests.nets import small
+from tests.cases.choosing import choose
+from tests.cases.nets import small
+from tests.cases.text import model
 
 Array = NDArray[np.float32]
 
@@ -54,23 +55,23 @@ WRONG: dict[str, tuple[str, Callable[[Array], Array]]] = {
 }
 
 
-def test_a_right_cut_is_proven() -> None:
-    proof = verify(*made(small()))
-    assert proof.error < 1e-5
-    assert proof.engine == "onnxruntime"
-    assert len(proof.inputs) == 2
-    assert proof.inputs[0] != proof.inputs[1]
+def test_a_right_cut_is_verified() -> None:
+    found = verify(*made(small()))
+    assert found.error < 1e-5
+    assert found.engine == "onnxruntime"
+    assert len(found.inputs) == 2
+    assert found.inputs[0] != found.inputs[1]
 
 
 @pytest.mark.parametrize(("name", "change"), WRONG.values(), ids=WRONG)
-def test_a_wrong_cut_is_not(name: str, change: Callable[[Array], Array]) -> None:
+def test_a_wrong_cut_is_noticed(name: str, change: Callable[[Array], Array]) -> None:
     coupled, dropped, pruned = made(small())
     spoil(pruned, name, change)
     with pytest.raises(VerificationError, match="differ from the masked original"):
         verify(coupled, dropped, pruned)
 
 
-def test_a_channel_too_few_is_not_proven() -> None:
+def test_a_channel_too_few_is_noticed() -> None:
     """The cut is consistent, but it is not the cut that was decided."""
     coupled, dropped, _ = made(small())
     more = dropped.copy()
@@ -89,14 +90,14 @@ def retype(m: ModelProto) -> None:
 
 
 @pytest.mark.parametrize("change", [rename, retype])
-def test_the_interface_is_kept(change: Callable[[ModelProto], None]) -> None:
+def test_a_changed_interface_is_noticed(change: Callable[[ModelProto], None]) -> None:
     coupled, dropped, pruned = made(small())
     change(pruned)
     with pytest.raises(VerificationError, match="differ in name, type or shape"):
         verify(coupled, dropped, pruned)
 
 
-def test_a_model_that_is_not_valid() -> None:
+def test_a_model_that_is_not_valid_is_refused() -> None:
     coupled, dropped, pruned = made(small())
     pruned.graph.node[0].op_type = "Convolution"
     with pytest.raises(VerificationError, match=r"onnx\.checker rejects"):
@@ -108,11 +109,11 @@ CHAOTIC = """g (float[N,3,6,6] x, float[64,3,3,3] w1, float[64,64,3,3] w2, float
     a = Conv(x, w1)  b = Mul(a, big)  c = Sin(b)  d = Conv(c, w2)  e = Mul(d, big)  f = Sin(e)  y = Conv(f, w3) }"""
 
 
-def test_a_network_that_amplifies_rounding_is_proven_node_by_node() -> None:
+def test_a_network_that_amplifies_rounding_is_verified_node_by_node() -> None:
     coupled, dropped, pruned = made(model(CHAOTIC))
-    proof = verify(coupled, dropped, pruned)
-    assert "node by node" in proof.engine
-    assert proof.error < 1e-3
+    found = verify(coupled, dropped, pruned)
+    assert "node by node" in found.engine
+    assert found.error < 1e-3
     spoil(pruned, "w2", lambda x: x[:, ::-1])
     with pytest.raises(VerificationError, match="makes 'd' differ"):
         verify(coupled, dropped, pruned)
@@ -122,7 +123,7 @@ FAINT = """g (float[N,3,6,6] x, float[8,3,3,3] w1, float[4,8,1,1] w3) => (float[
     a = Conv(x, w1)  b = Relu(a)  c = Conv(b, w3)  s = Mul(c, big)  d = Add(s, low)  y = Sigmoid(d) }"""
 
 
-def test_outputs_that_are_nothing_but_rounding_prove_nothing_by_themselves() -> None:
+def test_outputs_that_are_nothing_but_rounding_verify_nothing_by_themselves() -> None:
     coupled, dropped, pruned = made(model(FAINT))
     assert "node by node" in verify(coupled, dropped, pruned).engine
     spoil(pruned, "w3", lambda x: x[:, ::-1])
@@ -130,14 +131,14 @@ def test_outputs_that_are_nothing_but_rounding_prove_nothing_by_themselves() -> 
         verify(coupled, dropped, pruned)
 
 
-def test_a_part_that_nobody_reads_proves_nothing() -> None:
+def test_a_part_that_nobody_reads_verifies_nothing() -> None:
     split = FAINT.replace("a = Conv(x, w1)", "both = Conv(x, w)  unread, a = Split <axis = 1> (both, sizes)")
     split = split.replace("float[8,3,3,3] w1", "float[16,3,3,3] w").replace("float big", "int64[2] sizes = {8, 8}, float big")
     coupled, dropped, pruned = made(model(split))
     assert "node by node" in verify(coupled, dropped, pruned).engine
 
 
-def test_what_runs_nowhere_proves_nothing() -> None:
+def test_outputs_without_a_finite_number_verify_nothing() -> None:
     net = model(
         """g (float[N,3,8,8] x, float[8,3,1,1] w1, float[4,8,1,1] w2) => (float[N,4,8,8] y) {
         a = Conv(x, w1)  m = Abs(a)  n = Neg(m)  b = Log(n)  y = Conv(b, w2) }"""
@@ -150,7 +151,7 @@ def test_what_runs_nowhere_proves_nothing() -> None:
 
 def test_a_mask_is_fed_with_zeros_and_ones() -> None:
     """Exporters write (1 - mask) * lowest: larger integers make infinities, and then nothing is a number."""
-    proof = verify(
+    found = verify(
         *made(
             model("""g (float[2,5,6] x, int64[2,1,5] mask, float[6,8] w1, float[6,8] w2, float[6,8] w3,
             float[8,4] w4) => (float[] y)
@@ -159,4 +160,4 @@ def test_a_mask_is_fed_with_zeros_and_ones() -> None:
             z = Add(s, l)  p = Softmax(z)  o = MatMul(p, v)  y = MatMul(o, w4) }""")
         )
     )
-    assert proof.error < 1e-5
+    assert found.error < 1e-5

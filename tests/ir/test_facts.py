@@ -9,7 +9,7 @@ import pytest
 
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.graph import Graph
-from tests.models import model
+from tests.cases.text import model
 
 
 def read(text: str, opset: int = 17) -> Graph:
@@ -35,11 +35,11 @@ def test_the_same_symbol_is_the_same_size() -> None:
         assert graph.facts["x"].cases[case].shape == graph.facts["z"].cases[case].shape
 
 
-def test_given_sizes_win() -> None:
+def test_sizes_that_the_user_gives_are_taken() -> None:
     net = model("g (float[N,3,H,W] x, float[8,3,3,3] w1) => (float[] y) { y = Conv(x, w1) }")
     graph = read_graph(net, {"x": (1, 3, 40, 56)})
     assert graph.facts["y"].cases[0].shape == (1, 8, 38, 54)
-    # the plan must not depend on the sizes that were given: they stay dynamic
+    # the plan must not depend on the sizes that were given: they are still dynamic
     assert graph.shape("y") == (None, 8, None, None)
 
 
@@ -50,7 +50,7 @@ def test_unnamed_channels_come_from_the_first_convolution() -> None:
     assert read_graph(net).shape("x")[1] == 5  # type: ignore[index]
 
 
-def test_an_image_with_its_channels_last() -> None:
+def test_an_image_with_its_channels_last_gets_a_size_that_runs() -> None:
     net = model("""g (float[N,H,W,3] x, float[8,3,3,3] w1) => (float[] y) {
         t = Transpose <perm = [0,3,1,2]> (x)  y = Conv <strides = [8,8]> (t, w1) }""")
     sizes = read_graph(net).facts["y"].cases[0].shape or ()

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes in is checked, what goes out appears whole or not at all, and what the cut does not concern stays as it was."""
+"""What comes in is checked, and what is written appears whole or not at all."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -15,8 +14,7 @@ from onnx import ModelProto, TensorProto
 
 from onnxprune.errors import ModelError, OptionError, OutputError
 from onnxprune.ir.files import check_output, load, save
-from tests.models import model
-from tests.nets import pruned, small, write
+from tests.cases.nets import external, pruned, small, write
 
 
 def one_line(e: BaseException, path: Path) -> bool:
@@ -112,14 +110,7 @@ def test_a_model_that_is_not_supported_gives_one_line(spoil: Callable[[ModelProt
     assert one_line(e.value, path)
 
 
-def external(folder: Path) -> Path:
-    path = folder / "net.onnx"
-    options: dict[str, Any] = {"all_tensors_to_one_file": True, "location": "net.bin", "size_threshold": 0}
-    onnx.save(small(), path, save_as_external_data=True, **options)
-    return path
-
-
-def test_external_data_comes_in_and_goes_out(tmp_path: Path) -> None:
+def test_external_data_is_read_and_written(tmp_path: Path) -> None:
     path, out = external(tmp_path), tmp_path / "out.onnx"
     result = pruned(path, 0.5, align="none")
     result.save(out)
@@ -131,14 +122,14 @@ def test_external_data_comes_in_and_goes_out(tmp_path: Path) -> None:
     }
 
 
-def test_external_data_that_is_missing(tmp_path: Path) -> None:
+def test_external_data_that_is_missing_is_named(tmp_path: Path) -> None:
     path = external(tmp_path)
     (tmp_path / "net.bin").unlink()
     with pytest.raises(ModelError, match=r"'net\.bin', which is missing; copy it beside the model"):
         load(path)
 
 
-def test_external_data_that_is_cut_short(tmp_path: Path) -> None:
+def test_external_data_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     path = external(tmp_path)
     (tmp_path / "net.bin").write_bytes((tmp_path / "net.bin").read_bytes()[:-10])
     with pytest.raises(ModelError, match="which is cut short: got"):
@@ -195,87 +186,14 @@ def test_an_output_that_exists_needs_force(tmp_path: Path) -> None:
     check_output(path, True)
 
 
-def test_an_output_in_no_folder(tmp_path: Path) -> None:
+def test_an_output_in_no_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no such folder"):
         check_output(tmp_path / "nowhere" / "out.onnx", False)
     with pytest.raises(OutputError, match="is a folder"):
         check_output(tmp_path, True)
 
 
-def test_an_output_in_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_in_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
     with pytest.raises(OutputError, match="cannot be written to"):
         check_output(tmp_path / "out.onnx", False)
-
-
-def decorated() -> ModelProto:
-    net = small()
-    net.ir_version, net.model_version, net.domain, net.doc_string = 7, 42, "org.example", "made by hand"
-    net.producer_name, net.producer_version = "hand", "1.2"
-    net.metadata_props.add(key="classes", value="cat,dog")
-    net.graph.doc_string = "a graph"
-    for k, node in enumerate(net.graph.node):
-        node.name, node.doc_string = f"node {k}", f"says {k}"
-    for t in net.graph.initializer:
-        t.doc_string = f"doc of {t.name}"
-    net.graph.input[0].doc_string = "an image"
-    net.graph.value_info.append(onnx.helper.make_tensor_value_info("r1", TensorProto.FLOAT, ["N", 16, 8, 8]))
-    net.graph.value_info.append(onnx.helper.make_tensor_value_info("y2", TensorProto.FLOAT, ["N", 5]))
-    net.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
-    return net
-
-
-def test_what_the_cut_does_not_concern_stays() -> None:
-    before = decorated()
-    after = pruned(before, 0.5, align="none").model
-    for field in ("ir_version", "model_version", "domain", "doc_string", "producer_name", "producer_version"):
-        assert getattr(after, field) == getattr(before, field)
-    assert list(after.metadata_props) == list(before.metadata_props)
-    assert list(after.opset_import) == list(before.opset_import)
-    assert list(after.graph.input) == list(before.graph.input)
-    assert list(after.graph.output) == list(before.graph.output)
-    assert (after.graph.name, after.graph.doc_string) == (before.graph.name, before.graph.doc_string)
-    assert list(after.graph.node) == list(before.graph.node)
-    assert [(t.name, t.doc_string) for t in after.graph.initializer] == [
-        (t.name, t.doc_string) for t in before.graph.initializer
-    ]
-    infos = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in after.graph.value_info}
-    width = next(t for t in after.graph.initializer if t.name == "w1").dims[0]
-    assert infos == {"r1": ["N", width, 8, 8], "y2": ["N", 5]}
-    assert width < 16
-
-
-def test_a_ratio_of_zero_changes_nothing() -> None:
-    before = decorated()
-    assert pruned(before, 0.0).model == before
-
-
-def test_initializers_that_are_inputs_too() -> None:
-    net = small()
-    net.ir_version = 3
-    for t in net.graph.initializer:
-        net.graph.input.append(onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims))
-    after = pruned(net, 0.5, align="none").model
-    shapes = {t.name: list(t.dims) for t in after.graph.initializer}
-    said = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in after.graph.input}
-    assert {name: said[name] for name in shapes} == shapes
-
-
-@pytest.mark.parametrize("opset", [9, 11, 13, 17, onnx.defs.onnx_opset_version()])
-@pytest.mark.parametrize("kind", ["float", "double", "float16", "bfloat16"])
-def test_types_and_opsets(kind: str, opset: int) -> None:
-    if kind == "bfloat16" and opset < 22:
-        return  # ONNX has no such convolution
-    text = f"""g ({kind}[N,3,8,8] x, {kind}[8,3,3,3] w1, {kind}[4,8,1,1] w2) => ({kind}[N,4,6,6] y) {{
-        a = Conv(x, w1)  b = Relu(a)  y = Conv(b, w2) }}"""
-    result = pruned(model(text, min(opset, 23)), 0.5, align="none")
-    assert [list(t.dims) for t in result.model.graph.initializer] == [[4, 3, 3, 3], [4, 4, 1, 1]]
-    assert result.report.verification is not None
-
-
-def test_a_graphsurgeon_graph_comes_in_and_goes_out() -> None:
-    import onnx_graphsurgeon as gs
-
-    result = pruned(gs.import_onnx(small()), 0.5, align="none")
-    assert isinstance(result.to_graphsurgeon(), gs.Graph)
-    assert result.report.removed == 14

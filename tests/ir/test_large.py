@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Large models: weights stay in their files, and everything comes out as it does for a small one that is read as a whole."""
+"""Large models: weights are kept in their files, and results are those of a small model that is read as a whole."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from onnxprune.errors import ModelError, OptionError
 from onnxprune.ir import files, protobuf, spill, tensors
 from onnxprune.ir.files import load, runnable, save
 from onnxprune.ir.tensors import FileRange, array_of, leave, length_of, range_of, size_of, slabs, take_all
-from tests.models import model
-from tests.nets import pruned, small, write
+from tests.cases.nets import external, pruned, small, write
+from tests.cases.text import model
 
 
 @pytest.fixture
@@ -39,15 +39,6 @@ def set_bounds(patch: pytest.MonkeyPatch, file: int, tensor: int) -> None:
         for name, value in (("LARGE_FILE", file), ("LARGE_TENSOR", tensor)):
             if hasattr(module, name):
                 patch.setattr(module, name, value)
-
-
-def external(folder: Path, net: ModelProto) -> Path:
-    path = folder / "net.onnx"
-    options: dict[str, Any] = {"all_tensors_to_one_file": True, "location": "net.bin", "size_threshold": 0}
-    copy = ModelProto()
-    copy.CopyFrom(net)
-    onnx.save(copy, path, save_as_external_data=True, **options)
-    return path
 
 
 def cut(source: Any) -> onnxprune.Result:
@@ -137,7 +128,7 @@ def test_a_large_model_is_cut_like_a_small_one(other_files: bool, tmp_path: Path
 
 @pytest.mark.usefixtures("all_is_large")
 @pytest.mark.parametrize("options", [{"recover": "bias"}, {"recover": "reconstruct"}, {"recover": "reconstruct", "rounds": 2}])
-def test_large_models_recover(options: dict[str, Any], tmp_path: Path) -> None:
+def test_a_large_model_is_recovered_like_a_small_one(options: dict[str, Any], tmp_path: Path) -> None:
     images = np.random.default_rng(0).standard_normal((32, 3, 8, 8)).astype(np.float32)
     np.savez(tmp_path / "x.npz", x=images)
     wish: dict[str, Any] = {"align": "none", "bench": False, "data": tmp_path / "x.npz", **options}
@@ -176,7 +167,7 @@ def test_the_command_line_streams_what_it_does_not_touch(tmp_path: Path, capsys:
 
 
 @pytest.mark.usefixtures("all_is_large")
-def test_a_large_model_that_is_wrong_is_not_proven(tmp_path: Path) -> None:
+def test_a_wrong_cut_of_a_large_model_is_noticed(tmp_path: Path) -> None:
     path = write(tmp_path)
     result = cut(path)
     changed = result.model.graph.initializer[0]

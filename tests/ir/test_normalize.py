@@ -8,8 +8,10 @@ import onnx
 import pytest
 
 from onnxprune.ir.normalize import normal_form
-from tests.models import cut_some, free_atoms, model, random_feeds, runner
-from tests.nets import pruned
+from tests.cases.law import cut_some, free_atoms
+from tests.cases.nets import pruned
+from tests.cases.running import random_feeds, runner
+from tests.cases.text import model
 
 HEAD = "g (float[2,3,8,8] x, float[12,3,3,3] w1, float[5,6,1,1] w2, float[5,6,1,1] w3) => (float[] y)"
 SEQUENCES: dict[str, str] = {
@@ -47,7 +49,7 @@ ELSEWHERE = {
 
 
 @pytest.mark.parametrize(("inputs", "use"), ELSEWHERE.values(), ids=ELSEWHERE)
-def test_sequences_used_in_other_ways_stay(inputs: str, use: str) -> None:
+def test_sequences_used_in_other_ways_are_kept(inputs: str, use: str) -> None:
     made = model(f"""g (float[2,3,8,8] x, {inputs + "," if inputs else ""} float[12,3,3,3] w1) => (float[] y)
         <int64 n = {{6}}, int64 i = {{0}}, int64 last = {{-1}}> {{ a = Conv(x, w1)  s = SplitToSequence <axis = 1> (a, n)
         b = SequenceAt(s, i)  {use}  d = ReduceSum(b)  e = ReduceSum(c)  y = Add(d, e) }}""")
@@ -55,6 +57,6 @@ def test_sequences_used_in_other_ways_stay(inputs: str, use: str) -> None:
     assert kinds == [n.op_type for n in made.graph.node]
 
 
-def test_a_model_without_sequences_is_left_alone() -> None:
+def test_a_model_without_sequences_is_not_changed() -> None:
     made = model("g (float[2,3,8,8] x, float[8,3,3,3] w1) => (float[] y) { y = Conv(x, w1) }")
     assert normal_form(made) is made

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `inspect` tells: shares of the MACs add up, every pin has its node, operator and reason, and the picture is whole."""
+"""What `inspect` tells: shares of the MACs add up, and every pin has its node, operator and reason."""
 
 from __future__ import annotations
 
 import json
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,13 +14,11 @@ from onnxprune.cost.size import cost
 from onnxprune.ir.facts import read_graph
 from onnxprune.report.inspection import Inspection, inspect
 from onnxprune.report.render.json import to_json
-from onnxprune.report.render.svg import to_svg
-from onnxprune.report.render.table import bar
-from tests.models import model
-from tests.nets import small, write
-from tests.zoo import FOLDER, hydrate
+from tests.cases import zoo
+from tests.cases.commands import Capture
+from tests.cases.nets import small, write
+from tests.cases.text import model
 
-Capture = pytest.CaptureFixture[str]
 # 8 channels free, 6 held by a sort, 4 by the output
 HELD = """g (float[2,3,8,8] x, float[8,3,1,1] w1, float[6,8,1,1] w2, float[4,6,1,1] w3) => (float[2,4,8,8] y)
     <int64[1] k = {6}> { a = Conv(x, w1)  b = Conv(a, w2)  c, i = TopK <axis = 1> (b, k)  y = Conv(c, w3) }"""
@@ -41,7 +37,7 @@ def test_every_pin_has_its_operator_node_and_reason() -> None:
     assert (output.channels, output.weights, output.made_by) == (4, ("w3",), ("Conv 'y'",))
 
 
-def test_shares_of_the_macs() -> None:
+def test_shares_of_the_macs_add_up_to_one() -> None:
     found, space = held(), 2 * 8 * 8
     first, second, third = (space * n for n in (8 * 3, 6 * 8, 4 * 6))
     total = first + second + third
@@ -71,8 +67,8 @@ def test_json_is_complete(tmp_path: Path, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize("name", ["timm_test_vit.ts_bn", "timm_resnest14d.dy_bn", "ssdlite320_mobilenet_v3_large.ts_fold"])
-def test_real_networks(name: str) -> None:
-    found = inspect(analyse(read_graph(hydrate(FOLDER / f"{name}.onnx.gz"))), name)
+def test_inspections_of_real_networks_add_up(name: str) -> None:
+    found = inspect(analyse(read_graph(zoo.read(name))), name)
     assert 0 <= found.fixed_macs <= 1
     assert 0 <= found.held_macs <= 1
     assert sum(layer.macs for layer in found.layers) == pytest.approx(1)
@@ -81,40 +77,3 @@ def test_real_networks(name: str) -> None:
     assert all(p.reason and p.node and p.op for p in found.pins)
     assert all(layer.free or layer.why for layer in found.layers)
     assert json.loads(to_json(found))["model"] == name
-
-
-def test_a_picture_has_a_bar_for_each_layer(tmp_path: Path, capsys: Capture) -> None:
-    picture = tmp_path / "net.svg"
-    assert run(["inspect", str(write(tmp_path)), "--picture", str(picture)]) == 0
-    root: Any = ElementTree.fromstring(picture.read_text(encoding="utf-8"))
-    rows = [g for g in root.iter() if g.tag.endswith("}g")]
-    assert len(rows) == 4
-    assert "Conv 'c1'" not in rows[0][0].text
-    assert "Conv c1" in rows[0][0].text
-    assert "16 channels can be removed" in rows[0][0].text
-    assert "5 stay because output 'y' promises its size to the user" in rows[3][0].text
-    assert "0.0%" not in capsys.readouterr().err
-
-
-def test_names_that_mean_something_in_svg_are_escaped() -> None:
-    net = small()
-    net.graph.node[0].name = '<a & "b">'
-    ElementTree.fromstring(to_svg(inspect(analyse(read_graph(net)), "x < y.onnx")))
-
-
-@pytest.mark.parametrize("name", ["net.png", "net"])
-def test_a_picture_is_an_svg(name: str, tmp_path: Path, capsys: Capture) -> None:
-    assert run(["inspect", str(write(tmp_path)), "--picture", str(tmp_path / name)]) == 2
-    assert "ends in .svg" in capsys.readouterr().err
-
-
-def test_bars_grow_with_the_share() -> None:
-    lengths = [len(bar(k / 40)) for k in range(41)]
-    assert lengths == sorted(lengths)
-    assert (bar(0), bar(1)) == ("", "█" * 10)
-
-
-def test_a_terminal_without_block_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    monkeypatch.setattr("rich.console.Console.encoding", "ascii")
-    assert run(["inspect", str(write(tmp_path))]) == 0
-    capsys.readouterr().out.encode("ascii")

@@ -12,15 +12,15 @@ from rich.console import Console
 from onnxprune.cost.benchmark import Benchmark, Latency
 from onnxprune.report.render.json import to_json
 from onnxprune.report.render.table import print_report
-from tests.models import model
-from tests.nets import pruned, small
+from tests.cases.nets import pruned, small
+from tests.cases.text import model
 
 NET = """g (float[1,3,4,4] x, float[8,3,1,1] w1, float[6,8,1,1] w2, float[20,6,1,1] w3, float[2,20,1,1] w4)
     => (float[1,6,4,4] y, float[1,2,4,4] z) {
     a = Conv(x, w1)  b = Relu(a)  y = Conv(b, w2)  c = Conv(y, w3)  d = CumProd(c)  z = Conv(d, w4) }"""
 
 
-def test_figures_by_hand() -> None:
+def test_figures_are_those_counted_by_hand() -> None:
     text = NET.replace("d = CumProd(c)", "d = Relu(c)")
     report = pruned(model(text), 0.5, scope="local", align="none").report
     assert (report.prunable, report.removed, report.ratio) == (28, 14, 0.5)

@@ -13,7 +13,7 @@ import pytest
 import onnxprune
 from onnxprune.errors import PlanError
 from onnxprune.rewrite.plan import FORMAT, Plan
-from tests.nets import pruned, small
+from tests.cases.nets import pruned, small
 
 Kept = dict[str, dict[str, list[int]]]
 
@@ -63,7 +63,7 @@ def to_json(change: Callable[[Kept], Any]) -> Plan:
 
 
 @pytest.mark.parametrize("positions", [[], [2, 1], [1, 1], [-1, 2]])
-def test_positions_are_ascending(positions: list[int]) -> None:
+def test_positions_that_do_not_ascend_are_refused(positions: list[int]) -> None:
     def spoil(kept: Kept) -> None:
         kept["w1"]["0"] = positions
 
@@ -104,3 +104,8 @@ def an_output(kept: Kept) -> None:
 def test_a_plan_that_does_not_fit_is_refused(spoil: Callable[[Kept], Any], why: str) -> None:
     with pytest.raises(PlanError, match=why):
         onnxprune.apply_plan(small(), to_json(spoil), bench=False)
+
+
+def test_a_plan_remembers_that_weights_were_refitted() -> None:
+    assert Plan("", {}, {"recovered": "bias"}).recovered == "bias"
+    assert Plan("", {}, {}).recovered == ""

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cuts that renormalise: more is free, nothing is put back, and the proof compares with an original that sees what is left."""
+"""Cuts that renormalise: more is free, nothing is put back, and the original that is compared with sees what is kept."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,103 +20,43 @@ from onnxprune.cli.app import run
 from onnxprune.errors import PlanError, VerificationError
 from onnxprune.ir.facts import read_graph
 from onnxprune.rewrite.plan import Plan
-from tests.models import cut_some, free_atoms, model
-from tests.nets import pruned, write
-from tests.test_ops import CASES
-from tests.test_random_graphs import LAYERS, network
-from tests.test_topologies import NETS
+from tests.cases.commands import FAST
+from tests.cases.law import cut_some, free_atoms
+from tests.cases.nets import pruned, write
+from tests.cases.operators import PLAIN_CASES
+from tests.cases.random_networks import LAYERS, network
+from tests.cases.renormalising import MIXES, Mixes
+from tests.cases.topologies import NETS
 
 ALLOWED = Policy(allow_renormalising=True)
-
-FAST = ("--no-bench", "--recover", "none")
-
-
-@dataclass(frozen=True)
-class Mixes:
-    """A body between two products, from `a` to `b`, which leaves so many atoms free by default and where renormalising is
-    allowed."""
-
-    body: str
-    exact: int
-    allowed: int
-    inputs: str = ""
-    opset: int = 17
-    space: bool = False
-
-
-APART = "m = ReduceMax <axes = [-1]> (x)  e = Sub(a, m)"  # removed channels hold what depends on the input
-MIXES = {
-    "layer norm": Mixes(f"{APART}  b = LayerNormalization(e, w3, w4)", 8, 8, "float[8] w3, float[8] w4"),
-    "layer norm of zeros": Mixes("b = LayerNormalization(a, w3, w4)", 8, 8, "float[8] w3, float[8] w4"),
-    "rms norm": Mixes("m = ReduceMax(x, k)  e = Sub(a, m)  b = RMSNormalization(e, w3)", 8, 8, "float[8] w3", 23),
-    "softmax": Mixes(f"{APART}  b = Softmax(e)", 0, 8),
-    "log of softmax": Mixes("s = Softmax(a)  b = Log(s)", 8, 8),
-    "softmax written out": Mixes(f"{APART}  p = Exp(e)  s = ReduceSum <keepdims = 1> (p, k)  b = Div(p, s)", 8, 8),
-    "mean": Mixes("s = Sigmoid(a)  m = ReduceMean <axes = [-1]> (s)  b = Mul(a, m)", 8, 8),
-    "maximum": Mixes(f"{APART}  m2 = ReduceMax <axes = [1,2]> (e)  b = Mul(a, m2)", 8, 8),
-    "maximum of what differs": Mixes(
-        "c = MatMul(x, w3)  d = ReduceLogSumExp <axes = [2]> (c)  b = Mul(a, d)", 8, 16, "float[6,8] w3"
-    ),
-    "lp norm": Mixes("s = Sigmoid(a)  b = LpNormalization <axis = -1> (s)", 0, 8),
-    "running sum": Mixes("s = Sigmoid(a)  b = CumSum(s, k)", 0, 8),
-    "a product of two": Mixes("s = Exp(a)  t = Transpose <perm = [0,2,1]> (s)  c = MatMul(s, t)  b = MatMul(c, a)", 0, 8),
-    "group norm": Mixes(
-        "b = GroupNormalization <num_groups = 2> (a, w3, w4)", 2, 8, "float[8] w3, float[8] w4", 21, space=True
-    ),
-    "group norm written out": Mixes(
-        "r = Reshape(a, q)  i = InstanceNormalization(r, w3, w4)  b = Reshape(i, p)",
-        4,
-        4,
-        "float[2] w3, float[2] w4",
-        space=True,
-    ),
-    "a product over channels stays": Mixes("p = ReduceProd <axes = [-1]> (a)  b = Mul(a, p)", 0, 0),
-    "the largest of channels stays": Mixes("i = ArgMax <axis = -1> (a)  c = Cast <to = 1> (i)  b = Mul(a, c)", 0, 0),
-}
-
-
-def net(mixes: Mixes) -> ModelProto:
-    more = f", {mixes.inputs}" if mixes.inputs else ""
-    if mixes.space:
-        return model(
-            f"g (float[2,3,4,4] x, float[8,3,1,1] w1, float[4,8,1,1] w2{more}) => (float[] y)"
-            f" <int64[3] q = {{0,2,-1}}, int64[4] p = {{0,8,4,4}}> {{ a = Conv(x, w1)\n{mixes.body}\n y = Conv(b, w2) }}",
-            mixes.opset,
-        )
-    return model(
-        f"g (float[2,5,6] x, float[6,8] w1, float[8,4] w2{more}) => (float[] y) <int64[1] k = {{-1}}> {{"
-        f" a = MatMul(x, w1)\n{mixes.body}\n y = MatMul(b, w2) }}",
-        mixes.opset,
-    )
 
 
 @pytest.mark.parametrize("mixes", MIXES.values(), ids=list(MIXES))
 def test_more_is_free_and_every_cut_is_right(mixes: Mixes) -> None:
-    assert free_atoms(net(mixes)) == mixes.exact
+    assert free_atoms(mixes.model()) == mixes.exact
     for seed in range(3):
-        found = cut_some(net(mixes), seed, 0.5, policy=ALLOWED)
+        found = cut_some(mixes.model(), seed, 0.5, policy=ALLOWED)
         assert found.atoms == mixes.allowed
         assert not found.renormalises or found.by_hand or mixes.space
 
 
 @pytest.mark.parametrize("mixes", [m for m in MIXES.values() if m.allowed], ids=[k for k, m in MIXES.items() if m.allowed])
 def test_nothing_is_put_back(mixes: Mixes) -> None:
-    original = net(mixes)
+    original = mixes.model()
     pruned = cut_some(original, 0, 0.5, policy=ALLOWED).pruned
     assert [n.op_type for n in pruned.graph.node] == [n.op_type for n in original.graph.node]
 
 
-SAMPLES = {name: model(s.text, s.opset) for name, s in CASES if not s.refused}
-SAMPLES |= {name: model(n.text, n.opset, functions=n.functions) for name, n in NETS.items()}
+SAMPLES = {name: s.model() for name, s in PLAIN_CASES if not s.refused} | {name: n.model() for name, n in NETS.items()}
 MIXING = {name: m for name, m in SAMPLES.items() if couple(read_graph(m), policy=ALLOWED).mixed}
 
 
 @pytest.mark.parametrize("name", MIXING)
-def test_cut_law(name: str) -> None:
+def test_a_sample_whose_renormalising_cut_is_wrong_is_noticed(name: str) -> None:
     cut_some(MIXING[name], 1, 0.5, policy=ALLOWED)
 
 
-def test_most_samples_are_also_proven_by_hand() -> None:
+def test_most_samples_are_also_verified_by_hand() -> None:
     found = [cut_some(m, 0, 0.5, policy=ALLOWED) for m in [*MIXING.values()][::4]]
     assert sum(f.renormalises for f in found) > 10
     assert sum(f.by_hand for f in found) > 0.7 * sum(f.renormalises for f in found)
@@ -125,16 +64,16 @@ def test_most_samples_are_also_proven_by_hand() -> None:
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(st.lists(st.integers(0, len(LAYERS) - 1), min_size=1, max_size=9), st.integers(0, 2**20))
-def test_cut_law_on_random_networks(layers: list[int], seed: int) -> None:
+def test_a_random_network_whose_renormalising_cut_is_wrong_is_noticed(layers: list[int], seed: int) -> None:
     cut_some(network(layers, seed), seed, policy=ALLOWED)
 
 
 def normalised() -> ModelProto:
-    return net(MIXES["layer norm"])
+    return MIXES["layer norm"].model()
 
 
 def test_the_report_names_what_renormalises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write(tmp_path, net(MIXES["softmax"]))
+    path = write(tmp_path, MIXES["softmax"].model())
     assert run([str(path), "--ratio", "0.5", *FAST]) == 2
     assert "has no prunable channel" in capsys.readouterr().err
     path = write(tmp_path, normalised())
@@ -153,13 +92,15 @@ def test_the_report_names_what_renormalises(tmp_path: Path, capsys: pytest.Captu
 
 def test_pins_name_the_way_out() -> None:
     ways = {
-        name: "--allow-renormalising" in str(onnxprune.analyze(net(m)).held[0].pin) for name, m in MIXES.items() if not m.exact
+        name: "--allow-renormalising" in str(onnxprune.analyze(m.model()).pinned[0].pin)
+        for name, m in MIXES.items()
+        if not m.exact
     }
     assert ways == {name: MIXES[name].allowed > 0 for name in ways}
 
 
 def test_an_exact_cut_says_nothing_of_it() -> None:
-    report = pruned(net(MIXES["layer norm of zeros"]), 0.5, align="none").report
+    report = pruned(MIXES["layer norm of zeros"].model(), 0.5, align="none").report
     assert report.renormalising == ()
     assert report.verification is not None
     assert report.verification.renormalising == 0
@@ -177,8 +118,8 @@ def test_apply_and_verify_know_it_from_the_plan(tmp_path: Path, capsys: pytest.C
 
 
 def test_an_exact_plan_does_not_fit_a_cut_that_renormalises() -> None:
-    """Channels that both ways can cut: the same plan, but the one cut puts back what the other leaves out."""
-    original = net(MIXES["layer norm of zeros"])
+    """Channels that both ways can cut: the same plan, but the one cut puts back what the other drops."""
+    original = MIXES["layer norm of zeros"].model()
     free = pruned(original, 0.5, align="none", allow_renormalising=True)
     exact = pruned(original, 0.5, align="none")
     assert free.plan.kept == exact.plan.kept

@@ -18,8 +18,8 @@ from onnxprune.errors import DataError, OptionError
 from onnxprune.ir.facts import read_graph
 from onnxprune.selection.criteria import NAMES, Scorer, scores_from_file
 from onnxprune.selection.criteria.names import CALIBRATED
-from tests.models import model
-from tests.nets import pruned, small
+from tests.cases.nets import pruned, small
+from tests.cases.text import model
 
 BN_NET = """g (float[N,3,8,8] x, float[6,3,3,3] w1, float[6] ws, float[6] wt, float[6] wm, float[6] wvar, float[4,6,1,1] w2)
     => (float[N,4,6,6] y) { a = Conv(x, w1)  b = BatchNormalization(a, ws, wt, wm, wvar)  c = Relu(b)  y = Conv(c, w2) }"""
@@ -40,7 +40,7 @@ def unit(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(x / x.mean())
 
 
-def test_criteria_by_hand() -> None:
+def test_criteria_are_those_computed_by_hand() -> None:
     net = model(BN_NET)
     w = weights(net)
     l1, gamma = np.abs(w["w1"]).sum((1, 2, 3)), np.abs(w["ws"])
@@ -116,12 +116,12 @@ def test_given_scores_decide(tmp_path: Path) -> None:
         ({"w4": np.ones(5)}, "'w4' makes no prunable channels"),
     ],
 )
-def test_given_scores_that_do_not_fit(given: dict[str, NDArray[Any]], why: str) -> None:
+def test_given_scores_that_do_not_fit_are_refused(given: dict[str, NDArray[Any]], why: str) -> None:
     coupled = couple(read_graph(small()))
     with pytest.raises(DataError, match=why):
         scores_from_file(coupled, find_groups(coupled), given)
 
 
-def test_an_unknown_criterion() -> None:
+def test_an_unknown_criterion_is_refused() -> None:
     with pytest.raises(OptionError, match="expected one of"):
         scores(small(), "best")

@@ -1,52 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Budgets: MACs are counted without making a model, a cut lands just below its budget, and what holds it back is said."""
+"""Budgets: a cut lands just below its budget, and what holds it back is said."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.analysis.couple import couple
-from onnxprune.analysis.groups import find_groups
-from onnxprune.cost.macs import macs_model
-from onnxprune.cost.model import share_kept
-from onnxprune.cost.size import cost
-from onnxprune.errors import OptionError
-from onnxprune.ir.facts import read_graph
-from onnxprune.rewrite.cut import cut
 from onnxprune.selection.budget import amount
 from onnxprune.selection.strategy import filled, smallest
-from tests.models import choose, model
-from tests.nets import pruned, small
-from tests.test_topologies import NETS
-
-TRAINED = Path(__file__).parent.parent / "models" / "resnet20-fashion-mnist.onnx"
-
-
-@pytest.mark.parametrize("name", NETS)
-def test_macs_of_a_cut_are_those_of_the_model_it_makes(name: str) -> None:
-    net = model(NETS[name].text, NETS[name].opset, functions=NETS[name].functions)
-    before = cost(net)
-    coupled = couple(read_graph(net))
-    macs = macs_model(coupled)
-    for seed in range(3):
-        dropped = choose(coupled, find_groups(coupled), np.random.default_rng(seed), 0.5)
-        after = cost(cut(coupled, dropped), before.inputs)
-        assert macs.of(dropped) == after.macs
-        assert share_kept(macs, dropped) == pytest.approx(after.macs / max(1, before.macs))
-    assert macs.of(np.zeros_like(dropped)) == before.macs
-
-
-def test_macs_are_counted_at_the_sizes_that_the_user_gave() -> None:
-    net = model(NETS["dynamic batch and space"].text)
-    for shape in ((1, 3, 40, 30), (1, 3, 10, 10)):
-        coupled = couple(read_graph(net, {"x": shape}))
-        macs = macs_model(coupled)
-        assert macs.of(np.zeros(len(coupled.roots), bool)) == cost(net, {"x": shape}).macs
+from tests.cases.nets import TRAINED, pruned, small
+from tests.cases.text import model
 
 
 @pytest.mark.parametrize("scope", ["global", "local"])
@@ -82,27 +47,6 @@ def test_the_plan_and_the_report_say_what_was_asked() -> None:
     result = pruned(small(), macs="50%")
     assert result.plan.made_by["macs"] == result.report.asked["macs"] == "50%"
     assert "ratio" not in result.report.asked
-
-
-@pytest.mark.parametrize("given", ["", "half", "-5%", "0", "0%", "0.5", "50%%", "nan", "inf", "3 %M"])
-def test_what_is_no_amount_gives_one_line(given: str) -> None:
-    with pytest.raises(OptionError, match=r"^`macs`: got '.*', expected what may remain"):
-        pruned(small(), macs=given)
-
-
-def test_one_of_ratio_and_budget() -> None:
-    with pytest.raises(OptionError, match="got neither"):
-        pruned(small())
-    with pytest.raises(OptionError, match="got both"):
-        pruned(small(), 0.5, macs="50%")
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [("50%", 0.5), ("12.5 %", 0.125), ("300M", 3e8), ("1.5g", 1.5e9), ("2e3", 2000), (7e6, 7e6), (".5K", 500)],
-)
-def test_amounts(text: str | float, number: float) -> None:
-    assert amount(text, "--macs").number == pytest.approx(number)
 
 
 @settings(max_examples=100, deadline=None)

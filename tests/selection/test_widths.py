@@ -16,7 +16,7 @@ from onnxprune.selection.sizing import Sizing
 from onnxprune.selection.space import keep_one_everywhere
 from onnxprune.selection.units import least
 from onnxprune.types import Vector
-from tests.models import select
+from tests.cases.choosing import select
 
 SIZES = st.lists(st.integers(1, 96), min_size=1, max_size=9)
 RATIOS = st.floats(0, 0.89)
@@ -47,7 +47,7 @@ def test_free_widths_keep_the_asked_total(sizes: list[int], ratio: float, scope:
 
 @settings(max_examples=200, deadline=None)
 @given(SIZES, RATIOS, SCOPES, st.sampled_from([1, 4, 8, 16]), st.integers(0, 9))
-def test_floors_hold_and_the_best_stay(sizes: list[int], ratio: float, scope: str, align: int, seed: int) -> None:
+def test_floors_hold_and_the_best_are_kept(sizes: list[int], ratio: float, scope: str, align: int, seed: int) -> None:
     scores = scores_of(sizes, seed)
     for n, s, kept in zip(sizes, scores, select(groups_of(sizes), scores, ratio, Sizing(scope, align)), strict=True):
         assert kept.shape == (n,)
@@ -99,7 +99,7 @@ def test_allowed_widths_end_with_the_whole_group() -> None:
         assert widths[-1] == size
 
 
-def test_one_channel_comes_back_where_an_axis_would_be_empty() -> None:
+def test_one_channel_is_kept_where_an_axis_would_be_empty() -> None:
     spans = [np.array([0, 1]), np.array([1, 2, 3])]
     assert keep_one_everywhere(spans, {0: 0.2, 1: 0.1}) == {0}
     assert keep_one_everywhere(spans, {0: 0.2, 1: 0.3, 2: 0.1, 3: 0.9}) == {1}

@@ -36,14 +36,14 @@ def scores(best: list[int]) -> Any:
         ([3, 3, 0, 0, 3, 2, 2, 1], "ccba"),
     ],
 )
-def test_greedy_decoding(best: list[int], text: str) -> None:
+def test_repeats_and_blanks_are_decoded_to_text(best: list[int], text: str) -> None:
     assert "".join(CLASSES[k] for k in ocr.read(scores(best))) == text
 
 
 @pytest.mark.parametrize(
     ("a", "b", "edits"), [("", "", 0), ("kitten", "sitting", 3), ("abc", "acb", 2), ("a", "aaa", 2), ("flaw", "lawn", 2)]
 )
-def test_edit_distance(a: str, b: str, edits: int) -> None:
+def test_the_edit_distance_is_the_least_number_of_edits(a: str, b: str, edits: int) -> None:
     assert ocr.distance(a, b) == ocr.distance(b, a) == edits
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,10 +25,15 @@ from onnxprune.rewrite.cut import cut
 from onnxprune.training.converter.module import Module, reestimate, write_back
 from onnxprune.training.converter.ops import OPS
 from onnxprune.training.converter.program import expanded, flat
-from tests.models import choose, compare, model, random_feeds, runner, stored
-from tests.nets import small
-from tests.test_ops import CASES, SAMPLES, both, conv, seq
-from tests.test_topologies import NETS
+from tests.cases.choosing import choose
+from tests.cases.comparing import compare
+from tests.cases.nets import small
+from tests.cases.operators import PLAIN, PLAIN_CASES
+from tests.cases.operators.sample import Sample, both, conv, seq
+from tests.cases.running import random_feeds, runner
+from tests.cases.text import model, stored
+from tests.cases.topologies import NETS
+from tests.cases.topologies.net import Net
 
 MS = "com.microsoft"
 QKV = "q = MatMul(x, w3)  k = MatMul(x, w4)  v = MatMul(x, w5)"
@@ -118,29 +122,17 @@ MORE: dict[str, list[str]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Text:
-    """A graph that is parsed when it is needed."""
-
-    text: str
-    opset: int = 17
-    functions: str = ""
-
-    def model(self) -> ModelProto:
-        return model(self.text, self.opset, functions=self.functions)
-
-
-ALL = [
-    *((name, Text(s.text, s.opset)) for name, s in CASES),
-    *((op, Text(text)) for op, texts in MORE.items() for text in texts),
-    *((name, Text(net.text, net.opset, net.functions)) for name, net in NETS.items()),
+ALL: list[tuple[str, Sample | Net]] = [
+    *PLAIN_CASES,
+    *((op, Sample(text)) for op, texts in MORE.items() for text in texts),
+    *NETS.items(),
 ]
-every_sample = pytest.mark.parametrize("text", [text for _, text in ALL], ids=[name for name, _ in ALL])
+every_sample = pytest.mark.parametrize("sample", [sample for _, sample in ALL], ids=[name for name, _ in ALL])
 
 
 UNDEFINED = {
-    s.text for name, s in CASES if name.startswith("Acosh") and "Where" in s.text
-}  # what Where leaves out is not a number
+    s.text for name, s in PLAIN_CASES if name.startswith("Acosh") and "Where" in s.text
+}  # what Where does not take is not a number
 
 
 def check(wanted: list[Any], net: ModelProto, feeds: dict[str, NDArray[Any]], module: Module) -> None:
@@ -184,8 +176,8 @@ def double(net: ModelProto) -> ModelProto:
 
 
 @every_sample
-def test_the_module_computes_what_onnxruntime_computes(text: Text) -> None:
-    equal_onnxruntime(text.model())
+def test_the_module_computes_what_onnxruntime_computes(sample: Sample | Net) -> None:
+    equal_onnxruntime(sample.model())
 
 
 def slope(module: Module, feeds: dict[str, Any], step: float, direction: dict[str, torch.Tensor]) -> float:
@@ -213,14 +205,14 @@ def stopped(net: ModelProto) -> list[str]:
 def test_gradients_stop_at_few_operators() -> None:
     """Where they make or read integers, or loop."""
     floats = {*UNARY, *BROADCAST, "Conv", "Gemm", "MatMul", "LayerNormalization", "Concat", "Reshape"}
-    found = [stopped(text.model()) for _, text in ALL]
+    found = [stopped(sample.model()) for _, sample in ALL]
     assert sum(map(bool, found)) < 0.1 * len(found)
     assert not floats & {op for ops in found for op in ops}
 
 
 @every_sample
-def test_gradients_are_slopes(text: Text) -> None:
-    net = text.model()
+def test_gradients_are_slopes(sample: Sample | Net) -> None:
+    net = sample.model()
     if stopped(net):
         return  # see the test above
     net = double(net)
@@ -233,7 +225,7 @@ def test_gradients_are_slopes(text: Text) -> None:
     direction = {n: d * module.get_parameter(n).abs() for n, d in direction.items()}  # nothing changes its sign
     if isinstance(loss, torch.Tensor):
         loss.backward()  # type: ignore[no-untyped-call]
-    if text.text in UNDEFINED:
+    if sample.text in UNDEFINED:
         assert any(bool(torch.isnan(p.grad).any()) for p in module.parameters() if p.grad is not None)
         return
     with torch.no_grad():
@@ -243,16 +235,16 @@ def test_gradients_are_slopes(text: Text) -> None:
     assert abs(found - expected) <= 1e-4 * (abs(expected) + 1e-2), (found, expected)
 
 
-def test_every_operator_has_a_sample() -> None:
-    assert OPS.keys() - SAMPLES.keys() - MORE.keys() == set()
+def test_an_operator_without_a_sample_is_noticed() -> None:
+    assert OPS.keys() - PLAIN.keys() - MORE.keys() == set()
     for op, texts in MORE.items():
         assert all(op.split(".")[-1] in {n.op_type for n in model(text).graph.node} for text in texts), op
 
 
 @every_sample
-def test_pruned_models_compute_what_onnxruntime_computes(text: Text) -> None:
-    """Cutting adds nodes (Pad, Slice, Mul, ...): they must work too, and every weight that was left is trained."""
-    net = text.model()
+def test_pruned_models_compute_what_onnxruntime_computes(sample: Sample | Net) -> None:
+    """Cutting adds nodes (Pad, Slice, Mul, ...): they must work too, and every weight that is kept is trained."""
+    net = sample.model()
     coupled = couple(read_graph(net))
     dropped = choose(coupled, find_groups(coupled), np.random.default_rng(0), 0.4)
     try:
@@ -266,8 +258,8 @@ def test_pruned_models_compute_what_onnxruntime_computes(text: Text) -> None:
 
 
 @every_sample
-def test_what_is_written_back_unchanged_is_the_same_file(text: Text) -> None:
-    net = text.model()
+def test_what_is_written_back_unchanged_is_the_same_file(sample: Sample | Net) -> None:
+    net = sample.model()
     assert write_back(Module(net), net).SerializeToString() == net.SerializeToString()
 
 
@@ -304,7 +296,7 @@ def test_weights_of_constant_nodes_are_trained_under_the_name_of_the_output() ->
 
 
 def test_settings_are_not_weights() -> None:
-    """Bounds, factors, running statistics, masks of minus infinity and single numbers stay as they are."""
+    """Bounds, factors, running statistics, masks of minus infinity and single numbers are kept as they are."""
     consts = "float lo = {0.0}, float[1] half = {0.5}, float[4] f = {1.0,1.0,2.0,2.0}, float[2] m = {0.0,-inf}"
     body = "c = Clip(a, lo)  d = Mul(c, half)  e = BatchNormalization(d, w3, w4, w5, wvar)  b = Resize(e, , f)"
     net = model(conv(body, "float[8] w3, float[8] w4, float[8] w5, float[8] wvar", consts.replace("-inf", "-1.0")))

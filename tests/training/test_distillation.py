@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Distillation: the student comes nearer to its teacher on samples that it never saw, in the time that it has."""
+"""Distillation: the student comes nearer to its teacher on samples that it never saw, in the time that it is given."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ from onnxprune.training.distillation.losses import FAINT, label_loss, log_softma
 from onnxprune.training.distillation.stream import Batch, mixable, mixed, stream
 from onnxprune.training.distillation.trainer import TrainingSettings
 from onnxprune.training.distillation.validation import Validation
-from tests.models import choose, model, stored
-from tests.nets import small
+from tests.cases.choosing import choose
+from tests.cases.nets import small
+from tests.cases.text import model, stored
 
 SECONDS = 3.0
 
@@ -57,7 +58,7 @@ FIT, HELD_OUT = samples(96), samples(48, 1)
 
 
 class Ticks:
-    """A clock that goes on by itself, a step whenever it is looked at: tests take as long as they take, on any machine."""
+    """A clock that moves by itself, a step whenever it is looked at: tests take as long as they take, on any machine."""
 
     def __init__(self, budget: float) -> None:
         self.budget, self._ticks = budget, itertools.count(1)
@@ -92,7 +93,7 @@ def test_the_student_comes_nearer_on_samples_that_nobody_saw() -> None:
     assert [n.SerializeToString() for n in result.model.graph.node] == [n.SerializeToString() for n in STUDENT.graph.node]
 
 
-def test_the_models_given_are_left_alone() -> None:
+def test_the_given_models_are_not_changed() -> None:
     before = NET.SerializeToString(), STUDENT.SerializeToString()
     distill(NET, STUDENT, FIT, HELD_OUT, MASKS, seconds=0.5)
     assert (NET.SerializeToString(), STUDENT.SerializeToString()) == before
@@ -127,7 +128,7 @@ def test_training_ends_early_only_where_nothing_is_to_be_gained(losses: list[flo
     assert is_done(losses, done) == ends
 
 
-def test_the_time_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # the first one imports half of PyTorch
     clock = Clock(3.0)
@@ -341,12 +342,12 @@ def test_outputs_that_score_no_classes_are_imitated() -> None:
     assert result.best.loss < 0.7 * result.history[0].loss
 
 
-def test_an_examination_looks_at_as_many_samples_as_there_is_time_for() -> None:
+def test_a_validation_looks_at_as_many_samples_as_there_is_time_for() -> None:
     assert Validation(Module(NET), HELD_OUT, 0, 1e9).samples == 48
     assert Validation(Module(NET), HELD_OUT, 0, 0.0).samples == 16
 
 
-def test_steps_grow_and_fade() -> None:
+def test_the_rate_rises_and_then_falls_to_zero() -> None:
     rates = [rate(x, 100) for x in np.linspace(0, 1, 101)]
     top = rates.index(max(rates))
     assert rates[0] == 0
@@ -357,7 +358,7 @@ def test_steps_grow_and_fade() -> None:
     assert rate(0.5, 2) < 0.2 * rate(0.5, 100)
 
 
-def test_what_is_missing_is_said() -> None:
+def test_nothing_to_train_or_to_train_on_is_refused() -> None:
     with pytest.raises(DataError, match="needs samples to train on and others to judge by; got 96 and 0"):
         distill(NET, STUDENT, FIT, Data(()), MASKS)
     bare = model("g (float[N,3,8,8] x) => (float[N,3,8,8] y) { y = Relu(x) }")

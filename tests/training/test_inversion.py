@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradient descent on made-up inputs brings them nearer to what BatchNorm remembers, or leaves them alone."""
+"""Gradient descent on made-up inputs brings them nearer to what BatchNorm remembers, or does not change them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from onnxprune.data.synthetic.statistics import fit
 from onnxprune.data.synthetic.synthesize import synthesize
 from onnxprune.pipeline.samples import refinement
 from onnxprune.training.inversion import invert
-from tests.models import Array, model, stored
-from tests.test_synthetic import pictures, trained_on
+from tests.cases.pictures import pictures, trained_on
+from tests.cases.running import Array
+from tests.cases.text import model, stored
 
 
 def mismatch(net: ModelProto, data: Data) -> float:
@@ -29,7 +30,7 @@ def noise(n: int = 32) -> Array:
     return np.random.default_rng(0).random((n, 1, 12, 12)).astype(np.float32)
 
 
-def test_inputs_come_nearer_and_stay_in_their_range() -> None:
+def test_inputs_come_nearer_and_keep_their_range() -> None:
     net = trained_on(pictures(90, 1), 1)
     before = Data(({"x": noise()},))
     after = invert(net, before, 20)
@@ -55,7 +56,7 @@ def test_the_range_of_values_makes_no_difference() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "double"])
-def test_other_float_types_stay_what_they_are(dtype: str) -> None:
+def test_other_float_types_are_kept(dtype: str) -> None:
     text = """g (F[N,6] x, F[8,6] w1, F[8] ws, F[8] wt, F[8] wm, F[8] wvar) => (F[] y) {
         c = Gemm <transB = 1> (x, w1)  y = BatchNormalization(c, ws, wt, wm, wvar) }"""
     net = model(text.replace("F[", f"{dtype}["))
@@ -111,7 +112,7 @@ def test_where_nothing_can_be_done_the_inputs_are_those_that_were_given(body: st
     assert invert(net, replace(data, chunks=data.chunks * 2), 3).chunks == data.chunks * 2
 
 
-def test_synthetic_inputs_are_nearer_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refined_synthetic_inputs_are_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
     net = trained_on(pictures(90, 1), 1)
     bred, found = synthesize(net, 24), synthesize(net, 24, refine=refinement())
     assert mismatch(net, found) < mismatch(net, bred)
@@ -119,7 +120,7 @@ def test_synthetic_inputs_are_nearer_for_it(monkeypatch: pytest.MonkeyPatch) -> 
     assert refinement() is None
 
 
-def test_a_broken_pytorch_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_pytorch_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
     net = trained_on(pictures(90, 1), 1)
     bred = synthesize(net, 24)
     monkeypatch.setitem(sys.modules, "onnxprune.training.inversion", None)  # importing it fails

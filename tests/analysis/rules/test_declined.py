@@ -13,8 +13,9 @@ from onnxprune.analysis.rules import RULES
 from onnxprune.analysis.rules.declined import DECLINED
 from onnxprune.ir.decompositions import CHAINS
 from onnxprune.ir.facts import read_graph
-from tests.models import model, pins
-from tests.test_ops import conv
+from tests.cases.law import pins
+from tests.cases.operators.sample import conv
+from tests.cases.text import model
 
 SOMETIMES = set(CHAINS) & set(DECLINED)
 """Fused operators that have parts in most cases."""

@@ -16,8 +16,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxprune.analysis.couple import couple
 from onnxprune.analysis.labels import Residue
 from onnxprune.ir.facts import read_graph
-from tests.models import model
-from tests.nets import pruned, write
+from tests.cases.nets import pruned, write
+from tests.cases.text import model
 
 
 class Noise(CalibrationDataReader):  # type: ignore[misc]
@@ -64,7 +64,7 @@ def test_dynamic_quantization_is_cut(kind: QuantType, per_channel: bool, tmp_pat
     assert report.macs.kept < 0.35
 
 
-def test_the_strongest_channels_stay_whatever_their_scale(tmp_path: Path) -> None:
+def test_the_strongest_channels_are_kept_whatever_their_scale(tmp_path: Path) -> None:
     """Integers of a weak channel are as large as those of a strong one; its scale tells them apart."""
     source, target = write(tmp_path), tmp_path / "q.onnx"
     quantize_static(source, target, Noise(), QuantFormat.QDQ, per_channel=True, weight_type=QuantType.QInt8)
@@ -108,7 +108,7 @@ def test_a_bias_that_is_written_out_holds_no_channels() -> None:
 
 @pytest.mark.parametrize(("divisor", "rest"), [("r", Residue.CONSTANT), ("two", Residue.ZERO)])
 def test_a_weight_is_masked_as_numerator_but_not_where_it_is_its_own_divisor(divisor: str, rest: Residue) -> None:
-    """Else a removed channel would be zero divided by zero, and what is kept would have other norms."""
+    """Else a dropped channel would be zero divided by zero, and what is kept would have other norms."""
     text = f"""g (float[N,6] x, float[6,8] w1, float[8,5] w2) => (float[N,5] y) <float two = {{2.0}}> {{ a = MatMul(x, w1)
         b = Relu(a)  q = Mul(w2, w2)  s = ReduceSum(q)  r = Sqrt(s)  d = Div(w2, {divisor})  y = MatMul(b, d) }}"""
     assert couple(read_graph(model(text))).flows["w2"].residue[0] is rest

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samples of all operators, a file for each family: graphs around one operator, and what must come of cuts of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnxprune.types import joined
+from tests.cases.operators import (
+    attention,
+    convolution,
+    elementwise,
+    fused,
+    indexing,
+    linear_attention,
+    movement,
+    normalization,
+    pooling,
+    products,
+    quantization,
+    recurrent,
+    reduction,
+    resizing,
+)
+from tests.cases.operators.patterns import PATTERNS
+from tests.cases.operators.sample import Sample, named
+from tests.cases.operators.weights import WEIGHTS
+
+PLAIN: Mapping[str, list[Sample]] = joined(
+    elementwise.SAMPLES,
+    convolution.SAMPLES,
+    products.SAMPLES,
+    normalization.SAMPLES,
+    recurrent.SAMPLES,
+    quantization.SAMPLES,
+    movement.SAMPLES,
+    reduction.SAMPLES,
+    pooling.SAMPLES,
+    resizing.SAMPLES,
+)
+"""Operators that networks are made of, wherever they come from."""
+OTHERS: Mapping[str, list[Sample]] = joined(attention.SAMPLES, linear_attention.SAMPLES, indexing.SAMPLES, fused.SAMPLES)
+SAMPLES: Mapping[str, list[Sample]] = joined(PLAIN, OTHERS)
+SEVERAL: Mapping[str, Sample] = joined(WEIGHTS, PATTERNS)
+"""Samples of several operators together."""
+
+PLAIN_CASES: list[tuple[str, Sample]] = [*named(PLAIN), *SEVERAL.items()]
+CASES: list[tuple[str, Sample]] = [*PLAIN_CASES, *named(OTHERS)]

@@ -1,18 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cut law for attention and rotary embedding, ONNX's own and onnxruntime's: whole heads, their size, members of a group."""
+"""Attention and rotary embedding, ONNX's own and onnxruntime's: whole heads, their size, members of a group."""
 
 from __future__ import annotations
 
-import onnx
-import pytest
-
-from onnxprune.analysis.couple import couple
-from onnxprune.analysis.groups import find_groups
-from onnxprune.analysis.policy import Policy, read_carrier
-from onnxprune.cost.size import cost
-from onnxprune.ir.facts import read_graph
-from tests.models import cut_some, model
-from tests.test_ops import Sample, obeys_the_law
+from tests.cases.operators.sample import Sample
 
 
 def flat(
@@ -334,38 +325,9 @@ SAMPLES: dict[str, list[Sample]] = {
         ),
     ],
 }
-CASES = [(f"{op}-{k}", sample) for op, samples in SAMPLES.items() for k, sample in enumerate(samples)]
 
-
-@pytest.mark.parametrize("sample", [s for _, s in CASES], ids=[name for name, _ in CASES])
-def test_cut_law(sample: Sample) -> None:
-    obeys_the_law(sample)
-
-
-FUSED = {
-    "onnx": (flat(f"o = Attention <{EACH}> (q, k, v)"), 23),
-    "fused": (flat("o = ms:MultiHeadAttention <num_heads = 3> (q, k, v)"), 17),
+THREE_HEADS = {
+    "onnx": Sample(flat(f"o = Attention <{EACH}> (q, k, v)"), opset=23),
+    "fused": Sample(flat("o = ms:MultiHeadAttention <num_heads = 3> (q, k, v)")),
 }
-
-
-@pytest.mark.parametrize("name", FUSED)
-@pytest.mark.parametrize(("carrier", "atoms"), [("outer", 3), ("inner", 8), ("auto", 8)])
-def test_the_user_chooses_what_heads_are_cut_by(name: str, carrier: str, atoms: int) -> None:
-    net = model(*FUSED[name])
-    coupled = couple(read_graph(net), policy=Policy(read_carrier(carrier)))
-    assert sum(map(len, find_groups(coupled))) == atoms
-
-
-def test_the_scale_of_attention_is_kept_where_heads_shrink() -> None:
-    """It follows from the size of a head, unless it is written down."""
-    made = cut_some(model(*FUSED["fused"]), 0)
-    [node] = [n for n in made.pruned.graph.node if n.op_type == "MultiHeadAttention"]
-    given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    assert given == {"num_heads": 3, "scale": pytest.approx(0.5)}
-
-
-@pytest.mark.parametrize("name", FUSED)
-def test_attention_counts_its_products(name: str) -> None:
-    """Batch 2, 5 positions, 12 channels: three projections from 6, queries by keys, weights by values, one product to 4."""
-    macs = cost(model(*FUSED[name])).macs
-    assert macs == 2 * 5 * (3 * 6 * 12 + 5 * 12 + 5 * 12 + 12 * 4)
+"""The same attention in ONNX's form and in onnxruntime's."""

@@ -1,15 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cut law for fused operators: what onnxruntime's optimizer and quantizer write."""
+"""Fused operators: what onnxruntime's optimizer and quantizer write."""
 
 from __future__ import annotations
 
-import pytest
-
-from onnxprune.ir.decompositions import CHAINS, key
-from tests.models import model
-from tests.test_attention import SAMPLES as HEADS
-from tests.test_ops import Sample, conv, obeys_the_law, seq
-from tests.test_picking import SAMPLES as PICKING
+from tests.cases.operators.sample import Sample, conv, seq
 
 
 def ms(text: str) -> str:
@@ -57,7 +51,7 @@ FLOATING: dict[str, list[Sample]] = {
         fused_conv(
             'activation = "HardSigmoid", activation_params = [0.2,0.5], group = 4', "a, w3", "float[8,2,1,1] w3", free=4
         ),
-        # removed channels hold a half, and the sum takes that in
+        # dropped channels hold a half, and the sum takes that in
         Sample(
             conv(
                 ms('d = ms:FusedConv <activation = "Sigmoid"> (a, w3)  s = ReduceSum(d, k)  b = Mul(s, a)'),
@@ -318,23 +312,4 @@ PACKED: dict[str, list[Sample]] = {
     ],
 }
 
-FLOATING |= {**ON_INTEGERS, **PACKED}
-SAMPLES = {ms(op): samples for op, samples in FLOATING.items()}
-CASES = [(f"{op}-{k}", sample) for op, samples in SAMPLES.items() for k, sample in enumerate(samples)]
-
-
-def test_every_fused_operator_has_a_sample() -> None:
-    from tests.test_ops import SAMPLES as PLAIN
-
-    assert sorted(set(CHAINS) - set(SAMPLES) - set(HEADS) - set(PICKING) - set(PLAIN)) == []
-
-
-def test_samples_hold_their_operator() -> None:
-    for op, samples in SAMPLES.items():
-        for sample in samples:
-            assert op in {key(n) for n in model(sample.text, sample.opset).graph.node}, f"{op}: {sample.text}"
-
-
-@pytest.mark.parametrize("sample", [s for _, s in CASES], ids=[name for name, _ in CASES])
-def test_cut_law(sample: Sample) -> None:
-    obeys_the_law(sample)
+SAMPLES = {ms(op): samples for op, samples in {**FLOATING, **ON_INTEGERS, **PACKED}.items()}

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cut law for operators that pick, place, sample and shift, and for those that are another one in disguise."""
+"""Operators that pick, place, sample and shift, and those that are another one in disguise."""
 
 from __future__ import annotations
 
-import pytest
-
-from tests.test_ops import Sample, both, conv, obeys_the_law, seq
+from tests.cases.operators.sample import Sample, both, conv, seq
 
 TOP = "m = ReduceMax <axes = [2], keepdims = 0> (x)  v, i = TopK <axis = 1> (m, k)  u = Unsqueeze(i, z)"
 
@@ -21,24 +19,6 @@ PICK, ROWS = picks(), picks(step=1)
 TURN = "t = Transpose <perm = [2,0,1]> (a)"
 BACK = "b = Transpose <perm = [1,2,0]> (r)"
 STEPS = "t = Transpose <perm = [0,2,1]> (a)"
-
-
-def linear(
-    rule: str, gates: str = "", weights: str = "", heads: tuple[int, int] = (3, 3), free: int = 8, domain: str = ""
-) -> Sample:
-    """Linear attention between products; gates are made by products too."""
-    q, k = heads
-    made = "  ".join(f"{name} = MatMul(x, {w})" for name, w in (("g", "wg"), ("h", "wh")) if w in weights)
-    return Sample(
-        f"""g (float[2,5,6] x, float[6,{4 * q}] wq, float[6,{4 * k}] wk, float[6,{4 * k}] wv, float[{4 * q},4] w9{weights})
-        => (float[2,5,4] y) {{ q = MatMul(x, wq)  k = MatMul(x, wk)  v = MatMul(x, wv)  {made}
-        o, s = {domain}LinearAttention <q_num_heads = {q}, kv_num_heads = {k}, update_rule = "{rule}"> (q, k, v{gates})
-        y = MatMul(o, w9) }}""",
-        free,
-        opset=27,
-        most=free,
-    )
-
 
 SAMPLES: dict[str, list[Sample]] = {
     "GatherElements": [
@@ -359,25 +339,6 @@ SAMPLES: dict[str, list[Sample]] = {
             opset=27,
         ),
     ],
-    "LinearAttention": [
-        linear("linear", free=8),
-        linear("gated", ", , g", ", float[6,12] wg"),
-        linear("gated", ", , g", ", float[6,3] wg"),
-        linear("delta", ", , , h", ", float[6,3] wh"),
-        linear("gated_delta", ", , g, h", ", float[6,3] wg, float[6,1] wh", (6, 3)),
-    ],
-    "com.microsoft.LinearAttention": [
-        linear("gated_delta", ", , g, h", ", float[6,3] wg, float[6,3] wh", domain="com.microsoft.")
-    ],
-    "com.microsoft.LinearAttentionGate": [
-        Sample(
-            seq(
-                "c = MatMul(x, w3)  d, e = com.microsoft.LinearAttentionGate(a, w4, w5, c)  b = Mul(d, e)",
-                "float[6,8] w3, float[8] w4, float[8] w5",
-            ),
-            8,
-        )
-    ],
     "com.microsoft.CausalConvWithState": [
         Sample(
             seq(
@@ -445,9 +406,3 @@ SAMPLES: dict[str, list[Sample]] = {
         ),
     ],
 }
-CASES = [(f"{op}-{k}", sample) for op, samples in SAMPLES.items() for k, sample in enumerate(samples)]
-
-
-@pytest.mark.parametrize("sample", [s for _, s in CASES], ids=[name for name, _ in CASES])
-def test_cut_law(sample: Sample) -> None:
-    obeys_the_law(sample)

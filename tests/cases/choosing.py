@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Channels chosen to be dropped: at random, or as a ratio asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.analysis.coupling import Coupled
+from onnxprune.analysis.groups import Group
+from onnxprune.selection.sizing import Sizing
+from onnxprune.selection.units import units_of
+from onnxprune.selection.widths import widths_for
+from onnxprune.types import Mask, Vector
+
+
+def choose(coupled: Coupled, groups: Sequence[Group], rng: np.random.Generator, fraction: float) -> NDArray[np.bool_]:
+    """Labels (n_labels,) to drop: random atoms, as many of each block of a group, and at least one kept in every group and on
+    every axis of every tensor."""
+    gone = np.zeros(len(coupled.roots), bool)
+    for group in groups:
+        drop = rng.random(len(group)) < fraction
+        drop[rng.integers(len(group))] = False
+        gone[group.roots[drop]] = True
+        for rows in group.blocks:
+            drop_evenly(gone, group.roots[rows], rng, rng.binomial(rows.shape[1], fraction))
+    if not gone.any():
+        for group in groups:
+            gone[group.roots[1:2]] = True
+            for rows in group.blocks:
+                drop_evenly(gone, group.roots[rows], rng, 1)
+    for roots in coupled.spans():
+        if gone[roots].all():
+            gone[rng.choice(roots)] = False
+    for group in groups:
+        for rows in group.blocks:
+            even_out(gone, group.roots[rows], rng)
+    return gone[coupled.roots]
+
+
+def drop_evenly(gone: NDArray[np.bool_], blocks: NDArray[np.int64], rng: np.random.Generator, count: int) -> None:
+    """Drop `count` random classes of every row, and keep the others, at least one."""
+    gone[blocks] = False
+    for row in blocks:
+        gone[rng.permutation(row)[: min(count, len(row) - 1)]] = True
+
+
+def even_out(gone: NDArray[np.bool_], blocks: NDArray[np.int64], rng: np.random.Generator) -> None:
+    """Keep more classes, until as many are dropped of every row as of the one that loses fewest."""
+    fewest = int(gone[blocks].sum(1).min())
+    for row in blocks:
+        lost = rng.permutation(row[gone[row]])
+        gone[lost[fewest:]] = False
+
+
+def select(groups: list[Group], scores: list[Vector], ratio: float, sizing: Sizing) -> list[Mask]:
+    """Which atoms of each group are kept (n_atoms,)."""
+    units = [units_of(g, s) for g, s in zip(groups, scores, strict=True)]
+    return [u.best(n) for u, n in zip(units, widths_for(groups, units, ratio, sizing), strict=True)]

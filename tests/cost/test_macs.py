@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Multiply-accumulates by hand, and of cuts that are not made yet."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxprune.analysis.couple import couple
+from onnxprune.analysis.groups import find_groups
+from onnxprune.cost.macs import macs_model
+from onnxprune.cost.model import share_kept
+from onnxprune.cost.size import cost
+from onnxprune.ir.facts import read_graph
+from onnxprune.rewrite.cut import cut
+from tests.cases.choosing import choose
+from tests.cases.nets import small
+from tests.cases.operators.attention import THREE_HEADS
+from tests.cases.text import model
+from tests.cases.topologies import NETS
+
+COSTS: dict[str, tuple[str, int]] = {
+    "convolution": ("float[1,3,8,8] x, float[6,3,3,3] w1|y = Conv(x, w1)", 6 * 6 * 6 * 3 * 9),
+    "strides": ("float[1,3,9,9] x, float[6,3,3,3] w1|y = Conv <strides = [2,2]> (x, w1)", 6 * 4 * 4 * 27),
+    "groups": ("float[1,8,5,5] x, float[8,2,1,1] w1|y = Conv <group = 4> (x, w1)", 8 * 25 * 2),
+    "depthwise": ("float[1,8,5,5] x, float[8,1,3,3] w1|y = Conv <group = 8> (x, w1)", 8 * 9 * 9),
+    "transposed": ("float[1,4,5,5] x, float[4,6,2,2] w1|y = ConvTranspose <strides = [2,2]> (x, w1)", 4 * 25 * 6 * 4),
+    "gemm": ("float[2,7] x, float[7,5] w1|y = Gemm(x, w1)", 2 * 7 * 5),
+    "gemm, transposed": ("float[7,2] x, float[5,7] w1|y = Gemm <transA = 1, transB = 1> (x, w1)", 2 * 7 * 5),
+    "matmul": ("float[2,3,7] x, float[7,5] w1|y = MatMul(x, w1)", 2 * 3 * 7 * 5),
+    "nothing": ("float[2,3] x|y = Relu(x)", 0),
+}
+
+
+@pytest.mark.parametrize(("text", "macs"), COSTS.values(), ids=COSTS)
+def test_multiply_accumulates_are_those_counted_by_hand(text: str, macs: int) -> None:
+    inputs, _, body = text.partition("|")
+    assert cost(model(f"g ({inputs}) => (float[] y) {{ {body} }}")).macs == macs
+
+
+def test_given_sizes_decide_what_is_counted() -> None:
+    one, four = (cost(small(), {"x": (n, 3, 8, 8)}) for n in (1, 4))
+    assert four.macs == 4 * one.macs
+    assert four.inputs == {"x": (4, 3, 8, 8)}
+    assert one.params == 16 * 27 + 4 * 16 + 12 * 144 + 16 * 108 + 80
+
+
+@pytest.mark.parametrize("name", THREE_HEADS)
+def test_attention_counts_its_products(name: str) -> None:
+    """Batch 2, 5 positions, 12 channels: three projections from 6, queries by keys, weights by values, one product to 4."""
+    macs = cost(THREE_HEADS[name].model()).macs
+    assert macs == 2 * 5 * (3 * 6 * 12 + 5 * 12 + 5 * 12 + 12 * 4)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_macs_of_a_cut_are_those_of_the_model_it_makes(name: str) -> None:
+    net = NETS[name].model()
+    before = cost(net)
+    coupled = couple(read_graph(net))
+    macs = macs_model(coupled)
+    for seed in range(3):
+        dropped = choose(coupled, find_groups(coupled), np.random.default_rng(seed), 0.5)
+        after = cost(cut(coupled, dropped), before.inputs)
+        assert macs.of(dropped) == after.macs
+        assert share_kept(macs, dropped) == pytest.approx(after.macs / max(1, before.macs))
+    assert macs.of(np.zeros_like(dropped)) == before.macs
+
+
+def test_macs_are_counted_at_the_sizes_that_the_user_gave() -> None:
+    net = NETS["dynamic batch and space"].model()
+    for shape in ((1, 3, 40, 30), (1, 3, 10, 10)):
+        coupled = couple(read_graph(net, {"x": shape}))
+        macs = macs_model(coupled)
+        assert macs.of(np.zeros(len(coupled.roots), bool)) == cost(net, {"x": shape}).macs
