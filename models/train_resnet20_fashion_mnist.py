@@ -7,8 +7,8 @@ Writes, beside this script:
   resnet20-fashion-mnist.npz     a sample of the test set: images and labels
   resnet20-fashion-mnist.json    how it was made and the accuracy on the whole test set
 
-The loss is cross entropy + `l1_weights` * sum |W| + `l1_scales` * sum |gamma|: the sparsity that CCPrune (Chen et al.,
-Neurocomputing 2021) trains with, at the coefficients that Network Slimming (Liu et al., 2017) reports for VGG.
+The loss is cross entropy + `l1_weights` * sum |W| + `l1_scales` * sum |gamma|, the sparsity term of CCPrune (Chen et al.,
+Neurocomputing 2021); the coefficients are our own choice.
 
 The data set is read from idx files, gzipped or not: Debian's package `dataset-fashion-mnist` puts them into
 /usr/share/datasets/fashion-mnist; any other folder that holds the four files can be named with --data.

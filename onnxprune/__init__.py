@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""onnxprune: make trained ONNX networks smaller and faster by removing channels, verified equal and measured.
+"""onnxprune: make trained ONNX networks smaller and faster by removing channels; the result is verified and measured.
 
 The names in `__all__` are public. All modules are private: they may change with any release.
 
@@ -37,7 +37,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name when it is first asked for, so that importing the package costs next to nothing."""
+    """Load a public name on first access, so that importing the package is cheap."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'api')}"), name)

@@ -116,7 +116,7 @@ def prune(
         threads=threads,
     )
     look_up(options)
-    return prune_loaded(load(model), options, progress).standing_alone()
+    return prune_loaded(load(model), options, progress).in_memory()
 
 
 def analyze(
@@ -160,7 +160,7 @@ def apply_plan(
     check_names(unknown, ("input_shape", "verify", "bench", "threads"))
     checks = CheckOptions(verify, bench, threads)
     plan = plan if isinstance(plan, Plan) else Plan.load(plan)
-    return apply_loaded(load(model), plan, input_shape or {}, checks, progress).standing_alone()
+    return apply_loaded(load(model), plan, input_shape or {}, checks, progress).in_memory()
 
 
 def verify_files(original: Any, pruned: Any, plan: Plan | str | Path, input_shape: Shapes | None = None) -> Verification:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One family of exceptions. Each message says what, where, what was expected, and what to do.
+"""Exceptions. Each message says what, where, what was expected, and what to do.
 
-Messages name options as the command line does (`--time-budget`). Python shows them as arguments (`time_budget`).
+Messages name options as on the command line (`--time-budget`). In Python they appear as arguments (`time_budget`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ OPTION = re.compile(r"--(no-)?([a-z][a-z-]*[a-z])")
 
 
 def as_arguments(text: str) -> str:
-    """A message with options named as Python's arguments.
+    """A message with options named as Python arguments.
 
     >>> as_arguments("--ratio: got 7; use --input-shape, or --no-bench")
     '`ratio`: got 7; use `input_shape`, or `bench=False`'
@@ -23,7 +23,7 @@ def as_arguments(text: str) -> str:
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """A hint at the nearest of the known names, to stand before what was expected; empty where none is near.
+    """A hint with the closest known name, to precede what was expected; empty if none is close.
 
     >>> did_you_mean("ratoi", ["ratio", "macs"])
     "did you mean 'ratio'? "
@@ -33,7 +33,7 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
 
 
 class PruneError(Exception):
-    """Base of all errors that a user can cause or mend.
+    """Base of all errors that a user can cause or fix.
 
     Attributes:
         message: the message, with options named as on the command line.
@@ -44,7 +44,7 @@ class PruneError(Exception):
         self.message = message
 
     def __str__(self) -> str:
-        """The message, with options named as Python's arguments."""
+        """The message, with options named as Python arguments."""
         return as_arguments(self.message)
 
 
@@ -85,4 +85,4 @@ class VerificationError(PruneError):
 
 
 class TrainingError(PruneError):
-    """A model cannot be trained here: PyTorch is missing, or the graph holds what has no counterpart in it."""
+    """A model cannot be trained here: PyTorch is missing, or part of the graph has no counterpart in it."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the user asks for, as checked values: five groups of options, of the same names in Python and on the command line."""
+"""The user's options as checked values: five groups, with the same option names in Python and on the command line."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class SelectionOptions:
     """Which channels are dropped.
 
     Attributes:
-        ratio: fraction of prunable channels to remove, 0 <= ratio < 1; None where a limit is given instead.
-        macs: instead of `ratio`, the multiply-accumulates that may remain: "50%", "300M", or a number of them.
-        criterion: a name in `selection.criteria.NAMES`; None: `obs` where there are inputs to recover with, else `ccprune`.
+        ratio: fraction of prunable channels to remove, 0 <= ratio < 1; None if a limit is given instead.
+        macs: instead of `ratio`, the multiply-accumulates that may remain: "50%", "300M", or a number.
+        criterion: a name in `selection.criteria.NAMES`; None: `obs` if there are inputs to recover with, else `ccprune`.
         scores: path of an .npz, or weight name -> scores, instead of the criterion.
         scope: "global" or "local".
         align: "auto", "none", or a number of channels.
-        include, exclude: patterns of weight names that may, or may not, be cut.
-        carrier: what a split of channels carries, "outer" (whole heads, whole groups), "inner" (the size of every head, the
+        include, exclude: glob patterns of the names of weights that may, or must not, be cut.
+        carrier: which factor of a split axis is cut: "outer" (whole heads, whole groups), "inner" (the size of every head, the
             members of every group) or "auto"; also by patterns of weight names, `["*attn*=outer"]`.
-        allow_renormalising: whether means, normalisations and softmax over channels may work on the channels that are kept.
+        allow_renormalising: whether means, normalisations and softmax over channels may work on the kept channels.
     """
 
     ratio: float | None = None
@@ -55,11 +55,11 @@ class SelectionOptions:
     allow_renormalising: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range, before any work."""
+        """Reject values that are out of range, before any work is done."""
         if (self.ratio is None) == (self.macs is None):
             given = "neither" if self.ratio is None else "both"
             raise OptionError(
-                f"--ratio, --macs: got {given}, expected one of them: what is removed (0.5) or what remains (50%, 300M)"
+                f"--ratio, --macs: got {given}, expected exactly one: what to remove (0.5) or what may remain (50%, 300M)"
             )
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise OptionError(
@@ -84,26 +84,26 @@ class SelectionOptions:
         raise OptionError(f"--align: got '{self.align}', expected auto, none, or a number of channels such as 8")
 
     def policy(self) -> Policy:
-        """What is wished of the analysis."""
+        """The options of the analysis."""
         return Policy(read_carrier(self.carrier), self.allow_renormalising)
 
     def limit(self) -> Amount | None:
-        """What may remain of the multiply-accumulates; None where the ratio decides."""
+        """The multiply-accumulates that may remain; None if a ratio is given instead."""
         return None if self.macs is None else amount(self.macs, "--macs")
 
 
 @dataclass(frozen=True, slots=True)
 class DataOptions:
-    """Typical inputs, and what is right for them.
+    """Typical inputs, and how to judge the results on them.
 
     Attributes:
-        data: inputs, as `load_data` takes them: a path, `module:function`, `synthetic`, `random`, or arrays.
-        preprocess: how images become inputs, as in `size=224x224,mean=0.5,std=0.5`.
-        samples: how many samples to use at most.
-        labels: one per sample, or a file of them.
-        metric: what is better, as a function (see `evaluation.evaluator.Metric`) or as `module:function`.
-        input_shape: input name -> shape, for sizes that the file leaves open.
-        seed: of whatever is chosen at random.
+        data: inputs, as accepted by `load_data`: a path, `module:function`, `synthetic`, `random`, or arrays.
+        preprocess: how images are converted to inputs, as in `size=224x224,mean=0.5,std=0.5`.
+        samples: maximum number of samples.
+        labels: one per sample, or a file of labels.
+        metric: how good the outputs are, as a function (see `evaluation.evaluator.Metric`) or as `module:function`.
+        input_shape: input name -> shape, for dimensions that are dynamic in the file.
+        seed: seed for all random choices.
     """
 
     data: Source | None = None
@@ -115,10 +115,10 @@ class DataOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range, or says something about inputs that are not given."""
+        """Reject values that are out of range, and options about inputs that are not given."""
         for name in ("preprocess", "samples", "labels", "metric"):
             if self.data is None and getattr(self, name) is not None:
-                raise OptionError(f"--{name}: says something about --data, which is missing; give both")
+                raise OptionError(f"--{name}: requires --data, which is missing; give both")
         settings_of(self.preprocess or "")
         if self.samples is not None and self.samples < 1:
             raise OptionError(f"--samples: got {self.samples}, expected at least 1")
@@ -127,18 +127,18 @@ class DataOptions:
 
     @property
     def source(self) -> str:
-        """What the inputs are called in reports."""
+        """The name of the inputs in reports."""
         return str(self.data) if isinstance(self.data, str | Path) else "the given arrays"
 
 
 @dataclass(frozen=True, slots=True)
 class RecoveryOptions:
-    """What is done to keep accuracy.
+    """How accuracy is recovered.
 
     Attributes:
-        recover: what is done after the cut: a name in `recovery.METHODS`.
-        rounds: in how many steps to cut, with a recovery after each.
-        time_budget: how long training may take, as "10m" or in seconds; without it, `auto` does not train.
+        recover: the method used after the cut: a name in `recovery.METHODS`.
+        rounds: number of steps in which to cut, with a recovery after each.
+        time_budget: time limit for training, as "10m" or in seconds; without it, `auto` does not train.
     """
 
     recover: str = "auto"
@@ -146,32 +146,32 @@ class RecoveryOptions:
     time_budget: str | float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range."""
+        """Reject values that are out of range."""
         _check_choice("--recover", self.recover, METHODS)
         if self.rounds < 1:
             raise OptionError(f"--rounds: got {self.rounds}, expected at least 1")
         if self.rounds > 1 and self.recover == "none":
-            raise OptionError("--rounds: recovers after each round, and --recover none does not; choose reconstruct or auto")
+            raise OptionError("--rounds: needs a recovery after each round, but --recover is none; choose reconstruct or auto")
         self.seconds()
 
     def seconds(self) -> float | None:
-        """How long training may take; None where nobody said."""
+        """Time limit for training; None if not given."""
         if self.time_budget is None:
             return None
-        read = re.fullmatch(r"([0-9]+\.?[0-9]*)\s*([smh]?)", str(self.time_budget).strip().lower())
-        if not read or float(read[1]) <= 0:
+        match = re.fullmatch(r"([0-9]+\.?[0-9]*)\s*([smh]?)", str(self.time_budget).strip().lower())
+        if not match or float(match[1]) <= 0:
             raise OptionError(f"--time-budget: got '{self.time_budget}', expected a time such as 90s, 10m or 1h")
-        return float(read[1]) * SECONDS[read[2]]
+        return float(match[1]) * SECONDS[match[2]]
 
 
 @dataclass(frozen=True, slots=True)
 class CheckOptions:
-    """What is done to trust the result.
+    """How the result is checked.
 
     Attributes:
-        verify: whether to compare the result with the original with those channels zeroed.
-        bench: whether to time both.
-        threads: threads of onnxruntime in the benchmark.
+        verify: whether to compare the result with the original in which the removed channels are zeroed.
+        bench: whether to time both models.
+        threads: number of onnxruntime threads in the benchmark.
     """
 
     verify: bool = True
@@ -179,19 +179,19 @@ class CheckOptions:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range."""
+        """Reject values that are out of range."""
         if self.threads < 1:
             raise OptionError(f"--threads: got {self.threads}, expected at least 1")
 
 
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
-    """Where results go.
+    """Where results are written.
 
     Attributes:
-        output: the pruned model.
-        plan: which positions of which weights it keeps; None: not written.
-        force: whether files that exist are replaced.
+        output: file of the pruned model.
+        plan: file of the plan, which lists the positions of weights that are kept; None: not written.
+        force: whether existing files are replaced.
     """
 
     output: Path
@@ -199,20 +199,20 @@ class OutputOptions:
     force: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse one name for two files."""
+        """Reject the same path for both files."""
         if self.output == self.plan:
-            raise OptionError(f"{self.output}: is named for both the model and the plan; choose two names")
+            raise OptionError(f"{self.output}: is given for both the model and the plan; choose two different files")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user asked for in one pruning; where its files go is asked separately (`OutputOptions`).
+    """The options of one pruning, except where its files are written (`OutputOptions`).
 
     Attributes:
         selection: which channels are dropped.
-        data: typical inputs, and what is right for them.
-        recovery: what is done to keep accuracy.
-        checks: what is done to trust the result.
+        data: typical inputs, and how to judge the results on them.
+        recovery: how accuracy is recovered.
+        checks: how the result is checked.
     """
 
     selection: SelectionOptions
@@ -221,18 +221,18 @@ class Options:
     checks: CheckOptions = field(default_factory=CheckOptions)
 
     def __post_init__(self) -> None:
-        """Refuse what does not go together."""
+        """Reject options that conflict."""
         needs = self.selection.criterion in CALIBRATED and self.selection.scores is None
         if needs and self.data.data is None and self.recovery.recover == "none":
             what = f"--criterion {self.selection.criterion}"
-            raise OptionError(f"{what}: looks at activations; give inputs with --data (or synthetic ones)")
+            raise OptionError(f"{what}: uses activations; give inputs with --data (or --data synthetic)")
 
     @classmethod
     def of(cls, **given: Any) -> Options:
-        """The options of these names, whatever group they are in.
+        """Options from keywords, whatever group they belong to.
 
         Raises:
-            OptionError: a value is out of range, or there is no option of that name.
+            OptionError: a value is out of range, or an option does not exist.
 
         >>> Options.of(ratio=0.5, recover="none").selection.ratio
         0.5
@@ -243,7 +243,7 @@ class Options:
 
     @property
     def criterion(self) -> str:
-        """The criterion, also where the user leaves it to the program."""
+        """The criterion, or the default if the user names none."""
         if self.selection.criterion is not None:
             return self.selection.criterion
         return (
@@ -257,15 +257,15 @@ class Options:
 
     def asked(self) -> dict[str, Any]:
         """The options that decide the cut, for plans and reports."""
-        wish = self.selection
+        selection = self.selection
         return {
-            **({"ratio": wish.ratio} if wish.macs is None else {"macs": wish.macs}),
-            "criterion": "scores" if wish.scores is not None else self.criterion,
-            "scope": wish.scope,
-            "align": wish.alignment().multiple,
+            **({"ratio": selection.ratio} if selection.macs is None else {"macs": selection.macs}),
+            "criterion": "scores" if selection.scores is not None else self.criterion,
+            "scope": selection.scope,
+            "align": selection.alignment().multiple,
             "recover": self.recovery.recover,
             **({"rounds": self.recovery.rounds} if self.recovery.rounds > 1 else {}),
-            **wish.policy().to_dict(),
+            **selection.policy().to_dict(),
         }
 
 
@@ -273,14 +273,14 @@ GROUPS: Mapping[str, Any] = MappingProxyType(
     {"selection": SelectionOptions, "data": DataOptions, "recovery": RecoveryOptions, "checks": CheckOptions}
 )
 HOME: Mapping[str, str] = MappingProxyType({f.name: group for group, kind in GROUPS.items() for f in fields(kind)})
-"""Name of an option -> its group."""
+"""Option name -> its group."""
 
 
 def check_names(given: Mapping[str, Any], known: Mapping[str, Any] | Sequence[str]) -> None:
-    """Refuse arguments of unknown names.
+    """Reject arguments with unknown names.
 
     Raises:
-        OptionError: with the nearest name.
+        OptionError: a name is unknown; the message suggests the nearest one.
     """
     for name in given:
         if name not in known:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""onnxruntime: sessions on the CPU, single runs, and seeded samples of inputs. The only module that imports it."""
+"""onnxruntime: sessions on the CPU, single runs, and seeded inputs. The only module that imports onnxruntime."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from onnx import GraphProto, NodeProto, helper
 from onnxprune.types import Array, Rng
 
 QUIET = 4
-"""Severity from which onnxruntime writes to stderr: fatal. Failures reach callers as exceptions."""
+"""Lowest severity that onnxruntime logs to stderr: fatal. Callers get failures as exceptions."""
 
 
 def session(source: bytes | str, threads: int = 1, plain: bool = False) -> Any:
     """An onnxruntime session on the CPU.
 
     Args:
-        source: what `ir.files.runnable` gives: a serialized model, or the path of a large one.
-        threads: inside an operator; 0: as many as the machine has cores.
-        plain: run the graph as it is written.
+        source: what `ir.files.runnable` yields: a serialized model, or the path of a large one.
+        threads: threads inside an operator; 0 for one per core.
+        plain: run the graph as it is written, without optimization.
     """
     import onnxruntime
 
@@ -31,38 +31,38 @@ def session(source: bytes | str, threads: int = 1, plain: bool = False) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = QUIET
-    if not threads:  # work, not a measurement: waiting threads leave the cores to others
+    if not threads:  # not a measurement: idle threads must not spin on cores that others need
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if plain:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if plain and isinstance(source, str):
-        # a large model: its weights are mapped and not copied into another order
+        # a large model: its weights stay memory-mapped instead of being copied into another layout
         options.add_session_config_entry("session.disable_prepacking", "1")
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 @lru_cache(4096)
 def output_types(model: bytes) -> tuple[tuple[str, str, tuple[int | None, ...]], ...]:
-    """(name, type, sizes) of each output, as onnxruntime tells them: the model is opened, not run.
+    """(name, type, sizes) of each output, as reported by onnxruntime: the model is loaded, not run.
 
-    Types read like `tensor(float)`; a size is None where it is open, and an unknown shape has no sizes. Empty where onnxruntime
-    does not implement the model on the CPU, or not for these types.
+    Types look like `tensor(float)`; a dynamic size is None, and an unknown shape has no sizes. Empty if onnxruntime does not
+    implement the model on the CPU, or not for these types.
     """
     try:
         outputs = session(model, plain=True).get_outputs()
-    except Exception:  # whatever onnxruntime does not implement
+    except Exception:  # anything onnxruntime does not implement
         return ()
     return tuple((o.name, str(o.type), tuple(n if isinstance(n, int) else None for n in o.shape)) for o in outputs)
 
 
 def run_model(graph: GraphProto, opsets: Mapping[str, int], feeds: Mapping[str, Array]) -> list[Any]:
-    """The outputs of a small graph. Its session is kept for the next call."""
+    """The outputs of a small graph. Its session is cached."""
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid(d, v) for d, v in opsets.items()], ir_version=10)
-    return list(_kept(model.SerializeToString(deterministic=True)).run(None, dict(feeds)))
+    return list(_cached_session(model.SerializeToString(deterministic=True)).run(None, dict(feeds)))
 
 
 @lru_cache(1024)
-def _kept(model: bytes) -> Any:
+def _cached_session(model: bytes) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -77,14 +77,14 @@ def run_node(
     operands: Mapping[str, Array],
     constants: Mapping[str, Array],
 ) -> list[Any]:
-    """The outputs of one node, given the arrays of its inputs and of what its bodies take from outside.
+    """The outputs of one node, given the arrays of its inputs and of outer tensors that its bodies read.
 
     Args:
         node: the node.
-        names: its outputs that are wanted.
+        names: the requested outputs.
         opsets: domain -> version.
-        operands: name -> array of what the node reads.
-        constants: the same for what does not change from run to run; some kernels want that to be stored.
+        operands: name -> array of each tensor that the node reads.
+        constants: the same for tensors that do not change between runs; some kernels require them to be initializers.
     """
     graph = GraphProto(name="one")
     graph.node.append(node)
@@ -97,7 +97,7 @@ def run_node(
 
 
 def sample(rng: Rng, dtype: int, shape: tuple[int, ...]) -> Array:
-    """Normal numbers, small integers, or True; `dtype` as TensorProto numbers it."""
+    """Normally distributed numbers, small integers, or True; `dtype` is a TensorProto data type."""
     kind = helper.tensor_dtype_to_np_dtype(dtype) if dtype else np.dtype(np.float32)
     if kind.kind in "iu":
         return rng.integers(0, 8, shape).astype(kind)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings for all tests, and how many random networks they look at."""
+"""Settings for all tests, and the number of random networks to examine."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ EXAMINED = pytest.StashKey["Examined"]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("random networks")
-    group.addoption("--networks", type=int, default=300, metavar="N", help="how many are cut and compared (default: 300)")
-    group.addoption("--first", type=int, default=0, metavar="SEED", help="the seed of the first one (default: 0)")
+    group.addoption(
+        "--networks", type=int, default=300, metavar="N", help="number of networks to cut and compare (default: 300)"
+    )
+    group.addoption("--first", type=int, default=0, metavar="SEED", help="seed of the first network (default: 0)")
 
 
 @pytest.fixture
 def examined(request: pytest.FixtureRequest) -> Examined:
-    """Which random networks are asked for, and a place for what comes of them."""
+    """The requested random networks, and a record of their results."""
     from tests.cases.random_networks import Examined
 
     first, count = (request.config.getoption(name) for name in ("--first", "--networks"))
@@ -34,7 +36,7 @@ def examined(request: pytest.FixtureRequest) -> Examined:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """What came of the random networks, also of a run that was stopped half-way."""
+    """Report the results of the random networks, even if the run was interrupted."""
     if EXAMINED in config.stash:
         for line in config.stash[EXAMINED].summary():
             terminalreporter.write_line(line)

@@ -37,7 +37,7 @@ def test_a_ratio_is_reached_on_a_trained_network(ratio: float) -> None:
     assert (report.macs.kept < 1) == (ratio > 0)
 
 
-def test_a_path_a_model_and_a_string_are_alike(tmp_path: Path) -> None:
+def test_a_path_a_string_and_a_model_give_the_same_result(tmp_path: Path) -> None:
     path = write(tmp_path)
     found = [pruned(m, 0.5).model for m in (path, str(path), onnx.load(path))]
     assert found[0] == found[1] == found[2]
@@ -77,11 +77,11 @@ def test_include_and_exclude_choose_groups() -> None:
 
 
 def test_progress_rises_to_one_in_every_stage() -> None:
-    told: list[tuple[str, float]] = []
-    onnxprune.prune(small(), 0.5, recover="none", progress=lambda stage, done: told.append((stage, done)))
-    assert told[0][0] == "analyse"
+    calls: list[tuple[str, float]] = []
+    onnxprune.prune(small(), 0.5, recover="none", progress=lambda stage, done: calls.append((stage, done)))
+    assert calls[0][0] == "analyse"
     for stage in ("analyse", "verify", "benchmark"):
-        done = [d for s, d in told if s == stage]
+        done = [d for s, d in calls if s == stage]
         assert done == sorted(done)
         assert done[-1] == 1
 
@@ -92,7 +92,7 @@ def test_analyze_finds_channels_and_pins() -> None:
     assert [(h.channels, h.weights) for h in found.pinned] == [(5, ("w4",))]
 
 
-def test_the_sample_shows_the_accuracy_of_the_trained_model() -> None:
+def test_the_sample_data_reproduce_the_accuracy_of_the_trained_model() -> None:
     report = onnxprune.prune(TRAINED, 0.1, data=TRAINED.with_suffix(".npz"), recover="none", bench=False, verify=False).report
     assert report.accuracy is not None
     assert report.samples == 1000
@@ -100,7 +100,7 @@ def test_the_sample_shows_the_accuracy_of_the_trained_model() -> None:
     assert report.accuracy.after > 0.9
 
 
-def test_the_trained_network_has_the_promised_form() -> None:
+def test_the_trained_network_has_the_documented_form() -> None:
     """Input [N, 1, 28, 28] in [0, 1], output [N, 10], BatchNormalization kept."""
     net = onnx.load(TRAINED)
     shapes = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Graphs of real architectures, cut in half and verified from the plan alone, in every clone."""
+"""Graphs of real architectures that every clone contains, cut in half and verified from the plan alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def halved(net: ModelProto) -> onnxprune.Result:
 
 
 @pytest.mark.parametrize("name", zoo.NAMES)
-def test_a_graph_of_the_zoo_that_is_cut_wrongly_is_noticed(name: str) -> None:
+def test_a_wrong_cut_of_a_zoo_graph_is_detected(name: str) -> None:
     net = zoo.read(name)
     result = halved(net)
     onnx.checker.check_model(result.model)
@@ -32,11 +32,11 @@ def test_a_graph_of_the_zoo_that_is_cut_wrongly_is_noticed(name: str) -> None:
     assert result.report.macs.kept < 0.6
 
 
-def test_the_part_of_the_zoo_is_small_and_broad() -> None:
+def test_the_part_of_the_zoo_in_the_repository_is_small_and_broad() -> None:
     assert sum(p.stat().st_size for p in zoo.FOLDER.iterdir() if p.is_file()) <= 3e6
     forms = {name.split(".")[-1] for name in zoo.NAMES}
     assert forms == {"ts_bn", "ts_fold", "dy_bn", "dy_fold"}
     nets = [ModelProto.FromString(gzip.decompress(p.read_bytes())) for p in zoo.FOLDER.glob("*.gz")]
     operators = {n.op_type for net in nets for n in net.graph.node}
     assert len(operators) >= 50
-    assert sorted(operators - RULES.keys()) == ["Constant", "Range"], "each has a rule, or makes no channels"
+    assert sorted(operators - RULES.keys()) == ["Constant", "Range"], "every operator has a rule, or produces no channels"

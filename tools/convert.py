@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""How many graphs become PyTorch modules that equal onnxruntime and train, with our converter and with others.
+"""How many graphs convert to PyTorch modules that equal onnxruntime and train, with our converter and with others.
 
 usage: python tools/convert.py FOLDER_OR_MODEL [...] [--with ours|onnx2torch|onnx2pytorch] [--only GLOB] [--every N]
                                [--ratio R] [--table FILE.md]
 A folder is a zoo (`hydrate.py` fills its weightless graphs) or holds .onnx files. For each graph, on one seeded input:
-  converts  a module came out and ran
-  error     largest difference from onnxruntime over its largest output; equal: at most 1e-4. Some networks multiply rounding
-            until their outputs tell nothing; where the error is more, two more columns tell:
-  itself    how far onnxruntime moves from itself when it optimises the graph; equal: at most three times as far
-  by node   the largest error of a single node that is given onnxruntime's own values; equal: at most 1e-4
-  trained   the share of the stored numbers (float tensors of more than one element that reach an output, without BatchNorm's
-            running statistics) that get a gradient, not all zero in their tensor; trains: at least 95 %, and all are finite
-`--ratio` prunes each graph first, so that the nodes that pruning adds are converted too. Exit status 1 if a graph falls short.
+  converts  a module was built and ran
+  error     largest difference from onnxruntime over its largest output; equal: at most 1e-4. Some networks amplify rounding
+            until their outputs carry no information; for larger errors, two more columns decide:
+  optimised change of onnxruntime's outputs when it optimises the graph; equal: an error of at most three times as much
+  by node   largest error of a single node, given onnxruntime's own values; equal: at most 1e-4
+  trained   share of the stored numbers (float tensors of more than one element that reach an output, without BatchNorm's
+            running statistics) that get a gradient, not all zero in their tensor; trainable: at least 95 %, and all are finite
+`--ratio` prunes each graph first, so that nodes added by pruning are converted too. Exit status 1 if a graph fails.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ from onnx import ModelProto, TensorProto
 Feeds = dict[str, NDArray[Any]]
 Run = Callable[[Feeds], Sequence[Any]]
 EQUAL, TRAINS = 1e-4, 0.95
-SMALLEST = 0.02  # outputs below it count as this much: onnxruntime's sigmoid errs by 1e-7 absolute, however faint its result
+SMALLEST = 0.02  # floor for the largest output: onnxruntime's sigmoid errs by 1e-7 absolute, however small its result
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
 
 
 @dataclass(frozen=True)
 class Row:
-    """What came of one graph.
+    """The result for one graph.
 
     Attributes:
-        error: NaN where the graph did not convert.
-        rounding: how far onnxruntime moves from itself when it optimises the graph; 0 where `error` is small.
-        by_node: the error of the worst single node; NaN where `error` is small, or single nodes do not convert.
-        trained: share of the weights that get a gradient; NaN where a gradient is not finite.
-        why: what went wrong first.
-        seconds: converting, and one forward and backward pass.
+        error: NaN if the graph did not convert.
+        rounding: change of onnxruntime's outputs when it optimises the graph; 0 if `error` is small.
+        by_node: the error of the worst single node; NaN if `error` is small, or single nodes do not convert.
+        trained: share of the weights that get a gradient; NaN if a gradient is not finite.
+        why: the first failure.
+        seconds: time for conversion, and one forward and backward pass.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Row:
 
     @property
     def converts(self) -> bool:
-        """Whether a module came out and ran."""
+        """Whether a module was built and ran."""
         return not np.isnan(self.error)
 
     @property
@@ -128,7 +128,7 @@ def feeds_for(model: ModelProto) -> Feeds:
 
 
 def expected(model: ModelProto, feeds: Feeds, optimised: bool = False) -> list[NDArray[Any]]:
-    """What onnxruntime computes, node by node as the file says or with all its optimisations."""
+    """onnxruntime's outputs, without optimisations or with all of them."""
     options, levels = onnxruntime.SessionOptions(), onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
@@ -138,12 +138,12 @@ def expected(model: ModelProto, feeds: Feeds, optimised: bool = False) -> list[N
 
 
 def difference(found: Sequence[Any], wanted: Sequence[NDArray[Any]]) -> float:
-    """Largest difference over the largest value, the worst output counts."""
+    """Largest difference over the largest value, for the worst output."""
     worst = 0.0
     for a, b in zip(found, wanted, strict=True):
         a = a if isinstance(a, np.ndarray) else a.detach().cpu().numpy()
         if a.shape != b.shape:
-            raise ValueError(f"an output has shape {a.shape}, onnxruntime makes {b.shape}")
+            raise ValueError(f"an output has shape {a.shape}, onnxruntime's has {b.shape}")
         finite = np.isfinite(b)
         scale = max(np.abs(b[finite]).max(initial=0), SMALLEST)
         worst = max(worst, float(np.abs(a.astype(np.float64) - b)[finite].max(initial=0) / scale))
@@ -151,7 +151,7 @@ def difference(found: Sequence[Any], wanted: Sequence[NDArray[Any]]) -> float:
 
 
 def node_by_node(model: ModelProto, feeds: Feeds, convert: Callable[[ModelProto], tuple[Run, Any]]) -> tuple[float, str]:
-    """The largest error of a single node that is given onnxruntime's own values, and which; NaN if one does not convert."""
+    """The largest error of a single node given onnxruntime's own values, and its name; NaN if a node does not convert."""
     everything = ModelProto()
     everything.CopyFrom(model)
     names = [name for n in model.graph.node for name in n.output if name]
@@ -166,14 +166,14 @@ def node_by_node(model: ModelProto, feeds: Feeds, convert: Callable[[ModelProto]
             try:
                 run = convert(_alone(model, n, values, reads))[0]
                 error = difference(run({k: values[k] for k in reads[:1]}), [values[n.output[0]]])
-            except Exception:  # a converter may want its weights where the file had them
+            except Exception:  # a converter may need weights in their original place
                 return float("nan"), "?"
             worst, where = max((worst, where), (error, f"{n.op_type} {n.name or n.output[0]}"))
     return worst, where
 
 
 def _alone(model: ModelProto, node: onnx.NodeProto, values: Feeds, reads: Sequence[str]) -> ModelProto:
-    """A model of one node: its first input is fed, the others are stored."""
+    """A model of one node: its first input is fed, the rest are stored."""
     info = onnx.helper.make_tensor_value_info
     kinds = {name: onnx.helper.np_dtype_to_tensor_dtype(values[name].dtype) for name in reads}
     stored = [onnx.numpy_helper.from_array(values[name], name) for name in reads[1:]]
@@ -184,7 +184,7 @@ def _alone(model: ModelProto, node: onnx.NodeProto, values: Feeds, reads: Sequen
 
 
 def stored_numbers(model: ModelProto) -> int:
-    """How many numbers a training could change: those that reach an output, but through a running statistic."""
+    """How many numbers training could change: those that reach an output other than through running statistics."""
     producers = {name: n for n in model.graph.node for name in n.output}
     reached, todo = set(), [v.name for v in model.graph.output]
     while todo:
@@ -201,7 +201,7 @@ def stored_numbers(model: ModelProto) -> int:
 
 
 def trained(outputs: Sequence[Any], module: Any, total: int) -> float:
-    """The share of `total` numbers that a backward pass from random weights on the outputs reaches; NaN if not finite."""
+    """The share of `total` numbers reached by a backward pass from randomly weighted outputs; NaN if not finite."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -218,7 +218,7 @@ def trained(outputs: Sequence[Any], module: Any, total: int) -> float:
 
 
 def measure(name: str, model: ModelProto, convert: Callable[[ModelProto], tuple[Run, Any]]) -> Row:
-    """One row of the table; an exception is a result too."""
+    """One row of the table; exceptions are recorded in it."""
     feeds = feeds_for(model)
     wanted = expected(model, feeds)
     start, error, rounding, by_node, share, worst = time.perf_counter(), float("nan"), 0.0, float("nan"), float("nan"), ""
@@ -233,14 +233,14 @@ def measure(name: str, model: ModelProto, convert: Callable[[ModelProto], tuple[
             rounding = difference(expected(model, feeds, optimised=True), wanted)
             by_node, worst = node_by_node(model, feeds, convert)
         why = "" if share >= TRAINS else "a gradient is not finite" if np.isnan(share) else "weights without gradient"
-    except Exception as e:  # whatever goes wrong belongs in the table
+    except Exception as e:  # every failure belongs in the table
         why = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}"[:150].replace("|", "/")
     row = Row(name, error, rounding, by_node, share, why, time.perf_counter() - start)
-    return row if row.equal or not row.converts else replace(row, why=f"differs, most at {worst}")
+    return row if row.equal or not row.converts else replace(row, why=f"differs most at {worst}")
 
 
 def models(options: argparse.Namespace) -> Iterator[tuple[str, ModelProto]]:
-    """Each graph with its name, pruned if that is asked for."""
+    """Each graph with its name, pruned on request."""
     found: list[tuple[Path, Any]] = []
     for place in options.places:
         files = sorted([*place.glob("*.onnx.gz"), *place.glob("*.onnx")]) if place.is_dir() else [place]
@@ -280,9 +280,9 @@ def main() -> None:
     parser.add_argument("--only", default="*")
     parser.add_argument("--every", type=int, default=1, help="take every n-th graph")
     parser.add_argument("--ratio", type=float, default=0.0, help="prune this fraction of the channels first")
-    parser.add_argument("--table", type=Path, help="write the table there as well")
+    parser.add_argument("--table", type=Path, help="also write the table to this file")
     options = parser.parse_args()
-    lines = ["| graph | error | itself | by node | trained | seconds | what is wrong |", "|---|---|---|---|---|---|---|"]
+    lines = ["| graph | error | optimised | by node | trained | seconds | failure |", "|---|---|---|---|---|---|---|"]
     print("\n".join(lines))
     rows = []
     for name, model in models(options):
@@ -294,8 +294,8 @@ def main() -> None:
         gc.collect()
     counts = [sum(r.converts for r in rows), sum(r.equal for r in rows), sum(r.equal and r.trains for r in rows)]
     lines.append(
-        f"\n{options.converter}: of {len(rows)} graphs {counts[0]} convert and run, {counts[1]} equal onnxruntime, "
-        f"{counts[2]} also train; {sum(r.error <= EQUAL for r in rows)} have an error of at most {EQUAL:g} end to end"
+        f"\n{options.converter}: {len(rows)} graphs; {counts[0]} convert and run, {counts[1]} equal onnxruntime, "
+        f"{counts[2]} of these trainable; {sum(r.error <= EQUAL for r in rows)} have an error of at most {EQUAL:g} end to end"
     )
     print(lines[-1])
     if options.table:

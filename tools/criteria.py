@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy after a plain cut (no retraining, no recovery) for every criterion: what the default was chosen by.
+"""Accuracy after a plain cut (no retraining, no recovery) for every criterion: the basis for the default.
 
 usage: python tools/criteria.py [--align none] [MODEL.onnx DATA.npz]
-Prints a markdown table: one row a criterion, one column a ratio and scope; top-1 on the data, and the mean over the columns.
+Prints a Markdown table: a row per criterion, a column per scope and ratio; top-1 on the data, and the mean over the columns.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The table of figures in the README: what a cut brings on real models, measured on this machine.
+"""Prints the table of docs/figures.md: size, speed and error of cuts of real models, measured on this machine.
 
 usage: python tools/figures.py [--ratios 0.15 0.3 0.5] [--align auto] [--scope global] [MODEL.onnx[=DATA.npz] ...]
-Without models: the ResNet-20 in models/ with its sample of the test set. Every row is proven equal to the masked original
-before it is timed; original and pruned run in turn in one process, one thread; the spread is the 10th to 90th percentile.
+Without models: the ResNet-20 in models/ with its part of the test set. Every cut is verified equal to the masked original
+before timing; original and pruned run in turn in one process, one thread; the spread is the 10th to 90th percentile.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEFAULT = f"{MODELS / 'resnet20-fashion-mnist.onnx'}={MODELS / 'resnet20-fashion
 
 
 def processor() -> str:
-    """The name of the processor, as the system tells it."""
+    """The name of the processor, from the system."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -62,7 +62,9 @@ def main() -> None:
     parser.add_argument("--scope", default="global")
     options = parser.parse_args()
     print(f"{processor()}, one thread, onnxruntime {onnxruntime.__version__}, align {options.align}, scope {options.scope}\n")
-    print("| model | `--ratio` | removed | MACs | file | latency | speed-up (10-90 %) | error of proof | top-1, no recovery |")
+    print(
+        "| model | `--ratio` | removed | MACs | file | latency | speed-up (10-90 %) | verification error | top-1, no recovery |"
+    )
     print("|---" * 9 + "|")
     for entry in options.models:
         model, _, data = entry.partition("=")

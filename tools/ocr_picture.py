@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The picture of `ocr_case.py`: words with what each model reads, and bars of character accuracy."""
+"""The picture of `ocr_case.py`: words, what each model reads, and bars of character accuracy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROW, COLUMN, FIRST, EDGE, BAR = 36, 230, 260, 16, 24
 
 @dataclass(frozen=True)
 class Shown:
-    """A word: its picture (3, height, width) in [-1, 1], what it says, and what each model reads."""
+    """A word: its image (3, height, width) in [-1, 1], its text, and what each model reads."""
 
     pixels: NDArray[np.float32] = field(repr=False)
     word: str
@@ -27,14 +27,14 @@ class Shown:
 
 @dataclass(frozen=True)
 class Bars:
-    """Shares in [0, 1] under a title."""
+    """Fractions in [0, 1] under a title."""
 
     title: str
     shares: Mapping[str, float]
 
 
 def printable(text: str) -> str:
-    """Letters that the picture's font lacks (Chinese) as boxes; nothing as a dash."""
+    """Text with characters missing from the font (Chinese) as boxes; an empty text as a dash."""
     return "".join(c if c.isascii() else "□" for c in text) or "-"
 
 
@@ -42,9 +42,9 @@ def draw(heads: Sequence[str], shown: Sequence[Shown], bars: Sequence[Bars], fon
     """Write the picture.
 
     Args:
-        heads: names of the models, as many as each word has texts.
+        heads: names of the models, in the order of each word's texts.
         bars: drawn side by side below the words.
-        font: a TrueType file; None: the one that Pillow brings.
+        font: a TrueType file; None: Pillow's default.
     """
     width = FIRST + COLUMN * len(heads) + 2 * EDGE
     below = max(len(b.shares) for b in bars) * BAR + 2 * ROW
@@ -62,7 +62,7 @@ def draw(heads: Sequence[str], shown: Sequence[Shown], bars: Sequence[Bars], fon
 
 
 def _word(image: Image.Image, pen: ImageDraw.ImageDraw, one: Shown, top: int, font: Any) -> None:
-    text = one.pixels[:, :, one.pixels.any((0, 1))]  # without what was padded
+    text = one.pixels[:, :, one.pixels.any((0, 1))]  # without the padding
     picture = Image.fromarray(((text + 1) * 127.5).round().astype(np.uint8).transpose(1, 2, 0))
     picture.thumbnail((FIRST - EDGE, ROW - 6))
     image.paste(picture, (EDGE, top))

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Whole-process time of a cut against a Python process that only loads and saves the same file with onnx.
+"""Whole-process time of a cut relative to a Python process that only loads and saves the same file with onnx.
 
 usage: python tools/overhead.py MODEL.onnx [--ratio 0.5] [--runs 7]
-The two run in turn (A B A B ...) after one warm-up each; prints medians, spreads, and the median of the paired ratios.
+Both run in turn (A B A B ...) after one warm-up each; prints medians, spreads, and the median of the paired ratios.
 """
 
 from __future__ import annotations

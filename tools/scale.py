@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""How time and memory grow: seconds of analysis by nodes, and the peak memory of a whole cut by the size of the file.
+"""How time and memory scale: seconds of analysis by nodes, and the peak memory of a whole cut by the size of the file.
 
 usage: python tools/scale.py nodes [1000 2000 5000 10000 20000]
        python tools/scale.py zoo FOLDER                 analysis of every graph; exit status 1 if one takes over --limit seconds
        python tools/scale.py memory [100 1000 3000] [--ratio 0.5] [--folder DIR]        megabytes; needs twice that on disk
 Networks are generated: residual blocks of convolutions, and transformer blocks with the shape arithmetic that exporters
-write; for memory, blocks of two large products. From 2 GB on, and with `--external`, weights lie in a file of their own. Peak
+write; for memory, blocks of two large products. From 2 GB on, and with `--external`, weights are in a separate file. Peak
 memory is what the system counts for the whole process (maximum resident set), Python and its libraries included.
 """
 
@@ -94,7 +94,7 @@ KINDS: dict[str, Callable[[int], ModelProto]] = {"residual": residual, "transfor
 
 
 def seconds_of_analysis(model: ModelProto) -> float:
-    """From a model in memory to its groups, in seconds of one processor: what else runs on the machine does not count."""
+    """From a model in memory to its groups, in processor seconds, so that other processes do not count."""
     start = time.process_time()
     analyse(read_graph(model))
     return time.process_time() - start
@@ -102,7 +102,7 @@ def seconds_of_analysis(model: ModelProto) -> float:
 
 def by_nodes(counts: list[int]) -> None:
     """The table of seconds by nodes."""
-    print("| network | nodes | seconds | ms a node |\n|---|---|---|---|")
+    print("| network | nodes | seconds | ms per node |\n|---|---|---|---|")
     for kind, make in KINDS.items():
         for count in counts:
             model = make(count)
@@ -167,7 +167,7 @@ def _block(k: int, now: str) -> Iterator[NodeProto]:
 
 
 def measured(command: list[str]) -> tuple[float, float]:
-    """Seconds and peak megabytes of a process, which must succeed."""
+    """Seconds and peak megabytes of a process that must succeed."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -177,12 +177,12 @@ def measured(command: list[str]) -> tuple[float, float]:
     return time.perf_counter() - start, usage.ru_maxrss * (1024 if sys.platform != "darwin" else 1) / 1e6
 
 
-STEPS = {"cut": ("--no-verify", "--no-bench"), "cut and prove": ("--no-bench",), "cut, prove and time": ()}
+STEPS = {"cut": ("--no-verify", "--no-bench"), "cut and verify": ("--no-bench",), "cut, verify and time": ()}
 
 
 def by_size(sizes: list[int], ratio: str, external: bool, place: str | None) -> None:
     """The table of peak memory by size of the file."""
-    print("| file | weights in | what | seconds | peak memory | of the file |\n|---|---|---|---|---|---|")
+    print("| file | weights in | steps | seconds | peak memory | peak / file |\n|---|---|---|---|---|---|")
     base = measured([sys.executable, "-c", "import onnxprune, onnxruntime"])[1]
     for megabytes in sizes:
         with tempfile.TemporaryDirectory(dir=place) as folder:
@@ -197,14 +197,14 @@ def by_size(sizes: list[int], ratio: str, external: bool, place: str | None) -> 
                 write(model, path)
                 data.unlink()
             size = sum(f.stat().st_size for f in Path(folder).iterdir()) / 1e6
-            for what, options in STEPS.items():
+            for steps, options in STEPS.items():
                 out = ["-o", str(Path(folder) / "out.onnx"), "--force"]
                 seconds, peak = measured(
                     [sys.executable, "-m", "onnxprune", str(path), "--ratio", ratio, "--recover", "none", *options, *out]
                 )
-                where = "other file" if outside else "the file"
+                where = "separate file" if outside else "the file"
                 print(
-                    f"| {size:,.0f} MB | {where} | {what} | {seconds:.1f} | {peak:,.0f} MB | {peak / size:.2f}x |", flush=True
+                    f"| {size:,.0f} MB | {where} | {steps} | {seconds:.1f} | {peak:,.0f} MB | {peak / size:.2f}x |", flush=True
                 )
     print(f"\nratio {ratio}; Python with its libraries alone takes {base:,.0f} MB; the bound is 2.5 times the file")
 
@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("values", nargs="*")
     parser.add_argument("--ratio", default="0.5")
     parser.add_argument("--external", action="store_true")
-    parser.add_argument("--folder", help="where generated models lie")
+    parser.add_argument("--folder", help="the folder for generated models")
     parser.add_argument("--limit", type=float, default=3.0)
     options = parser.parse_args()
     print(f"{processor()}\n")

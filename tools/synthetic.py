@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""How near synthetic inputs come to real ones: the mismatch with BatchNorm's running statistics, layer by layer, and a picture.
+"""How close synthetic inputs come to real ones: the mismatch with BatchNorm's running statistics per layer, and a picture.
 
 usage: python tools/synthetic.py [MODEL.onnx] [--data SOURCE [--preprocess ...]] [--count 256] [--seed 0] [--sheet OUT.png]
-Prints a markdown table: of every BatchNorm layer, how far its mean (in running deviations) and its deviation (as a logarithm)
-are from the running statistics with synthetic inputs (before and after gradient descent, where torch is installed), with the
-real ones of SOURCE, and with normal noise; and how far the real ones are when they are prepared wrongly. OUT.png shows the
-first samples, of inputs that are images.
+Prints a Markdown table: for every BatchNorm layer, how far its mean (in running deviations) and its deviation (as a logarithm)
+are off the running statistics for synthetic inputs (evolved; then also refined by gradient descent, if torch is installed),
+for the real ones of SOURCE, and for normal noise; and the mismatch of real ones preprocessed wrongly. OUT.png shows the first
+samples of an input that holds images.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def write_sheet(data: Data, path: str, columns: int, rows: int, zoom: int) -> No
 SPOILED: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "as given": lambda x: x,
     "negatives": lambda x: x.max() + x.min() - x,
-    "normalised once more": lambda x: (x - x.mean()) / x.std(),
+    "normalised twice": lambda x: (x - x.mean()) / x.std(),
     "2 x - 1": lambda x: 2 * x - 1,
     "(x + 1) / 2": lambda x: (x + 1) / 2,
     "255 x": lambda x: 255 * x,
@@ -65,8 +65,8 @@ SPOILED: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
 
 
 def spoiled(model: ModelProto, data: Data) -> str:
-    """Markdown: the mismatch of real inputs that are prepared wrongly."""
-    lines = ["| real inputs | off by |", "|---|---|"]
+    """Markdown: the mismatch of real inputs preprocessed wrongly."""
+    lines = ["| real inputs | mismatch |", "|---|---|"]
     for name, change in SPOILED.items():
         chunks = tuple({k: change(x).astype(x.dtype) if x.dtype.kind == "f" else x for k, x in c.items()} for c in data.chunks)
         found = fit(model, replace(data, chunks=chunks))
@@ -75,7 +75,7 @@ def spoiled(model: ModelProto, data: Data) -> str:
 
 
 def table(columns: dict[str, Fit]) -> str:
-    """Markdown: a row a layer, mean and spread a column, and the averages."""
+    """Markdown: a row per layer, mean and deviation of every column, and the averages."""
     head = " | ".join(f"{name}: mean | deviation" for name in columns)
     lines = [f"| layer | {head} |", "|---" * (1 + 2 * len(columns)) + "|"]
     for layers in zip(*(f.layers for f in columns.values()), strict=True):
@@ -88,27 +88,27 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default=str(MODELS / "resnet20-fashion-mnist.onnx"))
-    parser.add_argument("--data", help="real inputs, to compare with")
+    parser.add_argument("--data", help="real inputs for comparison")
     parser.add_argument("--preprocess")
-    parser.add_argument("--samples", type=int, help="real ones, at most")
+    parser.add_argument("--samples", type=int, help="maximum number of real samples")
     parser.add_argument("--count", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sheet", help="a picture of synthetic inputs (.png)")
     parser.add_argument("--columns", type=int, default=24)
     parser.add_argument("--rows", type=int, default=6)
     parser.add_argument("--zoom", type=int, default=1)
-    parser.add_argument("--input-shape", help="such as 1x3x48x192, for the only input")
+    parser.add_argument("--input-shape", help="shape of the only input, such as 1x3x48x192")
     options = parser.parse_args()
     model = load(options.model).model
     names = [v.name for v in model.graph.input]
     shapes = {names[0]: tuple(map(int, options.input_shape.split("x")))} if options.input_shape else None
     start = time.perf_counter()
-    bred = synthesize(model, options.count, options.seed, shapes)
+    evolved = synthesize(model, options.count, options.seed, shapes)
     middle = time.perf_counter()
     made = synthesize(model, options.count, options.seed, shapes, refine=refinement())
     end = time.perf_counter()
     print(f"{options.model}: {made.notes[0]}; {middle - start:.0f} s without gradients, {end - middle:.0f} s with\n")
-    columns = {"bred": fit(model, bred), "bred, then descended": fit(model, made)}
+    columns = {"evolved": fit(model, evolved), "evolved and refined": fit(model, made)}
     if options.data:
         real = load_data(options.data, model, preprocess=options.preprocess, samples=options.samples)
         columns["real"] = fit(model, real)

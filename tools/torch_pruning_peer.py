@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The peer in the table of `recovery.py`: Torch-Pruning on the PyTorch module of the model in models/.
+"""Torch-Pruning on the PyTorch module of the model in models/, for the table of `recovery.py`.
 
 Needs torch and torch-pruning. L2 norms, the same fraction of every group (residual spine included, classifier kept), without
-rounding, at the ratio that comes nearest to the asked multiply-accumulates; then BatchNorm statistics are re-estimated on the
-same unlabelled samples, as its users do before they train on.
+rounding, at the ratio closest to the requested MACs; then BatchNorm statistics are re-estimated on the same unlabelled samples,
+as its users do before further training.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def training_module() -> Any:
 
 
 def network(model: ModelProto) -> Any:
-    """The PyTorch module with the file's weights. The exporter stores equal tensors once: both shifts before a sum are one."""
+    """The PyTorch module with the file's weights. The exporter stores equal tensors once: two shifts before a sum."""
     import torch
 
     net = training_module().ResNet20()
@@ -43,7 +43,7 @@ def network(model: ModelProto) -> Any:
 
 
 def cut(model: ModelProto, ratio: float) -> tuple[Any, float]:
-    """The module without `ratio` of its channels, and the share of multiply-accumulates that is left."""
+    """The module without `ratio` of its channels, and the fraction of MACs kept."""
     import torch
     import torch_pruning as tp
 
@@ -58,7 +58,7 @@ def cut(model: ModelProto, ratio: float) -> tuple[Any, float]:
 
 
 def pruned(model: ModelProto, share: float) -> tuple[Any, float]:
-    """The cut whose multiply-accumulates come nearest to `share`."""
+    """The cut whose MACs are closest to `share`."""
     found = [cut(model, ratio) for ratio in np.arange(0.1, 0.7, 0.01)]
     return min(found, key=lambda pair: abs(pair[1] - share))
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which channels hang together: labels on every position of every axis, and the rules that tie them."""
+"""Which channels belong together: labels on every position of every axis, and the rules that tie them."""

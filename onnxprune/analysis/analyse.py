@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole analysis of a graph: what can be cut, what cannot, and what a cut has shown that it cannot follow."""
+"""The complete analysis of a graph: what can be cut, what cannot, and which nodes a trial has shown cannot follow a cut."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import cached_property
 
 from onnxprune.analysis.couple import couple
 from onnxprune.analysis.coupling import Coupled
-from onnxprune.analysis.groups import Group, Held, find_groups, find_held
+from onnxprune.analysis.groups import Group, Pinned, find_groups, find_pinned
 from onnxprune.analysis.policy import Policy
 from onnxprune.errors import OptionError
 from onnxprune.ir.graph import Graph
@@ -23,8 +23,8 @@ class Analysis:
 
     Attributes:
         coupled: labels, ties and pins.
-        groups: channels that can be removed, by groups of one width.
-        refused: index of a node -> why it could not be cut, found when a cut was tried.
+        groups: channels that can be removed, in groups that share one width.
+        refused: index of a node -> why it could not be cut, found by trying a cut.
     """
 
     coupled: Coupled = field(repr=False)
@@ -32,18 +32,18 @@ class Analysis:
     refused: Mapping[int, str] = field(default_factory=dict)
 
     @cached_property
-    def held(self) -> tuple[Held, ...]:
-        """What holds other channels, largest first."""
-        return find_held(self.coupled)
+    def pinned(self) -> tuple[Pinned, ...]:
+        """Channels that are always kept, by what pins them, most first."""
+        return find_pinned(self.coupled)
 
     @property
     def prunable(self) -> int:
-        """How many channels can be removed or kept one by one."""
+        """The number of channels that can be removed or kept individually."""
         return sum(len(g) for g in self.groups)
 
 
 def analyse(graph: Graph, policy: Policy | None = None, refused: Mapping[int, str] | None = None) -> Analysis:
-    """Couple the channels of a graph as `policy` wishes; nodes in `refused` keep theirs.
+    """Couple the channels of a graph according to `policy`; nodes in `refused` keep theirs.
 
     Raises:
         OptionError: a pattern of the policy matches no weight.
@@ -54,9 +54,9 @@ def analyse(graph: Graph, policy: Policy | None = None, refused: Mapping[int, st
 
 
 def refuse(analysis: Analysis, nodes: Mapping[int, str]) -> Analysis:
-    """The analysis if more nodes keep the channels around them, where a cut has shown that they cannot follow.
+    """Repeat the analysis with more nodes whose channels are kept, because a cut has shown that they cannot follow.
 
-    What the first of them does not reach stays as it was found.
+    Results before the first of these nodes are reused.
 
     Args:
         nodes: index of a node -> why its channels are kept; completes the sentence "<node> ...".
@@ -69,13 +69,13 @@ def refuse(analysis: Analysis, nodes: Mapping[int, str]) -> Analysis:
 
 
 def check_patterns(option: str, patterns: Sequence[str], coupled: Coupled) -> None:
-    """Each pattern matches the name of a weight that has channels.
+    """Check that each pattern matches the name of a weight that has channels.
 
     Raises:
-        OptionError: one does not.
+        OptionError: a pattern matches none.
     """
     names = sorted({o.weight for o in coupled.owners})
     for pattern in patterns:
         if pattern != "*" and not fnmatch.filter(names, pattern):
             near = difflib.get_close_matches(pattern.strip("*"), names, 3, 0.3) or names[:3]
-            raise OptionError(f"{option}: '{pattern}' matches no weight; near names: {', '.join(near)}")
+            raise OptionError(f"{option}: '{pattern}' matches no weight; similar names: {', '.join(near)}")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blocks of channels of which the same number must stay in each, while which ones is free.
+"""Blocks of channels that must all keep the same number of channels, while the choice within each block is free.
 
-A grouped convolution makes its outputs block by block: it stays one if every block loses as many, whichever they are. Such
-demands are kept beside the ties, and become ties where they contradict each other: the same position of every block is then one
-channel.
+A grouped convolution computes its outputs block by block: it remains a grouped convolution if every block loses the same
+number of channels, whichever they are. Such demands are kept beside the ties. Demands that contradict each other become ties:
+the same position of every block is then one channel.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ class Demand:
     rows: Indices
 
     def partition(self) -> frozenset[frozenset[int]]:
-        """The blocks, in no order."""
+        """The blocks, unordered."""
         return frozenset(frozenset(row.tolist()) for row in self.rows)
 
 
 def settle(labels: Labels, evens: Sequence[Even], owner_of: Indices) -> tuple[Even, ...]:
-    """The demands that stand, by classes: free, disjoint, each within channels that own slices of the same weights.
+    """The demands that hold, as classes: free, disjoint, each within channels that own slices of the same weights.
 
-    All others are made ties.
+    All others become ties.
 
     Args:
-        owner_of: for each label the weight axis that owns it, -1 for none (n_labels,).
+        owner_of: for each label, the weight axis that owns it, -1 for none (n_labels,).
     """
     evens = list(evens)
     while evens:
@@ -61,7 +61,7 @@ def settle(labels: Labels, evens: Sequence[Even], owner_of: Indices) -> tuple[Ev
 
 
 def _blocks(grid: Indices) -> Indices | None:
-    """The different classes of each block; blocks of the same classes once. None where blocks overlap in any other way."""
+    """The distinct classes of each block; identical blocks once. None if blocks overlap in any other way."""
     counted = [np.unique(row, return_counts=True) for row in grid]
     times = {int(n) for _, counts in counted for n in counts}
     sizes = {len(classes) for classes, _ in counted}
@@ -72,18 +72,18 @@ def _blocks(grid: Indices) -> Indices | None:
 
 
 def _of_one_kind(demands: Sequence[Demand], roots: Indices, owner_of: Indices) -> tuple[list[Demand], list[Even]]:
-    """Demands on channels that own slices of the same weights, and the others: those are never compared with each other."""
-    asked = np.full(len(roots), -1)
+    """Demands on channels that own slices of the same weights, and the others, whose channels are not comparable."""
+    demand_of = np.full(len(roots), -1)
     for k, demand in enumerate(demands):
-        asked[demand.rows] = k
-    mine = np.flatnonzero((asked[roots] >= 0) & (owner_of >= 0))
-    many = int(owner_of.max(initial=0)) + 1
-    root, owner = np.divmod(distinct(roots[mine] * many + owner_of[mine]), many)
+        demand_of[demand.rows] = k
+    mine = np.flatnonzero((demand_of[roots] >= 0) & (owner_of >= 0))
+    n_owners = int(owner_of.max(initial=0)) + 1
+    root, owner = np.divmod(distinct(roots[mine] * n_owners + owner_of[mine]), n_owners)
     kinds: list[set[bytes]] = [set() for _ in demands]
     counts = [0] * len(demands)
     bounds = np.flatnonzero(np.diff(root, prepend=-1, append=-1))
     for start, end in pairwise(bounds.tolist()):
-        k = int(asked[root[start]])
+        k = int(demand_of[root[start]])
         kinds[k].add(owner[start:end].tobytes())
         counts[k] += 1
     one = [len(kind) == 1 and n == d.rows.size for d, kind, n in zip(demands, kinds, counts, strict=True)]
@@ -91,33 +91,35 @@ def _of_one_kind(demands: Sequence[Demand], roots: Indices, owner_of: Indices) -
 
 
 def _without_contradictions(labels: Labels, demands: list[Demand]) -> tuple[list[Demand], list[Even]]:
-    """Leave out what another demand implies; of two that contradict each other the one whose ties cost less."""
-    gone: set[int] = set()
+    """Drop demands that another one implies; of two that contradict each other, drop the one whose ties cost less."""
+    dropped: set[int] = set()
     contradicted: list[Even] = []
     for (i, a), (j, b) in combinations(enumerate(demands), 2):
-        if i in gone or j in gone or not np.isin(a.rows, b.rows).any():
+        if i in dropped or j in dropped or not np.isin(a.rows, b.rows).any():
             continue
         if _implies(a, b):
-            gone.add(j)
+            dropped.add(j)
         elif _implies(b, a):
-            gone.add(i)
+            dropped.add(i)
         else:
             both = np.concatenate([a.rows.ravel(), b.rows.ravel()])
-            left = [labels.atoms_left([(d.even.labels[:1], d.even.labels)], both) for d in (a, b)]
-            gone.add(i if left[0] >= left[1] else j)
-            contradicted.append(a.even if left[0] >= left[1] else b.even)
-    return [d for k, d in enumerate(demands) if k not in gone], contradicted
+            atoms = [labels.atoms_left([(d.even.labels[:1], d.even.labels)], both) for d in (a, b)]
+            dropped.add(i if atoms[0] >= atoms[1] else j)
+            contradicted.append(a.even if atoms[0] >= atoms[1] else b.even)
+    return [d for k, d in enumerate(demands) if k not in dropped], contradicted
 
 
 def _implies(a: Demand, b: Demand) -> bool:
-    """Whether every block of `b` is made of whole blocks of `a`."""
+    """Whether every block of `b` consists of whole blocks of `a`."""
     blocks = a.partition()
     return all(sum(len(x) for x in blocks if x <= row) == len(row) for row in (frozenset(r.tolist()) for r in b.rows))
 
 
 def uneven_blocks(even: Even, dropped: Mask) -> str:
-    """What is wrong with a cut that leaves more in one block than in another; empty where it does not."""
-    left = (~dropped[even.labels]).sum(1)
-    if (left == left[0]).all():
+    """What is wrong with a cut that keeps more in one block than in another; empty if the blocks are even."""
+    kept = (~dropped[even.labels]).sum(1)
+    if (kept == kept[0]).all():
         return ""
-    return f"needs the same number of channels in each of its {len(left)} blocks, but {left.min()} to {left.max()} would stay"
+    return (
+        f"needs the same number of channels in each of its {len(kept)} blocks, but {kept.min()} to {kept.max()} would be kept"
+    )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One pass over the graph: which channels of which weights live or die together, and which must stay.
+"""One pass over the graph: which channels of which weights are kept or dropped together, and which must be kept.
 
-Weights own the labels, rules tie them, and the engine holds the laws: no axis left behind, sizes agree, the border is kept.
+Weights own the labels, rules tie them, and the engine enforces the laws: no axis left behind, sizes agree, outputs are pinned.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from onnxprune.types import Indices
 def couple(
     graph: Graph, kept: Mapping[int, str] | None = None, policy: Policy | None = None, before: Coupled | None = None
 ) -> Coupled:
-    """Label every channel and tie what belongs together.
+    """Label every channel and tie channels that belong together.
 
     Args:
         graph: the model.
-        kept: index of a node -> why the channels around it must be kept, where cutting was tried and failed.
-        policy: what is wished where several answers are right.
-        before: what was found with fewer nodes in `kept`: the pass then begins at the first of the others.
+        kept: index of a node -> why the channels around it must be kept, because cutting them was tried and failed.
+        policy: which of several valid results to choose.
+        before: a result with fewer nodes in `kept`: the pass then resumes at the first new one.
     """
     return _Pass(graph, kept or {}, policy or DEFAULT).run(before)
 
@@ -66,7 +66,7 @@ class _Pass:
             shuffle = self.found_shuffles.get(node.index)
             if shuffle is None or not self._shuffle(node, shuffle):
                 self._visit_parts(node)
-        self._hold_outputs()
+        self._pin_outputs()
         demands = tuple(self.labels.evens)
         trail = Trail(self.kept, tuple(self.marks), frozenset(self.stored), self.found_shuffles, demands)
         evens = settle(self.labels, demands, owners_of(self.owners, self.labels.count))
@@ -89,18 +89,18 @@ class _Pass:
         )
 
     def _mark(self) -> Mark:
-        """How far everything is that only grows."""
+        """The current length of everything that only grows."""
         x = self.labels
         counts = (len(x.ties), len(x.pins), len(x.mixed), len(x.needed), len(x.evens), len(self.uses), len(self.shuffles))
         return Mark(x.count, *counts)
 
     def _resume(self, before: Coupled) -> int:
-        """Go back to where things stood before the first node that is newly kept; returns its index."""
+        """Restore the state before the first node that is newly kept; return its index."""
         trail = before.trail
         assert trail is not None
         self.found_shuffles = trail.shuffles
         new = [k for k in self.kept if k not in trail.kept]
-        # a shuffle with such a node is seen node by node, from its first one on
+        # a shuffle with such a node is visited node by node, from its first node on
         whole = [self.found_shuffles[k].nodes[0] for k in new if k in self.found_shuffles]
         first = min([*new, *whole], default=len(self.graph.nodes))
         if first == len(self.graph.nodes):
@@ -138,40 +138,39 @@ class _Pass:
                 continue
             zero = all(self._masks(node, k, weight.is_float) for node, k in users)
             zero = zero and (weight.is_float or absent(self.graph, weight.name) is not None)
-            zero = zero or (weight.is_float and not weight.array.any())  # an initial state of zeros, say
+            zero = zero or (weight.is_float and not weight.array.any())  # e.g. an initial state of zeros
             axes: list[Axis] = []
             for axis, size in enumerate(weight.shape):
                 labels = self.labels.fresh(size) if size > 1 else None
                 if labels is not None:
                     self.owners.append(Owner(weight.name, axis, int(labels[0]), size))
                 axes.append(labels)
-            rest = Residue.ZERO if zero else Residue.CONSTANT
-            self.flows[weight.name] = Flow(tuple(axes), tuple(Residue.UNKNOWN if x is None else rest for x in axes))
+            residue = Residue.ZERO if zero else Residue.CONSTANT
+            self.flows[weight.name] = Flow(tuple(axes), tuple(Residue.UNKNOWN if x is None else residue for x in axes))
 
     def _masks(self, node: Node, operand: int, is_float: bool) -> bool:
-        """Whether a stored tensor may be masked where a node reads it: the rule says so, or the fused operator in the file."""
+        """Whether a stored tensor may be masked where a node reads it, by its rule or by the table of fused operators."""
         if node.fused:
             return node.fused in (MASKABLE if is_float else MASKABLE_INTEGERS)
         rule = RULES.get(node.op)
         return rule is not None and (is_float or rule.integers) and rule.maskable(self.graph, node, operand)
 
     def _shuffle(self, node: Node, shuffle: Shuffle) -> bool:
-        """See a shuffle as the permutation that it is; False where it has to be seen node by node."""
+        """Treat a shuffle as the permutation that it is; return False if it must be visited node by node."""
         flow = self.flows[shuffle.source]
         labels = flow.axes[shuffle.axis]
         if labels is None or shuffle.source in self.stored or any(k in self.kept for k in shuffle.nodes):
             return False
         if node.index == shuffle.nodes[-1]:
             axes = tuple(labels[shuffle.order] if k == shuffle.axis else x for k, x in enumerate(flow.axes))
-            rest = tuple(
-                Residue.UNKNOWN if r is Residue.COMPUTED else r for r in flow.residue
-            )  # nobody computes it in this order
-            self.flows[shuffle.result] = self._checked(node, shuffle.result, Flow(axes, rest))
+            # a computed residue is not available in this order
+            residue = tuple(Residue.UNKNOWN if r is Residue.COMPUTED else r for r in flow.residue)
+            self.flows[shuffle.result] = self._checked(node, shuffle.result, Flow(axes, residue))
             self.shuffles.append(shuffle)
         return True
 
     def _visit_parts(self, node: Node) -> None:
-        """A fused node is what its parts are; what they do not tell of it, nobody knows."""
+        """Visit the parts of a fused node; pin what they do not cover, because its use is unknown."""
         parts = self.graph.parts_of(node)
         for part in parts:
             self._visit(part)
@@ -181,17 +180,17 @@ class _Pass:
         hidden = [o for o in node.outputs if o in self.graph.read and o not in made]
         for name in node.inputs:
             if name and hidden:
-                self._hold(self.flows[name], Pin(str(node), f"has a further output '{hidden[0]}' in use"))
+                self._pin(self.flows[name], Pin(str(node), f"has another output '{hidden[0]}' in use"))
             elif name and name not in read:
-                self._hold(self.flows[name], Pin(str(node), "does something with this axis that no rule describes"))
+                self._pin(self.flows[name], Pin(str(node), "uses this axis in a way that no rule describes"))
 
     def _visit(self, node: Node) -> None:
         inputs = tuple(self.flows[name] if name else None for name in node.inputs)
         for name in node.implicit:
-            self._hold(self.flows.get(name), Pin(str(node), "uses them inside its body"))
+            self._pin(self.flows.get(name), Pin(str(node), "uses them inside its body"))
         if node.index in self.kept:
             for flow in inputs:
-                self._hold(flow, Pin(str(node), self.kept[node.index]))
+                self._pin(flow, Pin(str(node), self.kept[node.index]))
         stored = tuple(bool(name) and name in self.stored for name in node.inputs)
         if node.fused and node.op == "Constant":
             self.stored.update(node.outputs)
@@ -206,7 +205,7 @@ class _Pass:
             outputs = self._apply(Site(node, self.graph, inputs, stored, self.labels, self.uses, self.policy, self._owners))
         except Unsupported as declined:
             for flow in inputs:
-                self._hold(flow, Pin(str(node), str(declined)))
+                self._pin(flow, Pin(str(node), str(declined)))
             return
         self._account(node, inputs, outputs)
         for name, flow in zip(node.outputs, outputs, strict=False):
@@ -214,10 +213,10 @@ class _Pass:
                 self.flows[name] = self._checked(node, name, flow)
 
     def _owners(self, labels: Indices) -> set[str]:
-        """The weights that own channels tied to these."""
+        """The weights that own channels tied to these labels."""
         roots = self.labels.root(np.arange(self.labels.count))
         tied = np.flatnonzero(np.isin(roots, roots[labels]))
-        ends = np.cumsum([o.size for o in self.owners])  # owners have the first labels, one after the other
+        ends = np.cumsum([o.size for o in self.owners])  # the first labels are those of the owners, one owner after the other
         return {self.owners[k].weight for k in np.unique(np.searchsorted(ends, tied, "right")).tolist() if k < len(ends)}
 
     def _apply(self, site: Site) -> list[Flow]:
@@ -241,38 +240,38 @@ class _Pass:
         return outputs
 
     def _account(self, node: Node, inputs: Sequence[Flow | None], outputs: Sequence[Flow]) -> None:
-        """No axis left behind: what the rule neither tied, pinned nor passed on stays, because nobody knows what it does."""
+        """No axis left behind: pin whatever the rule neither tied, pinned nor passed on, because its use is unknown."""
         passed = [*(x for flow in outputs for x in flow.axes if x is not None), *self.labels.touched]
         ids = {id(x) for x in passed}
-        left = [x for flow in inputs for x in (flow.axes if flow else ()) if x is not None and id(x) not in ids]
-        if not left:
+        unmentioned = [x for flow in inputs for x in (flow.axes if flow else ()) if x is not None and id(x) not in ids]
+        if not unmentioned:
             return
         with self.labels.marked(passed) as marks:
-            for axis in left:
+            for axis in unmentioned:
                 if not marks[axis].any():
-                    self.labels.pin(axis, Pin(str(node), "does something with this axis that no rule describes"))
+                    self.labels.pin(axis, Pin(str(node), "uses this axis in a way that no rule describes"))
 
     def _checked(self, node: Node, name: str, flow: Flow) -> Flow:
-        """Labels must match sizes that are static, known and larger than one."""
+        """Labels must match sizes that are static, known and larger than one; others are pinned."""
         shape = self.graph.shape(name) or ()
-        pin = Pin(str(node), "puts them where the size is dynamic, unknown or different")
+        pin = Pin(str(node), "moves them to an axis whose size is dynamic, unknown or different")
         if len(shape) != len(flow.axes):
-            self._hold(flow, pin)
+            self._pin(flow, pin)
             return Flow.plain(len(shape))
         axes: list[Axis] = []
         for size, labels in zip(shape, flow.axes, strict=True):
             fits = labels is not None and size == len(labels) and size > 1
             if labels is not None and not fits:
-                self.labels.pin(labels, Pin(str(node), "keeps a single one of them") if size == 1 else pin)
+                self.labels.pin(labels, Pin(str(node), "selects a single one of them") if size == 1 else pin)
             axes.append(labels if fits else None)
         return Flow(tuple(axes), tuple(Residue.UNKNOWN if x is None else r for r, x in zip(flow.residue, axes, strict=True)))
 
-    def _hold(self, flow: Flow | None, pin: Pin) -> None:
+    def _pin(self, flow: Flow | None, pin: Pin) -> None:
         for axis in flow.axes if flow else ():
             if axis is not None:
                 self.labels.pin(axis, pin)
 
-    def _hold_outputs(self) -> None:
+    def _pin_outputs(self) -> None:
         for name in self.graph.outputs:
             if name in self.flows:
-                self._hold(self.flows[name], Pin(f"output '{name}'", "promises its size to the user"))
+                self._pin(self.flows[name], Pin(f"output '{name}'", "is a model output, so its size is fixed"))

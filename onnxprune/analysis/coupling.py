@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the analysis found: a frozen value that everything after it reads."""
+"""The result of the analysis: a frozen value that all later stages read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Owner:
 
 
 class Mark(NamedTuple):
-    """How many labels, ties and so on there were before a node was seen."""
+    """The number of labels, ties and so on before a node is visited."""
 
     labels: int
     ties: int
@@ -44,12 +44,12 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True)
 class Trail:
-    """What a pass over the graph leaves behind, so that a later one can begin in the middle.
+    """The record of a pass over the graph, from which a later pass can resume.
 
     Attributes:
         kept: the nodes whose channels were kept.
-        marks: how far everything was before each node.
-        stored: tensors that come from weights alone.
+        marks: the numbers of labels, ties and so on before each node.
+        stored: tensors that are computed from weights alone.
         shuffles: index of each node that takes part in a shuffle -> the shuffle.
         evens: demands for blocks, as the rules made them.
     """
@@ -63,22 +63,22 @@ class Trail:
 
 @dataclass(frozen=True)
 class Coupled:
-    """What the analysis found.
+    """The result of the analysis.
 
     Attributes:
-        graph: the graph it is about.
-        flows: what each tensor carries.
-        owners: every labelled axis of every weight, by rising `start`.
+        graph: the analysed graph.
+        flows: the labels and residues of each tensor.
+        owners: every labelled axis of every weight, by ascending `start`.
         roots: the class of every label (n_labels,).
-        free: whether the class of a label may be cut (n_labels,).
-        uses: weights at work.
-        ties, pins: why labels are one, why they stay.
-        policy: what was wished where several answers are right.
-        mixed: channels that a node works on together, in a cut on those that are left: such a cut is not the masked original.
-        needed: further arrays of labels of which one must stay, as on every axis.
-        evens: blocks of classes of which the same number must stay in each; disjoint, free, each within one group.
-        shuffles: nodes that permute channels, which a Gather replaces where channels are dropped.
-        trail: what a later pass over the same graph can begin from.
+        free: whether the class of each label may be cut (n_labels,).
+        uses: where weights are used.
+        ties, pins: why labels are united, and why they are kept.
+        policy: which of several valid results was chosen.
+        mixed: channels that a node mixes; after a cut it works on those that are kept, which differs from the masked original.
+        needed: further arrays of labels of which at least one must be kept, as on every axis.
+        evens: blocks of classes; the same number must be kept in each. They are disjoint, free, each within one group.
+        shuffles: nodes that permute channels; a Gather replaces them if channels are dropped.
+        trail: the record from which a later pass over the same graph can resume.
     """
 
     graph: Graph = field(repr=False)
@@ -98,12 +98,12 @@ class Coupled:
 
     @cached_property
     def owner_of(self) -> Indices:
-        """For each label the index into `owners` of the axis that owns it, -1 for none (n_labels,)."""
+        """For each label, the index into `owners` of the axis that owns it, -1 for none (n_labels,)."""
         return owners_of(self.owners, len(self.roots))
 
     @cached_property
     def first_pin(self) -> Mapping[int, Pin]:
-        """Class -> the first pin that holds it."""
+        """Class -> the first pin on it."""
         found: dict[int, Pin] = {}
         for labels, pin in self.pins:
             for root in distinct(self.roots[labels]).tolist():
@@ -111,7 +111,7 @@ class Coupled:
         return found
 
     def renormalising(self, dropped: Mask) -> dict[int, Indices]:
-        """Index of each node that would work on what is left of channels it mixes -> those channels (labels)."""
+        """Index of each node that would work on only some of the channels that it mixes -> those channels (labels)."""
         found: dict[int, Indices] = {}
         for mix in self.mixed:
             if dropped[mix.labels].any():
@@ -120,13 +120,13 @@ class Coupled:
 
     @cached_property
     def sizes(self) -> Mapping[str, Fact]:
-        """The facts of every tensor at the input sizes that reports show."""
+        """The facts of every tensor at the input sizes shown in reports."""
         if any(len(f.cases) > 1 for f in self.graph.facts.values()):
             return read_once(self.graph.model, CASES_OF_BENCHMARK, self.graph.fed)[0].facts
         return {name: f.cases[0] for name, f in self.graph.facts.items()}
 
     def spans(self) -> list[Indices]:
-        """The classes on every labelled axis of every tensor, each different axis once: one of them must stay."""
+        """The classes on every labelled axis of every tensor, without duplicates: at least one of each must be kept."""
         return self._spans
 
     @cached_property
@@ -134,7 +134,7 @@ class Coupled:
         found: dict[bytes, Indices] = {}
         # most operators pass the same array on
         arrays = {id(axis): axis for flow in self.flows.values() for axis in flow.axes if axis is not None}
-        # what goes as one may go
+        # an array that is a single class may be dropped as a whole
         arrays |= {id(x): x for x in self.needed if len(distinct(self.roots[x])) > 1}
         for axis in arrays.values():
             if self.free[axis].all():
@@ -144,7 +144,7 @@ class Coupled:
 
 
 def owners_of(owners: Sequence[Owner], count: int) -> Indices:
-    """For each of `count` labels the index of the axis that owns it, -1 for none (n_labels,)."""
+    """For each of `count` labels, the index of the axis that owns it, -1 for none (n_labels,)."""
     found = np.full(count, -1)
     for k, o in enumerate(owners):
         found[o.start : o.start + o.size] = k

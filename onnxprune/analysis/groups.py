@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Atoms (channels that live or die together) and groups of atoms that are comparable with each other."""
+"""Atoms (channels that are kept or dropped together) and groups of atoms that are comparable with each other."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from onnxprune.types import Indices
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Atoms that own slices of the same weights and axes: they compete for one width.
+    """Atoms that own slices of the same weights and axes: they share one width.
 
     Attributes:
-        name: the first weight that makes these channels.
+        name: the first weight that produces these channels.
         roots: the class of each atom (n_atoms,), in the order of the channels.
         members: (weight, axis) of every slice.
-        producers: indices into `Coupled.uses` of the convolutions and matrix products that make these channels.
-        channels: how many output channels of the first producer one atom stands for.
-        blocks: arrays (n_blocks, size) of atoms, by index: the same number must stay in every row, which ones is free.
+        producers: indices into `Coupled.uses` of the convolutions and matrix products that produce these channels.
+        channels: the number of output channels of the first producer per atom.
+        blocks: arrays (n_blocks, size) of atom indices: the same number must be kept in every row, and the choice is free.
     """
 
     name: str
@@ -41,16 +41,16 @@ class Group:
 
 
 def find_groups(coupled: Coupled) -> tuple[Group, ...]:
-    """All groups of free atoms, in the order of the graph.
+    """All groups of free atoms, in graph order.
 
-    What no convolution or matrix product makes or reads is no channel: it costs nothing to keep.
+    Channels that no convolution or matrix product produces or reads are left out: keeping them costs nothing.
     """
-    at_work = np.zeros(len(coupled.roots), bool)
+    in_products = np.zeros(len(coupled.roots), bool)
     for use in coupled.uses:
         if use.op in PRODUCERS:
-            at_work[coupled.roots[use.labels]] = True
-    label = np.flatnonzero(coupled.free & (coupled.owner_of >= 0) & at_work[coupled.roots])
-    # one number a pair sorts much faster than pairs do
+            in_products[coupled.roots[use.labels]] = True
+    label = np.flatnonzero(coupled.free & (coupled.owner_of >= 0) & in_products[coupled.roots])
+    # one number per pair sorts much faster than pairs do
     root, owner = np.divmod(distinct(coupled.roots[label] * len(coupled.owners) + coupled.owner_of[label]), len(coupled.owners))
     bounds = np.flatnonzero(np.diff(root, prepend=-1, append=-1))
     roots = root[bounds[:-1]]
@@ -72,7 +72,7 @@ def _with_blocks(group: Group, evens: Sequence[Even]) -> Group:
 
 
 def _producers_by_class(coupled: Coupled) -> dict[int, list[int]]:
-    """Class -> uses that make its channels. A bias is no producer."""
+    """Class -> uses that produce its channels. A bias is not a producer."""
     found: dict[int, list[int]] = {}
     for k, use in enumerate(coupled.uses):
         if use.produces and use.op in PRODUCERS and use.operand != 2:
@@ -94,14 +94,14 @@ def _group(coupled: Coupled, roots: Indices, owners: Indices, uses_of: dict[int,
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Pinned:
     """Channels that cannot be cut, and why.
 
     Attributes:
-        pin: who needs them.
-        channels: how many output channels of convolutions and matrix products it holds.
-        weights: the weights that make them.
-        macs: the share of the model's multiply-accumulates that makes them, 0 to 1.
+        pin: what needs them.
+        channels: the number of output channels of convolutions and matrix products that it pins.
+        weights: the weights that produce them.
+        macs: the share of the model's multiply-accumulates that produces them, 0 to 1.
     """
 
     pin: Pin
@@ -110,8 +110,8 @@ class Held:
     macs: float
 
 
-def find_held(coupled: Coupled) -> tuple[Held, ...]:
-    """What holds channels back, largest first. Channels of one weight held by one pin are counted once."""
+def find_pinned(coupled: Coupled) -> tuple[Pinned, ...]:
+    """Pinned channels by pin, most channels first. Channels of one weight with the same pin are counted once."""
     counts: dict[Pin, int] = {}
     macs: dict[Pin, float] = {}
     weights: dict[Pin, dict[str, None]] = {}
@@ -120,14 +120,14 @@ def find_held(coupled: Coupled) -> tuple[Held, ...]:
     for use in coupled.uses:
         if not use.produces or use.operand == 2 or use.op not in PRODUCERS:
             continue
-        held = distinct(use.labels[~coupled.free[use.labels]])
+        pinned = distinct(use.labels[~coupled.free[use.labels]])
         parts = coupled.graph.parts_of(coupled.graph.nodes[use.node])
         each = sum(macs_of(part, facts) for part in parts) / total / len(use.labels)
-        for root, many in zip(*np.unique(coupled.roots[held], return_counts=True), strict=True):
+        for root, count in zip(*np.unique(coupled.roots[pinned], return_counts=True), strict=True):
             pin = coupled.first_pin[int(root)]
-            counts[pin] = counts.get(pin, 0) + int(many)
-            macs[pin] = macs.get(pin, 0.0) + int(many) * each
-            owner = coupled.owner_of[held[0]]
+            counts[pin] = counts.get(pin, 0) + int(count)
+            macs[pin] = macs.get(pin, 0.0) + int(count) * each
+            owner = coupled.owner_of[pinned[0]]
             weights.setdefault(pin, {})[coupled.owners[owner].weight if owner >= 0 else "?"] = None
-    rows = [Held(pin, n, tuple(weights[pin]), macs[pin]) for pin, n in counts.items()]
+    rows = [Pinned(pin, n, tuple(weights[pin]), macs[pin]) for pin, n in counts.items()]
     return tuple(sorted(rows, key=lambda h: -h.channels))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels on axes: every position of every axis of every tensor has one; labels tied together live or die together.
+"""Labels on axes: every position of every axis of every tensor has one; labels that are tied are kept or dropped together.
 
-`Labels` is a union-find over integers that records why things are tied and pinned, so that a report can tell.
+`Labels` is a union-find over integers that records why labels are tied and pinned, so that a report can explain it.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ Axis = Indices | None
 
 
 class Residue(IntEnum):
-    """What the positions of an axis whose label is dropped hold in the masked original; more is better."""
+    """What the positions of an axis whose label is dropped hold in the masked original; higher values are better."""
 
     UNKNOWN = 0
     """Anything."""
     COMPUTED = 1
-    """What element-wise operators make of tensors that the pruned model has too."""
+    """What element-wise operators compute from tensors that the pruned model also has."""
     CONSTANT = 2
-    """The same numbers whatever the model is fed."""
+    """The same numbers whatever the input of the model."""
     ZERO = 3
     """Zeros."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """What a tensor carries.
+    """The labels and residues on the axes of a tensor.
 
     Attributes:
         axes: the labels of each axis.
-        residue: for each axis, what dropped positions hold once the weights are masked. Sums over an axis are exact where it
-            is zero, or can be made exact where it is known.
+        residue: for each axis, what dropped positions hold once the weights are masked. A sum over an axis is exact if its
+            residue is zero, and can be made exact if its residue is known.
     """
 
     axes: tuple[Axis, ...]
@@ -47,7 +47,7 @@ class Flow:
 
     @classmethod
     def plain(cls, rank: int) -> Flow:
-        """A tensor of which no axis shrinks."""
+        """A tensor none of whose axes shrinks."""
         return cls((None,) * rank, (Residue.UNKNOWN,) * rank)
 
     @property
@@ -58,12 +58,12 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """Why channels are kept for ever.
+    """Why channels are permanently kept.
 
     Attributes:
-        node: who needs them: operator and name, or an output of the model.
+        node: what needs them: operator and name, or an output of the model.
         why: what it does with them; completes the sentence "<node> ...".
-        of: (tensor, axis) of channels that cannot be cut either, where that is the reason.
+        of: (tensor, axis) of other channels that cannot be cut, if they are the reason.
     """
 
     node: str
@@ -87,7 +87,7 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class Tie:
-    """Two arrays of labels that a node made one, position by position."""
+    """Two arrays of labels that a node united, position by position."""
 
     a: Indices
     b: Indices
@@ -96,7 +96,7 @@ class Tie:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """Labels that a node works on together, in the smaller graph on those that are left."""
+    """Labels that a node mixes; in the smaller graph, it works on those that are kept."""
 
     labels: Indices
     node: int
@@ -104,14 +104,14 @@ class Mix:
 
 @dataclass(frozen=True, slots=True)
 class Even:
-    """Blocks (n_blocks, size) of labels or classes, of which a node needs the same number to stay in each."""
+    """Blocks (n_blocks, size) of labels or classes; a node needs the same number to be kept in each."""
 
     labels: Indices
     node: int
 
 
 def distinct(labels: Indices) -> Indices:
-    """The different labels, ascending. (`np.unique` hashes since NumPy 2.3, which takes several times as long here.)"""
+    """The distinct labels, ascending. (`np.unique` hashes since NumPy 2.3, which is several times slower here.)"""
     found: Indices = np.sort(labels, axis=None)
     return np.compress(np.diff(found, prepend=-2), found)
 
@@ -128,7 +128,7 @@ def find(parent: Indices, labels: Indices) -> Indices:
 
 
 def unite(parent: Indices, a: Indices, b: Indices) -> None:
-    """Make `a[i]` and `b[i]` one class for every i; the smallest label represents a class."""
+    """Unite `a[i]` and `b[i]` for every i; the smallest label represents a class."""
     while True:
         ra, rb = find(parent, a), find(parent, b)
         apart = ra != rb
@@ -141,13 +141,13 @@ def unite(parent: Indices, a: Indices, b: Indices) -> None:
 class Labels:
     """All labels of one graph. The only mutable object of the analysis.
 
-    Of each array in `needed` one label must stay, as of every axis of every tensor.
+    At least one label of each array in `needed` must be kept, as of every axis of every tensor.
     """
 
     def __init__(self) -> None:
         self._parent = np.arange(1024)
         self._pinned = np.zeros(1024, bool)
-        self._marks = np.zeros(1025, bool)  # -1, which stands for no label, finds the spare one
+        self._marks = np.zeros(1025, bool)  # index -1 (no label) refers to the spare last element
         self.count = 0
         self.ties: list[Tie] = []
         self.pins: list[tuple[Indices, Pin]] = []
@@ -166,7 +166,7 @@ class Labels:
         needed: Sequence[Indices],
         evens: Sequence[Even],
     ) -> Labels:
-        """As many labels with these ties, pins and so on."""
+        """A new instance with `count` labels and these ties, pins and so on."""
         found = cls()
         found.fresh(count)
         none = np.zeros(0, np.int64)
@@ -192,9 +192,9 @@ class Labels:
         self.touched += [a, b]
         if a is not b and not np.array_equal(a, b):
             self.ties.append(Tie(a, b, node))
-            held = self._pinned[self.root(a)] | self._pinned[self.root(b)]
+            pinned = self._pinned[self.root(a)] | self._pinned[self.root(b)]
             unite(self._parent, a, b)
-            self._pinned[self.root(a[held])] = True
+            self._pinned[self.root(a[pinned])] = True
 
     def pin(self, labels: Indices, pin: Pin) -> None:
         """Keep these labels, and all that are or will be tied to them."""
@@ -204,12 +204,12 @@ class Labels:
         self._pinned[self.root(labels)] = True
 
     def mix(self, labels: Indices, node: int) -> None:
-        """`node` works on these labels together, and in the smaller graph on those that are left."""
+        """`node` mixes these labels; in the smaller graph, it works on those that are kept."""
         self.touched.append(labels)
         self.mixed.append(Mix(labels, node))
 
     def even(self, blocks: Indices, node: int) -> None:
-        """`node` needs the same number of labels to stay in every row of `blocks` (n_blocks, size)."""
+        """`node` needs the same number of labels to be kept in every row of `blocks` (n_blocks, size)."""
         self.touched.append(blocks.ravel())
         self.evens.append(Even(blocks, node))
 
@@ -225,7 +225,7 @@ class Labels:
 
     @contextmanager
     def marked(self, arrays: Iterable[Indices]) -> Iterator[Mask]:
-        """For every label whether one of `arrays` holds it, in time that does not grow with the number of labels."""
+        """For every label, whether one of `arrays` contains it; the time does not depend on the number of labels."""
         arrays = [x.ravel() for x in arrays]
         for x in arrays:
             self._marks[x] = True
@@ -238,7 +238,7 @@ class Labels:
         return ~self._pinned[self.root(np.arange(self.count))]
 
     def atoms_left(self, ties: Iterable[tuple[Indices, Indices]], of: Indices) -> int:
-        """How many free classes the labels `of` would form after `ties`, without making them."""
+        """The number of free classes that the labels `of` would form after `ties`, without making these ties."""
         pairs = [tuple(x.ravel() for x in np.broadcast_arrays(a, b)) for a, b in ties]
         flat = [self.root(x) for x in (of.ravel(), *(x for pair in pairs for x in pair))]
         names, dense = np.unique(np.concatenate(flat), return_inverse=True)
@@ -246,5 +246,5 @@ class Labels:
         local = np.arange(len(names))
         for a, b in zip(parts[1::2], parts[2::2], strict=True):
             unite(local, a, b)
-        held = find(local, np.flatnonzero(self._pinned[names]))
-        return len(np.setdiff1d(find(local, parts[0]), held))
+        pinned = find(local, np.flatnonzero(self._pinned[names]))
+        return len(np.setdiff1d(find(local, parts[0]), pinned))

@@ -17,11 +17,11 @@ from onnxprune.types import Array, Mask
 
 
 def mask_weight(coupled: Coupled, dropped: Mask, tensor: TensorProto, name: str, spill: Spill | None = None) -> TensorProto:
-    """The weight with its dropped slices set to zero (integers: to their zero point), if zero means absent for all who use it
+    """The weight with its dropped slices set to zero (integers: to their zero point), if zero means absent to all its consumers
     (`MASKABLE`).
 
     Args:
-        spill: where the result goes if it is large.
+        spill: where to store a large result.
     """
     flow = coupled.flows[name]
     if not any(flow.zero) or not any(x is not None and dropped[x].any() for x in flow.axes):
@@ -29,18 +29,18 @@ def mask_weight(coupled: Coupled, dropped: Mask, tensor: TensorProto, name: str,
     if spill is not None and is_large(tensor) and tensor.data_type not in INTEGERS:
         return spill.write(tensor, tensor.dims, _mask_slabs(tensor, [None if x is None else dropped[x] for x in flow.axes]))
     array = array_of(tensor)
-    gone = np.zeros(array.shape, bool)
+    removed = np.zeros(array.shape, bool)
     for axis, labels in enumerate(flow.axes):
         if labels is not None:
-            gone[(slice(None),) * axis + (dropped[labels],)] = True
+            removed[(slice(None),) * axis + (dropped[labels],)] = True
     fill = absent(coupled.graph, name) if tensor.data_type in INTEGERS else np.zeros((), array.dtype)
-    return with_values(tensor, np.where(gone, np.asarray(fill).astype(array.dtype), array))
+    return with_values(tensor, np.where(removed, np.asarray(fill).astype(array.dtype), array))
 
 
-def _mask_slabs(tensor: TensorProto, gone: Sequence[Mask | None]) -> Iterator[Array]:
+def _mask_slabs(tensor: TensorProto, removed: Sequence[Mask | None]) -> Iterator[Array]:
     for rows, part in slabs(tensor):
         array = part.copy()
-        for axis, own in enumerate(gone):
+        for axis, own in enumerate(removed):
             if own is not None:
                 array[(slice(None),) * axis + (own[rows] if axis == 0 else own,)] = 0
         yield array

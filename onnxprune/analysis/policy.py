@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the analysis does where several answers are right, as the user wishes. A plan remembers it: it decides what is tied."""
+"""What the user prefers where the analysis has several valid results. A plan stores it, because it decides what is tied."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from onnxprune.errors import OptionError
 
 AUTO, OUTER, INNER = "auto", "outer", "inner"
 CARRIERS = (AUTO, OUTER, INNER)
-WAY_OUT = " (--allow-renormalising cuts them)"
-"""Ends the reason of a pin that `Policy.allow_renormalising` would lift."""
+WAY_OUT = " (--allow-renormalising allows it)"
+"""Suffix of the reason of a pin that `Policy.allow_renormalising` would lift."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The wishes.
+    """The user's preferences.
 
     Attributes:
-        carrier: (pattern of weight names, what they carry where channels are split in two factors): "outer" is whole heads
-            or whole groups, "inner" the size of every head or the members of every group, "auto" what leaves most channels
-            apart. The last pattern that matches counts.
-        allow_renormalising: where an operator works on channels together (a mean, a normalisation, a softmax), let the smaller
-            graph work on those that are left. Such a cut is smaller and faster, but it is not the masked original.
+        carrier: (pattern of weight names, their carrier if channels are split into two factors): "outer" is whole heads or
+            whole groups, "inner" the size of every head or the members of every group, "auto" whatever keeps most channels
+            separate. The last pattern that matches counts.
+        allow_renormalising: if an operator mixes channels (a mean, a normalisation, a softmax), let the smaller graph work on
+            those that are kept. Such a cut is smaller and faster, but it differs from the masked original.
     """
 
     carrier: tuple[tuple[str, str], ...] = ()
     allow_renormalising: bool = False
 
     def carries(self, weights: Collection[str]) -> str:
-        """What a split of channels carries that these weights own."""
+        """The preferred carrier of a split of channels that these weights own."""
         found = AUTO
         for pattern, word in self.carrier:
             if pattern == "*" or fnmatch.filter(weights, pattern):
@@ -51,10 +51,10 @@ class Policy:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Policy:
-        """The inverse of `to_dict`; ValueError for what is none."""
+        """The inverse of `to_dict`; raises ValueError for invalid data."""
         unknown = data.keys() - {"carrier", "allow_renormalising"}
         if unknown:
-            raise ValueError(f"policy: '{min(unknown)}' is not known to this version")
+            raise ValueError(f"policy: unknown key '{min(unknown)}'; it may need a newer version")
         try:
             return cls(read_carrier(data.get("carrier", ())), bool(data.get("allow_renormalising", False)))
         except OptionError as e:
@@ -68,7 +68,7 @@ def read_carrier(texts: str | Sequence[str]) -> tuple[tuple[str, str], ...]:
     """Read `inner` or `GLOB=inner`, one or several.
 
     Raises:
-        OptionError: what follows the pattern is neither auto, outer nor inner.
+        OptionError: the word after the pattern is not auto, outer or inner.
 
     >>> read_carrier(["outer", "blocks.0.*=inner"])
     (('*', 'outer'), ('blocks.0.*', 'inner'))

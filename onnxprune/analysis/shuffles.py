@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Channel shuffles: Reshape, Transpose, Reshape that permute the channels of a tensor and do nothing else.
 
-Seen one by one, the first Reshape splits the channels, and of a smaller tensor only a rectangle can be split so: the same
-members of every group. Seen as the permutation that they are, they tie nothing. A smaller tensor is permuted by one Gather in
-their place, which onnxruntime does faster than the three.
+Visited one by one, the first Reshape splits the channels, and a smaller tensor can only be split into a rectangle: the same
+members of every group. Treated as one permutation, the nodes tie nothing. A smaller tensor is permuted by a single Gather
+instead, which is faster in onnxruntime than the three nodes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Shuffle:
         nodes: their indices, in order.
         source, result: the tensors before and after.
         axis: the axis that is permuted.
-        order: position p of the result holds what position order[p] of the source does.
+        order: position p of the result holds position order[p] of the source.
     """
 
     nodes: tuple[int, ...]
@@ -48,7 +48,7 @@ def find_shuffles(graph: Graph) -> dict[int, Shuffle]:
 
 
 def _from(graph: Graph, first: Node) -> Shuffle | None:
-    """The shuffle that begins with this node."""
+    """The shuffle that starts with this node, or None."""
     source, chain = first.inputs[0], [first]
     shapes = [case.shape for case in graph.facts[source].cases]
     if any(s is None or min(s, default=0) < 1 for s in shapes):
@@ -70,7 +70,7 @@ def _from(graph: Graph, first: Node) -> Shuffle | None:
 
 
 def _permutation(graph: Graph, source: str, chain: list[Node]) -> tuple[int, Indices | None]:
-    """The axis that a chain permutes and how, the same in all cases; None if it moves anything else, or nothing."""
+    """The axis that a chain permutes and the order, the same in all cases; None if it moves anything else, or nothing."""
     found: list[tuple[int, Indices]] = []
     for case, fact in enumerate(graph.facts[source].cases):
         before = np.arange(int(np.prod(fact.shape or ())), dtype=np.int32).reshape(fact.shape or ())
@@ -79,8 +79,8 @@ def _permutation(graph: Graph, source: str, chain: list[Node]) -> tuple[int, Ind
             shape = graph.facts[node.outputs[0]].cases[case].shape
             if shape is None or np.prod(shape) != after.size:
                 return 0, None
-            turns = node.op == "Transpose"
-            after = after.transpose(node.attribute("perm", [*range(after.ndim)][::-1])) if turns else after.reshape(shape)
+            transposes = node.op == "Transpose"
+            after = after.transpose(node.attribute("perm", [*range(after.ndim)][::-1])) if transposes else after.reshape(shape)
         found += [(k, order) for k in range(before.ndim) if (order := _along(before, after, k)) is not None][:1]
     axis, order = found[0] if found else (0, None)
     agreed = order is not None and len(found) == case + 1 and all(k == axis and np.array_equal(o, order) for k, o in found)
@@ -88,7 +88,7 @@ def _permutation(graph: Graph, source: str, chain: list[Node]) -> tuple[int, Ind
 
 
 def _along(before: NDArray[np.int32], after: NDArray[np.int32], axis: int) -> Indices | None:
-    """The order in which `after` holds the positions of one axis of `before`, if that is all that differs."""
+    """The order in which `after` holds the positions of one axis of `before`, if nothing else differs."""
     line = np.moveaxis(after, axis, 0).reshape(after.shape[axis], -1)[:, 0]
     order = np.unravel_index(line, before.shape)[axis].astype(np.int64)
     moves = len(np.unique(order)) == len(order) and (np.diff(order) != 1).any()

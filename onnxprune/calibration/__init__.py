@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What calibration inputs tell of a network: the inputs and targets of its linear layers, gathered batch by batch."""
+"""Statistics of calibration inputs: the inputs and targets of linear layers, accumulated batch by batch."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In which order sites are fitted: what a fit reads is settled before it, and sites that share a weight are fitted together."""
+"""The order of fits: what a fit reads is final before it runs, and sites that share a weight are fitted together."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ Bits = int
 
 
 def ordered(graph: Graph, sites: Sequence[LinearSum]) -> list[Job]:
-    """Jobs in an order in which everything that one reads is settled before it; a circle is broken at its first job."""
+    """Jobs ordered so that everything a job reads is final before it; a cycle is broken at its first job."""
     above = _ancestors(graph)
     jobs = [_independent(above, job) for job in _by_weight(sites)]
     own = [_own(job) for job in jobs]
     reads = [_union(_read(site, above) for site in job) for job in jobs]
-    left, order = list(range(len(jobs))), []
-    while left:
-        open_bits = _union(own[k] for k in left)
-        ready = next((k for k in left if not reads[k] & (open_bits & ~own[k])), left[0])
+    remaining, order = list(range(len(jobs))), []
+    while remaining:
+        pending = _union(own[k] for k in remaining)
+        ready = next((k for k in remaining if not reads[k] & (pending & ~own[k])), remaining[0])
         order.append(jobs[ready])
-        left.remove(ready)
+        remaining.remove(ready)
     return order
 
 
 def _by_weight(sites: Sequence[LinearSum]) -> list[Job]:
-    """One job for all single layers with the same weight; sums of several layers cannot share."""
+    """One job for all single layers with the same weight; sums of several layers cannot share a job."""
     jobs: list[Job] = []
     taken: dict[str, Job] = {}
     for site in sites:
@@ -67,6 +67,6 @@ def _read(site: LinearSum, above: Mapping[str, Bits]) -> Bits:
 
 
 def _independent(above: Mapping[str, Bits], job: Job) -> Job:
-    """The sites of a job whose inputs do not depend on the job's own weights, as they would in a recurrent use."""
+    """The sites of a job whose inputs do not depend on the job's own weights, as they would in a recurrence."""
     own = _own(job)
     return [s for s in job if not _read(s, above) & own] or job[:1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes that are linear in a stored weight, seen as one matrix product: rows of inputs times a matrix.
+"""Nodes that are linear in a stored weight, written as one matrix product: rows of inputs times a matrix.
 
 Convolutions become products by laying out the patch under the kernel for each output position (im2col); a transposed
 convolution is a convolution of its input with zeros between the elements.
@@ -26,9 +26,9 @@ class Linear:
     Attributes:
         node: the node.
         weight: name of its weight.
-        groups: independent products side by side (grouped convolution).
-        channel_axis: axis of the output that counts channels.
-        bias: which input of the node is added to each channel; None for an operator without.
+        groups: number of independent products (grouped convolution).
+        channel_axis: channel axis of the output.
+        bias: index of the input that is added to each channel; None if the operator has no bias.
         kernel: sizes of the kernel; empty for matrix products.
     """
 
@@ -40,12 +40,12 @@ class Linear:
     kernel: tuple[int, ...] = ()
 
     def rows(self, x: Array, out_shape: tuple[int, ...], positions: Indices) -> Array:
-        """The inputs of some output positions (groups, n_positions, n_inputs).
+        """The input rows of some output positions (groups, n_positions, n_inputs).
 
         Args:
             x: the node's first input.
             out_shape: shape of its output.
-            positions: flat places in the output without its channel axis.
+            positions: flat indices into the output without its channel axis.
         """
         flat = KINDS[self.node.op].rows(self, x, out_shape, positions)
         return flat.reshape(len(positions), self.groups, -1).transpose(1, 0, 2)
@@ -55,7 +55,7 @@ class Linear:
         return KINDS[self.node.op].matrix(self, w)
 
     def stored(self, matrix: Array, shape: tuple[int, ...]) -> Array:
-        """The inverse of `matrix`: in the weight's own layout of `shape`."""
+        """The inverse of `matrix`: the weight in its own layout, of `shape`."""
         return KINDS[self.node.op].stored(self, matrix, shape)
 
 
@@ -69,7 +69,7 @@ class Kind:
 
 
 def at_positions(x: Array, axis: int, positions: Indices) -> Array:
-    """`x` at flat places of all axes but `axis` (n_positions, size of that axis)."""
+    """`x` at flat indices over all axes except `axis` (n_positions, size of that axis)."""
     before, channels, after = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
     grid = x.reshape(before, channels, after)
     found: Array = grid[positions // after, :, positions % after]
@@ -85,7 +85,7 @@ def every(x: Array, steps: tuple[int, ...], axis: int) -> Array:
 
 
 def _patches(linear: Linear, x: Array, out_shape: tuple[int, ...], positions: Indices) -> Array:
-    """What lies under the kernel at some output positions (n_positions, channels * kernel)."""
+    """The inputs under the kernel at some output positions (n_positions, channels * kernel)."""
     geometry = _geometry(linear, x.shape, out_shape)
     if all(k == 1 for k in geometry.kernel) and not any(geometry.pads_begin + geometry.pads_end):
         return at_positions(np.ascontiguousarray(every(x, geometry.strides, 2)), 1, positions)
@@ -102,7 +102,7 @@ def _patches(linear: Linear, x: Array, out_shape: tuple[int, ...], positions: In
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Kernel, strides and so on, one number for each spatial axis."""
+    """Kernel, strides and so on, one number per spatial axis."""
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
@@ -132,14 +132,14 @@ def _geometry(linear: Linear, shape: tuple[int, ...], out_shape: tuple[int, ...]
 
 
 def _padded(x: Array, begin: tuple[int, ...], end: tuple[int, ...]) -> Array:
-    """Zeros around the spatial axes; negative numbers crop."""
+    """Pad the spatial axes with zeros; negative numbers crop."""
     wide = np.pad(x, ((0, 0), (0, 0), *((max(a, 0), max(b, 0)) for a, b in zip(begin, end, strict=True))))
     crop = (slice(max(-a, 0), n - max(-b, 0)) for a, b, n in zip(begin, end, wide.shape[2:], strict=True))
     return wide[(slice(None), slice(None), *crop)]
 
 
 def _spread_patches(linear: Linear, x: Array, out_shape: tuple[int, ...], positions: Indices) -> Array:
-    """`_patches` for a transposed convolution: zeros between the elements, then a plain one with stride 1."""
+    """`_patches` for a transposed convolution: zeros between the elements, then a plain convolution with stride 1."""
     node, kernel, rank = linear.node, linear.kernel, x.ndim - 2
     strides, dilations = (tuple(node.attribute(name, (1,) * rank)) for name in ("strides", "dilations"))
     sizes = tuple((n - 1) * s + 1 for n, s in zip(x.shape[2:], strides, strict=True))
@@ -148,7 +148,7 @@ def _spread_patches(linear: Linear, x: Array, out_shape: tuple[int, ...], positi
     pads = node.attribute("pads", (0,) * 2 * rank)[:rank]
     begin = tuple((k - 1) * d - p for k, d, p in zip(kernel, dilations, pads, strict=True))
     span = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
-    # what is needed behind follows from the size of the output
+    # the end padding follows from the size of the output
     end = tuple(o + s - 1 - n - b for o, s, n, b in zip(out_shape[2:], span, sizes, begin, strict=True))
     wide = _padded(spread, begin, end)
     view: Array = sliding_window_view(wide, span, axis=tuple(range(2, x.ndim)))
@@ -186,18 +186,18 @@ def _vectors(linear: Linear, x: Array, out_shape: tuple[int, ...], positions: In
     return found
 
 
-def _as_is(linear: Linear, w: Array) -> Array:
+def _product_matrix(linear: Linear, w: Array) -> Array:
     turned: Array = w.T if linear.node.attribute("transB", 0) else w
     return turned[None]
 
 
-def _as_it_was(linear: Linear, matrix: Array, shape: tuple[int, ...]) -> Array:
+def _product_stored(linear: Linear, matrix: Array, shape: tuple[int, ...]) -> Array:
     turned: Array = matrix[0].T if linear.node.attribute("transB", 0) else matrix[0]
     return turned
 
 
 CONV = Kind(_patches, _conv_matrix, _conv_stored)
-PRODUCT = Kind(_vectors, _as_is, _as_it_was)
+PRODUCT = Kind(_vectors, _product_matrix, _product_stored)
 KINDS: Mapping[str, Kind] = {
     "Conv": CONV,
     "ConvTranspose": Kind(_spread_patches, _transposed_matrix, _transposed_stored),
@@ -207,7 +207,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 def linear_of(node: Node, weights: Mapping[str, Weight]) -> Linear | None:
-    """The node as a matrix product with a stored floating-point weight; None if it is none."""
+    """The node as a matrix product with a stored floating-point weight; None if it is not one."""
     if node.op not in KINDS or len(node.inputs) < 2 or node.inputs[1] not in weights or node.inputs[0] in weights:
         return None
     weight = weights[node.inputs[1]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Normal equations of least squares, gathered batch by batch, and their solution."""
+"""Normal equations of least squares, accumulated batch by batch, and their solution."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnxprune.types import Array, Vector
 RIDGES = (1e-3, 1e-2, 1e-1)
 """Candidates for the ridge, in units of the mean diagonal of the inputs' covariance."""
 PLENTY = 8
-"""Rows for each input from which on the ridge has nothing left to prevent."""
+"""Rows per input from which on overfitting is no concern, so that the first ridge is used."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,14 +36,14 @@ class Moments:
 
     @classmethod
     def of(cls, x: Array, y: Array) -> Moments:
-        """The moments of some rows. Products are taken in the rows' own precision, sums over batches in double."""
+        """The moments of some rows. Products are computed in the precision of the rows, sums over batches in double."""
         xt = np.swapaxes(x, 1, 2)
         squares = np.square(y, dtype=np.float64).sum(1)
         parts: tuple[Array, ...] = (x.sum(1, dtype=np.float64), y.sum(1, dtype=np.float64), xt @ x, xt @ y, squares)
         return cls(x.shape[1], *(p.astype(np.float64) for p in parts))
 
     def __add__(self, other: Moments) -> Moments:
-        """The moments of the rows of both."""
+        """The moments of all rows of both."""
         return Moments(
             self.n + other.n, self.x + other.x, self.y + other.y, self.xx + other.xx, self.xy + other.xy, self.yy + other.yy
         )
@@ -51,7 +51,7 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """y is about x @ matrix + offset.
+    """A linear fit: y is approximately x @ matrix + offset.
 
     Attributes:
         matrix: (groups, d, o).
@@ -63,10 +63,10 @@ class Solution:
 
 
 def solve(m: Moments, start: Vector, ridge: float, fixed_offset: Vector | None = None) -> Solution:
-    """Ridge regression that pulls towards `start` (groups, d, o), with a free offset unless one is fixed.
+    """Ridge regression towards `start` (groups, d, o), with a free offset unless one is given.
 
     Args:
-        ridge: weight of the pull, in units of the mean diagonal of the inputs' covariance.
+        ridge: weight of the penalty, in units of the mean diagonal of the inputs' covariance.
     """
     if fixed_offset is None:
         mean_x, mean_y = m.x / m.n, m.y / m.n
@@ -84,7 +84,7 @@ def solve(m: Moments, start: Vector, ridge: float, fixed_offset: Vector | None =
 
 
 def squared_error(m: Moments, s: Solution) -> Vector:
-    """Sum over rows of (y - x @ matrix - offset)^2, for each output (groups, o)."""
+    """Sum over rows of (y - x @ matrix - offset)^2, per output (groups, o)."""
     fit: Vector = np.einsum("gdo,gdo->go", s.matrix, m.xx @ s.matrix) + m.n * s.offset**2
     fit += 2 * s.offset * np.einsum("gd,gdo->go", m.x, s.matrix)
     cross = np.einsum("gdo,gdo->go", s.matrix, m.xy) + s.offset * m.y
@@ -95,11 +95,14 @@ def squared_error(m: Moments, s: Solution) -> Vector:
 def fitted(
     folds: Sequence[Moments], start: Vector, fixed_offset: Vector | None = None, ridges: Sequence[float] = RIDGES
 ) -> Solution:
-    """Ridge regression on all folds: the first ridge where there are rows in plenty; else that which, fitted to the first fold,
-    predicts the others best (one direction only: neighbouring ridges differ little)."""
+    """Ridge regression on all folds.
+
+    The first ridge is used if there are enough rows (`PLENTY`). Otherwise the ridge is chosen that, fitted to the first fold,
+    predicts the other folds best (in this direction only: neighbouring ridges differ little).
+    """
     total = sum(folds[1:], folds[0])
     if len(folds) < 2 or len(ridges) == 1 or total.n >= PLENTY * total.xx.shape[1]:
         return solve(total, start, ridges[0], fixed_offset)
-    rest = sum(folds[2:], folds[1])
-    errors = [squared_error(rest, solve(folds[0], start, ridge, fixed_offset)).sum() for ridge in ridges]
+    others = sum(folds[2:], folds[1])
+    errors = [squared_error(others, solve(folds[0], start, ridge, fixed_offset)).sum() for ridge in ridges]
     return solve(total, start, ridges[int(np.argmin(errors))], fixed_offset)

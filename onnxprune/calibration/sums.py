@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where weights can be refitted: sums of linear nodes, seen up to the first thing that is not linear.
+"""Where weights can be refitted: sums of linear nodes, up to the first nonlinear operator.
 
-A convolution, the BatchNormalization behind it and the residual add behind that are one linear sum
-`total = sum(scale * linear(x)) + offset + addends`. All linear nodes of the sum are fitted together, and what the addends
-(an identity shortcut) get wrong already is part of what they are fitted to.
+A convolution, the BatchNormalization after it and the residual add after that are one linear sum
+`total = sum(scale * linear(x)) + offset + addends`. All linear nodes of the sum are fitted together, and their target includes
+the error already present in the addends (an identity shortcut).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from onnxprune.types import Array, Vector
 
 @dataclass(frozen=True, eq=False)
 class ChannelOp:
-    """One per-channel operator behind a linear node: BatchNormalization, or a stored vector added or multiplied.
+    """A per-channel operator after a linear node: BatchNormalization, or a stored vector that is added or multiplied.
 
     Attributes:
         node: the operator.
-        operand: which input is the stored vector that is added; for BatchNormalization its shift; None where it only scales.
+        operand: index of the input that is added, for BatchNormalization its shift; None if the operator only scales.
     """
 
     node: Node
@@ -35,11 +35,11 @@ class ChannelOp:
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """One linear node of a sum with the per-channel operators between it and the sum.
+    """A linear node of a sum, with the per-channel operators between it and the sum.
 
     Attributes:
         linear: the node.
-        steps: what follows it, in order.
+        steps: the operators after it, in order.
         end: the tensor after them.
     """
 
@@ -56,7 +56,7 @@ class LinearSum:
         total: the tensor that holds the sum.
         terms: the linear nodes; their channels are those of `total`.
         addends: other tensors in the sum.
-        channel_axis: axis of `total` that counts channels, 1 or -1.
+        channel_axis: channel axis of `total`, 1 or -1.
     """
 
     total: str
@@ -84,7 +84,7 @@ class _Finder:
         for node in graph.nodes:
             linear = linear_of(node, graph.weights)
             if linear is not None:
-                term = self._climb(linear)
+                term = self._follow(linear)
                 self.terms[term.end] = term
 
     def sites(self) -> Iterator[LinearSum]:
@@ -94,9 +94,9 @@ class _Finder:
             if not self._adds(node) or node.outputs[0] in inner:
                 continue
             leaves = list(self._leaves(node))
-            terms = [self.terms[x] for x in leaves if x in self.terms and self._alone(x)]
+            terms = [self.terms[x] for x in leaves if x in self.terms and self._single_use(x)]
             axes = {t.linear.channel_axis for t in terms}
-            # a grouped convolution has equations of its own: it is fitted alone, or together with nothing
+            # a grouped convolution has separate equations per group, so it cannot be fitted together with other nodes
             terms = [t for t in terms if t.linear.groups == 1] if len(terms) > 1 else terms
             if not terms or len(axes) > 1:
                 continue
@@ -109,12 +109,12 @@ class _Finder:
             if end not in summed:
                 yield LinearSum(end, (term,), (), term.linear.channel_axis)
 
-    def _alone(self, name: str) -> bool:
-        """Whether exactly one node reads the tensor, and nothing else does."""
+    def _single_use(self, name: str) -> bool:
+        """Whether the tensor has exactly one consumer, and is neither a model output nor read by a body."""
         return len(self.graph.consumers.get(name, ())) == 1 and name not in self.graph.outputs and name not in self.captured
 
     def _adds(self, node: Node) -> bool:
-        """Whether the node adds tensors that are computed from data, all of the sum's own shape."""
+        """Whether the node adds computed tensors that all have the shape of the sum."""
         if node.op not in ("Add", "Sum") or any(name in self.graph.weights for name in node.inputs):
             return False
         shapes = {self.graph.facts[name].cases[0].shape for name in (*node.inputs, *node.outputs)}
@@ -122,7 +122,7 @@ class _Finder:
 
     def _is_sum(self, name: str) -> bool:
         maker = self.graph.producers.get(name)
-        return maker is not None and self._adds(maker) and self._alone(name)
+        return maker is not None and self._adds(maker) and self._single_use(name)
 
     def _leaves(self, node: Node) -> Iterator[str]:
         for name in node.inputs:
@@ -131,10 +131,10 @@ class _Finder:
             else:
                 yield name
 
-    def _climb(self, linear: Linear) -> Term:
-        """Follow the per-channel operators behind a linear node."""
+    def _follow(self, linear: Linear) -> Term:
+        """Follow the per-channel operators after a linear node."""
         name, steps = linear.node.outputs[0], []
-        while self._alone(name):
+        while self._single_use(name):
             node = self.graph.consumers[name][0][0]
             step = channel_op(node, name, linear.channel_axis, self.graph)
             if step is None:
@@ -145,7 +145,7 @@ class _Finder:
 
 
 def channel_op(node: Node, data: str, channel_axis: int, graph: Graph) -> ChannelOp | None:
-    """The node as a per-channel operator on `data`; None if it is something else."""
+    """The node as a per-channel operator on `data`; None if it is not one."""
     if node.op == "BatchNormalization":
         stored = all(name in graph.weights for name in node.inputs[1:])
         return (
@@ -165,7 +165,7 @@ def channel_op(node: Node, data: str, channel_axis: int, graph: Graph) -> Channe
 
 
 def per_channel(shape: Sequence[int], rank: int, channel_axis: int) -> bool:
-    """Whether a stored operand of `shape` holds one number for each channel, or one for all.
+    """Whether a stored operand of `shape` holds one number per channel, or one for all.
 
     >>> per_channel((8, 1, 1), 4, 1), per_channel((8,), 3, 2), per_channel((5, 8), 3, 2)
     (True, True, False)

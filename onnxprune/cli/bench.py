@@ -22,14 +22,14 @@ from onnxprune.report.render.table import print_benchmark
 def bench(
     models: Annotated[
         list[Path],
-        typer.Argument(metavar="A.onnx [B.onnx ...]", help="Models with the same inputs; the first is the yardstick."),
+        typer.Argument(metavar="A.onnx [B.onnx ...]", help="Models with the same inputs; the first is the baseline."),
     ],
     input_shape: ask.InputShape = [],  # noqa: B006
     threads: ask.Threads = 1,
     seconds: ask.Seconds = 4.0,
     format: ask.Printed = ask.Format.TABLE,
 ) -> None:
-    """Time models in turn (A B A B ...) in onnxruntime on the CPU."""
+    """Time models alternately (A B A B ...) in onnxruntime on the CPU."""
     CheckOptions(threads=threads)
     ask.check_shapes(input_shape)
     if not 0 < seconds < float("inf"):
@@ -39,8 +39,8 @@ def bench(
     inputs = cost(first.model, ask.shapes_of(input_shape, first), first.size).inputs
     with progress_bars() as progress:
         feeds = random_feeds(first.model, inputs)
-        told = lambda done: progress("benchmark", done)  # noqa: E731
-        result = benchmark([m.model for m in loaded], feeds, threads, seconds, told)
+        advance = lambda done: progress("benchmark", done)  # noqa: E731
+        result = benchmark([m.model for m in loaded], feeds, threads, seconds, advance)
     names = [m.name for m in loaded]
     if format is ask.Format.JSON:
         print(to_json(benchmark_values(result, names)))

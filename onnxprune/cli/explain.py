@@ -22,13 +22,13 @@ from onnxprune.report.render.text import sentences
 
 def explain(
     model: ask.Model,
-    tensor: Annotated[str, typer.Argument(metavar="TENSOR", help="A weight, any other tensor, or a node.")],
+    tensor: Annotated[str, typer.Argument(metavar="TENSOR", help="The name of a weight, another tensor or a node.")],
     carrier: ask.Carrier = [],  # noqa: B006
     allow_renormalising: ask.AllowRenormalising = False,
     input_shape: ask.InputShape = [],  # noqa: B006
     format: ask.Printed = ask.Format.TABLE,
 ) -> None:
-    """Show what ties the channels of TENSOR to others, and the chain that leads to what pins them."""
+    """Show what the channels of TENSOR are tied to, and the chain of ties that pins them."""
     policy = Policy(read_carrier(carrier), allow_renormalising)
     ask.check_shapes(input_shape)
     loaded = load(model)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is shown while work is done."""
+"""The console, and progress bars."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from onnxprune.types import Progress
 
 
 def console() -> Console:
-    """Standard output; wide where it is no terminal, so that nothing is cut off."""
+    """Standard output; wide if it is not a terminal, so that nothing is truncated."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160, soft_wrap=False)
 
 
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """A progress bar for each stage, on stderr where that is a terminal; silent elsewhere."""
+    """A progress bar per stage, on stderr if that is a terminal; silent otherwise."""
     terminal = Console(stderr=True)
     times = (TimeElapsedColumn(), TimeRemainingColumn())
     columns = (SpinnerColumn(), TextColumn("{task.description:<10}"), BarColumn(), *times)

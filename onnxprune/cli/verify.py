@@ -13,24 +13,24 @@ from onnxprune.cli.progress import console
 from onnxprune.ir.files import load
 from onnxprune.pipeline.prune import verify_loaded
 from onnxprune.report.render.json import to_json
-from onnxprune.report.render.table import proof_text
+from onnxprune.report.render.table import verification_text
 from onnxprune.rewrite.plan import Plan
 
 
 def verify(
     original: Annotated[Path, typer.Argument(metavar="ORIGINAL.onnx", help="The model before pruning.")],
     pruned: Annotated[Path, typer.Argument(metavar="PRUNED.onnx", help="The model after pruning.")],
-    plan: Annotated[Path, typer.Argument(metavar="PLAN.json", help="The plan between the two.")],
+    plan: Annotated[Path, typer.Argument(metavar="PLAN.json", help="The plan of the pruning.")],
     input_shape: ask.InputShape = [],  # noqa: B006
     format: ask.Printed = ask.Format.TABLE,
 ) -> None:
-    """Verify that PRUNED is ORIGINAL with the channels of PLAN removed."""
+    """Verify that PRUNED is ORIGINAL without the channels that PLAN removes."""
     ask.check_shapes(input_shape)
-    made = Plan.load(plan)
+    loaded_plan = Plan.load(plan)
     loaded = load(original)
-    proof = verify_loaded(loaded, load(pruned), made, ask.shapes_of(input_shape, loaded))
+    verification = verify_loaded(loaded, load(pruned), loaded_plan, ask.shapes_of(input_shape, loaded))
     if format is ask.Format.JSON:
-        print(to_json(proof))
+        print(to_json(verification))
         return
-    refitted = "; after the cut, weights were refitted, and nothing else was changed" if made.recovered else ""
-    console().print(f"verified: {proof_text(proof)}{refitted}", markup=False)
+    refitted = "; weights were refitted after the cut, and nothing else was changed" if loaded_plan.recovered else ""
+    console().print(f"verified: {verification_text(verification)}{refitted}", markup=False)

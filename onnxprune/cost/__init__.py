@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model costs: multiply-accumulates, parameters, bytes, measured latency."""
+"""The cost of a model: multiply-accumulates, parameters, bytes, measured latency."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measured latency: models run in turn, and how much faster than the first each of them is."""
+"""Measured latency of models that run in turn, and the speedup of each over the first."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Latency:
     Attributes:
         median_ms: median over `runs`.
         low_ms, high_ms: 10th and 90th percentile.
-        runs: how many were timed.
+        runs: number of timed runs.
     """
 
     median_ms: float
@@ -40,8 +40,8 @@ class Benchmark:
     """Latencies of several models, measured in turn in one process.
 
     Attributes:
-        latencies: one for each model, in the order given.
-        speedup: for each model, how many times faster than the first; median of the ratios of neighbouring runs.
+        latencies: one per model, in the order given.
+        speedup: for each model, how many times faster it is than the first; median of the ratios of neighbouring runs.
         speedup_low, speedup_high: 10th and 90th percentile of those ratios.
     """
 
@@ -73,13 +73,13 @@ def benchmark(
     progress: Advance = unwatched,
     run: Runner | None = None,
 ) -> Benchmark:
-    """Time models in turn (A B A B ...), so that a machine that slows down slows them all.
+    """Time models in turn (A B A B ...), so that a slowdown of the machine affects all of them.
 
     Args:
         feeds: inputs for all models.
         threads: threads that onnxruntime may use inside an operator.
-        seconds: about how long to measure in all; at least 7 rounds.
-        run: what runs the models; this process, if nothing else.
+        seconds: approximate total measuring time; at least 7 rounds are run.
+        run: runs the models; this process by default.
     """
     times = (run or in_this_process)(models, feeds, threads, seconds, progress)
     ratios = times[:, :1] / times
@@ -99,7 +99,7 @@ def benchmark(
 def in_this_process(
     models: Sequence[ModelProto], feeds: Feeds, threads: int, seconds: float, progress: Advance = unwatched
 ) -> Array:
-    """A `Runner`: one session for each model, in onnxruntime on the CPU."""
+    """A `Runner`: one session per model, in onnxruntime on the CPU."""
     sessions = [_open(m, threads) for m in models]
     for s in sessions:
         _run(s, feeds)
@@ -121,7 +121,7 @@ def _open(model: ModelProto, threads: int) -> Any:
     with runnable(model) as source:
         try:
             return session(source, threads)
-        except Exception as e:  # whatever onnxruntime does not implement
+        except Exception as e:  # anything onnxruntime does not implement
             raise DataError(f"onnxruntime cannot run the model: {str(e).splitlines()[0][:200]}; use --no-bench") from e
 
 
@@ -129,16 +129,16 @@ def _run(ort_session: Any, feeds: Feeds) -> float:
     start = time.perf_counter()
     try:
         ort_session.run(None, feeds)
-    except Exception as e:  # sizes that do not suit the model
+    except Exception as e:  # sizes that the model does not accept
         shapes = ", ".join(f"{n}:{'x'.join(map(str, x.shape))}" for n, x in feeds.items())
         what = str(e).splitlines()[0][:160]
         raise DataError(
-            f"onnxruntime fails on inputs {shapes}: {what}; give suitable sizes with --input-shape, or --no-bench"
+            f"onnxruntime fails on inputs {shapes}: {what}; set suitable sizes with --input-shape, or use --no-bench"
         ) from e
     return time.perf_counter() - start
 
 
 def random_feeds(model: ModelProto, shapes: Shapes) -> Feeds:
-    """Seeded inputs of given shapes."""
+    """Seeded inputs of the given shapes."""
     rng = np.random.default_rng(0)
     return {v.name: sample(rng, fact_of_type(v.type).dtype, tuple(shapes[v.name])) for v in free_inputs(model)}

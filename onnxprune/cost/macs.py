@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multiply-accumulates of any cut, from how many labels it keeps on each axis."""
+"""Multiply-accumulates of any cut, from the number of labels it keeps on each axis."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Macs:
     """The multiply-accumulates of any cut of one model: a `CostModel`.
 
     Attributes:
-        labels: the labels of all axes that products work on, one axis after the other.
-        starts: where each of those axes begins (n_axes,).
-        fixed: for each product what its sizes without labels multiply to (n_products,).
-        axes: for each product its labelled axes; n_axes stands for none (n_products, most).
+        labels: the labels of all axes that products work on, concatenated.
+        starts: the start of each of those axes in `labels` (n_axes,).
+        fixed: for each product, its sizes without labels, multiplied (n_products,).
+        axes: for each product, its labelled axes, padded with n_axes (n_products, most).
     """
 
     labels: Indices = field(repr=False)
@@ -40,7 +40,7 @@ class Macs:
 
 
 def macs_model(coupled: Coupled) -> Macs:
-    """The multiply-accumulates of cuts of a graph, at the input sizes that reports show."""
+    """The `Macs` of a graph, at the input sizes shown in reports."""
     facts = coupled.sizes
     known: dict[bytes, tuple[int, Indices]] = {}
     fixed, rows = [], []
@@ -57,10 +57,10 @@ def macs_model(coupled: Coupled) -> Macs:
 
 
 def _labels(coupled: Coupled, node: Node, name: str, axis: int) -> Axis:
-    """The labels by which a size shrinks; what a convolution slides along it does at the original width."""
+    """The labels by which a size shrinks; None for axes along which a convolution slides, which keep the original width."""
     return None if node.op == "Conv" and name == node.outputs[0] and axis > 1 else coupled.flows[name].axes[axis]
 
 
 def _place(known: dict[bytes, tuple[int, Indices]], labels: Indices) -> int:
-    """The place of an axis among the different ones seen so far."""
+    """The index of an axis among the distinct ones seen so far."""
     return known.setdefault(labels.tobytes(), (len(known), labels))[0]

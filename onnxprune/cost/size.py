@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model costs before anything is measured: multiply-accumulates, parameters, bytes."""
+"""The cost of a model without any measurement: multiply-accumulates, parameters, bytes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Cost:
 
     Attributes:
         macs: multiply-accumulates of convolutions and matrix products for `inputs`.
-        params: stored numbers, floating-point tensors and integer tensors of rank 2 or more.
+        params: number of elements of floating-point weights, and of integer weights of rank 2 or more.
         bytes: size of the serialized model with its external data.
-        inputs: the input shapes that `macs` is for.
+        inputs: the input shapes for which `macs` holds.
     """
 
     macs: int
@@ -34,10 +34,10 @@ class Cost:
 
 
 def cost(model: ModelProto, fed: Shapes | None = None, size: int | None = None) -> Cost:
-    """Count what a model stores and multiplies, at the given input shapes or at usual ones where the file leaves them open.
+    """Count what a model stores and multiplies, at the given input shapes, or at default ones for dynamic sizes.
 
     Args:
-        size: bytes of the file, where they are known; counting them means to serialize the model.
+        size: bytes of the file, if known; otherwise they are computed.
     """
     weights = read_weights(model)
     reading, inputs = read_once(model, CASES_OF_BENCHMARK, fed or {})

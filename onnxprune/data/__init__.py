@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs that the user gives, or that are made up: to fit weights on, and to judge results by."""
+"""Samples of model inputs, given by the user or synthetic: to fit weights on and to evaluate results."""

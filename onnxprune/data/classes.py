@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where outputs score classes, and how many."""
+"""Which outputs are class scores, and the number of classes."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from onnxprune.types import Array
 
 
 def classes_of(model: ModelProto) -> int | None:
-    """How many classes the first output scores, where it scores each sample as a whole."""
+    """Number of classes that the first output scores; None if it does not score each sample as a whole."""
     facts = read_once(model, CASES_OF_BENCHMARK, {})[0].facts
     shape = facts[model.graph.output[0].name].shape or ()
     return shape[1] if len(shape) > 1 and shape[1] > 1 and all(n == 1 for n in shape[2:]) else None
 
 
 def are_probabilities(scores: Array, axis: int = -1) -> bool:
-    """Whether scores along an axis are at least 0 and sum to 1."""
+    """Whether scores along an axis are non-negative and sum to 1."""
     return bool(scores.shape[axis] > 1 and scores.min() >= 0 and np.abs(scores.sum(axis, dtype=np.float64) - 1).max() < 0.01)
 
 
 def class_axis(output: Array, labels: Array | None = None) -> int | None:
-    """The axis of a first output along which classes are scored, None where there seems to be none.
+    """The class axis of a first output, or None if there seems to be none.
 
-    It is the axis that labels do not have; one along which probabilities sum to 1; the last of up to three axes (a class a
-    sample, or a class a position in text) or the second of more (segmentation), unless that holds a grey or a colour image.
+    In order of preference: the axis that labels lack; an axis along which the values are probabilities; the last of up to
+    three axes (one class per sample, or per position in text) or the second of more (segmentation), unless the output looks
+    like a grey or colour image.
     """
     if output.dtype.kind != "f" or output.ndim < 2 or not output.size:
         return None

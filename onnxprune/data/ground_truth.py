@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels in a file of their own: .npy, .npz, or .csv with one line a sample."""
+"""Labels in a separate file: .npy, .npz, or .csv with one line per sample."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from onnxprune.types import Array
 
 
 def read_labels(path: str | Path, files: Sequence[str] | None = None) -> Array:
-    """One label a sample: whole numbers, else numbers, else text.
+    """One label per sample: integers if possible, else floats, else text.
 
     Args:
-        path: `.npy`; `.npz` with one array, or one called label, labels or y; `.csv` with one label a line (the last column;
-            a first line of column names is passed over).
-        files: names of the samples. A .csv of two columns or more then names them in its first, in any order: by path in the
-            folder, or by name alone.
+        path: `.npy`; `.npz` with one array, or one called label, labels or y; `.csv` with one label per line (the last
+            column; a header line is skipped).
+        files: names of the samples. The first column of a .csv with at least two columns then identifies them, in any order:
+            by path in the folder, or by file name alone.
 
     Raises:
-        DataError: the file cannot be read, or a sample has no label in it.
+        DataError: the file cannot be read, or has no label for a sample.
     """
     if Path(path).suffix.lower() != ".csv":
         return _stored(path)
@@ -39,7 +39,7 @@ def _stored(path: str | Path) -> Array:
     arrays = read_arrays(path, "--labels")
     names = [n for n in LABELS if n in arrays] or (list(arrays) if len(arrays) == 1 else [])
     if not names:
-        raise DataError(f"--labels {path}: has arrays {sorted(arrays)}, expected one, or one called {', '.join(LABELS)}")
+        raise DataError(f"--labels {path}: got arrays {sorted(arrays)}, expected one, or one named {', '.join(LABELS)}")
     return arrays[names[0]]
 
 
@@ -48,11 +48,9 @@ def _rows(path: str | Path) -> list[list[str]]:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise DataError(
-            f"--labels {path}: {getattr(e, 'strerror', None) or 'not a text file of lines'}; expected a .csv"
-        ) from e
+        raise DataError(f"--labels {path}: {getattr(e, 'strerror', None) or 'not a text file'}; expected a .csv") from e
     if not rows:
-        raise DataError(f"--labels {path}: is empty; expected one label a line")
+        raise DataError(f"--labels {path}: is empty; expected one label per line")
     return rows
 
 
@@ -61,7 +59,7 @@ def _by_name(rows: Sequence[Sequence[str]], files: Sequence[str], path: str | Pa
     found = [known.get(name, known.get(Path(name).name)) for name in files]
     missing = [name for name, label in zip(files, found, strict=True) if label is None]
     if missing:
-        raise DataError(f"--labels {path}: {len(missing)} of {len(files)} samples have no line, the first is {missing[0]}")
+        raise DataError(f"--labels {path}: {len(missing)} of {len(files)} samples have no label; first: {missing[0]}")
     return [label for label in found if label is not None]
 
 

@@ -13,7 +13,7 @@ import onnx
 from onnx import ModelProto
 
 from onnxprune.data.arrays import data_of_chunks, inputs_of
-from onnxprune.data.preprocess import default_for, likely_input, parse
+from onnxprune.data.preprocess import default_for, image_input, parse
 from onnxprune.data.samples import Data
 from onnxprune.errors import DataError
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
@@ -21,7 +21,7 @@ from onnxprune.ir.graph import FLOATS, Fact
 from onnxprune.types import Advance, Array, Indices, unwatched
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-MOST_NAMED = 3
+MAX_NAMED = 3
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -50,7 +50,7 @@ def data_of_images(
     Raises:
         DataError: Pillow is missing, no image can be read, or what becomes of them does not fit the model.
     """
-    name, fact = likely_input(inputs_of(model), str(folder))
+    name, fact = image_input(inputs_of(model), str(folder))
     whole = bool(fact.dtype) and fact.dtype not in FLOATS
     default = default_for(_shape(model, name, fact), whole)
     how = parse(preprocess or "", default)
@@ -119,8 +119,8 @@ def _opened(files: Sequence[Path]) -> Iterator[Any]:
 def _left_out(unread: Sequence[str], total: int) -> list[str]:
     if not unread:
         return []
-    more = f" and {len(unread) - MOST_NAMED} more" if len(unread) > MOST_NAMED else ""
-    return [f"{len(unread)} of {total:,} images cannot be read and are left out: {'; '.join(unread[:MOST_NAMED])}{more}"]
+    more = f" and {len(unread) - MAX_NAMED} more" if len(unread) > MAX_NAMED else ""
+    return [f"{len(unread)} of {total:,} images cannot be read and are left out: {'; '.join(unread[:MAX_NAMED])}{more}"]
 
 
 def _shape(model: ModelProto, name: str, fact: Fact) -> tuple[int, ...]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How an image becomes the input of a model: `size=224x224,mean=0.485:0.456:0.406,...`."""
+"""Preprocessing of images for a model: `size=224x224,mean=0.485:0.456:0.406,...`."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ SHORT = "size=224x224,mean=0.485:0.456:0.406,std=0.229:0.224:0.225,scale=255,ord
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """How an image becomes an input: resized, then (pixel / scale - mean) / std, then laid out.
+    """How an image becomes an input: resize, then (pixel / scale - mean) / std, then arrange the axes.
 
     Attributes:
-        size: height and width; width 0: as wide as the image asks for (with `resize=height`). None: the image's own.
-        mean, std: one number, or one a channel in the order of `order`.
-        scale: what pixels, 0 to 255, are divided by first.
+        size: height and width. Width 0: as the image's aspect ratio requires (with `resize=height`). None: the image's own.
+        mean, std: one number, or one per channel in the order of `order`.
+        scale: divisor of the pixel values (0 to 255), applied first.
         order: rgb, bgr, or grey.
         layout: the order of the axes.
-        resize: `crop`: shorter side to size / crop, then the centre. `stretch`: to the size, whatever the aspect. `letterbox`:
-            to fit inside, the rest filled on both sides. `height`: to the height, as wide as the aspect asks for but at
-            most the width, the rest filled on the right (text lines). `none`: as it is.
-        crop: share of the shorter side that the centre crop keeps; an image that has the size already is not cropped.
-        pad: pixel value of filled parts; None: 114 for letterbox, else what becomes 0.
+        resize: `crop`: scale the shorter side to size / crop, then crop the centre. `stretch`: scale to the size, ignoring the
+            aspect ratio. `letterbox`: scale to fit inside the size and pad both sides. `height`: scale to the height, as
+            wide as the aspect ratio requires but at most the width, and pad on the right (text lines). `none`: no scaling.
+        crop: fraction of the shorter side that the centre crop keeps; an image that already has the size is not cropped.
+        pad: pixel value of the padding. None: 114 for letterbox, else the value that becomes 0.
     """
 
     size: tuple[int, int] | None = None
@@ -51,7 +51,7 @@ class Preprocess:
     pad: float | None = None
 
     def __str__(self) -> str:
-        """The text that `parse` reads."""
+        """The settings as text that `parse` reads."""
         size = "" if self.size is None else "x".join(str(n) for n in self.size if n)
         parts = {"size": size, "mean": _listed(self.mean), "std": _listed(self.std), "scale": f"{self.scale:g}"}
         parts |= {"order": self.order, "layout": self.layout, "resize": self.resize}
@@ -64,35 +64,35 @@ class Preprocess:
         return 1 if self.order == "grey" else 3
 
     def __call__(self, image: Any) -> NDArray[np.float32]:
-        """The input for a PIL image, without the axis that counts samples."""
+        """The input for a PIL image, without the sample axis."""
         image = image.convert("L" if self.order == "grey" else "RGB")
         resized = np.asarray(_resized(image, self), np.float32)
         pixels = resized.reshape(*resized.shape[:2], self.channels)[..., :: -1 if self.order == "bgr" else 1]
-        return self._filled(self._normal(pixels))
+        return self._padded(self._normalised(pixels))
 
-    def _filled(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Filled up to the size, and laid out."""
+    def _padded(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The pixels, padded to the size and with the axes in order."""
         height, width = self.size or x.shape[:2]
         width = width or -(-x.shape[1] // ROUND_WIDTH) * ROUND_WIDTH
-        rest = (height - x.shape[0], width - x.shape[1])
-        if any(rest):
-            before = (0, 0) if self.resize == "height" else (rest[0] // 2, rest[1] // 2)
-            whole = np.broadcast_to(self._filling(), (height, width, self.channels)).copy()
+        missing = (height - x.shape[0], width - x.shape[1])
+        if any(missing):
+            before = (0, 0) if self.resize == "height" else (missing[0] // 2, missing[1] // 2)
+            whole = np.broadcast_to(self._padding(), (height, width, self.channels)).copy()
             whole[before[0] : before[0] + x.shape[0], before[1] : before[1] + x.shape[1]] = x
             x = whole
         axes = self.layout.removeprefix("n")
         return np.ascontiguousarray({"hwc": x, "chw": x.transpose(2, 0, 1), "hw": x[..., 0]}[axes])
 
-    def _normal(self, pixels: Array) -> NDArray[np.float32]:
+    def _normalised(self, pixels: Array) -> NDArray[np.float32]:
         return np.asarray((pixels / self.scale - np.array(self.mean)) / np.array(self.std), np.float32)
 
-    def _filling(self) -> NDArray[np.float32]:
+    def _padding(self) -> NDArray[np.float32]:
         pad = LETTERBOX_GREY if self.pad is None and self.resize == "letterbox" else self.pad
-        return np.zeros(1, np.float32) if pad is None else self._normal(np.full(self.channels, pad))
+        return np.zeros(1, np.float32) if pad is None else self._normalised(np.full(self.channels, pad))
 
 
 def _resized(image: Any, how: Preprocess) -> Any:
-    """A PIL image in (at most) the size."""
+    """A PIL image scaled to at most the size."""
     height, width = how.size or (image.height, image.width)
     if how.size is None or (image.height, image.width) == (height, width):
         return image
@@ -109,7 +109,7 @@ def _resized(image: Any, how: Preprocess) -> Any:
 
 
 def _to(image: Any, width: int, height: int, centre: tuple[int, int] | None = None) -> Any:
-    image = image.resize((width, height), resample=2)  # bilinear, with antialiasing where it shrinks
+    image = image.resize((width, height), resample=2)  # bilinear, with antialiasing when shrinking
     if centre is None:
         return image
     left, top = (width - centre[0]) // 2, (height - centre[1]) // 2
@@ -117,11 +117,11 @@ def _to(image: Any, width: int, height: int, centre: tuple[int, int] | None = No
 
 
 def default_for(shape: tuple[int, ...], integers: bool = False) -> Preprocess:
-    """What the shape of an input suggests: grey for one channel, the layout by where the channels are, the static size.
+    """Settings suggested by the shape of an input: grey for one channel, the layout by the channel axis, the static size.
 
     Args:
-        shape: of the model's input, -1 where open.
-        integers: whether the input holds whole numbers; then pixels are not scaled.
+        shape: shape of the model's input, -1 for dynamic sizes.
+        integers: whether the input holds integers; pixels are then not scaled.
     """
     layout = _layout(shape)
     at = {axis: shape[k] for k, axis in enumerate(layout)}
@@ -142,10 +142,10 @@ def _layout(shape: tuple[int, ...]) -> str:
 
 
 def parse(text: str, default: Preprocess) -> Preprocess:
-    """`key=value,...` over a default.
+    """Settings from `key=value,...`, applied to a default.
 
     Raises:
-        DataError: a key or value that means nothing.
+        DataError: a key or value is invalid.
     """
     found = settings_of(text)
     if "size" in found and "resize" not in found:
@@ -158,10 +158,10 @@ def parse(text: str, default: Preprocess) -> Preprocess:
 
 
 def settings_of(text: str) -> dict[str, Any]:
-    """The settings in `key=value,...`, whatever the model.
+    """The settings in `key=value,...`, independent of any model.
 
     Raises:
-        DataError: a key or value that means nothing.
+        DataError: a key or value is invalid.
     """
     found: dict[str, Any] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
@@ -185,10 +185,10 @@ def _check(how: Preprocess) -> None:
             )
     if how.size is None and how.resize != "none":
         raise DataError(
-            "--preprocess: the model leaves the size open; write size=HEIGHTxWIDTH, or resize=none for images as they are"
+            "--preprocess: the model's input size is dynamic; set size=HEIGHTxWIDTH, or resize=none to keep image sizes"
         )
     if how.layout.endswith("hw") and "c" not in how.layout and how.order != "grey":
-        raise DataError(f"--preprocess: layout={how.layout} has no axis for channels; write order=grey, or another layout")
+        raise DataError(f"--preprocess: layout={how.layout} has no channel axis; set order=grey, or choose another layout")
 
 
 def _listed(values: tuple[float, ...]) -> str:
@@ -232,7 +232,7 @@ def _one(read: Callable[[str], tuple[float, ...]]) -> Callable[[str], float]:
 def _share(text: str) -> float:
     value = _one(_positive)(text)
     if value > 1:
-        raise ValueError("a share of the shorter side, above 0 and at most 1")
+        raise ValueError("a fraction of the shorter side, above 0 and at most 1")
     return value
 
 
@@ -259,20 +259,20 @@ READERS: dict[str, Callable[[str], Any]] = {
 }
 
 
-def likely_input(facts: dict[str, Fact], where: str) -> tuple[str, Fact]:
-    """The input that takes images: the only one.
+def image_input(facts: dict[str, Fact], where: str) -> tuple[str, Fact]:
+    """The only input of a model, which takes images.
 
     Raises:
-        DataError: the model has several inputs, or this one cannot hold images.
+        DataError: the model has several inputs, or its only input cannot hold images.
     """
     if len(facts) > 1:
         raise DataError(
-            f"{where}: a folder of images feeds a model with one input, this one has {len(facts)} ({', '.join(facts)}); "
-            "give an .npz with one array for each, or module:function"
+            f"{where}: a folder of images requires a model with one input, this one has {len(facts)} ({', '.join(facts)}); "
+            "use an .npz with one array per input, or module:function"
         )
     name, fact = next(iter(facts.items()))
     if fact.shape is not None and not 2 <= len(fact.shape) <= 4:
         raise DataError(
-            f"{where}: '{name}' has shape {list(fact.shape)}, which holds no images; give an .npz or module:function"
+            f"{where}: '{name}' has shape {list(fact.shape)}, which cannot hold images; use an .npz or module:function"
         )
     return name, fact

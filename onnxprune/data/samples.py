@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples for the inputs of a model: frozen, in memory, handed out in batches that the model takes."""
+"""Samples for the inputs of a model: immutable, in memory, served in batches that the model accepts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Data:
     """Samples for the inputs of a model.
 
     Attributes:
-        chunks: each input name -> array whose first axis counts samples. Within a chunk every input has one shape; shapes may
-            differ between chunks.
-        labels: what is right for each sample, in order, first axis = samples; None where nobody said.
-        fixed: the batch size that the file insists on; every batch has it. None: any.
-        stacked: inputs without an axis for samples. Their arrays have one axis more than the model's input, and a batch
-            (always one sample: `fixed` is 1) leaves it out.
-        notes, warnings: sentences for the report, such as how many images could not be read, or that these are hardly the
-            inputs of the training.
+        chunks: mappings input name -> array whose first axis counts samples. Within a chunk every input has one shape; shapes
+            may differ between chunks.
+        labels: ground truth of each sample, in order, samples on the first axis; None if unknown.
+        fixed: the batch size fixed by the file; every batch has it. None: any.
+        stacked: inputs without a sample axis. Their arrays have one axis more than the model's input, and a batch (always one
+            sample: `fixed` is 1) omits it.
+        notes, warnings: sentences for the report, such as the number of unreadable images, or that the inputs hardly resemble
+            those of training.
     """
 
     chunks: tuple[Feeds, ...] = field(repr=False)
@@ -36,15 +36,15 @@ class Data:
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse arrays that do not count the same samples, or that batches of the fixed size would not use up."""
+        """Reject arrays that differ in their number of samples, or that do not divide into batches of the fixed size."""
         counts = [{len(x) for x in chunk.values()} for chunk in self.chunks]
         if any(len(c) != 1 or 0 in c for c in counts):
-            held = sorted(set().union(*counts))
-            raise DataError(f"the arrays hold {held} samples; expected the same number, at least one, in each")
+            sizes = sorted(set().union(*counts))
+            raise DataError(f"the arrays have {sizes} samples; expected the same nonzero number in each")
         if any(n % self.unit for c in counts for n in c):
             raise DataError(f"got {len(self)} samples of one shape, expected a multiple of {self.unit}, the model's batch size")
         if self.labels is not None and len(self.labels) != len(self):
-            raise DataError(f"got {len(self.labels)} labels for {len(self)} samples; expected one for each")
+            raise DataError(f"got {len(self.labels)} labels for {len(self)} samples; expected one per sample")
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -57,40 +57,40 @@ class Data:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The inputs."""
+        """Names of the inputs."""
         return tuple(self.chunks[0]) if self.chunks else ()
 
     def batches(self, size: int) -> Iterator[Feeds]:
-        """Feeds of at most `size` samples (exactly `fixed`, where the file insists), in order; shapes are never mixed."""
+        """Feeds of at most `size` samples (exactly `fixed`, if set), in order; shapes are never mixed."""
         step = self.fixed or max(1, size)
         for chunk in self.chunks:
             for k in range(0, count(chunk), step):
                 yield {name: x[k] if name in self.stacked else x[k : k + step] for name, x in chunk.items()}
 
     def split(self, held_out: int | float, seed: int = 0) -> tuple[Data, Data]:
-        """What to fit on, and what to judge by: disjoint, chosen by `seed`, in the old order.
+        """Samples to fit on and samples to evaluate on: disjoint, chosen by `seed`, in the original order.
 
         Args:
-            held_out: how many samples (int) or which fraction (float) are held out: rounded up to whole batches of a fixed
-                size, and never more than half. Of a single sample nothing is held out: the second part is empty.
+            held_out: number (int) or fraction (float) of samples to hold out, rounded up to whole batches of a fixed size, and
+                at most half. A single sample is not held out: the second part is then empty.
         """
-        wish = held_out if isinstance(held_out, int) else math.ceil(held_out * len(self))
-        chosen = self._choose(min(-(-wish // self.unit) * self.unit, len(self) // 2), seed)
+        requested = held_out if isinstance(held_out, int) else math.ceil(held_out * len(self))
+        chosen = self._choose(min(-(-requested // self.unit) * self.unit, len(self) // 2), seed)
         return self.where(~chosen), self.where(chosen)
 
     def take(self, n: int, seed: int = 0) -> Data:
-        """At most `n` samples (at least one batch of a fixed size), chosen by `seed`, in the old order."""
+        """At most `n` samples (at least one batch of a fixed size), chosen by `seed`, in the original order."""
         return self if n >= len(self) else self.where(self._choose(max(n, self.unit), seed))
 
     def _choose(self, n: int, seed: int) -> Mask:
-        """Which samples are among `n` chosen at random, whole units only."""
+        """A mask of `n` samples chosen at random, in whole units."""
         units = len(self) // self.unit
         chosen = np.zeros(units, bool)
         chosen[np.random.default_rng(seed).permutation(units)[: max(n, 0) // self.unit]] = True
         return np.repeat(chosen, self.unit)
 
     def where(self, mask: Mask) -> Data:
-        """The samples that a mask (one entry a sample) chooses."""
+        """The samples that a mask (one entry per sample) selects."""
         chunks, at = [], 0
         for chunk in self.chunks:
             here = mask[at : at + count(chunk)]

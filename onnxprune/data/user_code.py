@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Functions of the user's own, named on the command line as `module:function`."""
+"""User-defined functions, given on the command line as `module:function`."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ OURS = (__file__, contextlib.__file__, importlib.__file__)
 
 
 def is_entry(text: str) -> bool:
-    """Whether a text has the form `module:function`, and is no path that exists."""
+    """Whether a text has the form `module:function` and is not an existing path."""
     return bool(NAME.fullmatch(text)) and not Path(text).exists()
 
 
 def function_named(text: str, option: str) -> Callable[..., Any]:
-    """The function `module:function`; the working folder is looked in first.
+    """The function `module:function`; the working directory is searched first.
 
     Raises:
         DataError: the module cannot be imported, or has no such function.
@@ -41,7 +41,7 @@ def function_named(text: str, option: str) -> Callable[..., Any]:
     if not NAME.fullmatch(text):
         raise DataError(f"{option}: got '{text}', expected module:function, such as mine:feeds for feeds in mine.py")
     module, _, name = text.partition(":")
-    if "" not in sys.path:  # for good: the function may import more when it runs
+    if "" not in sys.path:  # permanently: the function may import more when it runs
         sys.path.insert(0, "")
     with one_line(f"{option}: importing '{module}'"):
         found: Any = importlib.import_module(module)
@@ -53,23 +53,23 @@ def function_named(text: str, option: str) -> Callable[..., Any]:
 
 
 def data_of_entry(text: str, model: ModelProto, most: int, path: str | None = None) -> Data:
-    """Samples that a function yields: input name -> array, one sample or one batch each, and perhaps its label as `label`.
+    """Samples that a function yields: input name -> array, each a single sample or a batch, optionally with a `label`.
 
     Args:
-        text: `module:function`. It is called with no arguments, or with the path of the model if it must be given one.
-        model: the model that they are for.
-        most: after so many samples no more are asked for.
-        path: of the model.
+        text: `module:function`. It is called without arguments, or with the path of the model if a parameter is required.
+        model: the model to feed.
+        most: number of samples after which no more are requested.
+        path: path of the model.
 
     Raises:
-        DataError: the function fails, or yields nothing, or what does not fit the model.
+        DataError: the function fails, or yields no samples, or samples that do not match the model.
     """
     feeds = function_named(text, "--data")
     return data_of_calls(_called(feeds, text, inputs_of(model), most, path), model, f"--data {text}")
 
 
 def _called(feeds: Callable[..., Any], text: str, facts: Mapping[str, Fact], most: int, path: str | None) -> Iterator[Any]:
-    """What the function yields, until it is enough."""
+    """What the function yields, until there are enough samples."""
     total = 0
     with one_line(f"--data {text}"):
         iterator = iter(feeds(*_arguments(feeds, path)))
@@ -88,7 +88,7 @@ def _arguments(feeds: Callable[..., Any], path: str | None) -> list[str]:
 
 
 def _size(call: Any, facts: Mapping[str, Fact]) -> int:
-    """Samples in what was yielded: one without an axis for them."""
+    """Number of samples in a yielded value; 1 if it has no sample axis."""
     name, fact = next(iter(facts.items()))
     shape = np.shape(call[name]) if isinstance(call, Mapping) and name in call else ()
     return max(1, shape[0]) if fact.shape is not None and 0 < len(fact.shape) == len(shape) else 1
@@ -96,7 +96,7 @@ def _size(call: Any, facts: Mapping[str, Fact]) -> int:
 
 @contextmanager
 def one_line(what: str) -> Iterator[None]:
-    """Whatever the user's code raises, as one line with the place where it happened."""
+    """Report any exception of the user's code in one line, with its location."""
     try:
         yield
     except Exception as e:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verification of a cut, and how far a candidate is from the original."""
+"""Verification of a cut, and comparison of candidates with the original."""

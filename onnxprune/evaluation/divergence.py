@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers on how far one array of outputs is from another, as sums that add up over batches."""
+"""Divergence of one array of outputs from another, as sums that add up over batches."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from onnxprune.data.classes import are_probabilities
 from onnxprune.types import Array
 
 MOST = 2**26
-"""Values of one output that are remembered over all samples; of larger outputs, positions are chosen at random."""
+"""Maximum number of values stored per output, over all samples; of larger outputs, random positions are stored."""
 FAINT = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """Sums over what was compared; `gap + gap` joins two batches.
+    """Sums over the compared values; `+` joins batches.
 
     Attributes:
         apart, old, new, both: sums of (y - y0)^2, y0^2, y^2 and y y0.
-        places, same: positions with class scores, and how many have the same best class in both.
+        places, same: number of positions with class scores, and of those whose best class is the same in both.
         nats: sum over positions of the Kullback-Leibler divergence of y's class probabilities from y0's.
-        divergent: positions that `nats` is over.
+        divergent: number of positions that `nats` sums over.
     """
 
     apart: float = 0.0
@@ -37,19 +37,19 @@ class Divergence:
     divergent: float = 0.0
 
     def __add__(self, other: Divergence) -> Divergence:
-        """Both batches together."""
+        """The sums over both batches."""
         return Divergence(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def error(self) -> float:
-        """||y - y0|| / ||y0||; 0 where both are zero, infinite where y is no number."""
+        """||y - y0|| / ||y0||; 0 if both are zero, infinite if y is not finite."""
         if not self.apart:
             return 0.0
         return math.sqrt(self.apart / self.old) if self.old and math.isfinite(self.apart) else math.inf
 
     @property
     def cosine(self) -> float:
-        """Of y and y0; 1 where both are zero."""
+        """Cosine similarity of y and y0; 1 if both are zero."""
         if not self.apart:
             return 1.0
         norm = math.sqrt(self.old) * math.sqrt(self.new) if math.isfinite(self.new) else 0.0
@@ -57,23 +57,23 @@ class Divergence:
 
     @property
     def agreement(self) -> float | None:
-        """Share of positions with the same best class; None without class scores."""
+        """Fraction of positions with the same best class; None without class scores."""
         return self.same / self.places if self.places else None
 
     @property
     def divergence(self) -> float:
-        """Mean Kullback-Leibler divergence in nats of class scores, the squared relative error of anything else."""
+        """Mean Kullback-Leibler divergence in nats for class scores, the squared relative error for other outputs."""
         return self.nats / self.divergent if self.divergent else self.error**2
 
 
 def rows_of(output: Array, axis: int | None, samples: int, seed: int = 0) -> Array:
-    """An output as (samples, positions, classes), classes being 1 without a class axis; at most `MOST` values in all.
+    """An output as (samples, positions, classes), with 1 class if there is no class axis; at most `MOST` values in total.
 
     Args:
         output: (batch, ...), one batch.
-        axis: where the classes are.
-        samples: how many samples there are over all batches.
-        seed: chooses the positions of an output that is too large; the same for every batch of that shape.
+        axis: the class axis, or None.
+        samples: number of samples over all batches.
+        seed: selects the positions of an output that is too large; they are the same for every batch of that shape.
     """
     if not output.ndim:
         return output.reshape(1, 1, 1)
@@ -86,10 +86,10 @@ def rows_of(output: Array, axis: int | None, samples: int, seed: int = 0) -> Arr
 
 
 def divergence_between(old: Array, new: Array, scores: bool) -> Divergence:
-    """How far `new` is from `old`, both (samples, positions, classes).
+    """Divergence of `new` from `old`, both (samples, positions, classes).
 
-    Where the original is no number nothing is compared. Whole numbers count as right or wrong. Arrays of different sizes (a
-    detector may find fewer objects) are filled up with zeros.
+    Values that are not finite in the original are not compared. Integers count as right or wrong. Arrays of different sizes
+    (a detector may find fewer objects) are padded with zeros.
     """
     a, b = _same_shape(old, new)
     if a.dtype.kind in "iub":
@@ -109,10 +109,10 @@ def divergence_between(old: Array, new: Array, scores: bool) -> Divergence:
 
 
 def _nats(a: Array, b: Array, places: int) -> tuple[float, float]:
-    """Summed Kullback-Leibler divergence and the positions it is over; none where the scores are no logits of one choice."""
+    """Summed Kullback-Leibler divergence and number of positions; 0 and 0 if the scores are not those of a single choice."""
     if are_probabilities(a):
         p, q = np.log(np.maximum(a, FAINT)), np.log(np.maximum(b, FAINT))
-    elif a.shape[1] == 1 and not (a.min() >= 0 and a.max() <= 1):  # else a score for each class by itself, or boxes
+    elif a.shape[1] == 1 and not (a.min() >= 0 and a.max() <= 1):  # else independent scores per class, or boxes
         p, q = _log_softmax(a), _log_softmax(b)
     else:
         return 0.0, 0.0
@@ -128,5 +128,5 @@ def _same_shape(a: Array, b: Array) -> tuple[Array, Array]:
     if a.shape == b.shape:
         return a, b
     shape = np.maximum(a.shape, b.shape)
-    filled = [np.pad(x, [(0, int(n - m)) for n, m in zip(shape, x.shape, strict=True)]) for x in (a, b)]
-    return filled[0], filled[1]
+    padded = [np.pad(x, [(0, int(n - m)) for n, m in zip(shape, x.shape, strict=True)]) for x in (a, b)]
+    return padded[0], padded[1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of the original a candidate still is, on samples that it was not fitted to."""
+"""How close candidates are to the original, on samples that they were not fitted to."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from onnxprune.types import Array, Feeds, Outputs
 Metric = Callable[[Outputs, Any], float]
 """`metric(outputs, truth) -> float`, higher is better.
 
-`outputs`: output name -> array, first axis = samples. `truth`: the labels of the same samples where there are labels, else
-their feeds (input name -> array). It is called with all samples of one shape together, in parts where their outputs take more
-than `PART` bytes; the mean of its results counts, weighted by samples.
+`outputs`: output name -> array, first axis = samples. `truth`: the labels of the same samples if there are labels, else their
+feeds (input name -> array). It is called with all samples of one shape at once, in parts if their outputs take more than `PART`
+bytes; the results are averaged, weighted by the number of samples.
 """
 PART = 2**28
-# Fidelity to the original is measured finely by a few dozen samples; accuracy is not: on n samples its standard error is
-# sqrt(p (1 - p) / n), and candidates often lie closer together than that. So labels decide only where they are many enough
-# that this is below half a point; a metric decides always, for its giver said that it is what counts.
+# A few dozen samples measure fidelity to the original precisely, but not accuracy: on n samples its standard error is
+# sqrt(p (1 - p) / n), and candidates are often closer to each other than that. So labels decide only if there are enough for
+# an error below half a percentage point. A metric always decides, because the user has chosen it.
 CERTAIN = 0.005
 TIE = 1e-3
 FED = 2**22
-"""Input values in one batch, at most (and one sample at least, 64 at most)."""
+"""Maximum number of input values in a batch (which has at least 1 and at most 64 samples)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A candidate beside the original.
+    """A comparison of a candidate with the original.
 
     Attributes:
-        error: ||y - y0|| / ||y0|| of an output, y0 being the original's; the mean over floating-point outputs.
-        cosine: of y and y0; the mean over such outputs.
-        agreement: share of samples (of positions, for text and segmentation) whose best class is the original's; None where
-            the first output is no score for each class.
-        accuracy: what the metric says; without one, the share of labels that are met, in [0, 1]; None without either.
-        loss: what candidates are compared by, lower is better. It follows accuracy where a metric is given or labels are
-            many; else it is the divergence from the original's outputs (of class scores in nats, else error^2).
-        samples: how many samples were looked at.
+        error: ||y - y0|| / ||y0||, where y0 is the original's output; mean over floating-point outputs.
+        cosine: cosine similarity of y and y0; mean over the same outputs.
+        agreement: fraction of samples (of positions, for text and segmentation) whose best class is the original's; None if
+            the first output is not class scores.
+        accuracy: value of the metric; without one, the fraction of labels predicted correctly, in [0, 1]; None without either.
+        loss: what candidates are compared by, lower is better. It follows accuracy if there is a metric or there are enough
+            labels; otherwise it is the divergence from the original's outputs (in nats for class scores, else error^2).
+        samples: number of samples compared.
     """
 
     error: float
@@ -63,25 +63,25 @@ class Evaluator:
     """Compares candidates with the original on held-out samples. The original's outputs are computed once.
 
     Attributes:
-        before: the original itself: no error, and its accuracy where there are labels or a metric.
+        before: the judgement of the original itself: error 0, and its accuracy if there are labels or a metric.
 
     Raises:
-        DataError: nothing is held out, or the original does not run on it.
+        DataError: no samples are held out, or the original cannot run on them.
     """
 
     def __init__(self, original: ModelProto, held_out: Data, metric: Metric | None = None, seed: int = 0) -> None:
         if not len(held_out):
-            raise DataError("nothing is held out to judge by; give at least two samples")
+            raise DataError("no samples are held out for evaluation; provide at least two samples")
         self._data, self._metric, self._seed = held_out, metric, seed
         self._axis = class_axis(next(iter(_first(original, held_out).values())), held_out.labels)
         self._old = [self._rows(outputs) for outputs, _ in run(original, held_out)]
         self.before = self.judge(original)
 
     def judge(self, model: ModelProto) -> Judgement:
-        """How far a candidate is from the original.
+        """Compare a candidate with the original.
 
         Raises:
-            DataError: the candidate, or the metric, fails on these samples.
+            DataError: the candidate or the metric fails on these samples.
         """
         truth = Truth(self._data.labels, self._metric)
         gaps = [Divergence()] * len(self._old[0])
@@ -104,53 +104,53 @@ class Evaluator:
 
 
 def _certain(accuracy: float, samples: int) -> bool:
-    p = min(max(accuracy, 0.02), 0.98)  # one that is right on all of a few samples is not certain
+    p = min(max(accuracy, 0.02), 0.98)  # a perfect score on a few samples is not certain
     return math.sqrt(p * (1 - p) / samples) < CERTAIN
 
 
 class Truth:
-    """Gathers outputs, and asks what is right: a metric or labels."""
+    """Collects outputs and scores them by a metric or by labels."""
 
     def __init__(self, labels: Array | None, metric: Metric | None) -> None:
         self._labels, self._metric, self._at = labels, metric, 0
-        self._waiting: list[tuple[Outputs, Feeds, Array | None]] = []
+        self._pending: list[tuple[Outputs, Feeds, Array | None]] = []
         self._sums = np.zeros(2)
 
     def see(self, outputs: Outputs, feeds: Feeds) -> None:
-        """Take in one batch."""
+        """Add one batch."""
         size = count(feeds)
         labels = None if self._labels is None else self._labels[self._at : self._at + size]
         self._at += size
         if self._metric:
-            if self._waiting and not _joins(self._waiting, outputs, feeds):
-                self._ask()
-            self._waiting.append((outputs, feeds, labels))
+            if self._pending and not _fits(self._pending, outputs, feeds):
+                self._score()
+            self._pending.append((outputs, feeds, labels))
         elif labels is not None:
-            self._sums += met(next(iter(outputs.values())), labels)
+            self._sums += count_correct(next(iter(outputs.values())), labels)
 
     def accuracy(self) -> float | None:
-        """The share of labels met, or the metric's mean; None where nobody said what is right."""
-        if self._waiting:
-            self._ask()
+        """The fraction of labels predicted correctly, or the mean of the metric; None without either."""
+        if self._pending:
+            self._score()
         return float(self._sums[0] / self._sums[1]) if self._sums[1] else None
 
-    def _ask(self) -> None:
+    def _score(self) -> None:
         assert self._metric
-        outputs, feeds = _joined([w[0] for w in self._waiting]), _joined([w[1] for w in self._waiting])
-        labels = None if self._labels is None else np.concatenate([w[2] for w in self._waiting])
-        self._waiting.clear()
+        outputs, feeds = _joined([p[0] for p in self._pending]), _joined([p[1] for p in self._pending])
+        labels = None if self._labels is None else np.concatenate([p[2] for p in self._pending])
+        self._pending.clear()
         try:
             value = float(self._metric(outputs, feeds if labels is None else labels))
         except Exception as e:  # whatever the user's function raises
-            raise DataError(f"--metric: the function fails: {type(e).__name__}: {_first_line(e)}") from e
+            raise DataError(f"--metric: the function raised {type(e).__name__}: {_first_line(e)}") from e
         if not math.isfinite(value):
             raise DataError(f"--metric: the function returned {value}, expected a finite number, higher is better")
         self._sums += np.array([value, 1]) * count(feeds)
 
 
-def _joins(waiting: Sequence[tuple[Outputs, Feeds, Any]], outputs: Outputs, feeds: Feeds) -> bool:
-    """Whether a batch has the shapes of those that wait, and there is room for it."""
-    first, size = waiting[0], sum(y.nbytes for w in waiting for y in w[0].values())
+def _fits(pending: Sequence[tuple[Outputs, Feeds, Any]], outputs: Outputs, feeds: Feeds) -> bool:
+    """Whether a batch has the same shapes as the pending ones, and there is room for it."""
+    first, size = pending[0], sum(y.nbytes for p in pending for y in p[0].values())
     pairs = zip((*first[0].values(), *first[1].values()), (*outputs.values(), *feeds.values()), strict=True)
     return size < PART and all(np.shape(a)[1:] == np.shape(b)[1:] and np.ndim(b) for a, b in pairs)
 
@@ -161,10 +161,10 @@ def _joined(parts: Sequence[Outputs]) -> Outputs:
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
-def met(output: Array, labels: Array) -> tuple[int, int]:
-    """How many labels an output meets, and how many there are; (0, 0) where they are not comparable.
+def count_correct(output: Array, labels: Array) -> tuple[int, int]:
+    """Number of labels that an output predicts correctly, and number of labels; (0, 0) if they are not comparable.
 
-    Labels that name no class (often 255 or -100: "ignore this pixel") are left out.
+    Labels that are not a class (often 255 or -100: "ignore this pixel") do not count.
     """
     if labels.dtype.kind not in "iu":
         return 0, 0
@@ -178,7 +178,7 @@ def met(output: Array, labels: Array) -> tuple[int, int]:
 
 
 def accuracy(model: ModelProto, data: Data, metric: Metric | None = None) -> float | None:
-    """Share of labels that a model meets, in [0, 1], or what a metric says; None without labels or class scores."""
+    """Fraction of labels predicted correctly, in [0, 1], or the value of a metric; None without labels or class scores."""
     if data.labels is None and metric is None:
         return None
     truth = Truth(data.labels, metric)
@@ -188,11 +188,11 @@ def accuracy(model: ModelProto, data: Data, metric: Metric | None = None) -> flo
 
 
 def run(model: ModelProto, data: Data, batch: int | None = None) -> Iterator[tuple[Outputs, Feeds]]:
-    """A model's outputs for all samples, batch by batch, with what was fed; samples are the first axis, also where the model
+    """A model's outputs for all samples, batch by batch, with their feeds; samples are on the first axis, even if the model
     has no such axis.
 
     Raises:
-        DataError: onnxruntime does not run the model on these samples.
+        DataError: onnxruntime cannot run the model on these samples.
     """
     names = [v.name for v in model.graph.output]
     with runnable(model) as source:
@@ -201,7 +201,7 @@ def run(model: ModelProto, data: Data, batch: int | None = None) -> Iterator[tup
             for feeds in data.batches(batch or _usual_batch(data)):
                 outputs = dict(zip(names, map(np.asarray, opened.run(None, feeds)), strict=True))
                 yield (outputs, feeds) if not data.stacked else (_as_one(outputs), _as_one(feeds))
-        except Exception as e:  # types or sizes that the model does not take
+        except Exception as e:  # such as types or sizes that the model does not accept
             raise DataError(f"--data: the model does not run on these inputs: {_first_line(e)}") from e
 
 

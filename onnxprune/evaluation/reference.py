@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a cut is compared with: the original, with nothing taken out of it.
+"""The reference of a cut: the original at full width.
 
-Removed channels are made to be absent in two ways, and neither knows how `rewrite.py` cuts: the weights that make and read them
-are set to zero; and a node that works on channels together (a mean, a normalisation), where the user allows that it works on
-those that are left, is given its inputs without the removed positions. Everything else is the original's, at full width. A
-pruned model that gives the same outputs therefore computes the original with those channels zeroed, in which these nodes see
-only the channels that are left.
+Removed channels are made absent in two ways, both independent of how `rewrite` cuts. The weights that produce and read them
+are set to zero. A node that mixes channels (a mean, a normalisation) gets its inputs without the removed positions, if the user
+allows it to work on the kept channels. Everything else is unchanged. A pruned model with the same outputs therefore computes
+the original with those channels zeroed, in which these nodes see only the kept channels.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from onnxprune.types import Indices, Mask
 
 
 def masked(coupled: Coupled, dropped: Mask, spill: Spill | None = None) -> ModelProto:
-    """The original with the dropped slices of its weights set to zero, wherever zero means absent (`MASKABLE`).
+    """The original with the dropped slices of its weights set to zero, wherever zero means absent (`mask_weight`).
 
     Args:
-        spill: where large weights go that were changed, so that they are not in memory.
+        spill: where large changed weights are stored, to keep them out of memory.
     """
     graph = coupled.graph
     model = skeleton(graph.model)
@@ -44,10 +43,10 @@ def masked(coupled: Coupled, dropped: Mask, spill: Spill | None = None) -> Model
 
 
 def reference(coupled: Coupled, dropped: Mask, spill: Spill | None = None) -> ModelProto:
-    """`masked`, with the nodes that renormalise working on what is left.
+    """`masked`, with renormalising nodes restricted to the kept channels.
 
     Args:
-        dropped: (n_labels,) True for labels that go.
+        dropped: (n_labels,) True for labels that are dropped.
         spill: as for `masked`.
     """
     model = masked(coupled, dropped, spill)
@@ -56,16 +55,16 @@ def reference(coupled: Coupled, dropped: Mask, spill: Spill | None = None) -> Mo
         nodes = [*model.graph.node]
         del model.graph.node[:]
         for k, node in enumerate(nodes):
-            gone = dropped & np.isin(coupled.roots, coupled.roots[mixed[k]]) if k in mixed else None
-            model.graph.node.extend([node] if gone is None else _Left(coupled, model, node, gone).nodes())
+            removed = dropped & np.isin(coupled.roots, coupled.roots[mixed[k]]) if k in mixed else None
+            model.graph.node.extend([node] if removed is None else _KeptOnly(coupled, model, node, removed).nodes())
     return model
 
 
-class _Left:
-    """One node that works on what is left: removed positions are taken out of its inputs and filled up in its outputs."""
+class _KeptOnly:
+    """A node restricted to the kept channels: removed positions are taken out of its inputs and refilled in its outputs."""
 
-    def __init__(self, coupled: Coupled, model: ModelProto, node: NodeProto, gone: Mask) -> None:
-        self.coupled, self.model, self.node, self.gone = coupled, model, node, gone
+    def __init__(self, coupled: Coupled, model: ModelProto, node: NodeProto, removed: Mask) -> None:
+        self.coupled, self.model, self.node, self.removed = coupled, model, node, removed
         self.taken = {name for n in coupled.graph.nodes for name in n.outputs} | set(coupled.graph.facts)
 
     def nodes(self) -> list[NodeProto]:
@@ -74,24 +73,24 @@ class _Left:
         before: list[NodeProto] = []
         after: list[NodeProto] = []
         for k, name in enumerate(self.node.input):
-            for axis, left in self._masks(name):
-                node.input[k] = self._gather(before, node.input[k], axis, np.flatnonzero(left), f"{name} left {axis}")
+            for axis, kept in self._masks(name):
+                node.input[k] = self._gather(before, node.input[k], axis, np.flatnonzero(kept), f"{name} left {axis}")
         for k, name in enumerate(self.node.output):
             masks = self._masks(name)
             if not masks:
                 continue
             node.output[k] = full = self._name(f"{name} of what is left")
-            for axis, left in masks:
-                full = self._gather(after, full, axis, np.where(left, np.cumsum(left) - 1, 0), f"{name} full {axis}")
-                full = self._fill(after, full, name, axis, left)
+            for axis, kept in masks:
+                full = self._gather(after, full, axis, np.where(kept, np.cumsum(kept) - 1, 0), f"{name} full {axis}")
+                full = self._fill(after, full, name, axis, kept)
             after[-1].output[0] = name
         return [*before, node, *after]
 
     def _masks(self, name: str) -> list[tuple[int, Mask]]:
-        """Axes of a tensor that carry channels which the node mixes, and which of their positions are left."""
+        """Axes of a tensor that carry channels mixed by the node, and the mask of their kept positions."""
         axes = self.coupled.flows[name].axes if name else ()
-        masks = [(k, ~self.gone[labels]) for k, labels in enumerate(axes) if labels is not None]
-        return [(k, left) for k, left in masks if not left.all()]
+        masks = [(k, ~self.removed[labels]) for k, labels in enumerate(axes) if labels is not None]
+        return [(k, kept) for k, kept in masks if not kept.all()]
 
     def _gather(self, nodes: list[NodeProto], data: str, axis: int, positions: Indices, stem: str) -> str:
         name = self._name(stem)
@@ -99,15 +98,15 @@ class _Left:
         nodes.append(onnx.helper.make_node("Gather", [data, index], [name], axis=axis))
         return name
 
-    def _fill(self, nodes: list[NodeProto], data: str, like: str, axis: int, left: Mask) -> str:
-        """Removed positions hold zero where the analysis counts on it, else one: finite and not what the original holds."""
+    def _fill(self, nodes: list[NodeProto], data: str, like: str, axis: int, kept: Mask) -> str:
+        """Set removed positions to zero if the analysis relies on it, else to one: finite, and not the original's value."""
         flow, fact = self.coupled.flows[like], self.coupled.graph.facts[like].cases[0]
         number = 0 if flow.residue[axis] is Residue.ZERO else 1
         kind = onnx.helper.tensor_dtype_to_np_dtype(fact.dtype)
-        mask = self._constant(left.reshape([-1] + [1] * (len(flow.axes) - axis - 1)), f"{like} mask {axis}")
+        mask = self._constant(kept.reshape([-1] + [1] * (len(flow.axes) - axis - 1)), f"{like} mask {axis}")
         name = self._name(f"{like} filled {axis}")
-        rest = self._constant(np.array(number, kind), f"{like} rest {axis}")
-        nodes.append(onnx.helper.make_node("Where", [mask, data, rest], [name]))
+        filler = self._constant(np.array(number, kind), f"{like} rest {axis}")
+        nodes.append(onnx.helper.make_node("Where", [mask, data, filler], [name]))
         return name
 
     def _constant(self, value: NDArray[np.generic], stem: str) -> str:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is in the file: nodes, weights, shapes, values, and how files are read and written."""
+"""The model file: its nodes, weights, shapes and values, and how files are read and written."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A frozen view of an ONNX graph: nodes, weights, and what is known of every tensor.
+"""A frozen view of an ONNX graph: nodes, weights, and what is known about every tensor.
 
-Nothing here changes the model. Sizes that the file leaves open are filled in by *cases*: the graph is read once for each
-of two choices of its dynamic sizes, and what differs between the two is dynamic.
+The model is never changed. Sizes that the file leaves open are filled in by *cases*: the graph is read once for each of two
+choices of its dynamic sizes, and whatever differs between the two is dynamic.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Node:
         index: position in the file, which is a topological order.
         op: operator with its domain, e.g. ``Conv`` or ``com.microsoft.Gelu``.
         opset: version of the operator's domain that the model imports.
-        implicit: tensors that bodies of If, Loop and Scan take from the main graph.
-        fused: the operator in the file, where this node is one of the parts that a fused node stands for.
+        implicit: tensors of the main graph that the bodies of If, Loop and Scan capture.
+        fused: the fused operator in the file, if this node is one of its parts.
     """
 
     index: int
@@ -46,7 +46,7 @@ class Node:
     fused: str = ""
 
     def part(self, proto: NodeProto) -> Node:
-        """One of the nodes that this one stands for."""
+        """A node that this fused node stands for."""
         name, opset = self.name or self.outputs[0], onnx.defs.onnx_opset_version()
         return Node(self.index, proto.op_type, opset, name, tuple(proto.input), tuple(proto.output), (), proto, self.op)
 
@@ -56,18 +56,18 @@ class Node:
         return {a.name: onnx.helper.get_attribute_value(a) for a in self.proto.attribute}
 
     def attribute(self, name: str, default: Any = None) -> Any:
-        """The value of one attribute, or `default` where the file leaves it out."""
+        """The value of one attribute, or `default` if the file omits it."""
         for a in self.proto.attribute:
             if a.name == name:
                 return onnx.helper.get_attribute_value(a)
         return default
 
     def limit(self, name: str, default: int) -> int:
-        """A number that the chain of a fused operator attaches to one of its parts."""
+        """A number that the decomposition of a fused operator attached to this part, or `default`."""
         return next((int(p.value) for p in self.proto.metadata_props if p.key == name), default)
 
     def __str__(self) -> str:
-        """Operator and name, the way messages and reports show a node."""
+        """Operator and name, as messages and reports show a node."""
         return f"{self.fused or self.op} '{self.name or self.outputs[0]}'"
 
 
@@ -90,16 +90,16 @@ class Weight:
 
     @property
     def array(self) -> Array:
-        """The values, read from the file's bytes at each call (no copy is kept)."""
+        """The values, read from the file's bytes on each access (no copy is kept)."""
         return array_of(self.tensor)
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """What is known of a tensor for one choice of the dynamic sizes.
+    """What is known about a tensor for one choice of the dynamic sizes.
 
     Attributes:
-        dtype: element type as `TensorProto` numbers it; 0 = unknown.
+        dtype: element type as a `TensorProto` number; 0 = unknown.
         shape: sizes; None = the rank is unknown, -1 = one size is unknown.
         value: the values, kept only for sizes, indices and other small constants.
     """
@@ -114,13 +114,13 @@ UNKNOWN = Fact()
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The facts of one tensor, a `Fact` for each choice of the dynamic sizes."""
+    """The facts of one tensor: a `Fact` for each choice of the dynamic sizes."""
 
     cases: tuple[Fact, ...]
 
     @property
     def shape(self) -> tuple[int | None, ...] | None:
-        """Sizes, None where they are dynamic or unknown; None for an unknown rank."""
+        """Sizes, None for those that are dynamic or unknown; None for an unknown rank."""
         shapes = [c.shape for c in self.cases]
         first = shapes[0]
         if first is None or any(s is None or len(s) != len(first) for s in shapes):
@@ -145,10 +145,10 @@ class Graph:
         model: the ONNX model; read only.
         nodes: nodes of the main graph in file order.
         weights: stored tensors by name.
-        facts: what is known of each tensor; every tensor of the main graph has an entry.
+        facts: what is known about each tensor; every tensor of the main graph has an entry.
         inputs: names of the inputs that a caller must feed.
         outputs: names of the graph outputs.
-        fed: input name -> shape, where the user knows sizes that the file leaves open.
+        fed: input name -> shape, for inputs whose open sizes the user has given.
         parts: index of a fused node -> the nodes that it stands for.
     """
 
@@ -163,16 +163,16 @@ class Graph:
 
     @cached_property
     def elementary(self) -> tuple[Node, ...]:
-        """All nodes, with the parts of a fused node in its place."""
+        """All nodes, with each fused node replaced by its parts."""
         return tuple(part for node in self.nodes for part in self.parts_of(node))
 
     def parts_of(self, node: Node) -> tuple[Node, ...]:
-        """The nodes that a fused node stands for; the node itself where it is not fused."""
+        """The nodes that a fused node stands for; the node itself if it is not fused."""
         return self.parts.get(node.index, (node,))
 
     @cached_property
     def consumers(self) -> Mapping[str, tuple[tuple[Node, int], ...]]:
-        """Tensor name -> (node, input position) of each use in the main graph, by parts where a node is fused."""
+        """Tensor name -> (node, input position) of each use in the main graph, with fused nodes replaced by their parts."""
         found: dict[str, list[tuple[Node, int]]] = {}
         for node in self.elementary:
             for k, name in enumerate(node.inputs):
@@ -182,15 +182,14 @@ class Graph:
 
     @cached_property
     def captured(self) -> frozenset[str]:
-        """Tensors that bodies of If, Loop and Scan take from the main graph."""
+        """Tensors of the main graph that the bodies of If, Loop and Scan capture."""
         return frozenset(name for node in self.nodes for name in node.implicit)
 
     @cached_property
     def read(self) -> frozenset[str]:
-        """Tensors that any node of the main graph, a body in it, or the user reads."""
-        by_nodes = (
-            name for node in self.nodes for name in node.inputs if name
-        )  # parts do not read all that a fused node reads
+        """Tensors in use: read by a node of the main graph or by a body in it, or an output of the model."""
+        # the parts of a fused node need not read all of its inputs
+        by_nodes = (name for node in self.nodes for name in node.inputs if name)
         return self.captured.union(self.consumers, self.outputs, by_nodes)
 
     @cached_property
@@ -200,11 +199,11 @@ class Graph:
 
     @cached_property
     def makers(self) -> Mapping[str, Node]:
-        """Tensor name -> the node that computes it, by parts where a node is fused."""
+        """Tensor name -> the node that computes it, with fused nodes replaced by their parts."""
         return {name: node for node in self.elementary for name in node.outputs if name}
 
     def sources_of(self, name: str) -> set[str]:
-        """All tensors that one is computed from, itself included."""
+        """All tensors that `name` is computed from, including itself."""
         found, queue = {name}, [name]
         while queue:
             maker = self.makers.get(queue.pop())
@@ -214,7 +213,7 @@ class Graph:
         return found
 
     def shape(self, name: str) -> tuple[int | None, ...] | None:
-        """Sizes of a tensor, None where dynamic; None for an unknown rank or an absent input."""
+        """Sizes of a tensor, None for those that are dynamic; None for an unknown rank or an absent input."""
         facts = self.facts.get(name)
         return facts.shape if facts else None
 
@@ -234,7 +233,7 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
 
 
 def captured(node: NodeProto) -> Iterator[str]:
-    """Names that the bodies of `node` take from outside."""
+    """Names that the bodies of `node` capture from outside."""
     for body in subgraphs(node):
         own = {v.name for v in body.input} | {t.name for t in body.initializer}
         own |= {name for n in body.node for name in n.output}
@@ -266,9 +265,9 @@ def constant_tensor(node: NodeProto) -> TensorProto | None:
 
 
 def with_values(tensor: TensorProto, array: Array) -> TensorProto:
-    """A stored tensor with other values; name, type and doc string stay."""
+    """A stored tensor with new values; name, type and doc string are kept."""
     new = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=array.shape, doc_string=tensor.doc_string)
-    if tensor.data_type in PACKED:  # two or more to a byte
+    if tensor.data_type in PACKED:  # several values per byte
         new.raw_data = onnx.numpy_helper.from_array(np.ascontiguousarray(array)).raw_data
     else:
         new.raw_data = np.ascontiguousarray(array).tobytes()
@@ -286,6 +285,6 @@ def read_weights(model: ModelProto) -> dict[str, Weight]:
 
 
 def free_inputs(model: ModelProto) -> Sequence[onnx.ValueInfoProto]:
-    """Graph inputs that have no initializer to stand in for them."""
+    """Graph inputs without an initializer as their default."""
     stored = {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
     return [v for v in model.graph.input if v.name not in stored]

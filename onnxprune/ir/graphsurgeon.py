@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Graphs of onnx-graphsurgeon, in and out."""
+"""Conversion from and to onnx-graphsurgeon graphs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from onnx import ModelProto
 
 
 def is_graphsurgeon(source: Any) -> bool:
-    """Whether something is an `onnx_graphsurgeon.Graph`, told without loading that package."""
+    """Whether `source` is an `onnx_graphsurgeon.Graph`, without importing that package."""
     return type(source).__module__.startswith("onnx_graphsurgeon")
 
 
@@ -22,7 +22,7 @@ def from_graphsurgeon(graph: Any) -> ModelProto:
 
 
 def to_graphsurgeon(model: ModelProto) -> Any:
-    """The model as an `onnx_graphsurgeon.Graph`, to edit further. (graphsurgeon drops metadata_props and the model version.)"""
+    """The model as an `onnx_graphsurgeon.Graph` for further editing. (It drops metadata_props and the model version.)"""
     import onnx_graphsurgeon as gs
 
     return gs.import_onnx(model)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the outputs of a node are like, given its inputs: type, shape, and the values of sizes and other small constants.
+"""Type, shape and (for sizes and other small constants) values of a node's outputs, given its inputs.
 
-Shapes come from ONNX's own inference, values from ONNX's own reference evaluator. A fused operator is asked through its parts
-(`fused.py`); of other operators that are onnxruntime's own, onnxruntime tells the shape.
+Shapes come from ONNX's shape inference, values from ONNX's reference evaluator. Fused operators are evaluated by their parts
+(`decompositions/`); for other operators of onnxruntime's own, onnxruntime infers the shapes.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from onnxprune.ir.graph import FLOATS, UNKNOWN, Fact, Weight, opsets
 from onnxprune.ort import output_types
 from onnxprune.types import Array
 
-MOST_INTEGERS, MOST_FLOATS = 65536, 16
-# Operators of which inference does not tell the shape: it is that of the first input. Two of them make float32 of any number.
+MAX_INTEGERS, MAX_FLOATS = 65536, 16
+# Operators whose shape ONNX does not infer: it is that of the first input. Two of them convert all numbers to float32.
 LIKE_FIRST = {"GroupNormalization", "MeanVarianceNormalization", "Scaler", "Normalizer", "Imputer", "Binarizer"}
 TO_FLOAT = {"Scaler", "Normalizer"}
-# Operators of which the output's size follows from values.
+# Operators whose output size depends on values.
 SIZED_BY_VALUES = {"Compress", "NonMaxSuppression", "NonZero", "Range", "Unique"}
-# Parts of fused operators are written for it.
+# The opset of the parts of fused operators.
 NEWEST = {"": onnx.defs.onnx_opset_version()}
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 
@@ -44,7 +44,7 @@ class Interpreter:
         self._of_parts = None if versions else Interpreter(model, NEWEST)
 
     def __call__(self, node: NodeProto, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
-        """Facts of each named output; unknown where nobody can tell.
+        """Facts of each named output; unknown if they cannot be derived.
 
         Raises:
             onnx.shape_inference.InferenceError: the input shapes contradict the operator.
@@ -53,7 +53,7 @@ class Interpreter:
         return {name: found.get(name, UNKNOWN) for name in node.output if name}
 
     def with_parts(self, node: NodeProto, inputs: Mapping[str, Fact]) -> tuple[list[NodeProto], dict[str, Fact]]:
-        """The nodes that a fused node stands for (none where it stands for itself), and the facts of all that is made."""
+        """The nodes that a fused node stands for (empty for any other node), and the facts of all computed tensors."""
         own = (node.domain, node.op_type) not in self._functions
         parts = parts_of(node, lambda name: inputs[name].shape) if own and self._of_parts else []
         if not parts or self._of_parts is None:
@@ -63,8 +63,8 @@ class Interpreter:
             known.update(self._of_parts(part, known))
         found = {name: known[name] for part in parts for name in part.output if name}
         hidden = [name for name in node.output if name and found.get(name, UNKNOWN).shape is None]
-        told = self._ask(node, inputs) if hidden else {}
-        return parts, {**found, **{name: told[name] for name in hidden if name in told}}
+        inferred = self._ask_onnxruntime(node, inputs) if hidden else {}
+        return parts, {**found, **{name: inferred[name] for name in hidden if name in inferred}}
 
     def _derive(self, node: NodeProto, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
         if node.op_type == "If":
@@ -83,19 +83,19 @@ class Interpreter:
         return found
 
     def _branches(self, node: NodeProto, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
-        """What the branch that is taken makes; where the condition is not known, what both agree on."""
+        """The outputs of the branch that is taken; if the condition is unknown, what both branches agree on."""
         condition = inputs[node.input[0]].value
         taken = {
             "then_branch": condition is None or bool(condition.all()),
             "else_branch": condition is None or not condition.any(),
         }
-        told = [self._branch(a.g, inputs) for a in node.attribute if taken[a.name]]
-        alike = [
-            x if all((y.dtype, y.shape) == (x.dtype, x.shape) for y in ys) else UNKNOWN for x, *ys in zip(*told, strict=True)
+        outputs = [self._branch(a.g, inputs) for a in node.attribute if taken[a.name]]
+        agreed = [
+            x if all((y.dtype, y.shape) == (x.dtype, x.shape) for y in ys) else UNKNOWN for x, *ys in zip(*outputs, strict=True)
         ]
-        if len(told) > 1:
-            alike = [Fact(x.dtype, x.shape) for x in alike]
-        return {name: fact for name, fact in zip(node.output, alike, strict=True) if name}
+        if len(outputs) > 1:
+            agreed = [Fact(x.dtype, x.shape) for x in agreed]
+        return {name: fact for name, fact in zip(node.output, agreed, strict=True) if name}
 
     def _branch(self, body: GraphProto, inputs: Mapping[str, Fact]) -> list[Fact]:
         known = {**inputs, **{t.name: fact_of_weight(Weight(t.name, t)) for t in body.initializer}}
@@ -108,9 +108,9 @@ class Interpreter:
         if (node.domain, node.op_type) in self._functions or any(not inputs[name].dtype for name in node.input if name):
             return {}
         if not onnx.defs.has(node.op_type, domain):
-            return self._ask(node, inputs)
+            return self._ask_onnxruntime(node, inputs)
         if node.op_type == "Squeeze" and len(node.input) == 1 and not node.attribute:
-            fact = inputs[node.input[0]]  # inference leaves open which axes go
+            fact = inputs[node.input[0]]  # inference leaves open which axes are removed
             shape = None if fact.shape is None or -1 in fact.shape else tuple(n for n in fact.shape if n != 1)
             return {node.output[0]: Fact(fact.dtype, shape)}
         if node.op_type in LIKE_FIRST:
@@ -131,8 +131,8 @@ class Interpreter:
         except onnx.defs.SchemaError:  # onnxruntime's optimizer writes operators that are newer than the opset
             return onnx.defs.get_schema(op, domain)
 
-    def _ask(self, node: NodeProto, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
-        """What onnxruntime says of an operator of its own."""
+    def _ask_onnxruntime(self, node: NodeProto, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
+        """The facts that onnxruntime infers for one of its own operators."""
         if not node.domain.startswith(MICROSOFT) or any(not inputs[name].dtype for name in node.input if name):
             return {}
         model = onnx.ModelProto(ir_version=self._ir, opset_import=self._imports)
@@ -144,7 +144,7 @@ class Interpreter:
             else:
                 model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(inputs[name].value), name))
         model.graph.output.extend(ValueInfoProto(name=n) for n in node.output if n)
-        return _told_by_onnxruntime(model)
+        return _inferred_by_onnxruntime(model)
 
     def _evaluate(self, node: NodeProto, inputs: Mapping[str, Fact], found: Mapping[str, Fact]) -> dict[str, Fact]:
         values = evaluate(node, self._versions, [inputs[n].value if n else None for n in node.input])
@@ -153,7 +153,7 @@ class Interpreter:
         return {
             name: Fact(found[name].dtype, tuple(v.shape), v)
             for name, v in zip(node.output, values, strict=False)
-            if name and isinstance(v, np.ndarray) and v.size <= MOST_INTEGERS
+            if name and isinstance(v, np.ndarray) and v.size <= MAX_INTEGERS
         }
 
     @staticmethod
@@ -168,18 +168,18 @@ class Interpreter:
         return {node.output[0]: Fact(TensorProto.INT64, value.shape, value)}
 
 
-def _told_by_onnxruntime(model: ModelProto) -> dict[str, Fact]:
-    """The facts of a model's outputs."""
+def _inferred_by_onnxruntime(model: ModelProto) -> dict[str, Fact]:
+    """The facts of a model's outputs, as onnxruntime infers them."""
     kinds = {f"tensor({name.lower()})": number for name, number in TensorProto.DataType.items()}
     found = {}
     for name, kind, sizes in output_types(model.SerializeToString(deterministic=True)):
-        if kind in kinds:  # an empty shape is what it says of an unknown one, too
+        if kind in kinds:  # it reports an empty shape also if the shape is unknown
             found[name] = Fact(kinds[kind], tuple(-1 if n is None else n for n in sizes) or None)
     return found
 
 
 def evaluate(node: NodeProto, versions: Mapping[str, int], inputs: Sequence[Array | None]) -> list[Array] | None:
-    """The outputs of a node by ONNX's reference evaluator; None where it has no implementation or fails."""
+    """The outputs of a node from ONNX's reference evaluator; None if it has no implementation or fails."""
     attributes = tuple(a.SerializeToString(deterministic=True) for a in node.attribute)
     present = tuple(x is not None for x in inputs)
     runner = _runner(node.op_type, node.domain, versions.get(node.domain, 1), attributes, present, len(node.output))
@@ -190,7 +190,7 @@ def evaluate(node: NodeProto, versions: Mapping[str, int], inputs: Sequence[Arra
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             return [np.asarray(v) for v in runner.run(None, feeds)]
-    except Exception:  # the evaluator raises whatever numpy does; not knowing a value is always safe
+    except Exception:  # the evaluator raises whatever numpy does; an unknown value is always safe
         return None
 
 
@@ -226,16 +226,16 @@ def fact_of_type(t: TypeProto) -> Fact:
 
 
 def fact_of_weight(weight: Weight) -> Fact:
-    """Type and shape of a stored tensor, with its values if they are few."""
+    """Type and shape of a stored tensor, with its values if there are few."""
     size = int(np.prod(weight.shape))
-    small = size <= (MOST_FLOATS if weight.is_float else MOST_INTEGERS)
+    small = size <= (MAX_FLOATS if weight.is_float else MAX_INTEGERS)
     return Fact(weight.tensor.data_type, weight.shape, weight.array if small else None)
 
 
 def _is_small(fact: Fact) -> bool:
     if fact.shape is None or -1 in fact.shape:
         return False
-    return int(np.prod(fact.shape)) <= (MOST_FLOATS if fact.dtype in FLOATS else MOST_INTEGERS)
+    return int(np.prod(fact.shape)) <= (MAX_FLOATS if fact.dtype in FLOATS else MAX_INTEGERS)
 
 
 def _has_graph(node: NodeProto) -> bool:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The normal form: what an exporter wrote in a roundabout way is written plainly, before anything is analysed.
+"""The normal form: roundabout constructs that exporters write are simplified before the analysis.
 
-Tensors that the user knows keep their names, weights are not touched, and the result computes the same.
+Tensors known to the user keep their names, weights are not touched, and the result computes the same.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from onnxprune.ir.graph import captured, read_weights
 from onnxprune.types import Indices
 
 Parts = tuple[str, int, Indices]
-"""A tensor that is split into a sequence: its name, the axis, and one size for all parts (rank 0) or the size of each."""
+"""A tensor that is split into a sequence: its name, the axis, and one size for all parts (rank 0) or one size per part."""
 
 
 def normal_form(model: ModelProto) -> ModelProto:
-    """The same model with sequences of parts written as slices; the model itself where there are none.
+    """The same model with split sequences written as slices; the model itself if there are none.
 
     PyTorch's exporter writes `split` as SplitToSequence and SequenceAt unless its optimiser runs.
     """
@@ -40,7 +40,7 @@ def normal_form(model: ModelProto) -> ModelProto:
 
 
 def _sequences(model: ModelProto, stored: Mapping[str, Indices]) -> dict[str, Parts]:
-    """Sequences of known parts that are read by nothing but SequenceAt, each time at a known place."""
+    """Sequences of known parts that are read only by SequenceAt, always at a known index."""
     found: dict[str, Parts] = {}
     for node in model.graph.node:
         if node.op_type == "SplitToSequence" and len(node.input) > 1 and node.input[1] in stored:
@@ -61,7 +61,7 @@ def _read_otherwise(model: ModelProto, found: Mapping[str, Parts], stored: Mappi
 
 
 def _slice(model: ModelProto, node: NodeProto, parts: Parts, place: int) -> Iterator[NodeProto]:
-    """The part of a sequence at `place`, as a Slice of what was split."""
+    """Part `place` of a sequence, as a Slice of the tensor that was split."""
     source, axis, sizes = parts
     ends = sizes * np.arange(1, place + 2) if sizes.ndim == 0 else np.cumsum(sizes)
     start = 0 if place == 0 else int(ends[place - 1])

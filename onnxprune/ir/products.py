@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which sizes multiply to the multiply-accumulates of a node."""
+"""The axis sizes whose product is the number of multiply-accumulates of a node."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from onnxprune.ir.graph import Fact, Node
 WINDOWED = frozenset({"Conv", "CausalConvWithState"})
 PRODUCTS = frozenset({"Gemm", "MatMul", "com.microsoft.MatMulNBits"})
 Factors = tuple[tuple[str, int], ...]
-"""The (tensor, axis) whose sizes multiply to a number of multiply-accumulates."""
+"""The (tensor, axis) pairs whose sizes multiply to a number of multiply-accumulates."""
 
 
 def products(node: Node, facts: Mapping[str, Fact]) -> list[Factors]:
-    """The products in a node; none where it multiplies nothing or its sizes are unknown."""
+    """The products in a node; empty if it multiplies nothing or its sizes are unknown."""
     if node.op == "Attention":
         return _attention(node, facts)
     if node.op not in WINDOWED and node.op not in PRODUCTS and node.op != "ConvTranspose":
@@ -34,7 +34,7 @@ def products(node: Node, facts: Mapping[str, Fact]) -> list[Factors]:
 
 
 def _attention(node: Node, facts: Mapping[str, Fact]) -> list[Factors]:
-    """Queries meet all keys, those of the past too, and so do the weights that come of it meet all values."""
+    """Queries multiply all keys, including past ones; the resulting weights multiply all values."""
     keys = node.outputs[1] if len(node.outputs) > 1 and node.outputs[1] else node.inputs[1]
     ranks = {name: _rank(facts, name) for name in (node.inputs[0], keys, node.outputs[0])}
     if min(ranks.values()) < 0:
@@ -43,11 +43,11 @@ def _attention(node: Node, facts: Mapping[str, Fact]) -> list[Factors]:
 
 
 def _rank(facts: Mapping[str, Fact], name: str) -> int:
-    """The rank of a tensor of known sizes, else -1."""
+    """The rank of a tensor whose sizes are known, else -1."""
     shape = facts[name].shape if name in facts else None
     return -1 if shape is None or -1 in shape else len(shape)
 
 
 def macs_of(node: Node, facts: Mapping[str, Fact]) -> int:
-    """Multiply-accumulates of one node; 0 where it multiplies nothing or its sizes are unknown."""
+    """Multiply-accumulates of one node; 0 if it multiplies nothing or its sizes are unknown."""
     return sum(prod((facts[name].shape or ())[k] for name, k in found) for found in products(node, facts))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Large models: read without their weights, written one weight at a time, so that no weight is in memory twice.
+"""Large models: read without their weights, and written one weight at a time, so that no weight is in memory twice.
 
-Small files are read as a whole; nothing here is about them.
+Small files are read whole, without this module.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from onnxprune.ir.tensors import (
 )
 
 INLINE_LIMIT = 2**31 - 2**20
-"""Protobuf cannot hold 2 GiB or more in one message; larger models keep their weights in a file of their own."""
+"""A protobuf message must be smaller than 2 GiB; larger models keep their weights in a separate file."""
 
 
-# Numbers of fields in onnx.proto that lead to the bytes of a weight.
+# Field numbers in onnx.proto on the path to the bytes of a weight.
 GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
 
 
-BYTES = 2  # wire type of everything that has a length
+BYTES = 2  # wire type of length-delimited fields
 
 
 def read(path: Path) -> ModelProto:
-    """The model in a file, its large initializers left there.
+    """Read a model; its large initializers are left in the file.
 
     Raises:
-        DecodeError: the bytes are no ONNX model.
+        DecodeError: the bytes are not an ONNX model.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         model, rest = ModelProto(), bytearray()
@@ -74,7 +74,7 @@ def _read_graph(model: ModelProto, data: mmap.mmap, start: int, stop: int, file:
 
 
 def _fields(data: mmap.mmap, at: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-    """(number, begin, begin of the value, end) of each field of a message that lies at `at` to `stop`."""
+    """Yield (number, begin, begin of the value, end) for each field of the message from `at` to `stop`."""
     while at < stop:
         begin = at
         key, at = _varint(data, at, stop)
@@ -86,20 +86,20 @@ def _fields(data: mmap.mmap, at: int, stop: int) -> Iterator[tuple[int, int, int
         else:
             length = {1: 8, 5: 4}.get(kind, stop)
         if at + length > stop or not number:
-            raise DecodeError(f"a field of {length} bytes at {begin}, where {stop - at} are left")
+            raise DecodeError(f"a field of {length} bytes at {begin}, but only {stop - at} remain")
         yield number, begin, at, at + length
         at += length
 
 
 def _varint(data: mmap.mmap, at: int, stop: int) -> tuple[int, int]:
-    """A number of seven bits a byte, lowest first, and where it ends."""
+    """A varint (seven bits per byte, lowest first), and the offset of its end."""
     value = shift = 0
     while at < stop and shift < 70:
         byte = data[at]
         value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
         if byte < 128:
             return value, at
-    raise DecodeError(f"a number without end at {at}")
+    raise DecodeError(f"an unterminated number at {at}")
 
 
 def write(model: ModelProto, path: Path) -> None:
@@ -110,7 +110,7 @@ def write(model: ModelProto, path: Path) -> None:
     with path.open("wb") as file:
         file.write(light.SerializeToString())
         file.write(bytes([GRAPH << 3 | BYTES]))
-        # the length is known at the end: five bytes hold any that protobuf allows
+        # the length is known only at the end: five bytes hold any length that protobuf allows
         mark = file.tell()
         file.write(_number(0, 5))
         file.write(graph)
@@ -126,9 +126,9 @@ def write(model: ModelProto, path: Path) -> None:
 
 
 def write_external(model: ModelProto, path: Path, data: Path, location: str) -> None:
-    """Write a model to `path` and the bytes of its initializers to `data`, which the model calls `location`.
+    """Write a model to `path` and the bytes of its initializers to `data`, which the model refers to as `location`.
 
-    Weights that lie in the folder of `path` already are left where they are.
+    Weights that are already in the folder of `path` are left there.
     """
     light = without_initializers(model)
     data.touch()
@@ -144,7 +144,7 @@ def write_external(model: ModelProto, path: Path, data: Path, location: str) -> 
 
 
 def _number(value: int, width: int = 1) -> bytes:
-    """A varint of at least `width` bytes."""
+    """Encode `value` as a varint of at least `width` bytes."""
     found = bytearray()
     while value > 127 or len(found) < width - 1:
         found.append(value & 127 | 128)

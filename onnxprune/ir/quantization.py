@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quantized tensors: integers that stand for numbers, and those that stand for zero."""
+"""Quantized tensors: the numbers that integers stand for, and the integers that stand for zero."""
 
 from __future__ import annotations
 
@@ -23,16 +23,12 @@ INTEGERS = frozenset(
         TensorProto.INT32,
     }
 )
-
-
 PAIR = ("QuantizeLinear", "DequantizeLinear")
-
-
 SCALE, ZERO_POINT = 1, 2
 
 
 def is_quantized(dtype: int, users: Sequence[tuple[Node, int]]) -> bool:
-    """Whether a stored integer tensor is nothing but quantized numbers, or their zero points."""
+    """Whether a stored integer tensor holds only quantized numbers, or only their zero points."""
     if packed_by(users) is not None:
         return all(node.op == MATMUL_NBITS and k == WEIGHT for node, k in users)
     as_weight = all(node.op == "DequantizeLinear" and k == 0 for node, k in users)
@@ -41,12 +37,12 @@ def is_quantized(dtype: int, users: Sequence[tuple[Node, int]]) -> bool:
 
 
 def packed_by(users: Sequence[tuple[Node, int]]) -> Node | None:
-    """The operator that reads a stored tensor as packed weights, if one does."""
+    """The operator that reads a stored tensor as packed weights, or None."""
     return next((node for node, k in users if node.op == MATMUL_NBITS and k == WEIGHT), None)
 
 
 def absent(graph: Graph, name: str) -> Array | None:
-    """The integers that mean zero in a quantized tensor, broadcast against it; None where each channel has its own."""
+    """The integers that mean zero in a quantized tensor, broadcastable to it; None if they differ between channels."""
     packed = packed_by(graph.consumers.get(name, ()))
     if packed is not None:
         return zero_bytes(graph, packed)
@@ -61,7 +57,7 @@ def absent(graph: Graph, name: str) -> Array | None:
 
 
 def dequantized(graph: Graph, name: str) -> Array:
-    """The numbers that a stored tensor stands for; the tensor itself where it is not quantized."""
+    """The numbers that a stored tensor stands for; the tensor itself if it is not quantized."""
     array = graph.weights[name].array
     users = graph.consumers.get(name, ())
     if not users or not is_quantized(graph.weights[name].tensor.data_type, users):
@@ -85,7 +81,7 @@ def dequantized(graph: Graph, name: str) -> Array:
 
 
 def zero_point_of(node: Node) -> str:
-    """The zero point that a node is given; DynamicQuantizeLinear makes its own."""
+    """The name of a node's zero point, empty if it has none; DynamicQuantizeLinear computes its own."""
     if node.op == "DynamicQuantizeLinear":
         return node.outputs[ZERO_POINT]
     return node.inputs[ZERO_POINT] if len(node.inputs) > ZERO_POINT else ""
@@ -98,7 +94,7 @@ WEIGHT, SCALES, ZERO_POINTS, ORDER, BIAS = 1, 2, 3, 4, 5
 
 
 def zero_bytes(graph: Graph, node: Node) -> NDArray[np.uint8] | None:
-    """The bytes that stand for zeros in the weight of a node (broadcast against it); None where no bytes do."""
+    """The bytes that stand for zeros in the packed weight of a node (broadcastable to it); None if no bytes do."""
     bits = node.attribute("bits", 4)
     points = np.full((1, 1), 1 << (bits - 1))
     if len(node.inputs) > ZERO_POINTS and node.inputs[ZERO_POINTS]:
@@ -112,14 +108,14 @@ def zero_bytes(graph: Graph, node: Node) -> NDArray[np.uint8] | None:
 
 
 def unpacked(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.uint8]:
-    """(rows, bytes) -> (rows, count) numbers; the first lies in the lowest bits."""
+    """(rows, bytes) -> (rows, count) numbers; the first is in the lowest bits."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     numbers = (packed[..., None] >> shifts) & np.uint8((1 << bits) - 1)
     return np.asarray(numbers.reshape(len(packed), -1)[:, :count], np.uint8)
 
 
 def dequantized_nbits(graph: Graph, node: Node) -> Array:
-    """The numbers that the weight of a node stands for (rows, blocks, block size), but for zero points."""
+    """The numbers that the weight of a node stands for (rows, blocks, block size), ignoring stored zero points."""
     weight, bits = graph.weights[node.inputs[WEIGHT]].array, node.attribute("bits", 4)
     rows, blocks, _ = weight.shape
     numbers = unpacked(weight.reshape(rows * blocks, -1), bits, node.attribute("block_size")).reshape(rows, blocks, -1)

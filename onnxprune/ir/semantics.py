@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What operators work on: which axes, which statistics, which weights.
 
-Rules, fix-ups, recovery and the converter to PyTorch all ask here, so that each answer is written once.
+Rules, fix-ups, recovery and the converter to PyTorch all use these definitions, so that each is written once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from onnxprune.ir.graph import Node
 
 
 class Operator(Protocol):
-    """What is asked about: a node of a graph, or a call that the converter makes."""
+    """A node of a graph, or a call that the converter makes."""
 
     @property
     def op(self) -> str:
@@ -28,7 +28,7 @@ class Operator(Protocol):
 
 
 PRODUCERS = frozenset("Conv ConvTranspose Einsum GRU Gemm LSTM MatMul RNN com.microsoft.MatMulNBits".split())
-"""Operators whose weights make channels: their rows are what criteria score."""
+"""Operators whose weights produce channels: criteria score the rows of these weights."""
 
 BY_CHANNEL = frozenset(
     """
@@ -40,13 +40,13 @@ BY_CHANNEL = frozenset(
 
 
 def uses_batch_statistics(node: Node) -> bool:
-    """Whether a BatchNormalization normalises by the statistics of its input, as it does when weights are standardised."""
+    """Whether a BatchNormalization uses the statistics of its input, as it does when it standardises weights."""
     return bool(node.attribute("training_mode", 0)) or len([o for o in node.outputs if o]) > 1
 
 
 def softmax_axes(operator: Operator, rank: int) -> range:
-    """The axes over which Softmax, LogSoftmax and Hardmax normalise together: before opset 13 all from `axis` (default 1) on,
-    since then one."""
+    """The axes over which Softmax, LogSoftmax and Hardmax normalise together: before opset 13, `axis` (default 1) and all after
+    it; since then, one axis."""
     new = operator.opset >= 13
     axis = operator.attribute("axis", -1 if new else 1) % max(rank, 1)
     return range(axis, axis + 1 if new else rank)
@@ -58,7 +58,7 @@ def mean_variance_axes(operator: Operator, rank: int) -> set[int]:
 
 
 def reduced_axes(operator: Operator, rank: int, given: Sequence[int] | None) -> set[int]:
-    """The axes that a reduction takes away; `given` is its second input, where it has one."""
+    """The axes that a reduction removes; `given` is the value of its second input, if it has one."""
     axes = operator.attribute("axes") if given is None else given
     if not axes:
         return set() if operator.attribute("noop_with_empty_axes", 0) else set(range(rank))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A temporary file for the large weights of models that are made here."""
+"""A temporary file for the large weights of models that are created by this program."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from onnxprune.ir.tensors import LARGE_FILE, PAGE, FileRange, append_to, header_
 from onnxprune.types import Array
 
 SPILLED = "onnxprune.spilled"
-"""Name of the file in a `Spill`, by which its weights are known."""
+"""The file name in a `Spill`, which identifies spilled weights."""
 
 
 class Spill:
-    """A temporary file that grows by weights, which leave memory for it. It lives as long as this object."""
+    """A growing temporary file that holds weights so that they need not stay in memory. It lives as long as this object."""
 
     def __init__(self) -> None:
         folder = tempfile.mkdtemp(prefix="onnxprune-")
@@ -28,26 +28,26 @@ class Spill:
         self.path.touch()
 
     def clear(self) -> None:
-        """Forget all weights."""
+        """Remove all weights from the file."""
         self.path.write_bytes(b"")
 
     def put(self, tensor: TensorProto) -> TensorProto:
-        """The tensor left in this file; a small one as it was, in memory."""
+        """The tensor, stored in this file; a small one is returned in memory."""
         return append_to(tensor, self.path)
 
     def write(self, like: TensorProto, dims: Sequence[int], parts: Iterable[Array]) -> TensorProto:
-        """A tensor left in this file, of name and type as `like`, its values given in parts along the first axis."""
-        left = header_of(like)
-        del left.dims[:]
-        left.dims.extend(dims)
+        """Write a tensor with the name and type of `like`; its values are given in parts along the first axis."""
+        result = header_of(like)
+        del result.dims[:]
+        result.dims.extend(dims)
         with self.path.open("ab") as file:
             file.write(b"\0" * (-file.tell() % PAGE))
             start = file.tell()
             file.writelines(part.tobytes() for part in parts)
-            leave(left, FileRange(str(self.path), start, file.tell() - start))
-        return left
+            leave(result, FileRange(str(self.path), start, file.tell() - start))
+        return result
 
 
 def spill_for(model: ModelProto) -> Spill | None:
-    """A place for what is made of a large model; None for a small one, which stays in memory."""
+    """A spill file for what is derived from a large model; None for a small model, for which memory is enough."""
     return Spill() if size_of(model) >= LARGE_FILE else None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stored tensors: their values, and the bytes that hold them, in memory or left in a file.
+"""Stored tensors: their values and their bytes, in memory or left in a file.
 
-A tensor that is *left in its file* has external data whose location is an absolute path. `array_of` maps it into memory for as
-long as somebody looks at the array.
+A tensor that is *left in its file* has external data whose location is an absolute path. `array_of` maps it into memory for
+as long as the array is referenced.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from onnxprune.types import Array
 
 LARGE_FILE = 2**26
-"""From this size on, large weights of a file are left in it."""
+"""Files of at least this many bytes keep their large weights on disk."""
 
 
 LARGE_TENSOR = 2**16
-"""Smaller tensors are always in memory: sizes, indices, biases."""
+"""Tensors of fewer bytes are always in memory: sizes, indices, biases."""
 
 
 CHUNK = 2**24
 
 
 SMALL = 2**10
-"""Smaller tensors are written into the model itself, where onnx and onnxruntime look for sizes."""
+"""Tensors of fewer bytes are written into the model itself, where onnx and onnxruntime look for sizes."""
 
 
 PAGE = 2**12
-"""Weights begin at multiples of this, so that onnxruntime can map them."""
+"""Weights are aligned to multiples of this, so that onnxruntime can map them."""
 
 
 PLAIN: dict[int, str] = {
@@ -43,15 +43,15 @@ PLAIN: dict[int, str] = {
     TensorProto.INT64: "<i8", TensorProto.INT32: "<i4", TensorProto.INT16: "<i2", TensorProto.INT8: "i1",
     TensorProto.UINT64: "<u8", TensorProto.UINT32: "<u4", TensorProto.UINT16: "<u2", TensorProto.UINT8: "u1",
 }  # fmt: skip
-"""Element types that numpy reads from a file as they are."""
+"""Element types that numpy can read directly from a file."""
 
 
 ODD: dict[int, int] = {TensorProto.BFLOAT16: 16, TensorProto.INT4: 4, TensorProto.UINT4: 4}
-"""Bits of element types that numpy does not read so."""
+"""Bit widths of element types that numpy cannot read directly."""
 
 
 class FileRange(NamedTuple):
-    """Bytes in a file."""
+    """A range of bytes in a file."""
 
     file: str
     offset: int
@@ -59,7 +59,7 @@ class FileRange(NamedTuple):
 
 
 def range_of(tensor: TensorProto) -> FileRange | None:
-    """Where the bytes of a tensor lie that was left in its file; None for one in memory."""
+    """The byte range of a tensor that was left in its file; None for a tensor in memory."""
     if not uses_external_data(tensor):
         return None
     info = ExternalDataInfo(tensor)
@@ -67,7 +67,7 @@ def range_of(tensor: TensorProto) -> FileRange | None:
 
 
 def leave(tensor: TensorProto, place: FileRange) -> None:
-    """Let a tensor stand for bytes in a file."""
+    """Make a tensor refer to a range of bytes in a file."""
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
     del tensor.external_data[:]
@@ -76,12 +76,12 @@ def leave(tensor: TensorProto, place: FileRange) -> None:
 
 
 def is_large(tensor: TensorProto) -> bool:
-    """Whether the values are many, and of a type that can be read in parts."""
+    """Whether a tensor is large, and of a type that can be read in parts."""
     return bool(tensor.dims) and tensor.data_type in PLAIN and nbytes(tensor) >= LARGE_TENSOR
 
 
 def take(tensor: TensorProto) -> None:
-    """Bring the bytes of a tensor into memory."""
+    """Load the bytes of a tensor into memory."""
     place = range_of(tensor)
     if place is not None:
         tensor.ClearField("external_data")
@@ -90,13 +90,13 @@ def take(tensor: TensorProto) -> None:
 
 
 def take_all(model: ModelProto) -> None:
-    """Bring all weights of a model into memory, so that it stands by itself."""
+    """Load all weights of a model into memory, so that the model is self-contained."""
     for tensor in model.graph.initializer:
         take(tensor)
 
 
 def array_of(tensor: TensorProto) -> Array:
-    """The values of a tensor, in memory or left in its file; read only."""
+    """The values of a tensor, in memory or left in its file; read-only."""
     place = range_of(tensor)
     if place is None:
         return onnx.numpy_helper.to_array(tensor)
@@ -108,7 +108,7 @@ def array_of(tensor: TensorProto) -> Array:
 
 
 def slabs(tensor: TensorProto) -> Iterator[tuple[slice, Array]]:
-    """The values of a tensor in parts along its first axis, of about `CHUNK` bytes each, and where each part lies."""
+    """Yield the values of a tensor in parts along its first axis, of about `CHUNK` bytes each, with the slice of each part."""
     place, kind, dims = range_of(tensor), PLAIN.get(tensor.data_type), tuple(tensor.dims)
     step = max(1, CHUNK * dims[0] // max(1, nbytes(tensor))) if dims else 1
     if place is None or kind is None or not dims:
@@ -124,7 +124,7 @@ def slabs(tensor: TensorProto) -> Iterator[tuple[slice, Array]]:
 
 
 def bytes_of(tensor: TensorProto) -> Iterator[bytes]:
-    """The raw bytes of a tensor, piece by piece; nothing for one that keeps its values in typed fields."""
+    """The raw bytes of a tensor, in chunks; nothing for a tensor that keeps its values in typed fields."""
     place = range_of(tensor)
     if place is not None:
         yield from _read(place)
@@ -133,7 +133,7 @@ def bytes_of(tensor: TensorProto) -> Iterator[bytes]:
 
 
 def length_of(tensor: TensorProto) -> int:
-    """How many bytes `bytes_of` has."""
+    """The number of bytes that `bytes_of` yields."""
     place = range_of(tensor)
     if place is not None:
         return place.length
@@ -141,14 +141,14 @@ def length_of(tensor: TensorProto) -> int:
 
 
 def nbytes(tensor: TensorProto) -> int:
-    """How many bytes the values of a tensor take, by its type and shape; 0 where the type is unusual."""
+    """The number of bytes that the values of a tensor take, from its type and shape; 0 for an unusual type."""
     kind = PLAIN.get(tensor.data_type)
     bits = 8 * np.dtype(kind).itemsize if kind else ODD.get(tensor.data_type, 0)
     return -(-bits * math.prod(tensor.dims) // 8)
 
 
 def size_of(model: ModelProto) -> int:
-    """Bytes of the model with all its weights (to within a few a weight)."""
+    """Bytes of the model with all its weights (to within a few bytes per weight)."""
     light = without_initializers(model)
     return int(light.ByteSize()) + sum(length_of(t) + header_of(t).ByteSize() for t in model.graph.initializer)
 
@@ -156,24 +156,24 @@ def size_of(model: ModelProto) -> int:
 def _read(place: FileRange) -> Iterator[bytes]:
     with Path(place.file).open("rb") as file:
         file.seek(place.offset)
-        left = place.length
-        while left and (data := file.read(min(CHUNK, left))):
-            left -= len(data)
+        remaining = place.length
+        while remaining and (data := file.read(min(CHUNK, remaining))):
+            remaining -= len(data)
             yield data
 
 
 def append_to(tensor: TensorProto, file: Path) -> TensorProto:
-    """The tensor left at the end of a file; a small one in memory."""
-    length, left = length_of(tensor), header_of(tensor)
+    """Append a tensor to a file and return it as left there; a small one is returned in memory."""
+    length, result = length_of(tensor), header_of(tensor)
     with file.open("ab") as out:
         if length < SMALL:
-            left.CopyFrom(tensor)
-            take(left)
+            result.CopyFrom(tensor)
+            take(result)
         else:
             out.write(b"\0" * (-out.tell() % PAGE))
-            leave(left, FileRange(str(file), out.tell(), length))
+            leave(result, FileRange(str(file), out.tell(), length))
             out.writelines(bytes_of(tensor))
-    return left
+    return result
 
 
 def header_of(tensor: TensorProto) -> TensorProto:
@@ -192,7 +192,7 @@ def without_initializers(model: ModelProto) -> ModelProto:
 
 
 def copy_without(source: Any, target: Any, leave: set[str]) -> None:
-    """Copy all fields of a message but some."""
+    """Copy all fields of a message except those in `leave`."""
     for field, value in source.ListFields():
         if field.name in leave:
             continue

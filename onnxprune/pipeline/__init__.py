@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stages of one pruning, in their order."""
+"""The stages of one pruning, in order."""

@@ -28,7 +28,7 @@ from onnxprune.selection.strategy import Limit, Strategy, greedy
 from onnxprune.selection.units import units_of
 from onnxprune.types import Array, Feeds, Mask
 
-MOST_REFUSALS = 30
+MAX_REFUSALS = 30
 """How often a cut may show that a node cannot follow."""
 
 
@@ -80,7 +80,7 @@ def decide(
     spill = spill_for(graph.model)
     given = None if wish.scores is None else _given_scores(wish)
     scorer = Scorer(options.criterion, options.data.seed, batches) if given is None else None
-    for _ in range(MOST_REFUSALS):
+    for _ in range(MAX_REFUSALS):
         coupled, groups = analysis.coupled, eligible(analysis, wish, name)
         scored = scorer.score(coupled, groups) if scorer else scores_from_file(coupled, groups, given or {})
         dropped = _choose(coupled, groups, scored, options, strategy)
@@ -94,7 +94,7 @@ def decide(
             around = _around(graph, e.node_index) if e.node_index in analysis.refused else [e.node_index]
             analysis = refuse(analysis, dict.fromkeys(around, f"cannot follow a cut ({e})"))
     last = list(analysis.refused.values())[-1]
-    raise PruneError(f"{name}: could not be cut after {MOST_REFUSALS} tries; last: {last}")
+    raise PruneError(f"{name}: could not be cut after {MAX_REFUSALS} tries; last: {last}")
 
 
 def _around(graph: Graph, index: int) -> list[int]:
@@ -118,7 +118,7 @@ def eligible(analysis: Analysis, wish: SelectionOptions, name: str) -> tuple[Gro
         OptionError: a pattern matches nothing, or together they leave no group.
     """
     if not analysis.groups:
-        held = analysis.held
+        held = analysis.pinned
         reason = f"; most are held because {held[0].pin}" if held else " (no convolution or matrix product)"
         raise ModelError(f"{name}: has no prunable channel{reason}. 'onnxprune inspect' lists all reasons")
     coupled = analysis.coupled

@@ -29,7 +29,7 @@ from onnxprune.options import CheckOptions, Options
 from onnxprune.pipeline.decide import Decision, check_selection
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.rounds import Outcome, in_rounds
-from onnxprune.pipeline.samples import Maker, Samples, made_up, provide, refinement
+from onnxprune.pipeline.samples import Maker, Samples, synthetic_samples, provide, refinement
 from onnxprune.pipeline.summary import Findings, report_of, shortfall
 from onnxprune.recovery.methods import Recovery, Task, batches_of, recover
 from onnxprune.rewrite.cut import cut
@@ -37,7 +37,7 @@ from onnxprune.rewrite.plan import Plan, dropped_by, plan_of
 from onnxprune.types import Progress, Shapes, silent
 
 
-def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, make: Maker = made_up) -> Result:
+def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, make: Maker = synthetic_samples) -> Result:
     """Analyse a model that was read, decide which channels are dropped, verify, recover and measure the rest.
 
     The weights of a large model are not in memory: they lie in its file, or in one of the result, until that is saved.
@@ -72,7 +72,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     model = recovery.model if recovery else decision.pruned
     found = _measured(loaded, model, options.data.input_shape, options.checks, progress)
     measure = metric.__name__ if metric else found.measure
-    found = replace(found, proof=proof, recovery=recovery, samples=samples, measure=measure)
+    found = replace(found, verification=proof, recovery=recovery, samples=samples, measure=measure)
     report = report_of(loaded.name, decision, found)
     short = shortfall(options, decision, report)
     report = replace(
@@ -189,7 +189,7 @@ def apply_loaded(loaded: Loaded, plan: Plan, shapes: Shapes, checks: CheckOption
     notes = ("the plan was made for a file with other contents (a retrained copy?); names and shapes fit",) if other else ()
     decision = Decision(analysis, dropped, pruned, analysis.groups, notes, spill)
     proof = _verified(decision, checks, progress)
-    found = replace(_measured(loaded, pruned, shapes, checks, progress), proof=proof)
+    found = replace(_measured(loaded, pruned, shapes, checks, progress), verification=proof)
     made_by: Mapping[str, Any] = {k: v for k, v in plan.made_by.items() if k != "recovered"}
     report = replace(report_of(loaded.name, decision, found), asked=made_by or {"plan": "given"})
     return Result(pruned, replace(plan, made_by=made_by, model_sha256=loaded.sha256), report, loaded.external, spill)

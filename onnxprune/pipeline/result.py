@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pruning hands back."""
+"""The result of a pruning."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Result:
 
     Attributes:
         model: the pruned model.
-        plan: which positions of which weights it kept.
-        report: what was asked, reached, verified and measured.
-        external: whether the original kept its weights in other files; `save` then does too.
-        spill: where large weights of `model` lie until it is saved.
+        plan: which positions of which weights were kept.
+        report: what was requested, reached, verified and measured.
+        external: whether the original stores its weights in separate files; if so, `save` does the same.
+        spill: storage of the large weights of `model` until it is saved.
     """
 
     model: ModelProto = field(repr=False)
@@ -36,21 +36,21 @@ class Result:
     external: bool = False
     spill: Spill | None = field(default=None, repr=False, compare=False)
 
-    def standing_alone(self) -> Result:
-        """The same with all weights in memory."""
+    def in_memory(self) -> Result:
+        """The same result with all weights in memory."""
         take_all(self.model)
         return replace(self, spill=None)
 
     def save(self, output: str | Path, plan: str | Path | None = None, force: bool = True) -> None:
-        """Write the model, and the plan if its path is given: both or none.
+        """Write the model, and the plan if its path is given: both or neither.
 
         Args:
-            output: where the model goes.
-            plan: where the plan goes.
-            force: whether files that exist are replaced.
+            output: path of the model.
+            plan: path of the plan.
+            force: whether existing files are replaced.
 
         Raises:
-            OptionError: a file exists and `force` is not given, or both have one name.
+            OptionError: a file exists and `force` is not given, or both paths are the same.
             OutputError: they cannot be written.
         """
         places = OutputOptions(Path(output), Path(plan) if plan else None, force)

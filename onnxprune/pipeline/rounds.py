@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cutting in rounds: a little is removed, the rest recovers, and what is removed next is chosen anew.
+"""Cutting in rounds: a few channels are removed, the network is recovered, and the remaining ones are scored again.
 
-After CCPrune (Chen et al., 2021), whose rounds retrain. What recovers here is a callable: least squares, so that no training
-code is needed, or whatever else makes a cut network better.
+After CCPrune (Chen et al., 2021), whose rounds retrain. Here the recovery is a callable: least squares, so that no training
+code is needed, or anything else that improves a cut network.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from onnxprune.types import Advance, Feeds, Mask, unwatched
 
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
 RoundRecovery = Callable[[Coupled, Mask, ModelProto, Sequence[Feeds]], Fitted]
-"""What follows a round: (analysis of the original, dropped labels, cut model, inputs) -> the recovered model."""
+"""The recovery after a round: (analysis of the original, dropped labels, cut model, inputs) -> the recovered model."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the rounds came to.
+    """The result of all rounds.
 
     Attributes:
-        decision: the cut of the original, all rounds together.
-        start: the same model with weights as the last round left them.
+        decision: the combined cut of the original.
+        start: the same model with the weights after the last round.
         added: names of stored tensors that recoveries added to it.
     """
 
@@ -49,21 +49,21 @@ class Outcome:
 
 
 def composed(first: Kept, second: Kept) -> dict[str, dict[int, tuple[int, ...]]]:
-    """Two cuts, one after the other, as one.
+    """Two consecutive cuts as one.
 
     >>> composed({"w": {0: (1, 3, 5)}}, {"w": {0: (0, 2), 1: (4,)}})
     {'w': {0: (1, 5), 1: (4,)}}
     """
     found = {name: dict(axes) for name, axes in first.items()}
     for name, axes in second.items():
-        mine = found.setdefault(name, {})
+        merged = found.setdefault(name, {})
         for axis, positions in axes.items():
-            mine[axis] = tuple(mine[axis][p] for p in positions) if axis in mine else positions
+            merged[axis] = tuple(merged[axis][p] for p in positions) if axis in merged else positions
     return found
 
 
 def by_least_squares(seed: int) -> RoundRecovery:
-    """Layers are fitted to what the original computes."""
+    """A recovery that fits the layers to what the original computes."""
 
     def step(coupled: Coupled, dropped: Mask, model: ModelProto, batches: Sequence[Feeds]) -> Fitted:
         return reconstruct(coupled, dropped, model, batches, FitSettings(seed=seed))
@@ -82,11 +82,11 @@ def in_rounds(
     """Cut in `options.recovery.rounds` rounds; each but the last is followed by a recovery.
 
     Args:
-        analysis: of the original.
-        name: how messages call the model.
+        analysis: the analysis of the original.
+        name: name of the model in messages.
         batches: calibration inputs.
-        recover: what follows a round; least squares, if nothing else.
-        progress: told how much is done, 0 to 1.
+        recover: the recovery after each round; least squares by default.
+        progress: called with the fraction done, 0 to 1.
     """
     rounds, graph = options.recovery.rounds, analysis.coupled.graph
     if rounds == 1:
@@ -95,13 +95,13 @@ def in_rounds(
     recover = recover or by_least_squares(options.data.seed)
     now, kept, added = analysis, dict[str, dict[int, tuple[int, ...]]](), frozenset[str]()
     for k in range(rounds):
-        decision = decide(now, _wish(options, analysis, k, now), name, batches)
+        decision = decide(now, _round_options(options, analysis, k, now), name, batches)
         plan = plan_of(decision.analysis.coupled, decision.dropped, "", {})
         kept = composed(kept, {name: axes for name, axes in plan.kept.items() if name in graph.weights})
         dropped = dropped_by(analysis.coupled, Plan("", kept, {}, analysis.coupled.policy))
         pruned = cut(analysis.coupled, dropped)
         model = transplanted(decision.pruned, copy_of(pruned), added)
-        take_all(model)  # what lies in files may go with the decision that it was made for
+        take_all(model)  # weights in a temporary file would be deleted with this round's decision
         if k + 1 < rounds:
             fitted = recover(analysis.coupled, dropped, model, batches)
             model, added = fitted.model, added | fitted.added
@@ -112,35 +112,35 @@ def in_rounds(
 
 
 def copy_of(model: ModelProto) -> ModelProto:
-    """A copy that may be changed."""
+    """A copy that can be modified."""
     copy = ModelProto()
     copy.CopyFrom(model)
     return copy
 
 
 def _allowed(analysis: Analysis, last: Decision) -> tuple[Group, ...]:
-    """The groups of the original, as far as the options let them shrink."""
+    """The groups of the original that the options allow to shrink."""
     names = {g.name for g in last.groups}
     return tuple(g for g in analysis.groups if g.name in names) or analysis.groups
 
 
-def _wish(options: Options, analysis: Analysis, k: int, now: Analysis) -> Options:
-    """What round `k` is asked for, of the model as it then is: the same factor in every round."""
+def _round_options(options: Options, analysis: Analysis, k: int, now: Analysis) -> Options:
+    """Options of round `k`, relative to the model before that round: every round shrinks by the same factor."""
     share = (k + 1) / options.recovery.rounds
-    wish = options.selection
-    limit = wish.limit()
+    selection = options.selection
+    limit = selection.limit()
     if limit is None:
-        kept = analysis.prunable * (1 - (wish.ratio or 0.0)) ** share
-        wish = replace(wish, ratio=float(np.clip(1 - kept / max(now.prunable, 1), 0.0, 0.999)))
+        kept = analysis.prunable * (1 - (selection.ratio or 0.0)) ** share
+        selection = replace(selection, ratio=float(np.clip(1 - kept / max(now.prunable, 1), 0.0, 0.999)))
     else:
         whole = macs_model(analysis.coupled).of(np.zeros(len(analysis.coupled.roots), bool))
-        wish = replace(wish, macs=max(1.0, whole * (limit.of(whole) / whole) ** share))
-    return replace(options, selection=wish)
+        selection = replace(selection, macs=max(1.0, whole * (limit.of(whole) / whole) ** share))
+    return replace(options, selection=selection)
 
 
 def transplanted(source: ModelProto, target: ModelProto, added: Collection[str]) -> ModelProto:
-    """`target` with the weights of `source` where both have one of the same name and shape, and with the tensors `added` that
-    recoveries gave to nodes of `source`."""
+    """`target` with the weights that `source` has under the same name and shape, and with the tensors `added` that recoveries
+    gave to nodes of `source`."""
     found, own = read_weights(source), read_weights(target)
     for name, weight in own.items():
         other = found.get(name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples to recover with, and others to judge by: the user's, or made up."""
+"""Samples to recover with, and others to judge on: the user's, or synthetic ones."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from onnxprune.ir.files import Loaded
 from onnxprune.options import Options
 from onnxprune.types import Advance, Progress
 
-HELD_OUT, MOST_HELD_OUT = 0.2, 1000
-FEWEST_MADE, MOST_MADE = 16, 256
+HELD_OUT, MAX_HELD_OUT = 0.2, 1000
+MIN_MADE, MAX_MADE = 16, 256
 WORK = 2.5e12
-"""Multiply-accumulates that made-up inputs may cost: about a minute on two cores."""
+"""Budget of multiply-accumulates for generating inputs: about a minute on two cores."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Inputs.
+    """Samples for recovery.
 
     Attributes:
-        fit: to fit on.
-        held_out: to judge by; none of them is in `fit`.
-        genuine: whether they are the user's, and not made up.
-        source: what they are, for the report.
+        fit: samples to fit on.
+        held_out: samples to judge on; none of them is in `fit`.
+        genuine: whether they are the user's own, not synthetic.
+        source: their description in the report.
         notes: sentences for the report.
-        fitted: whether anything is fitted to them; otherwise both are the same samples.
+        fitted: whether anything is fitted to them; if not, `fit` and `held_out` are the same samples.
     """
 
     fit: Data = field(repr=False)
@@ -47,30 +47,30 @@ class Samples:
 
 
 Maker = Callable[[Loaded, Options, Progress], Samples]
-"""Makes up samples for a model of which the user has no inputs; raises `DataError` where it cannot."""
+"""Generates samples for a model if the user has no inputs; raises `DataError` if it cannot."""
 
 
 def given(data: Data, name: str, seed: int, fitted: bool = True) -> Samples:
-    """A user's samples: a fifth of them held out, or all of them where nothing is fitted."""
+    """The user's samples: a fifth of them is held out, or all of them if nothing is fitted."""
     if not fitted:
         return Samples(data, data, True, name, data.notes, False)
-    wish = min(max(1, round(HELD_OUT * len(data))), MOST_HELD_OUT)
-    fit, held_out = data.split(wish, seed)
+    count = min(max(1, round(HELD_OUT * len(data))), MAX_HELD_OUT)
+    fit, held_out = data.split(count, seed)
     genuine = name not in ("random", "synthetic")
     if len(held_out):
         return Samples(fit, held_out, genuine, name, data.notes)
-    note = "there is a single sample, so what was fitted to is also what was judged by"
+    note = "there is only a single sample, so it is used both for fitting and for judging"
     return Samples(data, data, genuine, name, (note, *data.notes))
 
 
-def made_up(loaded: Loaded, options: Options, progress: Progress) -> Samples:
-    """Synthetic inputs, as many as may be afforded: a `Maker`.
+def synthetic_samples(loaded: Loaded, options: Options, progress: Progress) -> Samples:
+    """Synthetic inputs, as many as the budget `WORK` allows: a `Maker`.
 
     Raises:
-        DataError: an input is of a kind that nothing can be made up for.
+        DataError: an input is of a kind that cannot be synthesised.
     """
     shapes, seed = options.data.input_shape, options.data.seed
-    count = int(np.clip(WORK / max(cost(loaded.model, shapes, loaded.size).macs, 1), FEWEST_MADE, MOST_MADE))
+    count = int(np.clip(WORK / max(cost(loaded.model, shapes, loaded.size).macs, 1), MIN_MADE, MAX_MADE))
     data = load_data(
         "synthetic",
         loaded.model,
@@ -80,12 +80,12 @@ def made_up(loaded: Loaded, options: Options, progress: Progress) -> Samples:
         refine=refinement(),
         progress=lambda done: progress("inputs", done),
     )
-    note = "no --data: the weights were fitted to synthetic inputs; with typical inputs more accuracy is kept"
+    note = "no --data: the weights were fitted to synthetic inputs; typical inputs preserve more accuracy"
     return Samples(*data.split(HELD_OUT, seed), False, "synthetic", (note, *data.notes))
 
 
 def provide(loaded: Loaded, options: Options, data: Data | None, make: Maker, progress: Progress) -> Samples | None:
-    """Samples to recover and to judge with: the user's, else made-up ones where something is to be recovered."""
+    """Samples to recover with and to judge on: the user's, else synthetic ones if recovery is requested."""
     recovery = options.recovery
     if data is not None:
         fitted = recovery.recover != "none" or options.calibrated
@@ -101,12 +101,12 @@ def provide(loaded: Loaded, options: Options, data: Data | None, make: Maker, pr
 
 
 def refinement() -> Refinement | None:
-    """Gradient descent on synthetic inputs; None where PyTorch is not installed."""
+    """Gradient descent on synthetic inputs; None if PyTorch is not installed."""
     return _descend if importlib.util.find_spec("torch") else None
 
 
 def _descend(model: ModelProto, data: Data, steps: int, progress: Advance) -> Data:
-    """By `training.inversion`, if PyTorch is really there and not only something of its name."""
+    """Refine by `training.inversion`, if `torch` is really PyTorch and not just something of that name."""
     try:
         from onnxprune.training.inversion import invert
     except (TrainingError, ImportError, AttributeError, OSError):

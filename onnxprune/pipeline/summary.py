@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what was decided, measured and recovered to the report."""
+"""Builds the report from what was decided, measured and recovered."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from onnxprune.pipeline.samples import Samples
 from onnxprune.recovery.methods import Recovery
 from onnxprune.report.values import Change, GroupRow, MixRow, PinRow, RecoveryRow, Report
 
-FLOORS = "every group keeps at least a tenth of its channels, and every layer one"
+FLOORS = "every group keeps at least a tenth of its channels, and every layer at least one"
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What is known of a cut when it is reported.
+    """What is known about a cut when it is reported.
 
     Attributes:
-        before, after: what the original and the result cost.
-        proof, timing: None where left out.
-        recovery, samples: what was tried to keep accuracy, and on what; None where there were no inputs.
+        before, after: the costs of the original and of the result.
+        verification, timing: the verification and the benchmark; None if skipped.
+        recovery, samples: what was tried to recover accuracy, and on which samples; None if there were no inputs.
         measure: what accuracy means.
     """
 
     before: Cost
     after: Cost
-    proof: Verification | None = None
+    verification: Verification | None = None
     timing: Benchmark | None = None
     recovery: Recovery | None = None
     samples: Samples | None = None
@@ -39,7 +39,7 @@ class Findings:
 
 
 def report_of(name: str, decision: Decision, found: Findings) -> Report:
-    """What a cut is, cost and brought, whoever decided it."""
+    """The report of a cut, however it was decided."""
     rows = tuple(
         GroupRow(g.name, len(g), int((~decision.dropped[g.roots]).sum()), tuple(f"{w}[{axis}]" for w, axis in g.members))
         for g in decision.groups
@@ -50,7 +50,7 @@ def report_of(name: str, decision: Decision, found: Findings) -> Report:
         model=name,
         output="",
         asked={},
-        align_reason="as planned",
+        align_reason="from the plan",
         prunable=sum(r.before for r in rows),
         removed=removed,
         macs=Change(found.before.macs, found.after.macs),
@@ -58,9 +58,9 @@ def report_of(name: str, decision: Decision, found: Findings) -> Report:
         bytes=Change(found.before.bytes, found.after.bytes),
         inputs=found.before.inputs,
         groups=rows,
-        pins=tuple(PinRow(h.channels, str(h.pin), h.weights, h.macs) for h in decision.analysis.held),
+        pins=tuple(PinRow(p.channels, str(p.pin), p.weights, p.macs) for p in decision.analysis.pinned),
         renormalising=_mixes(decision),
-        verification=found.proof,
+        verification=found.verification,
         benchmark=found.timing,
         measure=found.measure,
         notes=(*decision.notes, *notes),
@@ -70,12 +70,12 @@ def report_of(name: str, decision: Decision, found: Findings) -> Report:
 
 
 def shortfall(options: Options, decision: Decision, report: Report) -> str:
-    """What held back the ratio or the limit that was asked for; empty where it was reached."""
+    """Why the requested ratio or limit was missed; empty if it was reached."""
     return _short_of_ratio(options.selection, report.ratio) or _short_of_limit(options.selection, decision, report.macs)
 
 
 def _mixes(decision: Decision) -> tuple[MixRow, ...]:
-    """Nodes that work on the channels that are kept, in the order of the graph."""
+    """Renormalising nodes, which work on the kept channels, in graph order."""
     coupled, dropped = decision.analysis.coupled, decision.dropped
     found = sorted(coupled.renormalising(dropped).items())
     return tuple(MixRow(str(coupled.graph.nodes[k]), len(x), int((~dropped[x]).sum())) for k, x in found)
@@ -92,14 +92,14 @@ def _recovery_warnings(recovery: Recovery | None) -> list[str]:
     if recovery is None:
         return []
     found = [f"{a.name} failed: {a.why}" for a in recovery.attempts if a.why]
-    mine, cut = recovery.of(recovery.method), recovery.of("none")
-    if mine and cut and mine.loss > cut.loss:
-        found.append(f"{recovery.method} does worse than the cut alone on held-out samples; --recover auto keeps the best")
+    chosen, cut = recovery.of(recovery.method), recovery.of("none")
+    if chosen and cut and chosen.loss > cut.loss:
+        found.append(f"{recovery.method} performs worse than the cut alone on held-out samples; --recover auto keeps the best")
     return found
 
 
 def _recovered(recovery: Recovery | None, samples: Samples | None) -> dict[str, Any]:
-    """The fields of a report that tell of recovery."""
+    """The report's fields about recovery."""
     if recovery is None or samples is None:
         return {}
     judged = len(samples.held_out)
@@ -111,21 +111,21 @@ def _recovered(recovery: Recovery | None, samples: Samples | None) -> dict[str, 
     return {"recovery": row, "accuracy": Change(before, after), "accuracy_cut": cut, "samples": judged}
 
 
-def _short_of_ratio(wish: SelectionOptions, removed: float) -> str:
-    """What held the ratio back; empty where it was reached."""
-    if wish.ratio is None or removed >= wish.ratio - 0.02:
+def _short_of_ratio(selection: SelectionOptions, removed: float) -> str:
+    """Why the ratio was missed; empty if it was reached."""
+    if selection.ratio is None or removed >= selection.ratio - 0.02:
         return ""
-    return f"reached {removed:.0%} instead of {wish.ratio:.0%}: {FLOORS}"
+    return f"removed {removed:.0%} of the channels instead of {selection.ratio:.0%}: {FLOORS}"
 
 
-def _short_of_limit(wish: SelectionOptions, decision: Decision, macs: Change) -> str:
-    """What held the limit back; empty where it was kept."""
-    limit = wish.limit()
+def _short_of_limit(selection: SelectionOptions, decision: Decision, macs: Change) -> str:
+    """Why the limit was exceeded; empty if it was met."""
+    limit = selection.limit()
     if limit is None or macs.after <= limit.of(macs.before):
         return ""
-    held = decision.analysis.held
-    share = sum(h.macs for h in held)
-    most = max(held, key=lambda h: h.macs, default=None)
-    pins = f"; channels that cannot be cut make {share:.1%} of the MACs, most because {most.pin}" if most else ""
-    got = f"{macs.after / macs.before:.1%} ({macs.after / 1e6:,.2f} M)"
-    return f"the budget of {wish.macs} MACs cannot be reached, {got} are left: {FLOORS}{pins}"
+    pinned = decision.analysis.pinned
+    share = sum(p.macs for p in pinned)
+    most = max(pinned, key=lambda p: p.macs, default=None)
+    pins = f"; channels that cannot be cut account for {share:.1%} of the MACs, mostly because {most.pin}" if most else ""
+    reached = f"{macs.after / macs.before:.1%} ({macs.after / 1e6:,.2f} M)"
+    return f"the budget of {selection.macs} MACs cannot be reached, {reached} remain: {FLOORS}{pins}"

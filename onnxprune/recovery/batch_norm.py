@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The statistics of normalisation, measured anew on the pruned network.
+"""Normalisation statistics, re-estimated on the pruned network.
 
-Behind a BatchNormalization that is running mean and variance (as in EagleEye, Li et al., 2020, and REPAIR, Jordan et al.,
-2023); where a layer has none, or it was folded, scale and bias of the layer, so that mean and variance of each channel are the
-original's again.
+If a BatchNormalization follows a layer, its running mean and variance are re-estimated (as in EagleEye, Li et al., 2020, and
+REPAIR, Jordan et al., 2023). If there is none, or it was folded, the scale and bias of the layer are adjusted so that the mean
+and variance of each channel match the original's again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from onnxprune.ir.facts import read_graph
 from onnxprune.ir.graph import Graph, Node
 from onnxprune.ir.semantics import uses_batch_statistics
 from onnxprune.recovery.editor import Editor, Fitted, offset_slots
-from onnxprune.recovery.reconstruct import FitSettings, Values, gather, left_of
+from onnxprune.recovery.reconstruct import FitSettings, Values, gather, kept_of
 from onnxprune.types import Advance, Feeds, Mask, Vector, unwatched
 
 Pairs = Iterator[tuple[Values, Values]]
@@ -37,36 +37,36 @@ def reestimate(
     batches: Sequence[Feeds],
     progress: Advance = unwatched,
 ) -> Fitted:
-    """The pruned model with statistics that fit its own activations, layer by layer in the order of the graph.
+    """The pruned model with statistics that fit its own activations, re-estimated layer by layer in graph order.
 
     Args:
         coupled, dropped: the analysis of the original, and the labels (n_labels,) that were removed.
         pruned: the pruned model, refitted or not.
         batches: calibration inputs.
-        progress: told how much is done, 0 to 1.
+        progress: called with the fraction done, 0 to 1.
     """
     model = ModelProto()
     model.CopyFrom(pruned)
     graph, editor = read_graph(model), Editor(model)
     steps = sorted([*_norms(graph), *_layers(graph, coupled, len(batches))], key=lambda s: s.index)
-    # what a layer makes follows from what it reads: its own output would be stale as soon as it is scaled
+    # a layer's statistics are computed from its inputs, because its output is stale as soon as the layer is scaled
     targets, wants = [s.targets for s in steps], [s.wants for s in steps]
     with stages(coupled.graph.model, targets, batches) as original, stages(model, wants, batches) as student:
         for k, step in enumerate(steps):
             pairs = zip(original.advance(k), student.advance(k), strict=True)
-            step.settle(editor, ((left_of(coupled, dropped, a), b) for a, b in pairs))
+            step.settle(editor, ((kept_of(coupled, dropped, a), b) for a, b in pairs))
             progress((k + 1) / len(steps))
     return editor.fitted()
 
 
 @dataclass(frozen=True, eq=False)
 class _Measurement:
-    """One thing that is measured and set.
+    """One measurement, and the weights that it sets.
 
     Attributes:
-        index: its place in the graph.
-        targets: tensors of the original that are looked at.
-        wants: tensors of the pruned model that are looked at.
+        index: position in the graph.
+        targets: tensors of the original to record.
+        wants: tensors of the pruned model to record.
         settle: measures both, batch by batch, and sets the weights.
     """
 
@@ -77,37 +77,37 @@ class _Measurement:
 
 
 def _norms(graph: Graph) -> Iterator[_Measurement]:
-    """Each BatchNormalization: what it reads has other statistics than it was trained with."""
+    """Every BatchNormalization: the statistics of its input are no longer those that it was trained with."""
     for node in graph.nodes:
         if (
             node.op == "BatchNormalization"
             and not uses_batch_statistics(node)
             and all(n in graph.weights for n in node.inputs[1:])
         ):
-            yield _Measurement(node.index, (), node.inputs[:1], partial(_renew, node))
+            yield _Measurement(node.index, (), node.inputs[:1], partial(_reestimate_norm, node))
 
 
-def _renew(node: Node, editor: Editor, pairs: Pairs) -> None:
+def _reestimate_norm(node: Node, editor: Editor, pairs: Pairs) -> None:
     mean, variance = _statistics((values[node.inputs[0]] for _, values in pairs), 1)
     editor.set_operand(node.index, 3, mean, editor.operand(node.index, 3))
     editor.set_operand(node.index, 4, variance, editor.operand(node.index, 4))
 
 
 def _layers(graph: Graph, coupled: Coupled, n_batches: int) -> Iterator[_Measurement]:
-    """Each linear layer without a BatchNormalization behind it, by itself, whatever sum it enters."""
+    """Every linear layer that no BatchNormalization follows, on its own, even if it is a term of a larger sum."""
     for term in (t for s in find_sums(graph) for t in s.terms if t.end in coupled.graph.producers):
         if not any(step.node.op == "BatchNormalization" for step in term.steps):
             site = LinearSum(term.end, (term,), (), term.linear.channel_axis)
-            yield _Measurement(term.linear.node.index, (site.total,), site.wants, partial(_settle, site, n_batches))
+            yield _Measurement(term.linear.node.index, (site.total,), site.wants, partial(_match_layer, site, n_batches))
 
 
-def _settle(site: LinearSum, n_batches: int, editor: Editor, pairs: Pairs) -> None:
+def _match_layer(site: LinearSum, n_batches: int, editor: Editor, pairs: Pairs) -> None:
     folds = gather([site], editor, FitSettings(), n_batches, pairs)
     _match(site, editor, sum(folds[1:], folds[0]))
 
 
 def _match(site: LinearSum, editor: Editor, m: Moments) -> None:
-    """Scale and shift a layer so that its channels have the original's mean and variance, those of `m.y`."""
+    """Scale and shift a layer so that its channels match the original's (`m.y`) in mean and variance."""
     term, free = site.terms[0], offset_slots(site, editor)
     if not free or editor.users[term.linear.weight] > 1:
         return
@@ -115,12 +115,12 @@ def _match(site: LinearSum, editor: Editor, m: Moments) -> None:
     matrix = term.linear.matrix(editor.array(term.linear.weight)) * scale.reshape(term.linear.groups, 1, -1)
     mean = np.einsum("gd,gdo->go", m.x / m.n, matrix).ravel()
     variance = np.einsum("gdo,gdo->go", matrix, m.xx @ matrix).ravel() / m.n - mean**2
-    wanted = (m.y / m.n).ravel()
-    deviation = np.sqrt(np.maximum((m.yy / m.n).ravel() - wanted**2, 0.0))
-    lively = variance > 1e-3 * max(variance.mean(), 1e-30)
-    factor = np.where(lively, np.clip(deviation / np.sqrt(np.where(lively, variance, 1.0)), 0.1, 10.0), 1.0)
+    target = (m.y / m.n).ravel()
+    deviation = np.sqrt(np.maximum((m.yy / m.n).ravel() - target**2, 0.0))
+    active = variance > 1e-3 * max(variance.mean(), 1e-30)
+    factor = np.where(active, np.clip(deviation / np.sqrt(np.where(active, variance, 1.0)), 0.1, 10.0), 1.0)
     _scale(term, editor, factor)
-    free[0].add(editor, wanted - factor * mean - offset)
+    free[0].add(editor, target - factor * mean - offset)
 
 
 def _scale(term: Term, editor: Editor, factor: Vector) -> None:
@@ -130,7 +130,7 @@ def _scale(term: Term, editor: Editor, factor: Vector) -> None:
 
 
 def _statistics(values: Iterable[NDArray[np.generic]], axis: int) -> tuple[Vector, Vector]:
-    """Mean and variance (channels,) over all samples and places."""
+    """Mean and variance (channels,) over all samples and positions."""
     n, total, squares = 0, np.zeros(1), np.zeros(1)
     for x in values:
         flat = np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis]).astype(np.float64)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What removed channels gave on average goes into the biases of the layers that read them. Nothing is fitted.
+"""The mean contribution of removed channels is added to the biases of the layers that read them. Nothing is fitted.
 
-The mean of a removed channel after its activation follows from BatchNormalization alone, whose output is about normal with
-mean beta and deviation |gamma| (DFQ, Nagel et al., 2019): what stands between it and the reader is run on normal numbers.
-With calibration inputs the means are measured instead, which also works where BatchNormalization was folded.
+The mean of a removed channel after its activation follows from BatchNormalization alone, whose output is roughly normal with
+mean beta and standard deviation |gamma| (DFQ, Nagel et al., 2019): the nodes between it and the reader are run on normal
+samples. With calibration inputs the means are measured instead, which also works if BatchNormalization was folded.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ POINTS = 4096
 
 
 def absorb(coupled: Coupled, dropped: Mask, pruned: ModelProto, batches: Sequence[Feeds] = (), seed: int = 0) -> Fitted:
-    """The pruned model with biases that make up for the means of removed channels.
+    """The pruned model with biases that compensate for the means of removed channels.
 
     Args:
         coupled, dropped: the analysis of the original, and the labels (n_labels,) that were removed.
-        pruned: what `cut` made of them.
-        batches: calibration inputs to measure means on; without any, they follow from BatchNormalization where there is one.
-        seed: of the normal numbers.
+        pruned: the result of `cut`.
+        batches: calibration inputs to measure means on; if empty, means are derived from BatchNormalization where there is one.
+        seed: seed of the normal samples.
     """
     model = ModelProto()
     model.CopyFrom(pruned)
@@ -46,7 +46,7 @@ def absorb(coupled: Coupled, dropped: Mask, pruned: ModelProto, batches: Sequenc
     axes = {node.inputs[0]: 1 if node.op in ("Conv", "ConvTranspose") else -1 for node in losing}
     means = _measured(graph, axes, batches) if batches else _expected(graph, list(axes), seed)
     for old, new in sites:
-        delta = _lost(coupled, dropped, old, means)
+        delta = _mean_loss(coupled, dropped, old, means)
         if delta is not None:
             for place in offset_slots(new, editor)[:1]:
                 place.add(editor, delta)
@@ -58,35 +58,35 @@ def _input_axis(site: LinearSum, k: int) -> int:
     return {"Conv": 1, "ConvTranspose": 0, "MatMul": 0, "Gemm": 1 if node.attribute("transB", 0) else 0}[node.op]
 
 
-def _gone(coupled: Coupled, dropped: Mask, site: LinearSum, k: int) -> Mask | None:
-    """Which inputs of a layer are removed; None where none is, or the layer is grouped and loses them with its outputs."""
+def _removed_inputs(coupled: Coupled, dropped: Mask, site: LinearSum, k: int) -> Mask | None:
+    """Mask of a layer's removed inputs; None if there are none, or if the layer is grouped and loses them with its outputs."""
     linear = site.terms[k].linear
     labels = coupled.flows[linear.weight].axes[_input_axis(site, k)]
     return dropped[labels] if labels is not None and linear.groups == 1 and dropped[labels].any() else None
 
 
 def _loses(coupled: Coupled, dropped: Mask, site: LinearSum) -> bool:
-    return any(_gone(coupled, dropped, site, k) is not None for k in range(len(site.terms)))
+    return any(_removed_inputs(coupled, dropped, site, k) is not None for k in range(len(site.terms)))
 
 
-def _lost(coupled: Coupled, dropped: Mask, site: LinearSum, means: Mapping[str, Vector]) -> Vector | None:
-    """What a site loses on average (channels that are left,); None where it loses nothing, or that is not known."""
+def _mean_loss(coupled: Coupled, dropped: Mask, site: LinearSum, means: Mapping[str, Vector]) -> Vector | None:
+    """Mean loss of a site (kept channels,); None if it loses nothing or the loss is unknown."""
     total = None
     labels = coupled.flows[site.total].axes[site.channel_axis]
     for k, term in enumerate(site.terms):
-        gone, mean = _gone(coupled, dropped, site, k), means.get(term.linear.node.inputs[0])
-        if gone is None or mean is None or len(mean) != len(gone):
+        removed, mean = _removed_inputs(coupled, dropped, site, k), means.get(term.linear.node.inputs[0])
+        if removed is None or mean is None or len(mean) != len(removed):
             continue
         editor = Editor(coupled.graph.model)
         matrix = term.linear.matrix(editor.array(term.linear.weight))[0]
         scale, _ = editor.affine(term)
-        lost = scale * ((gone * mean).repeat(len(matrix) // len(mean)) @ matrix)
+        lost = scale * ((removed * mean).repeat(len(matrix) // len(mean)) @ matrix)
         total = lost if total is None else total + lost
     return total if total is None or labels is None else total[~dropped[labels]]
 
 
 def _measured(graph: Graph, axes: Mapping[str, int], batches: Sequence[Feeds]) -> dict[str, Vector]:
-    """Mean of each channel over samples and places; `axes` says which axis of a tensor counts channels."""
+    """Mean of each channel over samples and positions; `axes` gives the channel axis of each tensor."""
     sums = {name: np.zeros(1) for name in axes}
     with stages(graph.model, [list(axes)], batches) as run:
         for values in run.advance(0):
@@ -97,7 +97,7 @@ def _measured(graph: Graph, axes: Mapping[str, int], batches: Sequence[Feeds]) -
 
 
 def _expected(graph: Graph, names: Sequence[str], seed: int) -> dict[str, Vector]:
-    """Mean of each channel where everything above it, up to the next BatchNormalizations, works channel by channel."""
+    """Mean of each channel of tensors that only channel-wise operators separate from the BatchNormalizations above."""
     found = {}
     rng = np.random.default_rng(seed)
     normal: dict[str, NDArray[np.float32]] = {}
@@ -117,7 +117,7 @@ def _expected(graph: Graph, names: Sequence[str], seed: int) -> dict[str, Vector
 
 
 def _trace(graph: Graph, name: str) -> tuple[list[int], list[Node]] | None:
-    """The nodes between a tensor and the BatchNormalizations above it; None where something else comes in between."""
+    """The nodes between a tensor and the BatchNormalizations above it; None if any of them is not channel-wise."""
     between: set[int] = set()
     sources: dict[int, Node] = {}
     stack = [name]
@@ -145,8 +145,7 @@ def _is_source(graph: Graph, node: Node) -> bool:
 
 
 def _normal(graph: Graph, node: Node, rng: Rng) -> NDArray[np.float32]:
-    """What BatchNormalization puts out: normal numbers (points, channels, 1, ...), the same quantiles in another order for
-    every channel."""
+    """Simulated BatchNormalization output (points, channels, 1, ...): normal samples with exactly its mean and deviation."""
     gamma, beta = (graph.weights[n].array.astype(np.float64).ravel() for n in node.inputs[1:3])
     rank = len(graph.facts[node.outputs[0]].cases[0].shape or (0, 0))
     z = rng.standard_normal((POINTS, len(gamma)))
@@ -160,5 +159,5 @@ def _run(model: ModelProto, nodes: Sequence[int], name: str, values: Feeds) -> N
     try:
         with runnable(part(model, Piece(tuple(nodes), tuple(values), (name,)), values)) as source:
             return np.asarray(session(source).run([name], values)[0], np.float32)
-    except Exception:  # a window larger than one place, a shape that is written down: then the mean is not known
+    except Exception:  # a window larger than one position or a hard-coded shape: the mean is unknown
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights of a model under change: read, replaced, and given to one node alone where others read them too."""
+"""Edits the weights of a model: read, replace, and give one node its own copy of a shared weight."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from onnxprune.calibration.sums import LinearSum, Term, affine
 from onnxprune.ir.graph import Weight, read_weights
 from onnxprune.types import Array, Vector
 
-STEM = "_refit"
-"""Ends the names of tensors that a fit adds. What was added is told by `Fitted`, never by a name."""
+SUFFIX = "_refit"
+"""Suffix of the names of tensors that a fit adds. To tell what was added, use `Fitted.added`, never a name."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Editor:
     """Reads and replaces the weights of one model, in place.
 
     Attributes:
-        model: the model under change.
+        model: the model being edited.
         weights: its stored tensors by name.
-        users: name -> how many inputs of nodes read it.
+        users: name -> number of node inputs that read it.
         added: names of tensors that were added.
     """
 
@@ -55,12 +55,12 @@ class Editor:
         return self.weights[name].array.astype(np.float64)
 
     def operand(self, index: int, place: int) -> str:
-        """The name of an input of a node; empty where it is left out."""
+        """The name of an input of a node; empty if it is omitted."""
         inputs = self.model.graph.node[index].input
         return inputs[place] if place < len(inputs) else ""
 
     def put(self, name: str, value: Array) -> None:
-        """Replace a weight's values; its type and shape stay."""
+        """Replace a weight's values, keeping its type and shape."""
         tensor = self.weights[name].tensor
         kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         new = onnx.numpy_helper.from_array(np.ascontiguousarray(value.reshape(tensor.dims), kind), tensor.name)
@@ -68,7 +68,7 @@ class Editor:
         tensor.CopyFrom(new)
 
     def set_operand(self, index: int, place: int, value: Array, like: str) -> None:
-        """Let an input of a node, and of no other, be `value`, in the type of the weight `like`."""
+        """Set an input of one node to `value`, in the type of the weight `like`; other nodes are unaffected."""
         name = self.operand(index, place)
         if name and self.users[name] == 1 and self.weights[name].shape == value.shape:
             self.put(name, value)
@@ -80,9 +80,9 @@ class Editor:
 
     def _add(self, stem: str, value: Array) -> str:
         """A new initializer."""
-        name, n = f"{stem}{STEM}", 1
+        name, n = f"{stem}{SUFFIX}", 1
         while name in self.weights or name in self.users:
-            name, n = f"{stem}{STEM}{n}", n + 1
+            name, n = f"{stem}{SUFFIX}{n}", n + 1
         tensor = self.model.graph.initializer.add()
         tensor.CopyFrom(onnx.numpy_helper.from_array(value, name))
         self.weights[name], self.users[name] = Weight(name, tensor), 1
@@ -90,7 +90,7 @@ class Editor:
         return name
 
     def fitted(self) -> Fitted:
-        """The model as it now is."""
+        """The model in its current state."""
         return Fitted(self.model, frozenset(self.added))
 
     def channels(self, term: Term) -> int:
@@ -99,7 +99,7 @@ class Editor:
         return int(groups * outputs)
 
     def affine(self, term: Term) -> tuple[Vector, Vector]:
-        """Scale and offset (channels,) of what follows a linear node, its own bias included in the offset."""
+        """Scale and offset (channels,) of the steps after a linear node; the offset includes the node's own bias."""
         scale, offset = affine(term, self.weights, self.channels(term))
         bias = "" if term.linear.bias is None else self.operand(term.linear.node.index, term.linear.bias)
         return scale, offset + scale * np.broadcast_to(self.array(bias).ravel(), scale.shape) if bias else offset
@@ -107,14 +107,14 @@ class Editor:
 
 @dataclass(frozen=True, eq=False)
 class OffsetSlot:
-    """Where a change of a sum's offset can go.
+    """A node input through which the offset of a sum can be changed.
 
     Attributes:
-        index, operand: the node and which of its inputs.
-        like: a weight of the type that this input must have.
-        factor: (channels,) what the sum gains for each unit added there.
-        axis: axis of the data that counts channels, where the input is broadcast to the data; None for a plain vector.
-        rank: of the data.
+        index, operand: the node, and the position of the input.
+        like: a weight whose type this input must have.
+        factor: (channels,) change of the sum per unit added to the input.
+        axis: channel axis of the data, if the input is broadcast to the data; None for a plain vector.
+        rank: rank of the data.
     """
 
     index: int
@@ -132,14 +132,14 @@ class OffsetSlot:
         if old.size == delta.size:
             editor.set_operand(self.index, self.operand, old + delta.reshape(old.shape), self.like)
             return
-        # one number for all channels becomes one for each
+        # a single value for all channels becomes one per channel
         wide = old.ravel() + delta
         shape = (-1,) if self.axis is None else (-1, *(1,) * (self.rank - 1 - self.axis % self.rank))
         editor.set_operand(self.index, self.operand, wide.reshape(shape), self.like)
 
 
 def offset_slots(site: LinearSum, editor: Editor) -> Sequence[OffsetSlot]:
-    """Where the offset of a site can be changed: the last stored vector that is added, or a bias; none for a bare product."""
+    """Where the offset of a site can be changed: the last stored vector added, else a bias; empty for a bare product."""
     found = [p for t in site.terms if (p := _in_steps(t, editor)) is not None]
     return found or [p for t in site.terms if (p := _in_bias(t, editor)) is not None]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to recover a cut model, tried on the same inputs and judged by others: the best is kept, and none of them is hidden."""
+"""Methods to recover a cut model, fitted to the same samples and judged on others: the best is kept, and all are reported."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from onnxprune.recovery.editor import Fitted
 from onnxprune.recovery.reconstruct import FitSettings, reconstruct
 from onnxprune.types import Feeds, Mask, Progress, silent
 
-EXAMINED = 0.1
-"""Of the samples to fit on, those that choose the best moment of training."""
+CHECKPOINT_FRACTION = 0.1
+"""Fraction of the fitting samples that is set aside to choose the best checkpoint of training."""
 DISTILL_SECONDS = 600.0
 BATCH_VALUES = 2**22
-"""Input values in one batch, at most (and one sample at least, 64 at most)."""
+"""Maximum number of input values per batch; a batch has at least 1 and at most 64 samples."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Task:
     Attributes:
         coupled, dropped: the analysis of the original, and the labels (n_labels,) that were removed.
         pruned: the model without them, its kept weights unchanged.
-        start: the model that fits begin with; `pruned`, or what earlier rounds made of it.
-        fit: samples to fit on; None where there is no input at all.
-        held_out: samples to judge by, none of which is in `fit`.
-        genuine: whether the samples are the user's, and not made up.
-        seconds: how long training may take; None: no training in `auto`.
-        seed: for whatever is chosen at random.
+        start: the starting point of fits: `pruned`, or the result of earlier rounds.
+        fit: samples to fit on.
+        held_out: samples to judge on, none of them in `fit`.
+        genuine: whether the samples are the user's own, not synthetic.
+        seconds: time limit for training; None: `auto` does not train.
+        seed: seed for all random choices.
     """
 
     coupled: Coupled = field(repr=False)
@@ -65,20 +65,20 @@ class Task:
 
 
 def batches_of(data: Data) -> list[Feeds]:
-    """All samples in batches of a bounded size; four at least where there are as many samples, so that folds can be made."""
+    """All samples in batches of bounded size; at least four if there are enough samples, so that folds can be formed."""
     largest = max(sum(x[0].size for x in chunk.values()) for chunk in data.chunks)
     return list(data.batches(int(np.clip(min(BATCH_VALUES // max(largest, 1), len(data) // 4), 1, 64))))
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One way that was tried.
+    """One method that was tried.
 
     Attributes:
         name: the method.
-        judgement: how the result does on held-out samples; None where it failed.
+        judgement: how the result performs on held-out samples; None if the method failed.
         seconds: how long it took.
-        why: why it failed; empty where it did not.
+        why: why it failed; empty if it did not.
     """
 
     name: str
@@ -89,14 +89,14 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Recovery:
-    """What became of a cut model.
+    """The result of recovering a cut model.
 
     Attributes:
         model: the recovered model.
-        added: names of stored tensors that it has beyond those of the cut model.
-        method: what made it.
+        added: names of stored tensors that it has and the cut model lacks.
+        method: the method that produced it.
         before: the original on the held-out samples.
-        attempts: all that was tried, `none` first.
+        attempts: all methods that were tried, `none` first.
     """
 
     model: ModelProto = field(repr=False)
@@ -106,38 +106,38 @@ class Recovery:
     attempts: tuple[Attempt, ...]
 
     def of(self, name: str) -> Judgement | None:
-        """How a method did; None where it was not tried or failed."""
+        """How a method performed; None if it was not tried or failed."""
         return next((a.judgement for a in self.attempts if a.name == name), None)
 
 
 Method = Callable[[Task, Progress], Fitted]
-"""One way to recover: (task, progress) -> the model, and what was added to it."""
+"""A recovery method: (task, progress) -> the model, and the tensors added to it."""
 
 
 def by_bias(task: Task, progress: Progress) -> Fitted:
-    """Means of removed channels go into biases: measured where there are real samples, else from BatchNormalization."""
+    """Add the means of removed channels to biases: measured on genuine samples, else derived from BatchNormalization."""
     batches = task.batches() if task.genuine else ()
     return absorb(task.coupled, task.dropped, task.pruned, batches, task.seed)
 
 
 def by_statistics(task: Task, progress: Progress) -> Fitted:
-    """Statistics of normalisation measured anew."""
+    """Re-estimate the normalisation statistics."""
     return reestimate(task.coupled, task.dropped, task.pruned, task.batches(), lambda done: progress("re-estimate", done))
 
 
 def by_least_squares(task: Task, progress: Progress) -> Fitted:
-    """Layers fitted to the original's."""
-    knobs, told = FitSettings(seed=task.seed), lambda done: progress("reconstruct", done)
-    return reconstruct(task.coupled, task.dropped, task.start, task.batches(), knobs, told)
+    """Fit the layers to those of the original."""
+    settings, advance = FitSettings(seed=task.seed), lambda done: progress("reconstruct", done)
+    return reconstruct(task.coupled, task.dropped, task.start, task.batches(), settings, advance)
 
 
 def by_distillation(task: Task, progress: Progress, **knobs: Any) -> Fitted:
-    """Layers fitted to the original's, then the whole network trained to follow it (`knobs`: of `training.distillation`)."""
+    """Fit the layers, then train the whole network to follow the original (`knobs`: fields of `TrainingSettings`)."""
     from onnxprune.training.distillation import trainer
     from onnxprune.training.distillation.distill import distill
 
-    # the best moment of training is chosen by samples of its own: those that judge the result stay unseen
-    train, examined = task.fit.split(EXAMINED, task.seed)
+    # the best checkpoint is chosen on separate samples, so that those that judge the result remain unseen
+    train, examined = task.fit.split(CHECKPOINT_FRACTION, task.seed)
     student = by_least_squares(replace(task, fit=train), progress)
     trained = distill(
         task.original,
@@ -154,7 +154,7 @@ def by_distillation(task: Task, progress: Progress, **knobs: Any) -> Fitted:
 
 
 def kept_positions(coupled: Coupled, dropped: Mask) -> dict[str, tuple[Mask | None, ...]]:
-    """For each tensor of the original which positions of each axis are kept; None for an axis that is whole."""
+    """For each tensor of the original, the mask of kept positions on each axis; None for an axis that never shrinks."""
     return {
         name: tuple(None if x is None else ~dropped[x] for x in flow.axes)
         for name, flow in coupled.flows.items()
@@ -171,39 +171,39 @@ WAYS: Mapping[str, tuple[tuple[str, Method], ...]] = MappingProxyType(
         "auto": (("bias", by_bias), ("re-estimate", by_statistics), ("reconstruct", by_least_squares)),
     }
 )
-"""What is tried for each value of --recover. `auto` distils too where the user gave inputs and time for it."""
+"""The methods tried for each value of --recover. `auto` also distils if the user provides inputs and a time budget."""
 
 
 @dataclass(frozen=True)
 class _Result:
-    """An attempt, and the model that it made."""
+    """An attempt, and the model that it produced."""
 
     attempt: Attempt
     fitted: Fitted
 
     @property
     def loss(self) -> float:
-        """What candidates are compared by, lower is better."""
+        """The value that candidates are compared by; lower is better."""
         judgement = self.attempt.judgement
         return judgement.loss if judgement is not None else float("inf")
 
 
-def recover(task: Task, wish: str, judge: Evaluator, progress: Progress = silent) -> Recovery:
-    """Try what `wish` names, judge it beside `none`, and keep the best; a method asked for by name is kept where it works.
+def recover(task: Task, method: str, judge: Evaluator, progress: Progress = silent) -> Recovery:
+    """Try the methods that `method` names beside `none`, and keep the best; a method requested by name is kept if it works.
 
     Args:
-        wish: one of `onnxprune.recovery.METHODS`.
+        method: one of `onnxprune.recovery.METHODS`.
         judge: judges on `task.held_out`.
-        progress: told what is tried, and how far it is.
+        progress: called with the method being tried and the fraction done.
     """
-    ways = list(WAYS[wish])
-    if wish == "auto" and task.genuine and task.seconds is not None:
+    ways = list(WAYS[method])
+    if method == "auto" and task.genuine and task.seconds is not None:
         ways.append(("distill", by_distillation))
     results = [_Result(Attempt("none", judge.judge(task.pruned), 0.0), Fitted(task.pruned))]
     results += [_attempt(name, way, task, judge, progress) for name, way in ways]
     tried = [r for r in results if r.attempt.judgement is not None]
-    named = [r for r in tried if r.attempt.name == wish]
-    best = named[-1] if named and wish != "auto" else min(tried, key=lambda r: r.loss)
+    named = [r for r in tried if r.attempt.name == method]
+    best = named[-1] if named and method != "auto" else min(tried, key=lambda r: r.loss)
     attempts = tuple(r.attempt for r in results)
     return Recovery(best.fitted.model, best.fitted.added, best.attempt.name, judge.before, attempts)
 

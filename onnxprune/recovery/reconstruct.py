@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Least-squares reconstruction: every layer that is left learns to make what the original layer made.
+"""Least-squares reconstruction: every layer of the cut network is fitted to reproduce the output of the original layer.
 
-Walking the graph in order, each sum of linear nodes (`sites`) is fitted by ridge regression to what the *original* network
-computes there, from what the *pruned and already refitted* network offers as inputs, so that errors do not pile up. After
-ThiNet (Luo et al., 2017), channel pruning by regression (He et al., 2017) and the sequential form of OSSCAR (2024), extended to
-sums: what an identity shortcut has lost already is corrected by the last convolution before the add.
+In graph order, each sum of linear nodes (a site) is fitted by ridge regression. The target is what the *original* network
+computes there; the inputs are those that the *pruned and already refitted* network provides, so that errors do not accumulate.
+After ThiNet (Luo et al., 2017), channel pruning by regression (He et al., 2017) and the sequential form of OSSCAR (2024),
+extended to sums: what an identity shortcut has already lost is corrected by the last convolution before the addition.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Values = dict[str, Array]
 
 @dataclass(frozen=True, slots=True)
 class FitSettings:
-    """How a reconstruction works.
+    """Settings of a reconstruction.
 
     Attributes:
-        rows: output positions of each layer that are looked at, over all samples; more where the layer has many inputs.
-        rows_per_input: at least so many rows for each input of a layer.
+        rows: output positions to use per layer, over all samples; more if the layer has many inputs.
+        rows_per_input: minimum number of rows per input of a layer.
         ridges: candidates for the ridge.
-        seed: of the choice of positions.
+        seed: seed for choosing positions.
     """
 
     rows: int = 40_000
@@ -53,14 +53,14 @@ def reconstruct(
     knobs: FitSettings = FitSettings(),
     progress: Advance = unwatched,
 ) -> Fitted:
-    """The pruned model with refitted weights; graph, names and shapes stay (a layer may get a bias that it lacked).
+    """The pruned model with refitted weights; graph, names and shapes do not change (but a layer may gain a bias).
 
     Args:
         coupled, dropped: the analysis of the original, and the labels (n_labels,) that were removed.
-        pruned: what `cut` made of them.
+        pruned: the cut model.
         batches: calibration inputs.
-        knobs: how.
-        progress: told how much is done, 0 to 1.
+        knobs: settings of the fit.
+        progress: called with the fraction done, 0 to 1.
     """
     model = ModelProto()
     model.CopyFrom(pruned)
@@ -72,14 +72,14 @@ def reconstruct(
     with stages(coupled.graph.model, targets, batches) as original, stages(model, wants, batches) as student:
         for k, job in enumerate(jobs):
             pairs = zip(original.advance(k), student.advance(k), strict=True)
-            folds = gather(job, editor, knobs, len(batches), ((left_of(coupled, dropped, a), b) for a, b in pairs))
+            folds = gather(job, editor, knobs, len(batches), ((kept_of(coupled, dropped, a), b) for a, b in pairs))
             _refit(job[0], editor, folds, knobs)
             progress((k + 1) / len(jobs))
     return editor.fitted()
 
 
-def left_of(coupled: Coupled, dropped: Mask, values: Values) -> Values:
-    """Tensors of the original with only the channels that are left."""
+def kept_of(coupled: Coupled, dropped: Mask, values: Values) -> Values:
+    """Tensors of the original, restricted to the kept channels."""
     found = {}
     for name, value in values.items():
         for axis, labels in enumerate(coupled.flows[name].axes):
@@ -95,11 +95,11 @@ def gather(
     """Normal equations of a job over all batches, in two folds."""
     rng = np.random.default_rng(knobs.seed)
     rows = max(knobs.rows, knobs.rows_per_input * sum(_n_inputs(site, editor) for site in job[:1]))
-    each = -(-rows // (n_batches * len(job)))
+    per_batch = -(-rows // (n_batches * len(job)))
     folds: list[list[Moments]] = [[], []]
     for b, (target, given) in enumerate(pairs):
         for site in job:
-            x, y = _rows(site, target[site.total], given, each, rng)
+            x, y = _rows(site, target[site.total], given, per_batch, rng)
             folds[b % 2] = [sum(folds[b % 2], Moments.of(x, y))]
     return [fold[0] for fold in folds if fold]
 
@@ -109,12 +109,12 @@ def _n_inputs(site: LinearSum, editor: Editor) -> int:
 
 
 def _rows(site: LinearSum, target: Array, given: Values, count: int, rng: Rng) -> tuple[Array, Array]:
-    """Inputs (groups, n, d) and targets (groups, n, o) at some positions."""
+    """Inputs (groups, n, d) and targets (groups, n, o) at sampled positions."""
     axis = site.channel_axis % target.ndim
-    places_in_all = target.size // target.shape[axis]
-    positions = np.arange(places_in_all)
-    if places_in_all > count:
-        positions = np.sort(rng.choice(places_in_all, count, replace=False))
+    n_positions = target.size // target.shape[axis]
+    positions = np.arange(n_positions)
+    if n_positions > count:
+        positions = np.sort(rng.choice(n_positions, count, replace=False))
     y = at_positions(target, axis, positions).astype(np.float32)
     for name in site.addends:
         y = y - at_positions(np.broadcast_to(given[name], target.shape), axis, positions)
@@ -124,7 +124,7 @@ def _rows(site: LinearSum, target: Array, given: Values, count: int, rng: Rng) -
 
 
 def _refit(site: LinearSum, editor: Editor, folds: Sequence[Moments], knobs: FitSettings) -> None:
-    """Solve, and put the solution into the weights."""
+    """Solve, and store the solution in the weights."""
     groups = site.terms[0].linear.groups
     affines = [editor.affine(t) for t in site.terms]
     scales = [scale.reshape(groups, 1, -1) for scale, _ in affines]

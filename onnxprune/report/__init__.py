@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was asked, what was reached, and what held it back: values, and how they are shown."""
+"""What was requested, what was reached and what limited it: the values, and how they are shown."""

@@ -12,7 +12,7 @@ import numpy as np
 from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.explain import without_channels
-from onnxprune.analysis.groups import Group, Held
+from onnxprune.analysis.groups import Group, Pinned
 from onnxprune.cost.macs import macs_model
 from onnxprune.cost.model import CostModel
 from onnxprune.ir.graph import Fact, Node
@@ -44,7 +44,7 @@ class GroupView:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldView:
+class PinView:
     """Channels that cannot be removed, by who needs them.
 
     Attributes:
@@ -109,7 +109,7 @@ class Inspection:
     held_macs: float
     fixed_macs: float
     groups: tuple[GroupView, ...]
-    pins: tuple[HeldView, ...]
+    pins: tuple[PinView, ...]
     rest: tuple[RestView, ...]
     layers: tuple[LayerView, ...]
 
@@ -128,10 +128,10 @@ def inspect(analysis: Analysis, name: str) -> Inspection:
         macs=total,
         inputs={n: facts[n].shape or () for n in graph.inputs},
         prunable=analysis.prunable,
-        held_macs=sum(h.macs for h in analysis.held),
+        held_macs=sum(h.macs for h in analysis.pinned),
         fixed_macs=fixed,
         groups=tuple(_group(coupled, g, macs, total) for g in analysis.groups),
-        pins=tuple(_held(coupled, h) for h in analysis.held),
+        pins=tuple(_held(coupled, h) for h in analysis.pinned),
         rest=tuple(_rest(coupled, facts, total)),
         layers=layers,
     )
@@ -163,10 +163,10 @@ def _group(coupled: Coupled, group: Group, macs: CostModel, total: int) -> Group
     return GroupView(group.name, len(group), group.channels, tuple(nodes), members, share, blocks)
 
 
-def _held(coupled: Coupled, held: Held) -> HeldView:
+def _held(coupled: Coupled, held: Pinned) -> PinView:
     makers = (str(node) for w in held.weights for node, _ in coupled.graph.consumers.get(w, ()))
     pin = held.pin
-    return HeldView(pin.op, pin.name, pin.why, str(pin), held.channels, held.weights, tuple(dict.fromkeys(makers)), held.macs)
+    return PinView(pin.op, pin.name, pin.why, str(pin), held.channels, held.weights, tuple(dict.fromkeys(makers)), held.macs)
 
 
 def _rest(coupled: Coupled, facts: Mapping[str, Fact], total: int) -> list[RestView]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was asked, what was reached, and what held it back: plain values, to be rendered in any format."""
+"""What was requested, what was reached and what limited it: plain values, to be rendered in any format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnxprune.recovery.methods import Attempt
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """One group of channels: its width before and after, and the (weight, axis) it lives in."""
+    """One group of channels: its width before and after, and its weight axes (`weight[axis]`)."""
 
     name: str
     before: int
@@ -25,7 +25,7 @@ class GroupRow:
 
 @dataclass(frozen=True, slots=True)
 class PinRow:
-    """Channels that cannot be cut: how many, who needs them and why, which weights make them, at what share of all MACs."""
+    """Channels that cannot be cut: their number, what needs them and why, the weights that produce them, the share of MACs."""
 
     channels: int
     reason: str
@@ -35,7 +35,7 @@ class PinRow:
 
 @dataclass(frozen=True, slots=True)
 class MixRow:
-    """A node that works on channels together, and how many of them before and after, where it works on what is left."""
+    """A renormalising node, and the number of channels it works on before and after the cut."""
 
     node: str
     before: int
@@ -57,14 +57,14 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class RecoveryRow:
-    """What was tried to keep accuracy.
+    """What was tried to recover accuracy.
 
     Attributes:
-        method: what was kept; `none` where nothing did better.
-        attempts: everything that was tried, judged on held-out samples.
+        method: the method that was kept; `none` if no other did better.
+        attempts: all methods that were tried, judged on held-out samples.
         before: the original on the same samples.
-        fitted, judged: how many samples were fitted to, and judged by; none is in both.
-        source: where they came from.
+        fitted, judged: number of samples fitted to, and judged on; none is in both.
+        source: where the samples come from.
     """
 
     method: str
@@ -76,35 +76,35 @@ class RecoveryRow:
 
     @property
     def cut(self) -> Judgement | None:
-        """The cut alone."""
+        """How the cut alone performs."""
         return self.attempts[0].judgement
 
     @property
     def chosen(self) -> Judgement | None:
-        """What was kept."""
+        """How the kept method performs."""
         return next((a.judgement for a in self.attempts if a.name == self.method), None)
 
 
 @dataclass(frozen=True)
 class Report:
-    """The whole story of one pruning.
+    """The full report of one pruning.
 
     Attributes:
-        model, output: where it came from and where it went; empty where there is no file.
+        model, output: the model's file and the written file; empty if there is none.
         asked: the options that decide the cut.
         align_reason: why widths are rounded to `asked["align"]`.
-        prunable: channels that could be removed; `removed` of them were.
+        prunable: number of channels that could be removed; `removed` of them were.
         macs, params, bytes: cost before and after.
-        inputs: the input shapes that MACs and latency are for.
-        verification, benchmark: None where left out.
+        inputs: the input shapes at which MACs and latency were determined.
+        verification, benchmark: None if skipped.
         accuracy: before the cut and at the end, on `samples` held-out samples of the user's data.
         accuracy_cut: the same after the cut, before recovery.
-        recovery: what was tried to keep accuracy, and how it did; None where there were no inputs.
+        recovery: what was tried to recover accuracy, and how it performed; None if there were no inputs.
         measure: what accuracy means: top-1, or the name of the user's metric.
-        groups, pins: widths; what cannot be cut, largest first.
-        renormalising: nodes that now work on the channels that are left, so that the cut is not the masked original.
-        notes, warnings: sentences for the reader; a warning says that something fell short.
-        missed: whether the asked ratio was missed by more than two percent, or the asked budget at all.
+        groups, pins: the widths; the channels that cannot be cut, largest first.
+        renormalising: nodes that now work on the kept channels, so that the cut is not the masked original.
+        notes, warnings: sentences for the reader; a warning states that something fell short.
+        missed: whether the requested ratio was missed by more than two percentage points, or the requested budget at all.
     """
 
     model: str

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From channels that are dropped to a smaller model, and the plan that says which."""
+"""Turns dropped channels into a smaller model, and stores the choice as a plan."""

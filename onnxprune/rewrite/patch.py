@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One node under change: what a refit may read of the graph, and what it may do to the node and around it."""
+"""A node being rewritten: what a fix-up may read from the graph, and how it may change the node and its surroundings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from onnxprune.types import Array, Indices, Mask
 
 
 class Cutting(Protocol):
-    """What a refit may ask of the rewrite."""
+    """The part of the rewrite that fix-ups may use."""
 
     coupled: Coupled
     graph: Graph
@@ -30,22 +30,22 @@ class Cutting(Protocol):
     residues: Residues
 
     def masks(self, name: str) -> list[Mask | None]:
-        """For each axis of a tensor which positions stay."""
+        """The kept positions of each axis of a tensor."""
         ...
 
     def expected(self, name: str, case: int) -> tuple[int, ...] | None:
-        """The shape that a tensor must have once cut."""
+        """The shape that a tensor must have after the cut."""
         ...
 
 
 class Patch:
-    """One node under change.
+    """A node being rewritten.
 
     Attributes:
-        node: the node as it was.
-        proto: the node as it will be.
-        before, after: nodes to add around it.
-        settled: operands that a refit has dealt with.
+        node: the original node.
+        proto: the rewritten node.
+        before, after: nodes to insert before and after it.
+        settled: operands that a fix-up has already handled.
     """
 
     def __init__(self, node: Node, proto: NodeProto, cutting: Cutting) -> None:
@@ -56,34 +56,34 @@ class Patch:
         self._core = opsets(cutting.graph.model)[""]
 
     def mask(self, operand: int, axis: int) -> Mask | None:
-        """Which positions of an input axis stay; None if the axis never shrinks."""
+        """The kept positions of an input axis; None if the axis never shrinks."""
         return self.cutting.masks(self.node.inputs[operand])[axis]
 
     def out_mask(self, axis: int, output: int = 0) -> Mask | None:
-        """Which positions of an output axis stay."""
+        """The kept positions of an output axis."""
         return self.cutting.masks(self.node.outputs[output])[axis]
 
     def old(self, operand: int) -> list[Array | None]:
-        """The value of an operand in the original graph, for each case."""
+        """The value of an operand in the original graph, per case."""
         return [c.value for c in self.cutting.graph.facts[self.node.inputs[operand]].cases]
 
     def old_value(self, operand: int) -> Array | None:
-        """The value of an operand that may be left out, in the original graph."""
+        """The value of an optional operand in the original graph."""
         return self.old(operand)[0] if self.has(operand) else None
 
     def new(self, operand: int) -> list[Array | None]:
-        """The value of an operand in the graph as it is cut so far, for each case."""
+        """The value of an operand in the graph as cut so far, per case."""
         return [case[self.node.inputs[operand]].value for case in self.cutting.facts]
 
     def known(self, operand: int) -> list[Array]:
-        """`old`, where the operand must be known."""
+        """`old`, for an operand whose value must be known."""
         values = [v for v in self.old(operand) if v is not None]
         if len(values) < len(self.cases()):
-            raise Unsupported("works by sizes or indices that are not known")
+            raise Unsupported("uses unknown sizes or indices")
         return values
 
     def has(self, operand: int) -> bool:
-        """Whether the operand is given."""
+        """Whether the operand is present."""
         return operand < len(self.node.inputs) and bool(self.node.inputs[operand])
 
     def cases(self) -> range:
@@ -91,28 +91,28 @@ class Patch:
         return range(len(self.cutting.facts))
 
     def out_shapes(self, output: int = 0) -> list[tuple[int, ...]]:
-        """The shape that an output must have, for each case."""
+        """The shape that an output must have, per case."""
         shapes = [self.cutting.expected(self.node.outputs[output], case) for case in self.cases()]
         return [s if s is not None else () for s in shapes]
 
     def set_operand(self, k: int, values: Sequence[Array]) -> None:
-        """Make operand `k` read `values` (one for each case).
+        """Make operand `k` read `values` (one per case).
 
-        What already reads so is left alone. A value that is the same in all cases becomes a constant of its own; otherwise
-        the elements that do not depend on dynamic sizes are replaced and the others go on being computed.
+        An operand that already has these values is left alone. A value that is the same in all cases becomes a new constant.
+        Otherwise the elements that do not depend on dynamic sizes are replaced, and the others are still computed.
         """
         self.settled.add(k)
-        now = self.new(k) if self.has(k) else [None for _ in values]
-        if all(a is not None and np.array_equal(a, b) for a, b in zip(now, values, strict=True)):
+        current = self.new(k) if self.has(k) else [None for _ in values]
+        if all(a is not None and np.array_equal(a, b) for a, b in zip(current, values, strict=True)):
             return
         first = values[0]
         if all(np.array_equal(first, v) for v in values[1:]):
             self.put(k, self.constant(f"{self._stem(k)}", first))
             return
         stable = np.all([np.equal(first, v) for v in values], axis=0) if len({v.shape for v in values}) == 1 else None
-        if stable is None or any(a is None or a.shape != first.shape for a in now):
-            raise Unsupported("computes a size in a way that cannot be followed")
-        mixed = [np.where(stable, first, np.asarray(a)) for a in now]
+        if stable is None or any(a is None or a.shape != first.shape for a in current):
+            raise Unsupported("computes a size in a way that cannot be updated")
+        mixed = [np.where(stable, first, np.asarray(a)) for a in current]
         if not all(np.array_equal(a, b) for a, b in zip(mixed, values, strict=True)):
             raise Unsupported("computes a size from dynamic sizes and channel counts together")
         patched = self.name(f"{self._stem(k)}_patched")
@@ -124,12 +124,12 @@ class Patch:
         return self.node.inputs[k] if self.has(k) else f"{self.node.outputs[0]}_operand{k}"
 
     def put(self, k: int, name: str) -> None:
-        """Make operand `k` read another tensor."""
+        """Connect operand `k` to another tensor."""
         self.proto.input.extend([""] * (k + 1 - len(self.proto.input)))
         self.proto.input[k] = name
 
     def name(self, stem: str) -> str:
-        """A tensor name that is not taken."""
+        """An unused tensor name."""
         name, n = f"{stem}_pruned", 1
         while name in self.cutting.taken:
             name, n = f"{stem}_pruned{n}", n + 1
@@ -137,7 +137,7 @@ class Patch:
         return name
 
     def constant(self, stem: str, value: Array) -> str:
-        """A new initializer; other readers of an old one keep theirs."""
+        """Add an initializer and return its name; other consumers of an old one are not affected."""
         known = self.cutting.residues.constants
         key = (value.dtype.str, value.shape, value.tobytes())
         if value.size > 16 and key in known:
@@ -158,19 +158,19 @@ class Patch:
             self.proto.attribute.append(onnx.helper.make_attribute(name, value))
 
     def gather_after(self, axis: int, positions: Indices) -> None:
-        """Pick positions from the output by a Gather."""
+        """Select positions of an output axis with a Gather."""
         inner = self._inner()
         indices = self.constant(f"{inner}_indices", positions)
         self.after.append(onnx.helper.make_node("Gather", [inner, indices], [self.node.outputs[0]], axis=axis, name=inner))
 
     def _inner(self, output: int = 0) -> str:
-        """Let the node write to a new tensor, from which `after` makes the old one."""
+        """Redirect an output to a new tensor, from which `after` computes the old one."""
         inner = self.name(self.node.outputs[output])
         self.proto.output[output] = inner
         return inner
 
     def zeros_back(self, operand: int, missing: Mapping[int, int]) -> None:
-        """Append zeros to an operand: axis -> how many."""
+        """Append zeros to an operand; `missing` maps axes to their number."""
         rank = len(self.cutting.masks(self.node.inputs[operand]))
         pads = np.array([0] * rank + [missing.get(k, 0) for k in range(rank)], np.int64)
         source, padded = self.proto.input[operand], self.name(self.node.inputs[operand])
@@ -182,7 +182,7 @@ class Patch:
         self.put(operand, padded)
 
     def spread(self, operand: int, axis: int) -> None:
-        """Put zeros where an operand has lost positions."""
+        """Insert zeros at the removed positions of an operand axis."""
         kept = self.mask(operand, axis)
         if kept is None:
             return
@@ -190,18 +190,18 @@ class Patch:
         self.pick(operand, axis, np.where(kept, np.cumsum(kept) - 1, kept.sum()))
 
     def pick(self, operand: int, axis: int, positions: Indices) -> None:
-        """Take positions of an operand."""
+        """Select positions of an operand axis with a Gather."""
         indices = self.constant(f"{self.proto.input[operand]}_indices", positions)
         self.put(operand, self.add_before("Gather", [self.proto.input[operand], indices], self.node.inputs[operand], axis=axis))
 
     def add_before(self, op: str, inputs: Sequence[str], stem: str, **attributes: Any) -> str:
-        """A node in front of this one; returns its output."""
+        """Add a node before this one and return its output."""
         name = self.name(stem)
         self.before.append(onnx.helper.make_node(op, inputs, [name], name=name, **attributes))
         return name
 
     def add_copy(self, data: str) -> str:
-        """The same node in front of this one, applied to another tensor; returns its output."""
+        """Add a copy of this node before it, applied to another tensor, and return its output."""
         proto = NodeProto()
         proto.CopyFrom(self.node.proto)
         proto.input[0] = data
@@ -211,14 +211,14 @@ class Patch:
         return proto.output[0]
 
     def size(self, tensor: str, axis: int) -> int:
-        """The size of an axis of a tensor that `rest` made."""
+        """The size of an axis of a tensor returned by `residue`."""
         if tensor in self.cutting.weights:
             dims = self.cutting.weights[tensor].dims
             return int(dims[axis]) if -axis <= len(dims) else 1
         return self.cutting.residues.widths[tensor]
 
     def residue(self, tensor: str, axis: int) -> str:
-        """A tensor of what the removed positions of an axis hold; of size one along axes where all are the same."""
+        """A tensor with the residue of the removed positions of an axis; size one along axes with equal values."""
         flow = self.cutting.coupled.flows[tensor]
         if flow.residue[axis] >= Residue.CONSTANT:
             return self.constant(f"{tensor}_rest", self.cutting.residues.constant(tensor, axis))
@@ -226,13 +226,13 @@ class Patch:
         if (tensor, axis) not in made:
             node = self.cutting.graph.makers[tensor]
             if node.fused:
-                raise Unsupported("takes in what removed channels hold behind a fused operator")
+                raise Unsupported("uses the residue of removed channels after a fused operator")
             proto = NodeProto()
             proto.CopyFrom(node.proto)
             width, back = 1, axis - len(flow.axes)
             for k, name in enumerate(node.inputs):
                 if name:
-                    proto.input[k] = self._operand_of_rest(name, back)
+                    proto.input[k] = self._residue_operand(name, back)
                     width = max(width, self.size(proto.input[k], back) if proto.input[k] != name else 1)
             del proto.output[1:]
             made[tensor, axis] = proto.output[0] = proto.name = self.name(f"{tensor}_rest")
@@ -240,19 +240,19 @@ class Patch:
             self.before.append(proto)
         return made[tensor, axis]
 
-    def _operand_of_rest(self, name: str, axis: int) -> str:
+    def _residue_operand(self, name: str, axis: int) -> str:
         shape = self.cutting.graph.facts[name].cases[0].shape or ()
         if -axis <= len(shape) and shape[axis] != 1:
             return self.residue(name, axis + len(shape))
         if name in self.cutting.sized:
             value = self.cutting.graph.facts[name].value
             if value is None:
-                raise Unsupported("computes with a size that is dynamic")
+                raise Unsupported("computes with a dynamic size")
             return self.constant(name, value)
         return name
 
     def first_after(self, counts: Mapping[int, int], output: int = 0) -> None:
-        """Keep of each of these output axes the first positions: axis -> how many."""
+        """Keep the first positions of output axes; `counts` maps axes to the number kept."""
         inner, axes, outer = self._inner(output), sorted(counts), self.node.outputs[output]
         ends = [counts[k] for k in axes]
         if self._core >= 10:
@@ -269,12 +269,12 @@ class Patch:
             self.after.append(node)
 
     def scalar(self, stem: str, number: float) -> str:
-        """A constant of the type of the output."""
+        """A scalar constant of the output's type."""
         kind = onnx.helper.tensor_dtype_to_np_dtype(self.cutting.graph.facts[self.node.outputs[0]].cases[0].dtype)
         return self.constant(stem, np.array(number, kind))
 
     def follow(self, op: str, *others: str) -> None:
-        """The output becomes `op` of what it was and other tensors; "" stands for what it was once more."""
+        """Replace the output with `op` of the previous output and other tensors; "" repeats the previous output."""
         inner = self.name(self.node.outputs[0])
         last = self.after[-1] if self.after else self.proto
         last.output[0] = inner
@@ -283,4 +283,4 @@ class Patch:
 
 
 Fixup = Callable[[Patch], None]
-"""Brings a node to its new sizes."""
+"""Adapts a node to its new sizes."""

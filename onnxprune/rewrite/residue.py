@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What removed channels hold in the masked original where that is not zero but constant: a class token, a bias after the cut.
+"""Constant, nonzero residues of removed channels in the masked original: a class token, a bias after the cut.
 
-Such numbers take part in means and normalisations. They do not depend on what the model is fed, so the smaller graph can carry
-them as constants and still compute the original's statistics.
+Means and normalisations include these values. They do not depend on the model's inputs, so the smaller graph can store them as
+constants and still compute the original's statistics.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from onnxprune.types import Array, Indices, Mask
 
 
 class Residues:
-    """The numbers that dropped positions hold, found by running the masked original on nothing but its weights.
+    """The residues of dropped positions, found by evaluating the masked original on its weights alone.
 
     Attributes:
-        made: (tensor, axis) -> tensor of the pruned graph that holds what dropped positions would.
-        widths: of tensors in `made`, the size of that axis: one where all removed channels hold the same.
-        constants: content -> name of constants that were added, so that each is stored once.
+        made: (tensor, axis) -> tensor of the pruned graph that holds the residue of the dropped positions.
+        widths: the size of that axis for tensors in `made`; one if all removed channels hold the same values.
+        constants: content -> name of each added constant, so that it is stored only once.
     """
 
     def __init__(self, coupled: Coupled, dropped: Mask) -> None:
@@ -38,10 +38,10 @@ class Residues:
         self.constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def constant(self, name: str, axis: int) -> Array:
-        """What the dropped positions of an axis hold; of size one along axes where all are the same.
+        """The residue of the dropped positions of an axis; size one along axes with equal values.
 
         Raises:
-            Unsupported: the numbers depend on sizes that the file leaves open, or cannot be computed here.
+            Unsupported: the values depend on dynamic sizes, or cannot be computed here.
         """
         flow, cases = self._coupled.flows[name], self._coupled.graph.facts[name].cases
         labels = flow.axes[axis]
@@ -58,26 +58,26 @@ class Residues:
         return found
 
     def _run(self, name: str, classes: Indices) -> Array:
-        """A whole tensor of the masked original, right wherever a dropped label of these classes is.
+        """A whole tensor of the masked original, correct at all dropped labels of these classes.
 
-        What does not carry these classes is right everywhere: no shortcut by zeros may be taken on the way to it.
+        A tensor without these classes is correct everywhere, so zeros may not be substituted for any tensor it depends on.
         """
-        rest = self._rest_of(name, classes)
-        if rest is None:
+        residue = self._residue_of(name, classes)
+        if residue is None:
             classes = classes[:0]
         key = (name, classes.tobytes())
         if key not in self._full:
-            self._full[key] = self._compute(name, classes, rest)
+            self._full[key] = self._compute(name, classes, residue)
         return self._full[key]
 
-    def _compute(self, name: str, classes: Indices, rest: Residue | None) -> Array:
+    def _compute(self, name: str, classes: Indices, residue: Residue | None) -> Array:
         graph, fact = self._coupled.graph, self._coupled.graph.facts[name].cases[0]
         if name in graph.weights:
             tensor = graph.weights[name].tensor
             return array_of(mask_weight(self._coupled, self._dropped, tensor, name))
         if fact.value is not None and fact.dtype not in FLOATS:
             return fact.value
-        if rest is Residue.ZERO and fact.shape is not None:
+        if residue is Residue.ZERO and fact.shape is not None:
             return self._zeros(name)
         if name in self._shuffles:
             shuffle = self._shuffles[name]
@@ -93,18 +93,18 @@ class Residues:
 
     def _operand(self, node: Node, name: str, classes: Indices) -> Array:
         beside = node.op == "Concat" or (node.op == "Pad" and name == node.inputs[0])
-        if beside and len(classes) and self._rest_of(name, classes) is None:
-            return self._zeros(name)  # other channels, beside those that are asked for
+        if beside and len(classes) and self._residue_of(name, classes) is None:
+            return self._zeros(name)  # other channels, next to the requested ones
         return self._run(name, classes)
 
     def _zeros(self, name: str) -> Array:
         fact = self._coupled.graph.facts[name].cases[0]
         return np.broadcast_to(np.zeros((), onnx.helper.tensor_dtype_to_np_dtype(fact.dtype)), fact.shape or ())
 
-    def _rest_of(self, name: str, classes: Indices) -> Residue | None:
-        """What the tensor holds where labels of these classes are dropped; None if it does not carry them."""
+    def _residue_of(self, name: str, classes: Indices) -> Residue | None:
+        """The residue of the tensor where labels of these classes are dropped; None if it does not carry them."""
         flow = self._coupled.flows[name]
-        for labels, rest in zip(flow.axes, flow.residue, strict=True):
+        for labels, residue in zip(flow.axes, flow.residue, strict=True):
             if labels is not None and np.isin(self._coupled.roots[labels], classes).any():
-                return rest
+                return residue
         return None

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores and a budget: which channels are kept."""
+"""Selects which channels are kept, from scores and a budget."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Widths that the runtime is fast at: which they are, and the nearest ones that keep the total."""
+"""Widths for which the runtime is fast, and the nearest such widths that preserve the total."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from onnxprune.selection.units import Units, room
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """How widths are rounded, and where the number comes from."""
+    """The multiple that widths are rounded to, and why."""
 
     multiple: int
     reason: str
@@ -26,7 +26,7 @@ class Alignment:
 
 @lru_cache(1)
 def auto_alignment() -> Alignment:
-    """What onnxruntime's CPU kernels are fast at: its blocked convolutions work on 16 floats with AVX-512, on 8 otherwise."""
+    """The multiple for onnxruntime's CPU kernels: blocked convolutions work on 16 floats with AVX-512, on 8 otherwise."""
     machine = platform.machine().lower()
     if machine in ("x86_64", "amd64", "i386", "i686"):
         wide = "avx512f" in _cpu_flags()
@@ -42,10 +42,10 @@ def _cpu_flags() -> str:
 
 
 def widths_allowed(size: int, unit: int, lowest: int, relaxed: int = 0) -> list[int]:
-    """The widths that suit a group of `size` atoms, ascending: multiples of `unit`, or of less where the group is narrow.
+    """The allowed widths of a group of `size` atoms, ascending: multiples of `unit`, or of less if the group is narrow.
 
-    A group of one unit may also take half of it, a narrower one multiples of a quarter: a preference for round widths must
-    never turn a cut into none. Each step of `relaxed` halves the multiple, in wide groups one step later than in narrow ones.
+    A group of `unit` atoms may also have half of them, and a narrower one multiples of a quarter of `unit`: alignment must
+    never prevent a cut. Each step of `relaxed` halves the multiple, in wide groups one step later than in narrow ones.
 
     >>> widths_allowed(64, 16, 7)
     [16, 32, 48, 64]
@@ -60,7 +60,7 @@ def widths_allowed(size: int, unit: int, lowest: int, relaxed: int = 0) -> list[
 
 
 def ladders(groups: Sequence[Group], units: Sequence[Units], sizing: Sizing, relaxed: int = 0) -> list[list[int]]:
-    """The widths, in units, that each group may have, ascending."""
+    """The allowed widths of each group, in units, ascending."""
     found = []
     for group, u in zip(groups, units, strict=True):
         multiple = max(1, sizing.align // (group.channels * int(u.sizes.max())))
@@ -70,9 +70,9 @@ def ladders(groups: Sequence[Group], units: Sequence[Units], sizing: Sizing, rel
 
 
 def aligned_widths(groups: Sequence[Group], units: Sequence[Units], free: list[int], sizing: Sizing) -> list[int]:
-    """Widths that suit the runtime, with as nearly as possible the same total of atoms as the free ones.
+    """Aligned widths whose total number of atoms is as close as possible to that of the free widths.
 
-    Where round widths cannot come within one percent of the asked total, they are relaxed step by step until they can.
+    If aligned widths cannot come within one percent of that total, the alignment is relaxed step by step until they can.
     """
     total, target = sum(len(u.of) for u in units), sum(int(u.kept[n]) for u, n in zip(units, free, strict=True))
     widths = free
@@ -84,8 +84,11 @@ def aligned_widths(groups: Sequence[Group], units: Sequence[Units], free: list[i
 
 
 def _rounded(allowed: list[list[int]], units: Sequence[Units], free: list[int], sizing: Sizing) -> list[int]:
-    """Each group takes the allowed width next to its free one; then, one step at a time, the group that loses least by it
-    (or gains most) gives or takes until the total cannot come nearer."""
+    """Round free widths to allowed ones.
+
+    Each group starts at the allowed width closest to its free one. Then the group that loses least by it (or gains most) moves
+    one step, again and again, until the total cannot come closer.
+    """
     at = [int(np.argmin([abs(w - f) for w in widths])) for widths, f in zip(allowed, free, strict=True)]
     kept = [u.kept.tolist() for u in units]
     target = sum(k[n] for k, n in zip(kept, free, strict=True))
@@ -101,7 +104,7 @@ def _rounded(allowed: list[list[int]], units: Sequence[Units], free: list[int], 
             if abs(excess + change) < abs(excess):
                 low, high = sorted((widths[k], widths[k + step]))
                 away = step * (widths[k + step] - free[g]) / len(units[g].scores)
-                # globally the scores decide who gives; locally whoever then is least far from its free width
+                # global scope: scores decide which group moves; local scope: the one then closest to its free width
                 worth = -step * float(ranked[g][low:high].mean()) if sizing.scope == "global" else 0.0
                 moves.append((away + worth, g))
         if not moves:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may remain of a cost, as a share or an amount."""
+"""The cost that may remain, as a fraction or an amount."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """What may remain: `number`, or where `relative` that fraction of what there was."""
+    """What may remain: `number`, or that fraction of the original if `relative`."""
 
     number: float
     relative: bool
@@ -27,7 +27,7 @@ def amount(text: str | float, option: str) -> Amount:
     """Read `50%`, `300M`, `1.5G` or a plain number, as given to `option`.
 
     Raises:
-        OptionError: it is none of these, or nothing could remain of it.
+        OptionError: it is none of these, or it leaves nothing.
 
     >>> amount("50%", "--macs"), amount("300M", "--macs").number
     (Amount(number=0.5, relative=True), 300000000.0)
@@ -35,5 +35,5 @@ def amount(text: str | float, option: str) -> Amount:
     read = re.fullmatch(r"(\d+\.?\d*(?:e\d+)?|\.\d+)\s*([KMGT%]?)", str(text).strip(), re.IGNORECASE)
     found = read and Amount(float(read[1]) * (0.01 if read[2] == "%" else UNITS[read[2].upper()]), read[2] == "%")
     if not found or found.number <= 0 or (not found.relative and found.number < 1):
-        raise OptionError(f"{option}: got '{text}', expected what may remain: a share such as 50%, or an amount such as 300M")
+        raise OptionError(f"{option}: got '{text}', expected the cost that may remain, such as 50% or 300M")
     return found

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How widths are chosen, whatever the ratio or the limit."""
+"""How widths are chosen, independent of the ratio or the limit."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 FLOOR = 0.1
-"""Smallest fraction of a group that is always kept, so that no layer collapses."""
+"""Fraction of each group that is always kept, so that no layer collapses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class Sizing:
 
     Attributes:
         scope: "global" ranks all channels of the model together; "local" takes the same fraction of every group.
-        align: widths are multiples of this number of channels where that keeps the total; 1 = free.
+        align: widths are multiples of this number of channels where that preserves the total; 1 = any width.
         floor: fraction of each group that is always kept.
     """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All cuts that a selection can choose from: how many units each group keeps, and which labels that drops."""
+"""The cuts that a selection can choose from: the number of units each group keeps, and the labels that this drops."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Space:
     Attributes:
         coupled: the analysis of the original.
         groups: the groups that may shrink.
-        units: for each of them what it gives up at a time, and in which order.
+        units: for each group, what it drops at a time, and in which order.
         sizing: how widths are chosen.
     """
 
@@ -35,15 +35,15 @@ class Space:
     sizing: Sizing
 
     def by_ratio(self, ratio: float) -> Widths:
-        """The widths if the fraction `ratio` of all atoms is dropped, 0 to 1."""
+        """The widths if the fraction `ratio` (0 to 1) of all atoms is dropped."""
         return widths_for(self.groups, self.units, ratio, self.sizing)
 
     def ladders(self, relaxed: int = 0) -> list[list[int]]:
-        """The widths that each group may have, ascending; each step of `relaxed` halves the multiple that they are of."""
+        """The allowed widths of each group, ascending; each step of `relaxed` halves the multiple they are rounded to."""
         return alignment.ladders(self.groups, self.units, self.sizing, relaxed)
 
     def dropped(self, widths: Sequence[int]) -> Mask:
-        """The labels (n_labels,) that are dropped if each group keeps its best units; no axis loses everything."""
+        """The labels (n_labels,) that are dropped if each group keeps its best units; no axis becomes empty."""
         dropped, scores = np.zeros(len(self.coupled.roots), bool), np.zeros(len(self.coupled.roots))
         for group, units, width in zip(self.groups, self.units, widths, strict=True):
             dropped[group.roots[~units.best(width)]] = True
@@ -54,7 +54,7 @@ class Space:
         return dropped[self.coupled.roots]
 
     def _whole(self, classes: Iterable[int]) -> list[int]:
-        """These classes, each with all others of its unit."""
+        """These classes, with all other classes of their units."""
         found: list[int] = []
         for root in classes:
             for group, units in zip(self.groups, self.units, strict=True):
@@ -62,7 +62,7 @@ class Space:
         return found
 
     def per(self, cost: CostModel) -> Space:
-        """Scores by what an atom costs: where scores are errors, the least error is made for each unit of cost saved."""
+        """Divide scores by the cost of an atom: if scores are errors, this minimises the error per unit of cost saved."""
         whole = cost.of(np.zeros(len(self.coupled.roots), bool))
         found = []
         for group, units in zip(self.groups, self.units, strict=True):
@@ -72,15 +72,15 @@ class Space:
 
 
 def keep_one_everywhere(spans: Sequence[Indices], dropped: dict[int, float]) -> set[int]:
-    """Classes to bring back so that no axis of any tensor loses everything.
+    """Classes to restore so that no axis of any tensor becomes empty.
 
     Args:
         spans: the classes on each axis.
-        dropped: class -> score of those to be dropped.
+        dropped: class to drop -> its score.
     """
-    back: set[int] = set()
+    restored: set[int] = set()
     for roots in spans:
         listed = roots.tolist()
-        if all(r in dropped and r not in back for r in listed):
-            back.add(max(listed, key=lambda r: dropped[r]))
-    return back
+        if all(r in dropped and r not in restored for r in listed):
+            restored.add(max(listed, key=lambda r: dropped[r]))
+    return restored

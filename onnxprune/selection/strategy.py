@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How limits are met: from a space of cuts and what they may cost to the widths that are taken.
+"""Strategies: from a space of cuts and limits on their cost to the chosen widths.
 
-The cost of a cut follows from which labels it drops; no model is made for that, so that a strategy may try hundreds of cuts a
-second.
+The cost of a cut follows from the labels that it drops. No model is built to compute it, so a strategy can try hundreds of cuts
+per second.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from onnxprune.selection.space import Space
 from onnxprune.selection.widths import Widths
 
 PROBES = 16
-"""Halvings of the ratio: a hundredth of a percent of all channels."""
+"""Bisection steps on the ratio, which resolve a hundredth of a percent of all channels."""
 NEAR = 0.99
-"""Within one percent below the limit is near enough."""
+"""A cost within one percent below the limit is close enough."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """The most that a cut may cost."""
+    """The maximum cost of a cut."""
 
     cost: CostModel
     most: float
 
 
 Strategy = Callable[[Space, Sequence[Limit]], Widths]
-"""From the cuts that can be chosen, and limits that must all hold, to the widths that are taken; the deepest cut where no cut
-keeps within them."""
+"""From the cuts that can be chosen, and limits that must all hold, to the chosen widths; the deepest cut if no cut meets the
+limits."""
 
 
 def greedy(space: Space, limits: Sequence[Limit]) -> Widths:
-    """The widths by the smallest ratio that the limits allow, and then as near to them as widths can be."""
+    """The widths of the smallest ratio that meets the limits, then widened as close to the limits as possible."""
     ranked = [u.scores[u.ranked] for u in space.units]
 
     def cost(widths: Widths) -> float:
-        """In units of the limit that is tightest."""
+        """The cost in units of the tightest limit."""
         dropped = space.dropped(widths)
         return max(limit.cost.of(dropped) / limit.most for limit in limits)
 
     def worth(group: int, width: int, wider: int) -> float:
-        # as in the selection by ratio: globally the scores decide, locally what is kept of each group
+        # as in selection by ratio: scores decide in the global scope, the kept fraction of each group in the local one
         by_score = space.sizing.scope == "global"
         return float(ranked[group][width:wider].mean()) if by_score else -wider / len(ranked[group])
 
@@ -54,10 +54,10 @@ def greedy(space: Space, limits: Sequence[Limit]) -> Widths:
 
 
 def smallest(make: Callable[[float], Widths], cost: Callable[[Widths], float], limit: float) -> Widths:
-    """The widths by the smallest ratio whose cost is at most `limit`, by halving; the deepest cut where none is.
+    """The widths of the smallest ratio whose cost is at most `limit`, by bisection; the deepest cut if there is none.
 
     Args:
-        make: ratio to remove, 0 to 1 -> widths of the groups; more ratio, less cost, by and large.
+        make: ratio to remove, 0 to 1 -> widths of the groups; the cost mostly falls as the ratio grows.
         cost: widths -> cost.
     """
     whole, best = make(0.0), make(1.0)
@@ -86,11 +86,11 @@ def filled(
     cost: Callable[[Widths], float],
     limit: float,
 ) -> Widths:
-    """Widen groups, the worthiest first, while the cost stays within `limit` and is not near it.
+    """Widen groups, the most valuable first, while the cost stays within `limit` and is not close to it.
 
     Args:
-        ladders: the widths that each group may have, ascending.
-        worth: (group, width, wider) -> how much the step is wanted.
+        ladders: the allowed widths of each group, ascending.
+        worth: (group, width, wider) -> value of the step.
     """
     widths, found, stuck = list(widths), cost(widths), set()
     while found < NEAR * limit:
@@ -107,6 +107,6 @@ def filled(
 
 
 def _next(widths: Widths, ladders: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-    """For each group that can be wider, the next of its widths."""
+    """For each group that can be widened, the next allowed width."""
     found = [(k, [w for w in ladder if w > widths[k]]) for k, ladder in enumerate(ladders)]
     return [(k, wider[0]) for k, wider in found if wider]

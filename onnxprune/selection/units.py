@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a group gives up at a time: one atom, or of every block one where the same number must stay in each."""
+"""Units: what a group drops at a time."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from onnxprune.types import Indices, Mask, Vector
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """What a group gives up at a time: an atom, or of every block one, where the same number must stay in each.
+    """What a group drops at a time: one atom, or one per block if all blocks must keep the same number.
 
     Attributes:
-        scores: of each unit, the mean over its atoms (n_units,).
-        sizes: how many atoms it has (n_units,).
+        scores: for each unit, the mean over its atoms (n_units,).
+        sizes: the number of atoms of each unit (n_units,).
         of: the unit of each atom (n_atoms,).
     """
 
@@ -39,18 +39,18 @@ class Units:
         return keep[self.of]
 
     @cached_property
-    def gone(self) -> Indices:
-        """How many atoms go with the 0, 1, 2, ... lowest units (n_units + 1,)."""
+    def dropped(self) -> Indices:
+        """The number of atoms in the 0, 1, 2, ... lowest units (n_units + 1,)."""
         return np.concatenate([[0], np.cumsum(self.sizes[self.ranked[::-1]])])
 
     @cached_property
     def kept(self) -> Indices:
-        """How many atoms stay with the 0, 1, 2, ... best units (n_units + 1,)."""
-        return np.asarray((self.gone[-1] - self.gone)[::-1])
+        """The number of atoms in the 0, 1, 2, ... best units (n_units + 1,)."""
+        return np.asarray((self.dropped[-1] - self.dropped)[::-1])
 
 
 def units_of(group: Group, scores: Vector) -> Units:
-    """The units of a group. The best atoms of all blocks make one, the second best another, and so on."""
+    """The units of a group. The best atoms of all blocks form one unit, the second best another, and so on."""
     if not group.blocks:
         return Units(scores, np.ones(len(group), np.int64), np.arange(len(group)))
     name = np.arange(len(group))
@@ -62,11 +62,11 @@ def units_of(group: Group, scores: Vector) -> Units:
 
 
 def least(size: int, floor: float) -> int:
-    """The fewest atoms that a group of `size` keeps."""
+    """The smallest number of atoms that a group of `size` keeps."""
     return max(1, math.ceil(size * floor - 1e-9))
 
 
 def room(units: Units, floor: float) -> int:
-    """The most units that a group may lose."""
-    most = units.gone[-1] - least(int(units.gone[-1]), floor)
-    return min(int(np.searchsorted(units.gone, most, "right")) - 1, len(units.scores) - 1)
+    """The largest number of units that a group may drop."""
+    most = units.dropped[-1] - least(int(units.dropped[-1]), floor)
+    return min(int(np.searchsorted(units.dropped, most, "right")) - 1, len(units.scores) - 1)

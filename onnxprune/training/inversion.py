@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Made-up inputs changed by gradient descent until BatchNorm sees the means and variances that it remembers.
+"""Synthetic inputs improved by gradient descent to reproduce the means and variances that BatchNorm stores.
 
-DeepInversion (Yin et al., CVPR 2020) and ZeroQ (Cai et al., CVPR 2020) begin with noise and need thousands of steps, and
-priors that keep images smooth. Inputs that were bred for the same statistics (`onnxprune.data.synthetic`) are near already.
+DeepInversion (Yin et al., CVPR 2020) and ZeroQ (Cai et al., CVPR 2020) start from noise and need thousands of steps, and priors
+that keep images smooth. Inputs that were evolved for the same statistics (`onnxprune.data.synthetic`) are already close.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ from onnxprune.training.converter.ops.elementwise import to_torch
 from onnxprune.types import Advance, unwatched
 
 RATE = 0.02
-"""Of the range of an input's values: the first step's size. It falls to zero along a cosine."""
+"""Size of the first step, as a fraction of the range of an input's values. It falls to zero along a cosine."""
 LEAST, MOST, FED = 8, 64, 2**21
-"""Samples that are run together, by the input values that they are: activations are many times as much."""
+"""Minimum and maximum number of samples run together, and their maximum number of input values: activations are far larger."""
 
 
 def invert(model: ModelProto, data: Data, steps: int, progress: Advance = unwatched) -> Data:
-    """Samples that fit a model's BatchNorm statistics better than `data`; `data` itself where they do not.
+    """Samples that fit a model's BatchNorm statistics better than `data`; `data` itself if none are found.
 
-    Values stay within the range that each input had. Inputs that are whole numbers, or the same in every sample, are kept.
+    Values stay within the original range of each input. Inputs that are integers, or the same in every sample, do not change.
 
     Args:
         model: the model, with its weights in memory.
         data: samples, all of one shape.
-        steps: of gradient descent over all samples.
-        progress: told how much is done.
+        steps: number of gradient descent steps over all samples.
+        progress: called with the fraction that is done.
     """
     layers = norm_layers(model)
     if not layers or data.stacked or len(data.chunks) != 1:
         return data
     found = data
-    # an operator that PyTorch cannot run, or not backwards, or no memory for it: what was given is good enough
+    # PyTorch may not support an operator or its gradient, or may run out of memory: the given samples are good enough
     with contextlib.suppress(TrainingError, RuntimeError, TypeError, ValueError, IndexError, MemoryError):
-        found = _descended(model, layers, data, steps, progress)
+        found = _gradient_descent(model, layers, data, steps, progress)
     before, after = fit(model, data), fit(model, found)
     return found if before and after and after.mismatch < before.mismatch else data
 
 
-def _descended(model: ModelProto, layers: Sequence[Layer], data: Data, steps: int, progress: Advance) -> Data:
+def _gradient_descent(model: ModelProto, layers: Sequence[Layer], data: Data, steps: int, progress: Advance) -> Data:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    module, remembered = Module(model).to(device).requires_grad_(False), [_Remembered(layer, device) for layer in layers]
+    module, statistics = Module(model).to(device).requires_grad_(False), [_Statistics(layer, device) for layer in layers]
     given = {name: to_torch(x).to(device) for name, x in data.chunks[0].items()}
     moved = {
         name: x.clone().requires_grad_() for name, x in given.items() if x.is_floating_point() and bool((x != x[:1]).any())
@@ -63,24 +63,24 @@ def _descended(model: ModelProto, layers: Sequence[Layer], data: Data, steps: in
         return data
     ends = {name: (float(given[name].min()), float(given[name].max())) for name in moved}
     groups = [{"params": [x], "size": ends[name][1] - ends[name][0]} for name, x in moved.items()]
-    # of many pixels, each of a wide range, each gradient is tiny, and must not be taken for zero
+    # with many pixels of a wide range, gradients are tiny, but must not be treated as zero
     optimiser = torch.optim.Adam(groups, eps=1e-20)
     size = data.fixed or int(np.clip(FED // max(x[0].numel() for x in given.values()), LEAST, MOST))
     parts = [slice(k, k + size) for k in range(0, len(data), size)]
 
     def moments(part: slice) -> list[Tensor]:
-        found = module({name: moved.get(name, x)[part] for name, x in given.items()}, [r.tensor for r in remembered])
+        found = module({name: moved.get(name, x)[part] for name, x in given.items()}, [r.tensor for r in statistics])
         share = (min(part.stop, len(data)) - part.start) / len(data)
-        return [share * r.moments(found[r.tensor]) for r in remembered]
+        return [share * r.moments(found[r.tensor]) for r in statistics]
 
     for step in range(steps):
         progress(step / steps)
         for group in optimiser.param_groups:
             group["lr"] = RATE * group["size"] * 0.5 * (1 + math.cos(math.pi * step / steps))
-        # the distance is of the moments of all samples, which do not fit into memory together: first where it points, then
-        # what each part can do for that
+        # the distance depends on the moments of all samples, which do not fit into memory together: first compute its slopes
+        # with respect to the moments, then backpropagate them through each part
         with torch.no_grad():
-            slopes = [2 * (sum(m) - r.wanted) for r, *m in zip(remembered, *map(moments, parts), strict=True)]
+            slopes = [2 * (sum(m) - r.wanted) for r, *m in zip(statistics, *map(moments, parts), strict=True)]
         optimiser.zero_grad()
         for part in parts:
             loss = sum((s * m).mean() for s, m in zip(slopes, moments(part), strict=True))
@@ -97,8 +97,8 @@ def _descended(model: ModelProto, layers: Sequence[Layer], data: Data, steps: in
     return replace(data, chunks=(chunk,))
 
 
-class _Remembered:
-    """What a layer remembers: moments as in `data.synthetic.moments`, about the running mean, in running deviations."""
+class _Statistics:
+    """The statistics of a layer, as moments relative to the running mean and std (see `data.synthetic.statistics`)."""
 
     def __init__(self, layer: Layer, device: torch.device) -> None:
         self.tensor, self.wanted = layer.tensor, torch.tensor([[0.0], [1.0]], device=device)
@@ -108,7 +108,7 @@ class _Remembered:
         )
 
     def moments(self, activations: Tensor) -> Tensor:
-        """Of (n, channels, ...): (2, channels), the means of z and of z squared."""
+        """The means of z and of z squared, (2, channels), for activations (n, channels, ...)."""
         wide = self._mean.reshape(-1, *[1] * (activations.dim() - 2))
         z = (activations if self._all else activations.index_select(1, self._alive)) - wide
         over = [k for k in range(z.dim()) if k != 1]

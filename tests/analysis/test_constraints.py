@@ -49,7 +49,7 @@ def test_each_block_keeps_its_own_best() -> None:
     result = pruned(net, 0.5, scores=scores, scope="local", align="none")
     kept = kept_of(result.plan, "w2", 8)
     assert kept == [sorted(np.argsort(-row)[:4].tolist()) for row in scores["w2"].reshape(3, 8)]
-    assert len({tuple(k) for k in kept}) > 1, "the same positions in every block would be no news"
+    assert len({tuple(k) for k in kept}) > 1, "the same positions in every block would test nothing"
     assert result.plan.kept["w2"][0] == result.plan.kept["w3"][1] == result.plan.kept["w2b"][0]
 
 
@@ -71,7 +71,7 @@ def test_the_inputs_of_a_grouped_transposed_convolution_are_cut_evenly() -> None
 @pytest.mark.parametrize("budget", [{"ratio": 0.3}, {"ratio": 0.7}, {"macs": "50%"}])
 @pytest.mark.parametrize("align", ["none", 4])
 @pytest.mark.parametrize("scope", ["global", "local"])
-def test_every_budget_keeps_as_many_in_every_block(budget: dict[str, float], align: str | int, scope: str) -> None:
+def test_every_budget_keeps_the_same_number_in_every_block(budget: dict[str, float], align: str | int, scope: str) -> None:
     result = pruned(grouped(), scope=scope, align=align, **budget)
     assert len({len(k) for k in kept_of(result.plan, "w2", 8)}) == 1
     again = onnxprune.apply_plan(grouped(), result.plan, bench=False)
@@ -87,7 +87,7 @@ def two(a: int, b: int) -> ModelProto:
 
 
 def part(rest: str, more: str = "", outs: str = "") -> ModelProto:
-    """Of three blocks of eight the first is also used alone."""
+    """Three blocks of eight; the first is also used alone."""
     return model(f"""g (float[N,3,6,6] x, float[12,3,1,1] w1, float[24,4,3,3] w2, float[5,24,1,1] w3{more}) => (float[] y{outs})
         <int64[1] s = {{0}}, int64[1] e = {{8}}, int64[1] k = {{1}}> {{
         a = Conv(x, w1)  b = Conv <group = 3> (a, w2)  c = Slice(b, s, e, k)  {rest}  y = Conv(b, w3) }}""")
@@ -99,9 +99,9 @@ ADDED = """g (float[N,3,6,6] x, float[12,3,1,1] w1, float[24,3,3,3] w2, float[5,
 DEMANDS: dict[str, tuple[ModelProto, list[tuple[int, int]]]] = {
     "two of the same": (two(3, 3), [(3, 8)]),
     "a coarser one is implied": (two(2, 4), [(4, 6)]),
-    "in whichever order": (two(4, 2), [(4, 6)]),
+    "in either order": (two(4, 2), [(4, 6)]),
     "crosswise ones become ties": (two(2, 3), []),
-    "an output holds a block": (part("d = Exp(c)", outs=", float[N,8,4,4] d"), []),
+    "an output pins a block": (part("d = Exp(c)", outs=", float[N,8,4,4] d"), []),
     "blocks of different kinds become ties": (part("z = Conv(c, w4)", ", float[4,8,1,1] w4", ", float[] z"), []),
     "blocks that are added are one": (model(ADDED), [(2, 6)]),
 }
@@ -115,7 +115,7 @@ def test_demands_are_merged_or_become_ties(name: str) -> None:
         cut_some(net, seed, 0.5)
 
 
-def test_group_normalization_that_renormalises_keeps_as_many_of_every_group() -> None:
+def test_group_normalization_that_renormalises_keeps_the_same_number_of_every_group() -> None:
     net = model(
         """g (float[2,3,4,4] x, float[24,3,1,1] w1, float[24] w3, float[24] w4, float[4,24,1,1] w2) => (float[] y) {
         a = Conv(x, w1)  b = GroupNormalization <num_groups = 2> (a, w3, w4)  y = Conv(b, w2) }""",
@@ -138,11 +138,11 @@ def dropping(coupled: Coupled, group: Group, atoms: list[int]) -> NDArray[np.boo
     return np.isin(coupled.roots, group.roots[atoms])
 
 
-def test_uneven_cuts_are_refused_and_would_be_noticed() -> None:
+def test_uneven_cuts_are_refused_and_would_be_detected() -> None:
     coupled, group = analysis(grouped())
     even, uneven = dropping(coupled, group, [0, 9, 18]), dropping(coupled, group, [0, 1, 18])
     verify(coupled, even, cut(coupled, even))
-    with pytest.raises(CutError, match="needs the same number of channels in each of its 3 blocks, but 6 to 8 would stay"):
+    with pytest.raises(CutError, match="needs the same number of channels in each of its 3 blocks, but 6 to 8 would be kept"):
         cut(coupled, uneven)
     with pytest.raises((CutError, VerificationError)):
         verify(coupled, uneven, cut(replace(coupled, evens=()), uneven))
@@ -158,7 +158,7 @@ def test_uneven_plans_are_refused() -> None:
         onnxprune.apply_plan(grouped(), Plan.from_json(data), bench=False)
 
 
-def test_inspect_and_explain_tell_of_equal_blocks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_and_explain_report_equal_blocks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, grouped())
     assert run(["inspect", str(path), "--format", "json"]) == 0
     groups = {g["name"]: g for g in json.loads(capsys.readouterr().out)["groups"]}

@@ -30,7 +30,7 @@ def test_free_channels_name_what_is_cut_with_them() -> None:
 def test_a_chain_leads_to_the_pin() -> None:
     rows = explain(couple(read_graph(model(CHAIN))), "w3")[0]
     assert rows.free == 0
-    assert rows.reason == "output 'y' promises its size to the user"
+    assert rows.reason == "output 'y' is a model output, so its size is fixed"
     assert [s.node for s in rows.chain] == ["Add 'd'"]
 
 
@@ -42,27 +42,27 @@ def test_axes_of_tensors_between_nodes_and_of_inputs_are_explained() -> None:
     assert all(s.free == 0 and s.reason for s in explain(coupled, "x"))
 
 
-def test_a_node_stands_for_its_output() -> None:
+def test_a_node_name_stands_for_its_first_output() -> None:
     net = small()
     net.graph.node[0].name = "stem"
     coupled = couple(read_graph(net))
     assert explain(coupled, "stem") == explain(coupled, "c1")
 
 
-def test_an_unknown_tensor_gets_near_names() -> None:
-    with pytest.raises(OptionError, match=r"near names: .*w1"):
+def test_an_unknown_tensor_gets_suggestions() -> None:
+    with pytest.raises(OptionError, match=r"did you mean .*w1"):
         explain(couple(read_graph(small())), "w11")
 
 
 def test_the_reason_behind_a_tie_is_named() -> None:
     rows, columns, *_ = explain(couple(read_graph(small())), "w1")
     assert rows.free == 16
-    assert columns.reason.endswith("those of 'x', for it is an input of the model")
+    assert columns.reason.endswith("those of 'x', because it is an input of the model")
     concat = """g (float[2,3,8,8] x, float[8,3,1,1] w1, float[4,11,1,1] w2) => (float[2,4,8,8] y) {
         a = Conv(x, w1)  b = Concat <axis = 1> (a, x)  y = Conv(b, w2) }"""
     stories = explain(couple(read_graph(model(concat))), "w2")
     assert stories[1].free == 8
-    assert "joins them with channels that cannot be cut: those of 'x', for it is an input of the model" in stories[1].reason
+    assert "joins them with channels that cannot be cut: those of 'x', because it is an input of the model" in stories[1].reason
 
 
 LINES = """g (float[2,6,8] x, float[8,12] w1, float[12,5] w2, float[3,4] w3) => (float[2,6,5] y, float[3,4] z) {
@@ -73,23 +73,23 @@ LINES = """g (float[2,6,8] x, float[8,12] w1, float[12,5] w2, float[3,4] w3) => 
     ("tensor", "axis", "says"),
     [
         ("w1", 1, "axis 1 of 12: all can be removed, each together with its slice of w2[0]."),
-        ("w2", 1, "axis 1 of 5: all stay, because output 'y' promises its size to the user."),
-        ("b", 1, "axis 1 of 6: all stay, because its channels lie along axis 2."),
-        ("x", 2, "axis 2 of 8: all stay, because it is an input of the model."),
-        ("w3", 0, "axis 0 of 3: all stay, because output 'z' promises its size to the user."),
+        ("w2", 1, "axis 1 of 5: all are kept because output 'y' is a model output, so its size is fixed."),
+        ("b", 1, "axis 1 of 6: all are kept because its channels lie along axis 2."),
+        ("x", 2, "axis 2 of 8: all are kept because it is an input of the model."),
+        ("w3", 0, "axis 0 of 3: all are kept because output 'z' is a model output, so its size is fixed."),
     ],
 )
-def test_an_axis_is_told_in_one_sentence(tensor: str, axis: int, says: str) -> None:
+def test_an_axis_is_explained_in_one_sentence(tensor: str, axis: int, says: str) -> None:
     assert sentences(explain(couple(read_graph(model(LINES))), tensor)[axis]) == says
 
 
-def test_a_chain_is_told_as_one_sentence() -> None:
+def test_a_chain_is_explained_in_one_sentence() -> None:
     rows = explain(couple(read_graph(model(CHAIN))), "w3")[0]
-    chain = "Add 'd' ties one of them to w1[0] position 0, and output 'y' promises its size to the user"
-    assert sentences(rows) == f"axis 0 of 8: all stay, because {chain}."
+    chain = "Add 'd' ties one of them to w1[0] position 0, and output 'y' is a model output, so its size is fixed"
+    assert sentences(rows) == f"axis 0 of 8: all are kept because {chain}."
 
 
-def test_equal_counts_are_told() -> None:
+def test_equal_counts_are_reported() -> None:
     text = """g (float[2,6,8,8] x, float[12,6,1,1] w1, float[24,4,1,1] w2, float[4,24,1,1] w3) => (float[2,4,8,8] y) {
         a = Conv(x, w1)  b = Conv <group = 3> (a, w2)  y = Conv(b, w3) }"""
     rows = explain(couple(read_graph(model(text))), "w2")[0]
@@ -99,15 +99,15 @@ def test_equal_counts_are_told() -> None:
     )
 
 
-def test_a_tensor_is_told_by_who_makes_and_reads_it() -> None:
+def test_a_tensor_is_described_by_its_producer_and_consumers() -> None:
     coupled = couple(read_graph(small()))
     assert about(coupled, "w1") == "w1: a weight, read by Conv 'c1'"
-    assert about(coupled, "y") == "y: made by Gemm 'y', read by the user"
+    assert about(coupled, "y") == "y: produced by Gemm 'y', read by the caller"
     assert about(coupled, "x") == "x: an input of the model, read by Conv 'c1'"
 
 
 @pytest.mark.parametrize("name", ["timm_test_vit.ts_bn", "shufflenet_v2_x1_0.ts_fold", "ssdlite320_mobilenet_v3_large.ts_fold"])
-def test_any_tensor_of_a_real_network_can_be_asked_for(name: str) -> None:
+def test_any_tensor_of_a_real_network_can_be_explained(name: str) -> None:
     coupled = couple(read_graph(zoo.read(name)))
     names = [*coupled.graph.facts, *(n.name for n in coupled.graph.nodes if n.name)]
     for tensor in names[::9]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that exporters really wrote (`tests/cases/exported`): each is cut in three depths, and every cut is verified."""
+"""Files written by real exporters (`tests/cases/exported`): each is cut at three ratios, and every cut is verified."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import onnxprune
 from tests.cases import exported
 from tests.cases.law import check_law
 
-# the share of multiply-accumulates that may be kept at ratio 0.5
+# the largest share of multiply-accumulates that may be kept at ratio 0.5
 MOST: dict[str, float] = {
     "keras_gated": 0.45,
     "keras_tagger": 0.51,
@@ -34,7 +34,7 @@ MOST: dict[str, float] = {
 }
 
 
-def test_a_file_without_a_bound_is_noticed() -> None:
+def test_a_file_without_a_bound_is_detected() -> None:
     assert set(exported.NAMES) == MOST.keys()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Groups: channels that compete for one width, and what holds the others."""
+"""Groups: channels that compete for one width, and what pins the others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_an_atom_may_stand_for_several_channels() -> None:
     assert [rows.tolist() for rows in outs.blocks] == [np.arange(12).reshape(4, 3).tolist()]
 
 
-def test_what_nothing_multiplies_is_no_channel() -> None:
+def test_positions_that_nothing_multiplies_are_not_channels() -> None:
     net = model(
         "g (float[N,8] x, float[8,6] w1, float[3,6] w3, float[6,4] w2) => (float[] y) <int64[1] k = {0}> {"
         " a = MatMul(x, w1)  m = ReduceMean <axes = [0]> (w3)  b = Add(a, m)  y = MatMul(b, w2) }"

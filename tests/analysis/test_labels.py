@@ -33,7 +33,7 @@ def test_ties_are_an_equivalence(pairs: list[tuple[int, int]]) -> None:
 
 
 @given(PAIRS)
-def test_ties_at_once_are_ties_one_by_one(pairs: list[tuple[int, int]]) -> None:
+def test_ties_made_at_once_equal_ties_made_one_by_one(pairs: list[tuple[int, int]]) -> None:
     labels = Labels()
     labels.fresh(20)
     a, b = (np.array([p[k] for p in pairs], np.int64) for k in (0, 1))
@@ -42,7 +42,7 @@ def test_ties_at_once_are_ties_one_by_one(pairs: list[tuple[int, int]]) -> None:
 
 
 @given(PAIRS, st.sets(st.integers(0, 19)), st.integers(0, 25))
-def test_a_pin_holds_its_class_whenever_it_comes(pairs: list[tuple[int, int]], pinned: set[int], when: int) -> None:
+def test_a_pin_pins_its_class_whenever_it_is_made(pairs: list[tuple[int, int]], pinned: set[int], when: int) -> None:
     labels = Labels()
     labels.fresh(20)
     for k, (a, b) in enumerate(pairs):
@@ -52,8 +52,8 @@ def test_a_pin_holds_its_class_whenever_it_comes(pairs: list[tuple[int, int]], p
     if when >= len(pairs):
         labels.pin(np.array(sorted(pinned), np.int64), WHY)
     root = classes(pairs)
-    held = {root[p] for p in pinned}
-    assert labels.free().tolist() == [r not in held for r in root]
+    pinned_roots = {root[p] for p in pinned}
+    assert labels.free().tolist() == [r not in pinned_roots for r in root]
 
 
 @given(PAIRS, PAIRS)
@@ -77,7 +77,7 @@ def test_labels_keep_their_pins_as_more_are_made() -> None:
     assert labels.free().tolist() == [False] + [True] * 5002
 
 
-def test_what_is_fixed_holds_what_it_is_tied_to() -> None:
+def test_fixed_labels_pin_what_they_are_tied_to() -> None:
     labels = Labels()
     a = labels.fresh(2)
     labels.tie(a, labels.fixed(2, WHY), 0)
@@ -85,7 +85,7 @@ def test_what_is_fixed_holds_what_it_is_tied_to() -> None:
     assert str(labels.pins[0][1]) == "Node 'n' needs them"
 
 
-def test_distinct_labels_are_those_of_numpy() -> None:
+def test_distinct_labels_equal_those_of_numpy() -> None:
     for x in (np.array([5, 0, 5, 3, 0]), np.array([], np.int64), np.array([[-1, 2], [2, -1]])):
         assert distinct(x).tolist() == np.unique(x).tolist()
 

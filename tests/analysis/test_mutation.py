@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules that forget: a tie, a pin, a refit, or what dropped channels hold. The laws must notice, else they test nothing."""
+"""Rules that omit a tie, a pin, a fix-up or a residue: the laws must detect every omission, or they test nothing."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def samples() -> tuple[Known, ...]:
 
 
 def forgetful(net: ModelProto, forgets: int) -> Coupled:
-    """The analysis of a model in which node `forgets` ties nothing, though it says that it has dealt with its labels."""
+    """The analysis of a model in which node `forgets` ties nothing, although it marks its labels as handled."""
     real = Labels.tie
 
     def tie(self: Labels, a: NDArray[np.int64], b: NDArray[np.int64], node: int) -> None:
@@ -71,7 +71,7 @@ def forgetful(net: ModelProto, forgets: int) -> Coupled:
 
 
 def outcome(coupled: Coupled, dropped: NDArray[np.bool_]) -> str:
-    """What comes of a cut: nothing to say, or what is wrong with it."""
+    """What is wrong with a cut; empty if nothing is."""
     try:
         verify(coupled, dropped, cut(coupled, dropped))
     except (CutError, VerificationError) as e:
@@ -81,30 +81,30 @@ def outcome(coupled: Coupled, dropped: NDArray[np.bool_]) -> str:
     return ""
 
 
-def noticed(coupled: Coupled) -> bool:
-    """Whether any of some random cuts cannot be made or verified."""
+def detected(coupled: Coupled) -> bool:
+    """Whether any of several random cuts cannot be made or verified."""
     groups = find_groups(coupled)
     return any(outcome(coupled, choose(coupled, groups, np.random.default_rng(seed), 0.5)) for seed in range(TRIES))
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_a_forgotten_tie_is_noticed(name: str) -> None:
+def test_a_forgotten_tie_is_detected(name: str) -> None:
     net = NETS[name].model()
     whole = couple(read_graph(net))
     joins = {tie.node for tie in whole.ties if whole.free[tie.a].any()}
     mutants = {n: forgetful(net, n) for n in sorted(joins)}
-    # what other nodes tie anyway is not missed
+    # a tie that other nodes also make is not missed
     changed = {n: c for n, c in mutants.items() if not np.array_equal(c.roots, whole.roots)}
-    unnoticed = [str(whole.graph.nodes[n]) for n, c in changed.items() if not noticed(c)]
-    assert unnoticed == [], f"of {len(changed)} nodes that tie"
+    undetected = [str(whole.graph.nodes[n]) for n, c in changed.items() if not detected(c)]
+    assert undetected == [], f"of {len(changed)} nodes that tie"
 
 
 @pytest.mark.parametrize("op", FIXUPS)
-def test_dropping_any_fixup_is_noticed(op: str) -> None:
-    """Without it some cut of some sample comes out differently."""
+def test_dropping_any_fixup_is_detected(op: str) -> None:
+    """Without it, some cut of some sample has a different outcome."""
     without = {k: v for k, v in FIXUPS.items() if k != op}
     mine = [known for known in samples() if op in known.operators]
-    # nearly every sample holds a plain convolution, which needs no fix-up: those in groups come first
+    # nearly every sample has a plain convolution, which needs no fix-up: samples with grouped ones come first
     for known in sorted(mine, key=lambda k: all(n.attribute("group", 1) == 1 for n in k.coupled.graph.nodes)):
         groups = find_groups(known.coupled)
         for seed in range(2):
@@ -114,24 +114,27 @@ def test_dropping_any_fixup_is_noticed(op: str) -> None:
                 found = outcome(known.coupled, dropped)
             if found != outcome(known.coupled, dropped):
                 return
-    pytest.fail(f"{len(mine)} samples come out as they do with it")
+    pytest.fail(f"{len(mine)} samples have the same outcome without it")
 
 
-# These pins keep what may leave a trace, and in the samples it happens not to.
-MAY_LEAVE_A_TRACE = {
-    ("Acosh", "is not defined where a channel is zero"): "a Where behind it takes other numbers",
-    ("DynamicQuantizeLinear", "finds its range from them, and removed ones would leave a trace"): "one is never the largest",
+# These pins keep channels whose removal may change the result; in the samples it happens not to.
+MAY_CHANGE_THE_RESULT = {
+    ("Acosh", "is not defined where a channel is zero"): "a Where after it selects other values",
+    (
+        "DynamicQuantizeLinear",
+        "derives its range from them, so removing any would change the result",
+    ): "a dropped channel is never the largest",
     (
         "LRN",
-        "normalises over neighbouring ones, and removed ones would leave a trace (--allow-renormalising cuts them)",
-    ): "faint",
-    ("Pad", "pads this axis by 'edge'"): "the edges repeat what is beside them",
-    ("com.microsoft.DynamicQuantizeMatMul", "finds its range from them, and removed ones would leave a trace"): "the same",
+        "normalises over neighbouring channels, so removing any would change the result (--allow-renormalising allows it)",
+    ): "the change is within rounding",
+    ("Pad", "pads this axis by 'edge'"): "the edges repeat the adjacent channels",
+    ("com.microsoft.DynamicQuantizeMatMul", "derives its range from them, so removing any would change the result"): "as above",
 }
 
 
 def without_pin(net: ModelProto, forgets: Pin) -> Coupled:
-    """The analysis of a model in which one pin is forgotten, though its node says that it has dealt with the labels."""
+    """The analysis of a model in which one pin is forgotten, although its node marks the labels as handled."""
     real = Labels.pin
 
     def pin(self: Labels, labels: NDArray[np.int64], why: Pin) -> None:
@@ -153,7 +156,7 @@ def forgotten() -> Iterator[tuple[tuple[str, str], Known, Pin]]:
 
 
 def freed(known: Known, pin: Pin) -> tuple[Coupled, NDArray[np.int64]] | None:
-    """The analysis without a pin, and the classes of weights that it alone held."""
+    """The analysis without a pin, and the classes of weights that no other pin pins."""
     mutant = without_pin(known.net, pin)
     if len(mutant.roots) != len(known.coupled.roots):
         return None
@@ -162,28 +165,28 @@ def freed(known: Known, pin: Pin) -> tuple[Coupled, NDArray[np.int64]] | None:
     return (mutant, roots) if len(roots) else None
 
 
-def missed(mutant: Coupled, roots: NDArray[np.int64]) -> bool:
-    """Whether cuts of half of these classes cannot be made or verified."""
+def cuts_fail(mutant: Coupled, roots: NDArray[np.int64]) -> bool:
+    """Whether a cut of half of these classes cannot be made or verified."""
     for seed in range(4):
-        gone = np.zeros(len(mutant.roots), bool)
-        gone[np.random.default_rng(seed).permutation(roots)[: max(1, len(roots) // 2)]] = True
-        if outcome(mutant, gone[mutant.roots]):
+        dropped = np.zeros(len(mutant.roots), bool)
+        dropped[np.random.default_rng(seed).permutation(roots)[: max(1, len(roots) // 2)]] = True
+        if outcome(mutant, dropped[mutant.roots]):
             return True
     return False
 
 
-def test_a_forgotten_pin_is_noticed() -> None:
+def test_a_forgotten_pin_is_detected() -> None:
     kinds: dict[tuple[str, str], bool] = defaultdict(bool)
     for kind, known, pin in forgotten():
         if not kinds[kind] and (found := freed(known, pin)) is not None:
-            kinds[kind] = missed(*found)
+            kinds[kind] = cuts_fail(*found)
         elif not kinds[kind]:
             kinds.pop(kind)
     assert len(kinds) > 80
-    assert {kind for kind, was in kinds.items() if not was} <= MAY_LEAVE_A_TRACE.keys()
+    assert {kind for kind, detected_once in kinds.items() if not detected_once} <= MAY_CHANGE_THE_RESULT.keys()
 
 
-# Operators that make something else of zeros, or that dropped channels reach with other numbers.
+# Operators that map zero to another number, or whose dropped inputs hold other numbers.
 NOT_ZERO = (
     "Add BatchNormalization Cast Clip Concat Cos Cosh Div Equal Exp Expand Gather Greater HardSigmoid Hardmax "
     "LayerNormalization Less LogSoftmax Max Min Mul Not Pad Pow Reciprocal ReduceMean Reshape Sigmoid Softmax Softplus Split "
@@ -192,7 +195,7 @@ NOT_ZERO = (
 
 
 @pytest.mark.parametrize("op", NOT_ZERO)
-def test_a_false_claim_of_zeros_is_noticed(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_false_claim_of_zeros_is_detected(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real: Rule = RULES[op]
 
     def claims(site: Site) -> list[Flow]:

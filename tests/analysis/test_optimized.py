@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that onnxruntime's own optimizer has rewritten, as it saves them: fused operators of its own."""
+"""Models as onnxruntime's own optimizer saves them, with its fused operators."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FUSED = {"small": {"FusedConv"}, "block": {"FusedMatMul", "BiasGelu"}}
 
 
 @pytest.mark.parametrize("name", FUSED)
-def test_what_the_optimizer_fused_is_cut_as_deep_as_before(name: str, tmp_path: Path) -> None:
+def test_an_optimized_model_is_cut_as_deep_as_the_original(name: str, tmp_path: Path) -> None:
     source = write(tmp_path, model(BLOCK) if name == "block" else None)
     target = tmp_path / "fused.onnx"
     options = onnxruntime.SessionOptions()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wishes of the user: what a split of channels carries. Every answer is exact, and a plan remembers which was given."""
+"""The user's choice of what carries the channels of a split. Every choice is exact, and a plan stores it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BLOCK = """q1_K = MatMul(a_K, wq_K)  k1_K = MatMul(a_K, wk_K)  v1_K = MatMul(a_K
 
 
 def attention() -> ModelProto:
-    """Two blocks one after the other, three heads of size four each."""
+    """Two blocks in sequence, with three heads of size four each."""
     weights = ", ".join(f"float[6,12] wq_{k}, float[6,12] wk_{k}, float[6,12] wv_{k}, float[12,6] wo_{k}" for k in "12")
     blocks = f"a_1 = Relu(x)\n{BLOCK.replace('_K', '_1')}\na_2 = Add(x, b_1)\n{BLOCK.replace('_K', '_2')}\ny = Add(a_2, b_2)"
     return model(
@@ -48,7 +48,7 @@ def widths(net: ModelProto, *carrier: str) -> dict[str, int]:
 
 
 def whole_heads(kept: tuple[int, ...]) -> bool:
-    """Whether of every head all or nothing is kept."""
+    """Whether every head is kept completely or not at all."""
     mask = np.isin(np.arange(HEADS * SIZE), kept).reshape(HEADS, SIZE)
     return bool((mask.all(1) | ~mask.any(1)).all())
 
@@ -82,7 +82,7 @@ def test_every_carrier_is_exact(carrier: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("carrier", ["outer", "inner"])
-def test_a_carrier_whose_cut_differs_from_the_masked_original_is_noticed(name: str, carrier: str) -> None:
+def test_a_carrier_whose_cut_differs_from_the_masked_original_is_detected(name: str, carrier: str) -> None:
     net = NETS[name].model()
     policy = Policy(read_carrier(carrier))
     if find_groups(couple(read_graph(net), policy=policy)):
@@ -95,7 +95,7 @@ def test_packed_products_are_cut_by_heads_not_by_q_k_and_v() -> None:
     assert widths(net, "outer") == {"wq": 3}
 
 
-def test_a_wish_that_leaves_nothing_to_cut_is_not_followed() -> None:
+def test_a_carrier_that_would_leave_nothing_to_cut_is_ignored() -> None:
     net = NETS["depthwise, squeeze and excite"].model()
     assert widths(net, "inner") == widths(net, "outer") == widths(net)
 
@@ -107,7 +107,7 @@ def test_the_last_pattern_counts() -> None:
 
 
 @pytest.mark.parametrize("text", ["heads", "outer=", "=outer", "wq*=whole", ""])
-def test_what_is_no_carrier_gives_one_line(text: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_an_invalid_carrier_is_reported_in_one_line(text: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert run([str(write(tmp_path)), "--ratio", "0.5", "--carrier", text]) == 2
     assert "--carrier: got" in capsys.readouterr().err
 
@@ -117,7 +117,7 @@ def test_a_pattern_that_matches_nothing_is_refused() -> None:
         pruned(small(), 0.5, carrier="attn*=outer")
 
 
-def test_a_plan_without_its_wishes_is_refused(tmp_path: Path) -> None:
+def test_a_plan_without_its_policy_is_refused(tmp_path: Path) -> None:
     result = pruned(attention(), 0.5, carrier="outer", align="none", verify=False)
     data = json.loads(result.plan.to_json())
     assert data["policy"] == {"carrier": ["*=outer"]}
@@ -127,14 +127,14 @@ def test_a_plan_without_its_wishes_is_refused(tmp_path: Path) -> None:
     del data["policy"]
     with pytest.raises(PlanError, match="cuts channels tied to it"):
         onnxprune.apply_plan(attention(), Plan.from_json(data), bench=False)
-    wishes: tuple[Any, ...] = ({"carrier": ["sideways"]}, {"more": 1}, [], {"carrier": 3})
-    for wrong in wishes:
+    policies: tuple[Any, ...] = ({"carrier": ["sideways"]}, {"more": 1}, [], {"carrier": 3})
+    for wrong in policies:
         (tmp_path / "p.json").write_text(json.dumps(data | {"policy": wrong}))
         with pytest.raises(PlanError, match="not a plan"):
             Plan.load(tmp_path / "p.json")
 
 
-def test_inspect_and_explain_follow_the_wish(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_and_explain_follow_the_carrier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, attention())
     for options, count in (((), 16), (("--carrier", "outer"), 6), (("--carrier", "*_2=outer"), 11)):
         assert run(["inspect", str(path), "--format", "json", *options]) == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Channel shuffles tie nothing: where channels go, one Gather takes the place of Reshape, Transpose, Reshape."""
+"""Channel shuffles tie nothing: if channels are removed, one Gather replaces Reshape, Transpose, Reshape."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHUFFLES = {
     "channels first": PLAIN,
     "channels last": """n = Transpose <perm = [0,2,3,1]> (a)  b = Reshape(n, u)  c = Transpose <perm = [0,1,2,4,3]> (b)
         e = Reshape(c, v)  d = Transpose <perm = [0,3,1,2]> (e)""",
-    "with an axis more": """b = Reshape(a, s)  i = Identity(b)  c = Transpose <perm = [0,2,1,3,4]> (i)  d = Reshape(c, t)""",
+    "with an Identity": """b = Reshape(a, s)  i = Identity(b)  c = Transpose <perm = [0,2,1,3,4]> (i)  d = Reshape(c, t)""",
     "sizes that are computed": """b = Reshape(a, s)  c = Transpose <perm = [0,2,1,3,4]> (b)  h = Shape(a)  d = Reshape(c, h)""",
 }
 
@@ -52,15 +52,15 @@ def test_channels_of_a_shuffle_are_not_tied_and_one_gather_moves_them(name: str)
 
 
 NONE = {
-    "read on the way": (PLAIN.replace("d =", "e =") + "  f = ReduceMax <axes = [1], keepdims = 0> (b)"
+    "an inner tensor has another consumer": (PLAIN.replace("d =", "e =") + "  f = ReduceMax <axes = [1], keepdims = 0> (b)"
                         "  h = ReduceMax <axes = [1]> (f)  d = Add(e, h)", 4),
-    "something happens on the way": (PLAIN.replace("(b)", "(r)").replace("c =", "r = Mul(b, w3)  c ="), 4),
+    "another operator inside": (PLAIN.replace("(b)", "(r)").replace("c =", "r = Mul(b, w3)  c ="), 4),
     "nothing moves": ("b = Reshape(a, s)  d = Reshape(b, t)", 4),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NONE)
-def test_what_is_more_or_less_than_a_shuffle_is_seen_node_by_node(name: str) -> None:
+def test_a_pattern_that_only_resembles_a_shuffle_is_analysed_node_by_node(name: str) -> None:
     body, atoms = NONE[name]
     made = net(body, ", float[3,4,1,1] w3" if "w3" in body else "")
     graph = read_graph(made)
@@ -68,31 +68,31 @@ def test_what_is_more_or_less_than_a_shuffle_is_seen_node_by_node(name: str) -> 
     assert cut_some(made, 0, 0.5).atoms >= atoms
 
 
-def test_an_output_on_the_way_is_kept() -> None:
+def test_a_shuffle_whose_inner_tensor_is_an_output_is_analysed_node_by_node() -> None:
     made = net(PLAIN, out=", float[N,4,3,4,4] c")
     assert not find_shuffles(read_graph(made))
     assert couple(read_graph(made)).shuffles == ()
 
 
-def test_a_shuffle_that_is_not_cut_is_kept_as_it_is() -> None:
+def test_a_shuffle_that_is_not_cut_is_kept() -> None:
     more = ", float[12,12,1,1] w3, float[7,12,1,1] w4, float[12,7,1,1] w5"
     made = net(f"{PLAIN}".replace("d =", "e =") + "  f = Conv(e, w3)  h = Conv(f, w4)  d = Conv(h, w5)", more)
     found = cut_some(made, 0, 0.5, names=["w4"])
     assert [n.op_type for n in found.pruned.graph.node] == [n.op_type for n in made.graph.node]
 
 
-def test_explain_says_what_becomes_of_it() -> None:
+def test_explain_mentions_the_shuffle() -> None:
     stories = explain(couple(read_graph(net(PLAIN))), "c")
     assert any("inside a shuffle, which a Gather replaces" in s.reason for s in stories)
 
 
-def test_where_a_node_was_refused_it_is_seen_node_by_node() -> None:
+def test_a_shuffle_with_a_refused_node_is_analysed_node_by_node() -> None:
     graph = read_graph(net(PLAIN))
     [node] = [n for n in graph.nodes if n.op == "Transpose"]
     assert couple(graph, {node.index: "cannot follow a cut"}).shuffles == ()
 
 
-def test_a_wrong_order_is_noticed() -> None:
+def test_a_wrong_order_is_detected() -> None:
     coupled = couple(read_graph(net(PLAIN)))
     dropped = np.zeros(len(coupled.roots), bool)
     o = next(o for o in coupled.owners if (o.weight, o.axis) == ("w1", 0))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cut law on the shapes that networks really have, and on the ways in which files write them."""
+"""The cut law on the structures of real networks, in the forms in which exporters write them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEEDS = range(4)
 
 
 @pytest.mark.parametrize("net", NETS.values(), ids=list(NETS))
-def test_a_network_whose_cut_differs_from_the_masked_original_is_noticed(net: Net) -> None:
+def test_a_network_whose_cut_differs_from_the_masked_original_is_detected(net: Net) -> None:
     made = net.model()
     for seed in SEEDS:
         found = cut_some(made, seed, (0.3, 0.5, 0.7, 0.9)[seed])
@@ -38,7 +38,7 @@ def test_unknown_operator_keeps_its_channels() -> None:
     assert not coupled.free[first.start : first.start + first.size].any()
 
 
-def test_shapes_said_by_the_file_free_what_follows_an_unknown_operator() -> None:
+def test_shapes_stored_in_the_file_free_the_channels_after_an_unknown_operator() -> None:
     text = """g (float[2,3,8,8] x, float[8,3,3,3] w1, float[8,8,1,1] w2, float[6,8,1,1] w3,
         float[5,6,1,1] w4) => (float[2,5,6,6] y) {
         a = Conv(x, w1)  b = custom.Mystery(a)  c = Conv(b, w2)  d = Relu(c)  e = Conv(d, w3)  y = Conv(e, w4) }"""

@@ -34,7 +34,7 @@ LINEAR = {
     "transposed, grouped": f"""g ({IMAGE}, float[6,4,2,2] w) => (float[N,O,H,W] y)
         {{ y = ConvTranspose <strides = [2,2], group = 3> (x, w) }}""",
     "gemm": "g (float[N,6] x, float[6,4] w) => (float[N,O] y) { y = Gemm(x, w) }",
-    "gemm, turned": "g (float[N,6] x, float[4,6] w) => (float[N,O] y) { y = Gemm <transB = 1> (x, w) }",
+    "gemm, transposed": "g (float[N,6] x, float[4,6] w) => (float[N,O] y) { y = Gemm <transB = 1> (x, w) }",
     "tokens": "g (float[N,5,6] x, float[6,4] w) => (float[N,T,O] y) { y = MatMul(x, w) }",
 }
 
@@ -44,7 +44,7 @@ def test_every_kind_of_layer_has_samples() -> None:
 
 
 @pytest.mark.parametrize("name", LINEAR)
-def test_rows_times_matrix_is_the_layer(name: str) -> None:
+def test_rows_times_matrix_equals_the_layer(name: str) -> None:
     net = model(LINEAR[name])
     graph = read_graph(net)
     linear = linear_of(graph.nodes[0], graph.weights)
@@ -61,7 +61,7 @@ def test_rows_times_matrix_is_the_layer(name: str) -> None:
     np.testing.assert_array_equal(linear.stored(linear.matrix(w), w.shape), w)
 
 
-def test_what_is_not_linear_in_a_stored_weight_is_no_layer() -> None:
+def test_a_node_without_a_stored_weight_is_not_a_linear_layer() -> None:
     graph = read_graph(
         model("g (float[2,3,4] x, float[3] w) => (float[2,3,3] y) { t = Transpose <perm=[0,2,1]> (x) y = MatMul(x, t) }")
     )

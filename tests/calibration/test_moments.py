@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums of products, and what least squares makes of them."""
+"""Sums of products, and least squares on them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from onnxprune.calibration.moments import Moments, fitted, solve, squared_error
 
 
-def test_moments_hold_all_that_least_squares_needs() -> None:
+def test_moments_suffice_for_least_squares() -> None:
     rng = np.random.default_rng(0)
     x, true = rng.standard_normal((2, 200, 5)), rng.standard_normal((2, 5, 3))
     y = x @ true + 0.5 + 0.01 * rng.standard_normal((2, 200, 3))
@@ -21,7 +21,7 @@ def test_moments_hold_all_that_least_squares_needs() -> None:
 
 
 def test_the_ridge_is_the_one_that_predicts_best() -> None:
-    """Few rows of noise: staying at the start is right. Many rows of signal: leaving it is."""
+    """With few rows of noise the start predicts best, with many rows of signal the fit does."""
     rng = np.random.default_rng(0)
     start, true = np.zeros((1, 30, 1)), rng.standard_normal((1, 30, 1))
 

@@ -25,7 +25,7 @@ def test_a_sum_is_seen_through_batch_norms_and_adds() -> None:
     ]
 
 
-def test_terms_and_addends_make_the_sum() -> None:
+def test_terms_and_addends_add_up_to_the_sum() -> None:
     net = model(SUMS)
     graph = read_graph(net)
     site = find_sums(graph)[0]
@@ -42,7 +42,7 @@ def test_terms_and_addends_make_the_sum() -> None:
     np.testing.assert_allclose(total, at_positions(a, 1, positions), rtol=1e-4, atol=1e-5)
 
 
-def test_a_branch_that_somebody_else_reads_ends_there() -> None:
+def test_a_sum_ends_at_a_branch_with_another_consumer() -> None:
     text = """g (float[N,8] x, float[8,8] w1, float[8,8] w2) => (float[N,8] y, float[N,8] z)
         { a = Gemm(x, w1)  z = Relu(a)  b = Gemm(x, w2)  y = Add(a, b) }"""
     assert [(s.total, len(s.terms), s.addends) for s in find_sums(read_graph(model(text)))] == [("y", 1, ("a",)), ("a", 1, ())]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Channels chosen to be dropped: at random, or as a ratio asks."""
+"""Choices of channels to drop: at random, or for a ratio."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ from onnxprune.types import Mask, Vector
 
 
 def choose(coupled: Coupled, groups: Sequence[Group], rng: np.random.Generator, fraction: float) -> NDArray[np.bool_]:
-    """Labels (n_labels,) to drop: random atoms, as many of each block of a group, and at least one kept in every group and on
-    every axis of every tensor."""
-    gone = np.zeros(len(coupled.roots), bool)
+    """Labels (n_labels,) to drop: random atoms, the same number in each block of a group, with at least one kept in every group
+    and on every axis of every tensor."""
+    dropped = np.zeros(len(coupled.roots), bool)
     for group in groups:
         drop = rng.random(len(group)) < fraction
         drop[rng.integers(len(group))] = False
-        gone[group.roots[drop]] = True
+        dropped[group.roots[drop]] = True
         for rows in group.blocks:
-            drop_evenly(gone, group.roots[rows], rng, rng.binomial(rows.shape[1], fraction))
-    if not gone.any():
+            drop_evenly(dropped, group.roots[rows], rng, rng.binomial(rows.shape[1], fraction))
+    if not dropped.any():
         for group in groups:
-            gone[group.roots[1:2]] = True
+            dropped[group.roots[1:2]] = True
             for rows in group.blocks:
-                drop_evenly(gone, group.roots[rows], rng, 1)
+                drop_evenly(dropped, group.roots[rows], rng, 1)
     for roots in coupled.spans():
-        if gone[roots].all():
-            gone[rng.choice(roots)] = False
+        if dropped[roots].all():
+            dropped[rng.choice(roots)] = False
     for group in groups:
         for rows in group.blocks:
-            even_out(gone, group.roots[rows], rng)
-    return gone[coupled.roots]
+            even_out(dropped, group.roots[rows], rng)
+    return dropped[coupled.roots]
 
 
-def drop_evenly(gone: NDArray[np.bool_], blocks: NDArray[np.int64], rng: np.random.Generator, count: int) -> None:
+def drop_evenly(dropped: NDArray[np.bool_], blocks: NDArray[np.int64], rng: np.random.Generator, count: int) -> None:
     """Drop `count` random classes of every row, and keep the others, at least one."""
-    gone[blocks] = False
+    dropped[blocks] = False
     for row in blocks:
-        gone[rng.permutation(row)[: min(count, len(row) - 1)]] = True
+        dropped[rng.permutation(row)[: min(count, len(row) - 1)]] = True
 
 
-def even_out(gone: NDArray[np.bool_], blocks: NDArray[np.int64], rng: np.random.Generator) -> None:
-    """Keep more classes, until as many are dropped of every row as of the one that loses fewest."""
-    fewest = int(gone[blocks].sum(1).min())
+def even_out(dropped: NDArray[np.bool_], blocks: NDArray[np.int64], rng: np.random.Generator) -> None:
+    """Keep more classes, until every row loses as many as the one that loses fewest."""
+    fewest = int(dropped[blocks].sum(1).min())
     for row in blocks:
-        lost = rng.permutation(row[gone[row]])
-        gone[lost[fewest:]] = False
+        lost = rng.permutation(row[dropped[row]])
+        dropped[lost[fewest:]] = False
 
 
 def select(groups: list[Group], scores: list[Vector], ratio: float, sizing: Sizing) -> list[Mask]:

@@ -15,7 +15,7 @@ FAST = ("--no-bench", "--recover", "none")
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Everything in a folder."""
+    """The contents of all files in a folder."""
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
 

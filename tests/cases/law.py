@@ -28,7 +28,7 @@ from tests.cases.operators.sample import Sample
 from tests.cases.running import Array, random_feeds, runner
 from tests.cases.text import stored
 
-# written down here once more, on purpose: what multiplies or adds its weights, or passes them on
+# repeated here on purpose: operators that multiply or add their weights, or pass them on
 ZEROABLE = frozenset(
     (
         "Conv ConvTranspose Gemm MatMul BatchNormalization InstanceNormalization Add Sub Sum Mul PRelu Einsum Transpose Cast "
@@ -37,17 +37,17 @@ ZEROABLE = frozenset(
     ).split()
 )
 
-# operators that read stored integers as numbers: where the integers stand, and their zero point
+# operators that read stored integers as numbers -> the inputs for the integers and for their zero point
 INTEGER_WEIGHTS = {"DequantizeLinear": (0, 2), "ConvInteger": (1, 3), "MatMulInteger": (1, 3), "QLinearConv": (3, 5)}
 INTEGER_WEIGHTS |= {"QLinearMatMul": (3, 5), "QGemm": (3, 5), "MatMulIntegerToFloat": (1, 5), "DynamicQuantizeMatMul": (1, 3)}
 
 
 Kept = Mapping[str, Mapping[str, Sequence[int]]]
-"""Of each weight and each axis of it (as a plan writes it) the positions that are kept."""
+"""Kept positions of each axis of each weight, as a plan writes them."""
 
 Tensors = Mapping[str, TensorProto]
 Users = Sequence[tuple[NodeProto, int]]
-"""Nodes that read a tensor, and as which of their inputs."""
+"""Consumers of a tensor, each with the index of the input."""
 
 
 class Cut(NamedTuple):
@@ -64,14 +64,14 @@ class Cut(NamedTuple):
 def cut_some(
     model: ModelProto, seed: int, fraction: float = 0.4, names: Sequence[str] | None = None, policy: Policy | None = None
 ) -> Cut:
-    """Drop random atoms and check the law, once by the program's own verification and once without its help.
+    """Drop random atoms and check the law, once by the program's own verification and once independently of it.
 
     Args:
         model: the model to cut.
         seed: chooses the atoms.
-        fraction: how many of them are dropped.
+        fraction: the fraction of them to drop.
         names: only atoms that own a slice of one of these weights.
-        policy: what is wished of the analysis.
+        policy: the policy of the analysis.
     """
     before = model.SerializeToString()
     coupled = couple(read_graph(model), policy=policy)
@@ -85,15 +85,15 @@ def cut_some(
     by_hand = renormalises and check_by_hand(model, pruned, plan["kept"], seed)
     if not renormalises:
         check_law(model, pruned, plan["kept"], seed)
-    gone = len(np.unique(coupled.roots[dropped]))
-    return Cut(sum(len(g) for g in groups), gone, pruned, coupled, renormalises, by_hand)
+    dropped_atoms = len(np.unique(coupled.roots[dropped]))
+    return Cut(sum(len(g) for g in groups), dropped_atoms, pruned, coupled, renormalises, by_hand)
 
 
 def check_law(original: ModelProto, pruned: ModelProto, kept: Kept, seed: int = 0, slack: float = 1) -> None:
-    """Masked original == pruned, from the plan alone: nothing here knows how the pruner thinks.
+    """Check that the masked original equals the pruned model, using only the plan and nothing of the pruner.
 
-    Rounding differs more in deep networks: `slack` times the usual difference is allowed. Some networks multiply it (a
-    normalisation of what is all but constant); then the measure is what one rounding of every weight does to the original.
+    Rounding differs more in deep networks: `slack` times the usual difference is allowed. Some networks amplify it (such as a
+    normalisation of nearly constant values); then the effect of one rounding of every weight on the original is the measure.
     """
     check_kept_values(original, pruned, kept)
     reference = ModelProto()
@@ -115,7 +115,7 @@ def check_law(original: ModelProto, pruned: ModelProto, kept: Kept, seed: int = 
 
 
 def check_kept_values(original: ModelProto, pruned: ModelProto, kept: Kept) -> None:
-    """What is kept of every weight has its old values."""
+    """Check that the kept part of every weight has its original values."""
     large, small = stored(original), stored(pruned)
     for name in kept.keys() & small.keys():
         expected = onnx.numpy_helper.to_array(large[name])
@@ -125,7 +125,7 @@ def check_kept_values(original: ModelProto, pruned: ModelProto, kept: Kept) -> N
 
 
 def mask_weight(tensors: Tensors, name: str, axes: Mapping[str, Sequence[int]], users: Users) -> None:
-    """Set a weight to zero where its positions are dropped, if all who read it multiply or add it, or pass it on."""
+    """Set the dropped positions of a weight to zero, if all its consumers multiply or add it, or pass it on."""
     array = onnx.numpy_helper.to_array(tensors[name])
     mask = np.ones(array.shape, bool)
     for axis, positions in axes.items():
@@ -138,7 +138,7 @@ def mask_weight(tensors: Tensors, name: str, axes: Mapping[str, Sequence[int]], 
 
 
 def zero_of(array: Array, users: Users, tensors: Tensors) -> Any:
-    """What stands for zero in a weight: the zero point of integers; None where the weight is not masked."""
+    """The value that represents zero in a weight: the zero point of integers; None if the weight is not masked."""
     if array.dtype.kind not in "iu" and all(
         n.op_type in ZEROABLE and (n.op_type, k) != ("BatchNormalization", 4) for n, k in users
     ):
@@ -151,12 +151,12 @@ def zero_of(array: Array, users: Users, tensors: Tensors) -> Any:
 
 
 ROUNDINGS, MOST = 10, 0.1
-"""A cut may move an output by so many times what one rounding of every weight moves; by so much of the output at most."""
+"""A cut may change an output by ROUNDINGS times the effect of one rounding of every weight, at most by MOST of the output."""
 
 
 def check_by_hand(original: ModelProto, pruned: ModelProto, kept: Kept, seed: int) -> bool:
-    """The original with smaller weights and nothing else changed == pruned; False where its nodes store sizes, so that it does
-    not run."""
+    """Check that the original with only its weights cut equals the pruned model; False if it does not run because nodes store
+    sizes."""
     smaller = ModelProto()
     smaller.CopyFrom(original)
     del smaller.graph.value_info[:]
@@ -177,12 +177,12 @@ def check_by_hand(original: ModelProto, pruned: ModelProto, kept: Kept, seed: in
 
 
 def pins(coupled: Coupled) -> str:
-    """All reasons for which channels are kept, one per line."""
+    """All reasons why channels are kept, one per line."""
     return "\n".join(dict.fromkeys(str(pin) for _, pin in coupled.pins))
 
 
 def free_atoms(model: ModelProto) -> int:
-    """How many atoms may be dropped."""
+    """The number of atoms that may be dropped."""
     return sum(len(g) for g in find_groups(couple(read_graph(model))))
 
 
@@ -190,7 +190,7 @@ SEEDS = 3
 
 
 def obeys_the_law(sample: Sample) -> None:
-    """Cut a sample in several ways, and compare with what it says of itself."""
+    """Cut a sample in several ways, and compare the results with what the sample states."""
     made = sample.model()
     if sample.refused:
         with pytest.raises(CutError, match=sample.refused):
@@ -208,6 +208,6 @@ def obeys_the_law(sample: Sample) -> None:
 
 
 def numbers(pruned: ModelProto, original: ModelProto) -> int:
-    """How many numbers the weights of the original still hold."""
+    """The number of elements of those weights that the original also has."""
     names = stored(original)
     return sum(math.prod(t.dims) for name, t in stored(pruned).items() if name in names)

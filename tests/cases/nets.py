@@ -13,7 +13,7 @@ import onnxprune
 from tests.cases.text import model
 
 TRAINED = Path(__file__).resolve().parents[2] / "models" / "resnet20-fashion-mnist.onnx"
-"""A trained network; samples with labels lie beside it (.npz)."""
+"""A trained network; labelled samples are next to it (.npz)."""
 
 SMALL = """g (float[N,3,8,8] x, float[16,3,3,3] w1, float[16] ws1, float[16] wt1, float[16] wm1, float[16] wvar1,
     float[12,16,3,3] w2, float[16,12,3,3] w3, float[5,16] w4) => (float[N,5] y) {
@@ -43,7 +43,7 @@ def write(folder: Path, net: ModelProto | None = None, name: str = "net.onnx") -
 
 
 def external(folder: Path, net: ModelProto | None = None) -> Path:
-    """A model as a file, with all its weights in another one, `net.bin`."""
+    """A model as a file, with all its weights in a second file, `net.bin`."""
     path, copy = folder / "net.onnx", ModelProto()
     copy.CopyFrom(net or small())
     options: dict[str, Any] = {"all_tensors_to_one_file": True, "location": "net.bin", "size_threshold": 0}
@@ -52,5 +52,5 @@ def external(folder: Path, net: ModelProto | None = None) -> Path:
 
 
 def pruned(net: Any, ratio: float | None = None, **options: Any) -> onnxprune.Result:
-    """A cut and nothing after it: no inputs are made up to recover with, and nothing is timed unless that is asked for."""
+    """A cut without recovery (so without synthetic inputs) and without a benchmark, unless requested."""
     return onnxprune.prune(net, ratio, **{"recover": "none", "bench": False, **options})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures, and a network whose BatchNorm remembers them."""
+"""Pictures, and a network with their BatchNorm statistics."""
 
 from __future__ import annotations
 

@@ -186,16 +186,18 @@ def sliced(b: Builder) -> None:
     n, step = b.now.channels, int(b.one_of(1, 1, 2, -1))
     start, stop = (int(b.rng.integers(0, max(1, n // 2))), n) if step > 0 else (-1, -n - 1)
     stop = int(b.one_of(stop, n - 1)) if step == 1 and start < n - 1 else stop
-    left = len(range(n)[slice(start, stop if step > 0 else None, step)])
-    b.push(b.op("Slice", b.now.name, *(b.constant([v]) for v in (start, stop, 1, step))), left)
+    kept = len(range(n)[slice(start, stop if step > 0 else None, step)])
+    b.push(b.op("Slice", b.now.name, *(b.constant([v]) for v in (start, stop, 1, step))), kept)
 
 
 def picked(b: Builder) -> None:
     n = b.now.channels
-    many = b.rng.permutation(n)[: int(b.rng.integers(max(1, n // 2), n + 1))]
+    chosen = b.rng.permutation(n)[: int(b.rng.integers(max(1, n // 2), n + 1))]
     if b.chance(0.2):
-        many = np.concatenate([many, many[:1]])
-    b.push(b.op("Gather", b.now.name, b.constant(np.asarray(many, np.int64) - (n if b.chance(0.2) else 0)), axis=1), len(many))
+        chosen = np.concatenate([chosen, chosen[:1]])
+    b.push(
+        b.op("Gather", b.now.name, b.constant(np.asarray(chosen, np.int64) - (n if b.chance(0.2) else 0)), axis=1), len(chosen)
+    )
 
 
 def shuffle(b: Builder) -> None:
@@ -313,7 +315,7 @@ def selected(b: Builder) -> None:
 
 
 def gram(b: Builder) -> None:
-    """Positions compared with each other: channels of data meet channels of data."""
+    """Compares positions with each other: a product of data with data, over channels."""
     t, mid = b.now, int(b.one_of(3, 4))
     flat = b.op("Reshape", t.name, b.constant([0, t.channels, -1]))
     other = b.op("Reshape", b.partner(t.channels), b.constant([0, t.channels, -1]))
@@ -361,7 +363,7 @@ def mixed_in_space(b: Builder) -> None:
 
 
 def token(b: Builder) -> None:
-    """A learned column of the map takes the place of the last one."""
+    """A learned column replaces one of the map."""
     t = b.now
     column = b.weight(1, t.channels, t.size, 1)
     if b.batch == "N" or b.chance():
@@ -383,7 +385,7 @@ def standardised(b: Builder) -> None:
 
 
 def fused_conv(b: Builder) -> None:
-    """What onnxruntime's optimizer makes of a convolution, a branch that is added to it, and an activation."""
+    """A convolution, an added branch and an activation, as onnxruntime's optimizer fuses them."""
     t = b.now
     group = int(b.one_of(1, 1, divisor(b, t.channels)))
     out = t.channels if b.chance(0.6) else group * int(b.one_of(1, 2, 3))
@@ -466,20 +468,20 @@ def network(layers: Sequence[int], seed: int) -> ModelProto:
 
 @dataclass
 class Examined:
-    """Random networks by their seeds, and what came of those that were cut so far."""
+    """Random networks by their seeds, and the results of those cut so far."""
 
     seeds: Sequence[int]
     atoms: list[int] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
     def failed(self, seed: int, layers: Sequence[int], error: Exception) -> None:
-        """Take down what runs a network again, and what is wrong with its cut."""
+        """Record how to run a network again, and what is wrong with its cut."""
         names = ", ".join(LAYERS[k].__name__ for k in layers)
         what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        self.wrong.append(f"seed {seed}, layers {names}: {what}; again: --networks 1 --first {seed}")
+        self.wrong.append(f"seed {seed}, layers {names}: {what}; to repeat: --networks 1 --first {seed}")
 
     def summary(self) -> list[str]:
-        """Every wrong cut, and how many networks were looked at."""
+        """Every wrong cut, and the number of networks checked."""
         checked = len(self.atoms) + len(self.wrong)
         free = f", {np.mean([a > 0 for a in self.atoms]):.0%} of the others have free channels" if self.atoms else ""
         return [*self.wrong, f"random networks: {checked} of {len(self.seeds)} checked, {len(self.wrong)} cut wrongly{free}"]

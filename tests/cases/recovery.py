@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks in which a cut can be made up for, cuts of them, and how far results are off."""
+"""Networks in which a cut can be compensated, cuts of them, and the error of the results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from onnxprune.rewrite.cut import cut
 Batches = list[dict[str, NDArray[Any]]]
 
 
-# behind the layer of `w1`; every consumer must take over what channels 4 to 7 gave where they repeat channels 0 to 3
+# every consumer of the layer of `w1` must absorb the contribution of channels 4 to 7 if they repeat channels 0 to 3
 COPIES = {
     "conv": """g (float[N,3,8,8] x, float[8,3,3,3] w1, float[5,8,3,3] w2) => (float[N,5,8,8] y) {
         a = Conv <pads=[1,1,1,1]> (x, w1)  r = Relu(a)  y = Conv <pads=[1,1,1,1]> (r, w2) }""",
@@ -33,7 +33,7 @@ COPIES = {
         a = Gemm <transB=1> (x, w1)  r = Relu(a)  y = Gemm <transB=1> (r, w2, wb) }""",
     "tokens": """g (float[N,6,3] x, float[3,8] w1, float[8,5] w2, float[5] wb) => (float[N,6,5] y) {
         a = MatMul (x, w1)  r = Relu(a)  b = MatMul (r, w2)  y = Add(wb, b) }""",
-    "two readers": """g (float[N,3,8,8] x, float[8,3,3,3] w1, float[5,8,1,1] w2, float[4,8,1,1] w3) =>
+    "two consumers": """g (float[N,3,8,8] x, float[8,3,3,3] w1, float[5,8,1,1] w2, float[4,8,1,1] w3) =>
         (float[N,9,6,6] y) { a = Conv(x, w1)  r = Relu(a)  b = Conv(r, w2)  c = Conv(r, w3)  y = Concat <axis=1> (b, c) }""",
     "concat": """g (float[N,3,8,8] x, float[8,3,3,3] w1, float[5,11,1,1] w2) => (float[N,5,8,8] y) {
         a = Conv <pads=[1,1,1,1]> (x, w1)  r = Relu(a)  c = Concat <axis=1> (r, x)  y = Conv(c, w2) }""",
@@ -64,7 +64,7 @@ class Prepared(NamedTuple):
 
 
 def batches_for(net: ModelProto, n: int = 4, size: int = 16, seed: int = 0) -> Batches:
-    """Noise; `size` samples in a batch."""
+    """Batches of noise, `size` samples each."""
     rng = np.random.default_rng(seed)
     dims = [[d.dim_value or size for d in v.type.tensor_type.shape.dim] for v in net.graph.input]
     shapes = {v.name: shape for v, shape in zip(net.graph.input, dims, strict=True)}
@@ -72,7 +72,7 @@ def batches_for(net: ModelProto, n: int = 4, size: int = 16, seed: int = 0) -> B
 
 
 def with_copies(net: ModelProto, axis: int) -> ModelProto:
-    """Let the second half of the channels of `w1` be the first once more."""
+    """Make the second half of the channels of `w1` a copy of the first."""
     (tensor,) = [t for t in net.graph.initializer if t.name == "w1"]
     w = np.moveaxis(onnx.numpy_helper.to_array(tensor).copy(), axis, 0)
     w[4:] = w[:4]
@@ -84,9 +84,9 @@ def drop(net: ModelProto, weight: str, positions: list[int], axis: int = 0) -> P
     """Drop these positions of a weight, and what is tied to them."""
     coupled = couple(read_graph(net))
     (owner,) = [o for o in coupled.owners if (o.weight, o.axis) == (weight, axis)]
-    gone = np.zeros(len(coupled.roots), bool)
-    gone[coupled.roots[[owner.start + p for p in positions]]] = True
-    dropped = gone[coupled.roots]
+    dropped_roots = np.zeros(len(coupled.roots), bool)
+    dropped_roots[coupled.roots[[owner.start + p for p in positions]]] = True
+    dropped = dropped_roots[coupled.roots]
     return Prepared(coupled, dropped, cut(coupled, dropped), batches_for(net))
 
 
@@ -97,5 +97,5 @@ def error(a: ModelProto, b: ModelProto, batches: Batches) -> float:
 
 
 def data_for(net: ModelProto, n: int = 60) -> Data:
-    """Noise as samples that a user gives."""
+    """Noise, as samples given by a user."""
     return Data(tuple(batches_for(net, 1, n)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts of networks that work on channels together, which only a cut that renormalises can take apart."""
+"""Parts of networks that combine channels; in some, only a cut that renormalises can remove any."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.cases.text import model
 
 @dataclass(frozen=True)
 class Mixes:
-    """A body between two products, from `a` to `b`, of which so many atoms are free by default and where renormalising is
-    allowed."""
+    """A body between two products, from `a` to `b`, and the number of atoms that are free by default (`exact`) and if
+    renormalising is allowed (`allowed`)."""
 
     body: str
     exact: int
@@ -37,7 +37,7 @@ class Mixes:
         )
 
 
-APART = "m = ReduceMax <axes = [-1]> (x)  e = Sub(a, m)"  # dropped channels hold what depends on the input
+APART = "m = ReduceMax <axes = [-1]> (x)  e = Sub(a, m)"  # dropped channels hold values that depend on the input
 MIXES = {
     "layer norm": Mixes(f"{APART}  b = LayerNormalization(e, w3, w4)", 8, 8, "float[8] w3, float[8] w4"),
     "layer norm of zeros": Mixes("b = LayerNormalization(a, w3, w4)", 8, 8, "float[8] w3, float[8] w4"),
@@ -47,7 +47,7 @@ MIXES = {
     "softmax written out": Mixes(f"{APART}  p = Exp(e)  s = ReduceSum <keepdims = 1> (p, k)  b = Div(p, s)", 8, 8),
     "mean": Mixes("s = Sigmoid(a)  m = ReduceMean <axes = [-1]> (s)  b = Mul(a, m)", 8, 8),
     "maximum": Mixes(f"{APART}  m2 = ReduceMax <axes = [1,2]> (e)  b = Mul(a, m2)", 8, 8),
-    "maximum of what differs": Mixes(
+    "maximum of other channels": Mixes(
         "c = MatMul(x, w3)  d = ReduceLogSumExp <axes = [2]> (c)  b = Mul(a, d)", 8, 16, "float[6,8] w3"
     ),
     "lp norm": Mixes("s = Sigmoid(a)  b = LpNormalization <axis = -1> (s)", 0, 8),
@@ -63,6 +63,6 @@ MIXES = {
         "float[2] w3, float[2] w4",
         space=True,
     ),
-    "a product over channels stays": Mixes("p = ReduceProd <axes = [-1]> (a)  b = Mul(a, p)", 0, 0),
-    "the largest of channels stays": Mixes("i = ArgMax <axis = -1> (a)  c = Cast <to = 1> (i)  b = Mul(a, c)", 0, 0),
+    "a product over channels is kept": Mixes("p = ReduceProd <axes = [-1]> (a)  b = Mul(a, p)", 0, 0),
+    "the largest of channels is kept": Mixes("i = ArgMax <axis = -1> (a)  c = Cast <to = 1> (i)  b = Mul(a, c)", 0, 0),
 }

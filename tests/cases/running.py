@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 
 def runner(model: ModelProto) -> Callable[[dict[str, Array]], list[Any]]:
-    """onnxruntime without optimisation; onnx.reference where it declines."""
+    """onnxruntime without optimisation, or onnx.reference if it cannot run the model."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -31,7 +31,7 @@ def runner(model: ModelProto) -> Callable[[dict[str, Array]], list[Any]]:
 
 
 def random_feeds(model: ModelProto, rng: np.random.Generator, open_size: int) -> dict[str, Array]:
-    """Inputs; `open_size` for dynamic sizes, eight times it for those that are not the first."""
+    """Random inputs; a dynamic first size is `open_size`, other dynamic sizes are eight times that."""
     known, feeds = {t.name for t in model.graph.initializer}, {}
     for v in model.graph.input:
         if v.name not in known:

@@ -22,7 +22,7 @@ def test_prune_writes_a_model_and_its_plan(tmp_path: Path, capsys: Capture) -> N
     assert run([str(path), "--ratio", "0.5", "--align", "none", *FAST]) == 0
     assert sorted(files(tmp_path)) == ["net.onnx", "net.pruned.onnx", "net.pruned.plan.json"]
     assert path.read_bytes() == before
-    assert "50.0% of them removed" in capsys.readouterr().out
+    assert "50.0% removed" in capsys.readouterr().out
     plan = json.loads((tmp_path / "net.pruned.plan.json").read_text())
     assert plan["format"] == "onnxprune-plan/1"
     pruned = {t.name: list(t.dims) for t in onnx.load(tmp_path / "net.pruned.onnx").graph.initializer}
@@ -31,7 +31,7 @@ def test_prune_writes_a_model_and_its_plan(tmp_path: Path, capsys: Capture) -> N
             assert pruned[name][int(axis)] == len(positions)
 
 
-def test_a_budget_is_kept_or_the_status_is_one(tmp_path: Path, capsys: Capture) -> None:
+def test_a_budget_is_met_or_the_exit_status_is_one(tmp_path: Path, capsys: Capture) -> None:
     path = write(tmp_path)
     assert run([str(path), "--macs", "60%", "--format", "json", *FAST]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -39,7 +39,7 @@ def test_a_budget_is_kept_or_the_status_is_one(tmp_path: Path, capsys: Capture) 
     assert report["asked"]["macs"] == "60%"
     assert run([str(path), "--macs", "1K", "--force", *FAST]) == 1
     table = capsys.readouterr().out
-    assert "asked: at most 1K of MACs" in table
+    assert "asked: at most 1K of the MACs" in table
     assert "the budget of 1K MACs cannot be reached" in table
     assert (tmp_path / "net.pruned.onnx").exists()
 
@@ -65,8 +65,8 @@ def test_the_formats_show_the_same_figures(tmp_path: Path, capsys: Capture) -> N
     )[:2]
     assert f"{report['macs']['kept']:.1%}" in row["MACs"]
     assert f"{report['params']['kept']:.1%}" in row["parameters"]
-    assert f"{report['bytes']['kept']:.1%}" in row["file"]
-    assert f"error {report['verification']['error']:.1e}" in table
+    assert f"{report['bytes']['kept']:.1%}" in row["file size"]
+    assert f"largest relative difference {report['verification']['error']:.1e}" in table
     for group in report["groups"]:
         assert any(group["name"] in line and f" {group['after']}" in line for line in table.splitlines())
     for pin in report["pins"]:
@@ -83,7 +83,7 @@ def test_the_benchmark_is_in_the_report(tmp_path: Path, capsys: Capture) -> None
     assert all(0 < x["low_ms"] <= x["median_ms"] <= x["high_ms"] for x in found["latencies"])
 
 
-def test_accuracy_is_that_of_samples_that_nothing_was_fitted_to(tmp_path: Path, capsys: Capture) -> None:
+def test_accuracy_is_measured_on_samples_not_used_for_fitting(tmp_path: Path, capsys: Capture) -> None:
     path, data = write(tmp_path), tmp_path / "data.npz"
     rng = np.random.default_rng(0)
     np.savez(data, x=rng.standard_normal((20, 3, 8, 8)).astype("f"), label=rng.integers(0, 5, 20))
@@ -92,19 +92,19 @@ def test_accuracy_is_that_of_samples_that_nothing_was_fitted_to(tmp_path: Path, 
     assert json.loads(capsys.readouterr().out)["samples"] == 20
     assert run([str(path), "--ratio", "0.5", *given]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["samples"] == report["recovery"]["judged"] == 4  # the others were fitted to
+    assert report["samples"] == report["recovery"]["judged"] == 4  # the others were used for fitting
     assert report["recovery"]["fitted"] == 16
     assert 0 <= report["accuracy"]["after"] <= 1
 
 
-def test_a_missed_ratio_is_status_one(tmp_path: Path, capsys: Capture) -> None:
+def test_a_missed_ratio_gives_exit_status_one(tmp_path: Path, capsys: Capture) -> None:
     path = write(tmp_path)
     assert run([str(path), "--ratio", "0.99", "--align", "none", *FAST]) == 1
     assert "instead of 99%" in capsys.readouterr().out
     assert (tmp_path / "net.pruned.onnx").exists()
 
 
-def test_images_labels_and_a_metric_can_be_given_by_options(
+def test_images_labels_and_a_metric_can_be_given_as_options(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from PIL import Image
@@ -125,4 +125,4 @@ def test_images_labels_and_a_metric_can_be_given_by_options(
     assert any("9 of 12 images are used" in note for note in report["notes"])
     assert run([str(path), "--ratio", "0.5", *given, "--metric", "my_metric_of_cli:spread", "--force", *FAST]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"accuracy +-3 +-3 +9 samples, spread", shown)
+    assert re.search(r"accuracy +-3 +-3 +spread on 9 samples", shown)

@@ -46,6 +46,6 @@ def test_a_machine_that_slows_down_does_not_change_the_speedup(monkeypatch: pyte
     assert found.latencies[0].low_ms < found.latencies[0].high_ms
 
 
-def test_inputs_that_do_not_suit_give_one_line() -> None:
-    with pytest.raises(DataError, match="give suitable sizes with `input_shape`"):
+def test_unsuitable_inputs_give_a_one_line_error() -> None:
+    with pytest.raises(DataError, match="set suitable sizes with `input_shape`"):
         benchmark.benchmark([small()], {"x": np.zeros((1, 3, 0), np.float32)})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multiply-accumulates by hand, and of cuts that are not made yet."""
+"""Multiply-accumulates against counts by hand, and as predicted for cuts not yet made."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ COSTS: dict[str, tuple[str, int]] = {
 
 
 @pytest.mark.parametrize(("text", "macs"), COSTS.values(), ids=COSTS)
-def test_multiply_accumulates_are_those_counted_by_hand(text: str, macs: int) -> None:
+def test_multiply_accumulates_match_counts_by_hand(text: str, macs: int) -> None:
     inputs, _, body = text.partition("|")
     assert cost(model(f"g ({inputs}) => (float[] y) {{ {body} }}")).macs == macs
 
 
-def test_given_sizes_decide_what_is_counted() -> None:
+def test_the_cost_is_counted_at_the_given_input_sizes() -> None:
     one, four = (cost(small(), {"x": (n, 3, 8, 8)}) for n in (1, 4))
     assert four.macs == 4 * one.macs
     assert four.inputs == {"x": (4, 3, 8, 8)}
@@ -53,7 +53,7 @@ def test_attention_counts_its_products(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_macs_of_a_cut_are_those_of_the_model_it_makes(name: str) -> None:
+def test_predicted_macs_of_a_cut_equal_those_of_the_pruned_model(name: str) -> None:
     net = NETS[name].model()
     before = cost(net)
     coupled = couple(read_graph(net))
@@ -66,7 +66,7 @@ def test_macs_of_a_cut_are_those_of_the_model_it_makes(name: str) -> None:
     assert macs.of(np.zeros_like(dropped)) == before.macs
 
 
-def test_macs_are_counted_at_the_sizes_that_the_user_gave() -> None:
+def test_predicted_macs_are_counted_at_the_given_input_sizes() -> None:
     net = NETS["dynamic batch and space"].model()
     for shape in ((1, 3, 40, 30), (1, 3, 10, 10)):
         coupled = couple(read_graph(net, {"x": shape}))

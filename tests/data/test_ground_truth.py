@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels in a file of their own."""
+"""Labels in a separate file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ X = np.zeros((4, 3, 8, 8), np.float32)
 
 LABEL_FILES: dict[str, tuple[str, list[Any]]] = {
     "numbers": ("3\n1\n2\n0\n", [3, 1, 2, 0]),
-    "a title": ("class\n3\n1\n2\n0\n", [3, 1, 2, 0]),
+    "a header": ("class\n3\n1\n2\n0\n", [3, 1, 2, 0]),
     "several columns": ("k,class\n0,3\n1,1\n2,2\n3,0\n", [3, 1, 2, 0]),
     "fractions": ("0.5\n1\n2\n3\n", [0.5, 1, 2, 3]),
     "words": ("ant\nbee\ncat\ndog\n", ["ant", "bee", "cat", "dog"]),
@@ -33,7 +33,7 @@ def test_labels_are_read_from_lines_of_text(text: str, labels: list[Any], tmp_pa
     assert data.labels.tolist() == labels
 
 
-def test_labels_in_arrays_stand_before_those_of_the_source(tmp_path: Path) -> None:
+def test_a_label_file_takes_precedence_over_labels_in_the_data(tmp_path: Path) -> None:
     np.save(tmp_path / "l.npy", np.arange(4))
     np.savez(tmp_path / "l.npz", other=np.zeros(9), y=np.arange(4))
     np.savez(tmp_path / "bad.npz", a=np.zeros(4), b=np.zeros(4))
@@ -41,7 +41,7 @@ def test_labels_in_arrays_stand_before_those_of_the_source(tmp_path: Path) -> No
         data = load_data({"x": X, "label": np.zeros(4)}, small(), labels=tmp_path / name)
         assert data.labels is not None
         assert data.labels.tolist() == [0, 1, 2, 3]
-    with pytest.raises(DataError, match=r"has arrays \['a', 'b'\], expected one"):
+    with pytest.raises(DataError, match=r"got arrays \['a', 'b'\], expected one"):
         load_data({"x": X}, small(), labels=tmp_path / "bad.npz")
     with pytest.raises(DataError, match="got 9 labels for 4 samples"):
         load_data({"x": X}, small(), labels=np.zeros(9))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of images: what becomes of a pixel, and every way in which it can go wrong."""
+"""Folders of images: how pixels are prepared, and everything that can go wrong."""
 
 from __future__ import annotations
 
@@ -62,20 +62,20 @@ DEFAULTS = {
 }
 
 
-@pytest.mark.parametrize(("shape", "said"), DEFAULTS.values(), ids=DEFAULTS)
-def test_the_shape_of_the_input_says_the_rest(shape: str, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("shape", "expected"), DEFAULTS.values(), ids=DEFAULTS)
+def test_omitted_keys_follow_from_the_shape_of_the_input(shape: str, expected: str, tmp_path: Path) -> None:
     dims = tuple(int(d) if d.isdigit() else -1 for d in shape.split(","))
     how = default_for(dims)
-    assert str(how) == said
+    assert str(how) == expected
     assert parse(str(how), Preprocess()) == how
     picture(tmp_path / "a.png", (60, 50))
     data = load_data(tmp_path, net(shape))
     batch = next(data.batches(1))["x"]
     assert all(want in (got, -1) for want, got in zip(dims, batch.shape, strict=True))
-    assert data.notes == (f"images prepared with --preprocess {said}",)
+    assert data.notes == (f"images prepared with --preprocess {expected}",)
 
 
-def test_an_input_of_whole_numbers_is_given_pixels(tmp_path: Path) -> None:
+def test_an_integer_input_gets_raw_pixels(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     x = only(load_data(tmp_path, net(kind="uint8")))
     assert x.dtype == np.uint8
@@ -91,7 +91,7 @@ def half(path: Path, width: int, height: int) -> Path:
 
 
 RESIZES = {
-    # columns of the middle row, 1 = white, 0.5 = filled with grey, in 8 columns
+    # the 8 columns of the middle row: 1 = white, 0.5 = filled with grey
     "stretch": ("size=8x8,resize=stretch", [1, 1, 1, 1, 0, 0, 0, 0]),
     "crop": ("size=8x8,resize=crop,crop=1", [1, 1, 1, 1, 0, 0, 0, 0]),
     "letterbox": ("size=8x8,resize=letterbox,pad=127.5", [1, 1, 1, 1, 0, 0, 0, 0]),
@@ -100,13 +100,13 @@ RESIZES = {
 
 
 @pytest.mark.parametrize(("how", "columns"), RESIZES.values(), ids=RESIZES)
-def test_every_way_of_resizing_keeps_left_and_right(how: str, columns: list[float], tmp_path: Path) -> None:
+def test_every_resize_mode_keeps_left_and_right(how: str, columns: list[float], tmp_path: Path) -> None:
     half(tmp_path / "a.png", 80, 40)
     x = only(load_data(tmp_path, net("N,1,H,W"), preprocess=how))[0, 0]
     np.testing.assert_allclose(x[len(x) // 2], columns, atol=0.15)
 
 
-def test_a_letterbox_is_filled_on_both_sides_and_a_line_of_text_on_the_right(tmp_path: Path) -> None:
+def test_a_letterbox_is_padded_on_both_sides_and_a_text_line_on_the_right(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", (20, 10), (255, 255, 255))
     x = only(load_data(tmp_path, net(), preprocess="size=8x8,resize=letterbox"))[0, 0]
     np.testing.assert_allclose(x[:, 0], [114 / 255] * 2 + [1] * 4 + [114 / 255] * 2, atol=1e-5)
@@ -114,7 +114,7 @@ def test_a_letterbox_is_filled_on_both_sides_and_a_line_of_text_on_the_right(tmp
     np.testing.assert_allclose(x[4], [1] * 16 + [0] * 16)
 
 
-def test_an_image_of_the_right_size_is_not_touched(tmp_path: Path) -> None:
+def test_an_image_of_the_right_size_is_not_changed(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     for how in ("resize=crop", "resize=stretch", "resize=letterbox", "resize=height"):
@@ -122,7 +122,7 @@ def test_an_image_of_the_right_size_is_not_touched(tmp_path: Path) -> None:
         assert np.array_equal(x[0].transpose(1, 2, 0), pixels)
 
 
-def test_a_height_alone_gives_widths_that_the_images_ask_for(tmp_path: Path) -> None:
+def test_if_only_a_height_is_given_widths_follow_from_the_images(tmp_path: Path) -> None:
     for name, width in (("a", 40), ("b", 100), ("c", 44)):
         picture(tmp_path / f"{name}.png", (width, 20))
     folder_labels = np.array([7, 8, 9])
@@ -134,7 +134,7 @@ def test_a_height_alone_gives_widths_that_the_images_ask_for(tmp_path: Path) -> 
     assert sorted(c["x"].shape[3] for c in whole.chunks) == [40, 44, 100]
 
 
-def test_labels_follow_images_when_shapes_part_them(tmp_path: Path) -> None:
+def test_labels_follow_images_that_are_grouped_by_shape(tmp_path: Path) -> None:
     for k, width in enumerate((10, 20, 10, 20)):
         picture(tmp_path / f"{k}.png", (width, 10), (k, k, k))
     data = load_data(tmp_path, net("N,3,H,W"), preprocess="resize=none,scale=1", labels=np.arange(4))
@@ -142,16 +142,16 @@ def test_labels_follow_images_when_shapes_part_them(tmp_path: Path) -> None:
     assert data.labels.tolist() == [int(v) for b in data.batches(9) for v in b["x"][:, 0, 0, 0]] == [0, 2, 1, 3]
 
 
-def test_photographs_lie_as_the_camera_held_them(tmp_path: Path) -> None:
+def test_the_exif_orientation_of_photographs_is_applied(tmp_path: Path) -> None:
     image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4)
     exif = image.getexif()
-    exif[0x0112] = 6  # to be turned by a quarter
+    exif[0x0112] = 6  # rotate by 90 degrees
     image.save(tmp_path / "a.png", exif=exif)
     x = only(load_data(tmp_path, net("N,1,8,8"), preprocess="scale=4"))
     assert x[0, 0, 0].tolist() == [56, 48, 40, 32, 24, 16, 8, 0]
 
 
-def test_a_part_of_a_large_folder_is_seeded_and_counted(tmp_path: Path) -> None:
+def test_a_subset_of_a_large_folder_is_seeded_and_reported(tmp_path: Path) -> None:
     for k in range(30):
         picture(tmp_path / f"{k:02}.png", colour=(k, 0, 0))
     chosen = [
@@ -163,7 +163,7 @@ def test_a_part_of_a_large_folder_is_seeded_and_counted(tmp_path: Path) -> None:
     assert note == "10 of 30 images are used, chosen at random (--samples)"
 
 
-def test_subfolders_are_classes_where_there_are_as_many(tmp_path: Path) -> None:
+def test_subfolders_are_classes_if_their_number_fits(tmp_path: Path) -> None:
     for k, name in enumerate(("cat", "ant", "bee")):
         picture(tmp_path / name / "1.png", colour=(k, 0, 0))
         picture(tmp_path / name / "deeper" / "2.png", colour=(k, 0, 0))
@@ -172,10 +172,10 @@ def test_subfolders_are_classes_where_there_are_as_many(tmp_path: Path) -> None:
     assert dict(zip(only(data)[:, 0, 0, 0].tolist(), data.labels.tolist(), strict=True)) == {0: 2, 1: 0, 2: 1}
     other = load_data(tmp_path, net(classes=5))
     assert other.labels is None
-    assert other.notes[-1] == "the 3 subfolders are not taken for labels, for the model's first output scores 5 classes"
+    assert other.notes[-1] == "the 3 subfolders are not used as labels because the model's first output scores 5 classes"
 
 
-def test_subfolders_that_are_numbers_are_ordered_as_numbers(tmp_path: Path) -> None:
+def test_subfolders_named_by_numbers_are_ordered_as_numbers(tmp_path: Path) -> None:
     for k in range(11):
         picture(tmp_path / str(k) / "1.png", colour=(k, 0, 0))
     data = load_data(tmp_path, net(classes=11), preprocess="scale=1")
@@ -183,7 +183,7 @@ def test_subfolders_that_are_numbers_are_ordered_as_numbers(tmp_path: Path) -> N
     assert data.labels.tolist() == only(data)[:, 0, 0, 0].tolist()
 
 
-def test_images_that_cannot_be_read_are_named_and_counted(tmp_path: Path) -> None:
+def test_unreadable_images_are_named_and_counted(tmp_path: Path) -> None:
     for k in range(3):
         picture(tmp_path / f"{k}.png", colour=(k, 0, 0))
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:40])
@@ -191,10 +191,10 @@ def test_images_that_cannot_be_read_are_named_and_counted(tmp_path: Path) -> Non
     data = load_data(tmp_path, net(), labels=np.arange(4), preprocess="scale=1")
     assert data.labels is not None
     assert data.labels.tolist() == [0, 2] == only(data)[:, 0, 0, 0].tolist()
-    assert data.notes[-1].startswith("2 of 4 images cannot be read and are left out: 1.png: ")
+    assert data.notes[-1].startswith("2 of 4 images cannot be read and are skipped: 1.png: ")
     (tmp_path / "0.png").write_text("")
     (tmp_path / "2.png").write_text("")
-    with pytest.raises(DataError, match=r"none of 4 images can be read: 0\.png: cannot identify"):
+    with pytest.raises(DataError, match=r"none of the 4 images can be read: 0\.png: cannot identify"):
         load_data(tmp_path, net())
 
 
@@ -210,37 +210,37 @@ WRONG = {
     "channels": ("mean=1:2", "mean has 2 numbers, expected 1 or 3 with order=rgb"),
     "other size": (
         "size=9x9",
-        r"'x' has shape \[1, 3, 9, 9\], the model expects .*8, 8\]; write `preprocess` size=8x8",
+        r"crop=0.875: 'x' has shape \[1, 3, 9, 9\], the model expects .*8, 8\]; use `preprocess` size=8x8",
     ),
-    "other layout": ("layout=nhwc", r"has shape \[1, 8, 8, 3\].*write `preprocess` .*layout=nchw"),
-    "grey": ("order=grey", r"has shape \[1, 1, 8, 8\].*write `preprocess` .*order=rgb"),
-    "no channels": ("layout=nhw", "no axis for channels"),
+    "other layout": ("layout=nhwc", r"has shape \[1, 8, 8, 3\].*use `preprocess` .*layout=nchw"),
+    "grey": ("order=grey", r"has shape \[1, 1, 8, 8\].*use `preprocess` .*order=rgb"),
+    "no channels": ("layout=nhw", "no channel axis"),
 }
 
 
 @pytest.mark.parametrize(("how", "why"), WRONG.values(), ids=WRONG)
-def test_what_does_not_fit_is_one_line_that_says_what_to_write(how: str, why: str, tmp_path: Path) -> None:
+def test_a_preprocess_that_does_not_fit_gives_a_one_line_error_with_a_remedy(how: str, why: str, tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     with pytest.raises(DataError, match=why) as e:
         load_data(tmp_path, net(), preprocess=how)
     assert "\n" not in str(e.value)
 
 
-def test_models_that_take_no_folder_of_images_are_named(tmp_path: Path) -> None:
+def test_models_and_labels_that_do_not_fit_a_folder_of_images_are_refused(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     two = model("g (float[N,3,8,8] x, float[N,2] s) => (float[N,3,8,8] y) { y = Identity(x) }")
-    with pytest.raises(DataError, match=r"has 2 \(x, s\); give an .npz"):
+    with pytest.raises(DataError, match=r"has 2 \(x, s\); use an .npz"):
         load_data(tmp_path, two)
-    with pytest.raises(DataError, match="which holds no images"):
+    with pytest.raises(DataError, match="which cannot hold images"):
         load_data(tmp_path, net("N,2,3,8,8"))
-    with pytest.raises(DataError, match="leaves the size open; write size="):
+    with pytest.raises(DataError, match="the model's input size is dynamic; set size="):
         load_data(tmp_path, net("N,3,H,W"))
-    with pytest.raises(DataError, match="expected one for each"):
+    with pytest.raises(DataError, match="expected one per image"):
         load_data(tmp_path, net(), labels=np.arange(3))
 
 
-def test_a_folder_of_arrays_is_read_and_an_empty_one_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no images"):
+def test_a_folder_of_arrays_is_read_and_an_empty_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="contains no images"):
         load_data(tmp_path, net())
     for k in range(3):
         np.savez(tmp_path / f"{k}.npz", x=np.full((3, 8, 8), k, np.float32), label=k)

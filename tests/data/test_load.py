@@ -35,11 +35,11 @@ def test_an_npy_is_the_only_input(tmp_path: Path) -> None:
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "name": ({"image": X}, "x is missing"),
+    "name": ({"image": X}, "expected one per input; missing: x"),
     "rank": ({"x": X[0]}, r"has shape \[3, 8, 8\], the model expects \['any', 3, 8, 8\]"),
     "size": ({"x": X[:, :2]}, r"the model expects \['any', 3, 8, 8\]"),
     "labels": ({"x": X, "label": np.zeros(3)}, "got 3 labels for 4 samples"),
-    "none": ({"x": X[:0]}, "at least one"),
+    "none": ({"x": X[:0]}, "expected the same nonzero number"),
     "pickled": ({"x": np.array([{}, {}], object)}, "expected an .npz or .npy"),
 }
 
@@ -66,17 +66,17 @@ def test_inputs_of_another_type_are_converted_or_refused(tmp_path: Path) -> None
         load_data({"x": X.astype(np.uint8)}, small())
 
 
-def test_inputs_without_an_axis_for_samples_get_one() -> None:
+def test_inputs_without_a_sample_axis_get_one() -> None:
     net = model("g (float[2,5] x, float s) => (float[2,5] y) { y = Mul(x, s) }")
     data = load_data({"x": np.ones((6, 2, 5), np.float32), "s": np.arange(6, dtype=np.float32)}, net)
     assert (len(data), data.fixed) == (6, 1)
     assert [(b["x"].shape, float(b["s"])) for b in data.batches(4)] == [((2, 5), float(k)) for k in range(6)]
     assert len(random_data(net, 3)) == 3
-    with pytest.raises(DataError, match="one axis more"):
+    with pytest.raises(DataError, match="add a leading sample axis"):
         load_data({"x": np.ones((2, 5), np.float32), "s": np.ones((), np.float32)}, net)
 
 
-def test_random_is_seeded_and_fits() -> None:
+def test_random_data_are_seeded_and_fit_the_model() -> None:
     a, b = (random_data(small(), 5, seed) for seed in (0, 1))
     assert a.chunks[0]["x"].shape == (5, 3, 8, 8)
     assert not np.array_equal(a.chunks[0]["x"], b.chunks[0]["x"])
@@ -90,23 +90,23 @@ def test_a_file_with_a_colon_in_its_name_is_a_file(tmp_path: Path, monkeypatch: 
     assert len(load_data("a:b", small())) == 4
 
 
-def test_samples_that_fill_no_batch_are_dropped_with_their_labels() -> None:
+def test_samples_of_an_incomplete_batch_are_dropped_with_their_labels() -> None:
     net = model("g (float[4,3] x) => (float[4,3] y) { y = Identity(x) }")
     data = load_data({"x": np.zeros((10, 3), np.float32), "label": np.arange(10)}, net)
     assert data.labels is not None
     assert (len(data), data.labels.tolist(), data.fixed) == (8, list(range(8)), 4)
-    assert data.notes == ("2 of 10 samples are left out, for the model takes 4 at a time",)
-    with pytest.raises(DataError, match="expected 4 of one shape at least"):
+    assert data.notes == ("2 of 10 samples are dropped because the model takes 4 at a time",)
+    with pytest.raises(DataError, match="expected at least 4 of the same shape"):
         load_data({"x": np.zeros((3, 3), np.float32)}, net)
 
 
-def test_options_that_do_not_belong_together_are_refused() -> None:
-    with pytest.raises(DataError, match="`preprocess`: is for a folder of images"):
+def test_options_that_do_not_apply_to_arrays_are_refused() -> None:
+    with pytest.raises(DataError, match="`preprocess`: applies only to a folder of images"):
         load_data({"x": X}, small(), preprocess="size=8x8")
     with pytest.raises(DataError, match="`samples`: got 0"):
         load_data({"x": X}, small(), samples=0)
 
 
-def test_as_many_samples_are_taken_as_asked() -> None:
+def test_the_requested_number_of_samples_is_used() -> None:
     data = load_data({"x": np.arange(100, dtype=np.float32)[:, None, None, None] * X[:1], "label": np.arange(100)}, small())
     assert len(load_data(data, small(), samples=9)) == 9

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples: taken, split, and put into batches."""
+"""Samples: chosen, split and batched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnxprune.errors import DataError
 
 
 def numbered(*sizes: int, fixed: int | None = None) -> Data:
-    """Samples that hold their own number, in chunks of several shapes."""
+    """Samples filled with their own index, in chunks of several shapes."""
     ends = np.cumsum(sizes)
     chunks = tuple(
         {"x": np.arange(end - n, end, dtype=np.float32)[:, None] * np.ones((1, width + 1), np.float32)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Functions of the user that yield samples."""
+"""User functions that yield samples."""
 
 from __future__ import annotations
 
@@ -57,21 +57,21 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
-def test_a_function_yields_batches_of_several_shapes(mine: str) -> None:
+def test_a_function_may_yield_batches_of_several_shapes(mine: str) -> None:
     data = load_data(f"{mine}:whole", model(TOKENS))
     assert [c["x"].shape for c in data.chunks] == [(6, 3), (4, 4)]
     assert data.labels is not None
     assert data.labels.tolist() == [0, 0, 2, 2, 4, 4, 1, 1, 3, 3] == [int(v) for b in data.batches(2) for v in b["x"][:, 0]]
 
 
-def test_a_function_yields_single_samples(mine: str) -> None:
+def test_a_function_may_yield_single_samples(mine: str) -> None:
     data = load_data(f"{mine}:single", model(TOKENS))
     assert data.chunks[0]["x"].shape == (3, 4)
     assert data.labels is not None
     assert data.labels.tolist() == [0, 1, 2]
 
 
-def test_a_function_without_end_is_asked_for_some_and_given_the_model(mine: str) -> None:
+def test_an_endless_function_is_stopped_and_is_passed_the_path_of_the_model(mine: str) -> None:
     data = load_data(f"{mine}:endless", model(TOKENS), samples=7, path="a/b.onnx")
     assert len(data) == 7
     assert data.chunks[0]["x"][0, 0] == len("a/b.onnx")
@@ -79,9 +79,9 @@ def test_a_function_without_end_is_asked_for_some_and_given_the_model(mine: str)
 
 ENTRY = {
     "fails": ("{}:fails", r"`data` .*:fails, at sample 2: KeyError: 'a\\nb' \(mine_.*\.py, line 17\)"),
-    "nothing": ("{}:nothing", "there are no samples"),
-    "an input is missing": ("{}:other", r"has names \['x'\].*mask is missing"),
-    "no dict": ("{}:numbers", "something that is no dict"),
+    "nothing": ("{}:nothing", "got no samples, expected at least one"),
+    "an input is missing": ("{}:other", r"got a sample with names \['x'\].*missing: mask"),
+    "not a dict": ("{}:numbers", "got a sample that is not a dict"),
     "not a generator": ("{}:keyed", "TypeError: 'int' object is not iterable"),
     "no function": ("{}:nowhere", "has no function 'nowhere'"),
     "a value": ("{}:value", "has no function 'value'"),
@@ -90,13 +90,13 @@ ENTRY = {
 
 
 @pytest.mark.parametrize(("source", "why"), ENTRY.values(), ids=ENTRY)
-def test_a_function_that_fails_or_yields_something_else_is_one_line(source: str, why: str, mine: str) -> None:
+def test_a_function_that_fails_or_yields_something_else_gives_a_one_line_error(source: str, why: str, mine: str) -> None:
     with pytest.raises(DataError, match=why) as e:
         load_data(source.format(mine), model(TOKENS))
     assert "\n" not in str(e.value)
 
 
-def test_a_module_that_fails_is_one_line_with_its_place(mine: str, tmp_path: Path) -> None:
+def test_a_module_that_fails_gives_a_one_line_error_with_its_location(mine: str, tmp_path: Path) -> None:
     (tmp_path / f"{mine}_bad.py").write_text("x = 1\nx / 0\n")
     with pytest.raises(DataError, match=r"ZeroDivisionError: division by zero \(mine_.*_bad\.py, line 2\)"):
         load_data(f"{mine}_bad:f", model(TOKENS))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How results are judged: laws on models whose outputs are their inputs, changed in a known way."""
+"""How candidates are judged, checked on models whose outputs are their inputs, changed in a known way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnx import ModelProto
 from onnxprune.data.load import load_data
 from onnxprune.data.samples import Data
 from onnxprune.errors import DataError
-from onnxprune.evaluation import evaluator as judge_module
+from onnxprune.evaluation import evaluator as evaluator_module
 from onnxprune.evaluation.evaluator import Evaluator, accuracy, run
 from onnxprune.types import Outputs
 from tests.cases.running import Array
@@ -49,11 +49,11 @@ def test_error_and_cosine_are_those_of_the_outputs(by: float) -> None:
     judged = Evaluator(same("N,3,5,5"), data(70, 3, 5, 5)).judge(scaled(by, "N,3,5,5"))
     assert judged.error == pytest.approx(abs(1 - by), rel=1e-6)
     assert judged.cosine == pytest.approx(np.sign(by))
-    assert judged.agreement is None  # three channels of an image are no classes
+    assert judged.agreement is None  # three channels of an image are not classes
     assert judged.loss == pytest.approx((1 - by) ** 2, rel=1e-6)
 
 
-def test_divergence_of_logits_forgives_a_common_shift_and_that_of_others_does_not() -> None:
+def test_the_loss_of_logits_is_their_kl_divergence_and_ignores_a_common_shift() -> None:
     shift = model("g (float[N,4] x) => (float[N,4] y) <float b = {5}> { y = Add(x, b) }")
     judged = Evaluator(same(), data(20, 4)).judge(shift)
     assert judged.error > 1
@@ -69,7 +69,7 @@ CLASSES = {"[N,C]": ("N,4", (30, 4), 1), "[N,T,C]": ("N,7,4", (30, 7, 4), 2), "[
 
 @pytest.mark.parametrize(("shape", "sizes", "axis"), CLASSES.values(), ids=CLASSES)
 @pytest.mark.parametrize("soft", [False, True])
-def test_agreement_is_the_share_of_equal_best_classes(shape: str, sizes: tuple[int, ...], axis: int, soft: bool) -> None:
+def test_agreement_is_the_fraction_of_equal_top_classes(shape: str, sizes: tuple[int, ...], axis: int, soft: bool) -> None:
     samples, factor = data(*sizes), RNG.uniform(0, 2, (1, *sizes[1:])).astype(np.float32)
     text = f"g (float[{shape}] x, float[{','.join(map(str, factor.shape))}] wf) => (float[{shape}] y) {{ z = Mul(x, wf) "
     text += f"y = Softmax <axis = {axis}> (z) }}" if soft else "y = Identity(z) }"
@@ -82,7 +82,9 @@ def test_agreement_is_the_share_of_equal_best_classes(shape: str, sizes: tuple[i
 
 
 @pytest.mark.parametrize(("shape", "sizes", "axis"), CLASSES.values(), ids=CLASSES)
-def test_labels_per_position_count_and_those_that_name_no_class_do_not(shape: str, sizes: tuple[int, ...], axis: int) -> None:
+def test_labels_per_position_count_and_labels_that_are_not_classes_are_ignored(
+    shape: str, sizes: tuple[int, ...], axis: int
+) -> None:
     samples = data(*sizes)
     labels = samples.chunks[0]["x"].argmax(axis)
     labels[::2] = (labels[::2] + 1) % 4
@@ -93,13 +95,13 @@ def test_labels_per_position_count_and_those_that_name_no_class_do_not(shape: st
     assert accuracy(same(shape), Data(samples.chunks, labels)) == judged.before.accuracy
 
 
-def test_outputs_that_score_no_class_have_no_accuracy() -> None:
+def test_outputs_that_are_not_class_scores_have_no_accuracy() -> None:
     assert accuracy(same("N,4"), data(8, 4)) is None
     assert accuracy(same("N,1"), data(8, 1, labels=np.zeros(8, np.int64))) is None
     assert accuracy(same("N,4"), data(8, 4, labels=np.zeros((8, 7), np.int64))) is None
 
 
-def test_whole_numbers_agree_where_they_are_equal() -> None:
+def test_integer_outputs_agree_where_they_are_equal() -> None:
     pick = "g (float[N,4] x) => (int64[N] y) {{ {0} y = ArgMax <axis = 1, keepdims = 0> (z) }}"
     original, other = (model(pick.format(t)) for t in ("z = Identity(x)", "z = Neg(x)"))
     samples = data(40, 4, labels=RNG.integers(0, 4, 40))
@@ -113,7 +115,7 @@ def run_one(net: ModelProto, samples: Data) -> Array:
     return np.concatenate([next(iter(outputs.values())) for outputs, _ in run(net, samples)])
 
 
-def test_labels_decide_only_where_they_are_many() -> None:
+def test_labels_decide_only_if_there_are_many() -> None:
     x = RNG.standard_normal((4000, 4)).astype(np.float32)
     wrong = x.argmin(1)
     few, many = (Evaluator(same(), Data(({"x": x[:n]},), wrong[:n])) for n in (100, 4000))
@@ -121,10 +123,10 @@ def test_labels_decide_only_where_they_are_many() -> None:
     assert few.judge(inverse).accuracy == 1.0
     assert few.judge(close).loss < few.judge(inverse).loss
     assert many.judge(close).loss > many.judge(inverse).loss
-    assert many.judge(scaled(-3)).loss > many.judge(scaled(-1)).loss - 1e-9  # among equals, fidelity
+    assert many.judge(scaled(-3)).loss > many.judge(scaled(-1)).loss - 1e-9  # at equal accuracy, fidelity decides
 
 
-def test_a_metric_is_given_outputs_and_labels_or_feeds() -> None:
+def test_a_metric_is_passed_outputs_and_labels_or_inputs() -> None:
     x, seen = data(150, 4).chunks[0]["x"], []
 
     def metric(outputs: Outputs, truth: Any) -> float:
@@ -143,17 +145,17 @@ def test_a_metric_is_given_outputs_and_labels_or_feeds() -> None:
     assert judged.loss == pytest.approx(1 - judged.accuracy, abs=1e-3)
 
 
-def test_a_metric_that_fails_is_one_line() -> None:
+def test_a_failing_metric_gives_a_one_line_error() -> None:
     def raises(outputs: Outputs, truth: Any) -> float:
         return float(outputs["logits"].sum())
 
-    with pytest.raises(DataError, match="`metric`: the function fails: KeyError: 'logits'"):
+    with pytest.raises(DataError, match="`metric`: the function raised KeyError: 'logits'"):
         Evaluator(same(), data(5, 4), raises)
     with pytest.raises(DataError, match="returned nan, expected a finite number"):
         Evaluator(same(), data(5, 4), lambda *_: float("nan"))
 
 
-def test_large_outputs_are_sampled_and_judged_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampling_large_outputs_does_not_change_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = data(20, 4, 30, 30)
     whole = Evaluator(same("N,4,H,W"), samples).judge(scaled(0.7, "N,4,H,W"))
     monkeypatch.setattr("onnxprune.evaluation.divergence.MOST", 20 * 4 * 90)
@@ -162,18 +164,18 @@ def test_large_outputs_are_sampled_and_judged_alike(monkeypatch: pytest.MonkeyPa
     assert judge.judge(scaled(0.7, "N,4,H,W")).error == pytest.approx(whole.error)
 
 
-def test_a_candidate_that_makes_no_numbers_loses() -> None:
+def test_a_candidate_with_nan_outputs_has_infinite_loss() -> None:
     broken = model("g (float[N,4] x) => (float[N,4] y) { n = Abs(x) m = Neg(n) y = Sqrt(m) }")
     judged = Evaluator(same(), data(5, 4)).judge(broken)
     assert judged.loss == judged.error == np.inf
 
 
-def test_what_the_original_does_not_know_is_not_compared() -> None:
+def test_positions_that_are_nan_in_the_original_are_not_compared() -> None:
     root = model("g (float[N,4] x) => (float[N,4] y) { y = Sqrt(x) }")
     assert Evaluator(root, data(5, 4)).judge(root).error == 0
 
 
-def test_outputs_of_a_length_that_depends_on_the_input_are_compared() -> None:
+def test_outputs_whose_length_depends_on_the_input_are_compared() -> None:
     found = model(
         "g (float[N,4] x) => (float[K] y) { p = Relu(x) z = NonZero(p) t = Transpose(z) v = GatherND(x, t) y = Identity(v) }"
     )
@@ -184,7 +186,7 @@ def test_outputs_of_a_length_that_depends_on_the_input_are_compared() -> None:
     assert Evaluator(found, data(5, 4)).judge(found).error == 0
 
 
-def test_models_without_an_axis_for_samples_are_judged() -> None:
+def test_models_without_a_sample_axis_are_judged() -> None:
     net, half = (model(f"g (float[4] x) => (float[4] y) <float b = {{{b}}}> {{ y = Mul(x, b) }}") for b in (1, 0.5))
     x = RNG.standard_normal((10, 4)).astype(np.float32)
     judge = Evaluator(net, Data(({"x": x},), x.argmax(1), fixed=1, stacked=frozenset("x")))
@@ -192,12 +194,12 @@ def test_models_without_an_axis_for_samples_are_judged() -> None:
     assert judge.judge(half).error == pytest.approx(0.5)
 
 
-def test_nothing_held_out_and_models_that_do_not_run_are_refused() -> None:
+def test_too_few_samples_and_inputs_that_the_model_cannot_take_are_refused() -> None:
     with pytest.raises(DataError, match="at least two samples"):
         Evaluator(same(), data(1, 4).split(0.5)[1])
     with pytest.raises(DataError, match="`data`: the model does not run on these inputs"):
         Evaluator(same(), data(5, 3, 3))
-    assert judge_module._certain(1.0, 50) is False
+    assert evaluator_module._certain(1.0, 50) is False
 
 
 def test_accuracy_counts_hits(tmp_path: Path) -> None:

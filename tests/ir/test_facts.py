@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of tensors before anything is cut: shapes in two cases, and the values of sizes."""
+"""What is known about tensors before anything is cut: shapes in two cases, and values of sizes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_static_shapes_need_one_case() -> None:
     assert graph.shape("y") == (2, 8, 6, 6)
 
 
-def test_what_differs_between_cases_is_dynamic() -> None:
+def test_a_size_that_differs_between_cases_is_dynamic() -> None:
     graph = read("g (float[N,3,H,W] x, float[8,3,3,3] w1) => (float[] y) { y = Conv <strides = [2,2]> (x, w1) }")
     assert graph.shape("y") == (None, 8, None, None)
     assert graph.shape("w1") == (8, 3, 3, 3)
@@ -29,28 +29,28 @@ def test_what_differs_between_cases_is_dynamic() -> None:
     assert len(heights) == 2
 
 
-def test_the_same_symbol_is_the_same_size() -> None:
+def test_dimensions_with_the_same_symbol_get_the_same_size() -> None:
     graph = read("g (float[N,T] x, float[N,T] z) => (float[N,T] y) { y = Add(x, z) }")
     for case in range(len(graph.facts["x"].cases)):
         assert graph.facts["x"].cases[case].shape == graph.facts["z"].cases[case].shape
 
 
-def test_sizes_that_the_user_gives_are_taken() -> None:
+def test_input_sizes_given_by_the_user_are_used() -> None:
     net = model("g (float[N,3,H,W] x, float[8,3,3,3] w1) => (float[] y) { y = Conv(x, w1) }")
     graph = read_graph(net, {"x": (1, 3, 40, 56)})
     assert graph.facts["y"].cases[0].shape == (1, 8, 38, 54)
-    # the plan must not depend on the sizes that were given: they are still dynamic
+    # the plan must not depend on the given sizes: they are still dynamic
     assert graph.shape("y") == (None, 8, None, None)
 
 
-def test_unnamed_channels_come_from_the_first_convolution() -> None:
+def test_an_unknown_number_of_channels_follows_from_the_first_convolution() -> None:
     net = model("g (float[N,5,8,8] x, float[8,5,3,3] w1) => (float[] y) { y = Conv(x, w1) }")
     for dim in net.graph.input[0].type.tensor_type.shape.dim:
         dim.Clear()
     assert read_graph(net).shape("x")[1] == 5  # type: ignore[index]
 
 
-def test_an_image_with_its_channels_last_gets_a_size_that_runs() -> None:
+def test_a_channels_last_image_gets_a_size_that_runs() -> None:
     net = model("""g (float[N,H,W,3] x, float[8,3,3,3] w1) => (float[] y) {
         t = Transpose <perm = [0,3,1,2]> (x)  y = Conv <strides = [8,8]> (t, w1) }""")
     sizes = read_graph(net).facts["y"].cases[0].shape or ()
@@ -80,7 +80,7 @@ def test_sizes_are_computed(body: str, name: str, value: list[int]) -> None:
     assert np.ravel(found).tolist() == value
 
 
-def test_a_dynamic_size_has_a_value_in_each_case_but_none_of_its_own() -> None:
+def test_a_dynamic_size_has_a_value_in_each_case_but_no_single_value() -> None:
     graph = read("g (float[N,12] x) => (int64[2] s) { s = Shape(x) }")
     facts = graph.facts["s"]
     assert facts.value is None
@@ -90,8 +90,8 @@ def test_a_dynamic_size_has_a_value_in_each_case_but_none_of_its_own() -> None:
     assert len({v[0] for v in values}) > 1
 
 
-def test_sizes_that_contradict_the_model_are_tried_again() -> None:
-    """At 64 x 64 the flattened map has 128 numbers; the model wants what 32 x 32 makes."""
+def test_other_sizes_are_tried_if_the_first_contradict_the_model() -> None:
+    """At 64 x 64 the flattened map has 2048 elements; the model needs the 512 of 32 x 32."""
     graph = read(
         """g (float[N,3,H,W] x, float[8,3,1,1] w1, float[512,4] w2) => (float[] y) {
         a = Conv(x, w1)  p = MaxPool <kernel_shape = [4,4], strides = [4,4]> (a)  f = Flatten(p)  y = MatMul(f, w2) }"""
@@ -99,12 +99,12 @@ def test_sizes_that_contradict_the_model_are_tried_again() -> None:
     assert graph.facts["f"].cases[0].shape == (1, 512)
 
 
-def test_random_numbers_are_not_known() -> None:
+def test_random_values_are_unknown() -> None:
     graph = read("g (float[2,3] x) => (float[2,3] y) { r = RandomNormal <shape = [2,3]> ()  y = Add(x, r) }")
     assert graph.facts["r"].value is None
 
 
-def test_what_the_file_says_fills_gaps() -> None:
+def test_shapes_stored_in_the_file_fill_gaps() -> None:
     net = model("g (float[2,3] x, float[3,4] w1) => (float[] y) { a = MatMul(x, w1)  y = Relu(a) }")
     net.graph.node[0].domain, net.graph.node[0].op_type = "custom", "Product"
     net.opset_import.append(onnx.helper.make_opsetid("custom", 1))

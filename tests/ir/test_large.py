@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Large models: weights are kept in their files, and results are those of a small model that is read as a whole."""
+"""Large models: weights remain in their files, and results equal those of a small model that is read completely."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from tests.cases.text import model
 
 @pytest.fixture
 def all_is_large(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every file is a large one, and every tensor of it that is no scalar."""
+    """Treat every file as large, and every tensor in it that is not a scalar."""
     set_bounds(monkeypatch, file=1, tensor=8)
     return iter([None])
 
 
 def set_bounds(patch: pytest.MonkeyPatch, file: int, tensor: int) -> None:
-    """From how many bytes on a file is large, and a tensor in it."""
+    """Set the number of bytes from which a file, and a tensor in it, counts as large."""
     for module in (files, protobuf, spill, tensors):
         for name, value in (("LARGE_FILE", file), ("LARGE_TENSOR", tensor)):
             if hasattr(module, name):
@@ -55,15 +55,15 @@ def test_values_are_the_same_in_memory_and_in_a_file(kind: str, tmp_path: Path) 
     tensor = TensorProto(name="t", data_type=code, dims=[2, 4], raw_data=np.random.default_rng(0).bytes(size))
     if kind == "bool":
         tensor.raw_data = bytes([1, 0] * 4)
-    left = TensorProto()
-    left.CopyFrom(tensor)
+    in_file = TensorProto()
+    in_file.CopyFrom(tensor)
     (tmp_path / "data").write_bytes(b"before" + tensor.raw_data + b"after")
-    leave(left, FileRange(str(tmp_path / "data"), 6, size))
-    assert array_of(left).tobytes() == array_of(tensor).tobytes()
-    assert array_of(left).dtype == array_of(tensor).dtype
-    assert length_of(left) == length_of(tensor) == size
-    tensors.take(left)
-    assert left == tensor
+    leave(in_file, FileRange(str(tmp_path / "data"), 6, size))
+    assert array_of(in_file).tobytes() == array_of(tensor).tobytes()
+    assert array_of(in_file).dtype == array_of(tensor).dtype
+    assert length_of(in_file) == length_of(tensor) == size
+    tensors.take(in_file)
+    assert in_file == tensor
 
 
 @pytest.mark.usefixtures("all_is_large")
@@ -71,9 +71,9 @@ def test_values_are_the_same_in_memory_and_in_a_file(kind: str, tmp_path: Path) 
 def test_a_model_is_read_without_its_weights(other_files: bool, tmp_path: Path) -> None:
     path = external(tmp_path, small()) if other_files else write(tmp_path)
     read = load(path)
-    left = [t for t in read.model.graph.initializer if range_of(t)]
-    assert len(left) == len(small().graph.initializer)
-    assert all(not t.HasField("raw_data") for t in left)
+    in_file = [t for t in read.model.graph.initializer if range_of(t)]
+    assert len(in_file) == len(small().graph.initializer)
+    assert all(not t.HasField("raw_data") for t in in_file)
     take_all(read.model)
     assert read.model == small()
     assert read.sha256 == load_small(path).sha256
@@ -87,7 +87,7 @@ def load_small(path: Path) -> files.Loaded:
 
 
 def fields() -> ModelProto:
-    """A model with one of everything that a reader could lose."""
+    """A model with every kind of field that a reader could lose."""
     net = small()
     net.metadata_props.add(key="k", value="v" * 300)
     net.graph.value_info.append(onnx.helper.make_tensor_value_info("r1", TensorProto.FLOAT, ["N", 16, 8, 8]))
@@ -131,24 +131,24 @@ def test_a_large_model_is_cut_like_a_small_one(other_files: bool, tmp_path: Path
 def test_a_large_model_is_recovered_like_a_small_one(options: dict[str, Any], tmp_path: Path) -> None:
     images = np.random.default_rng(0).standard_normal((32, 3, 8, 8)).astype(np.float32)
     np.savez(tmp_path / "x.npz", x=images)
-    wish: dict[str, Any] = {"align": "none", "bench": False, "data": tmp_path / "x.npz", **options}
-    recovered = onnxprune.prune(write(tmp_path), 0.5, **wish).model
+    keywords: dict[str, Any] = {"align": "none", "bench": False, "data": tmp_path / "x.npz", **options}
+    recovered = onnxprune.prune(write(tmp_path), 0.5, **keywords).model
     with pytest.MonkeyPatch.context() as patch:
         set_bounds(patch, file=2**40, tensor=8)
-        expected = onnxprune.prune(small(), 0.5, **wish).model
+        expected = onnxprune.prune(small(), 0.5, **keywords).model
     for a, b in zip(recovered.graph.initializer, expected.graph.initializer, strict=True):
         np.testing.assert_allclose(array_of(a), array_of(b), 1e-4, 1e-5, err_msg=a.name)
 
 
 @pytest.mark.parametrize("chunk", [1, 50, 10**6])
 @pytest.mark.parametrize("dims", [[7, 3], [1, 40], [5], []])
-def test_slabs_make_up_the_whole(dims: list[int], chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slabs_cover_the_whole_tensor(dims: list[int], chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensors, "CHUNK", chunk)
     whole = np.random.default_rng(0).standard_normal(dims).astype(np.float32)
-    inside, left = onnx.numpy_helper.from_array(whole), TensorProto(data_type=TensorProto.FLOAT, dims=dims)
+    in_memory, in_file = onnx.numpy_helper.from_array(whole), TensorProto(data_type=TensorProto.FLOAT, dims=dims)
     (tmp_path / "data").write_bytes(b"before" + whole.tobytes())
-    leave(left, FileRange(str(tmp_path / "data"), 6, whole.nbytes))
-    for tensor in (inside, left):
+    leave(in_file, FileRange(str(tmp_path / "data"), 6, whole.nbytes))
+    for tensor in (in_memory, in_file):
         again = np.full_like(np.atleast_1d(whole), np.nan)
         for rows, part in slabs(tensor):
             again[rows] = part
@@ -156,18 +156,18 @@ def test_slabs_make_up_the_whole(dims: list[int], chunk: int, tmp_path: Path, mo
 
 
 @pytest.mark.usefixtures("all_is_large")
-def test_the_command_line_streams_what_it_does_not_touch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_streams_weights_that_it_does_not_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = external(tmp_path, small())
     command = [str(path), "--ratio", "0.5", "--exclude", "w1", "--align", "none", "-o", str(tmp_path / "out.onnx")]
     assert run(command) == 0
     plan = str(tmp_path / "out.plan.json")
     assert run(["verify", str(path), str(tmp_path / "out.onnx"), plan]) == 0
     assert run(["apply", str(path), plan, "-o", str(tmp_path / "again.onnx")]) == 0
-    assert "proven" in capsys.readouterr().out
+    assert "verified: " in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("all_is_large")
-def test_a_wrong_cut_of_a_large_model_is_noticed(tmp_path: Path) -> None:
+def test_a_wrong_cut_of_a_large_model_is_detected(tmp_path: Path) -> None:
     path = write(tmp_path)
     result = cut(path)
     changed = result.model.graph.initializer[0]
@@ -189,15 +189,15 @@ def test_external_data_of_the_input_is_not_overwritten(tmp_path: Path) -> None:
         files.check_output(tmp_path / "out.onnx", True, path, *load(path).data)
 
 
-def test_a_model_without_its_external_data_gives_one_line(tmp_path: Path) -> None:
+def test_a_model_without_its_external_data_is_reported_in_one_line(tmp_path: Path) -> None:
     net = onnx.load(external(tmp_path, small()), load_external_data=False)
-    with pytest.raises(ModelError, match=r"lies in 'net\.bin'; load the weights too"):
+    with pytest.raises(ModelError, match=r"is stored in 'net\.bin'; load the weights too"):
         load(net)
 
 
 @pytest.mark.usefixtures("all_is_large")
 @given(st.floats(0, 1), st.binary(max_size=3))
-def test_damaged_files_give_one_line(where: float, noise: bytes) -> None:
+def test_a_damaged_file_is_refused_or_read_as_protobuf_reads_it(where: float, noise: bytes) -> None:
     data = bytearray(small().SerializeToString())
     place = int(where * len(data))
     data[place : place + len(noise)] = noise
@@ -219,21 +219,21 @@ def test_damaged_files_give_one_line(where: float, noise: bytes) -> None:
 
 
 @pytest.mark.usefixtures("all_is_large")
-def test_weights_beside_the_model_are_not_copied() -> None:
-    left = spill.Spill()
+def test_spilled_weights_are_not_copied() -> None:
+    spilled = spill.Spill()
     net = model("g (float[2,40] x, float[40,50] w1) => (float[2,50] y) { y = MatMul(x, w1) }")
-    net.graph.initializer[0].CopyFrom(left.put(net.graph.initializer[0]))
+    net.graph.initializer[0].CopyFrom(spilled.put(net.graph.initializer[0]))
     with runnable(net) as path:
         assert isinstance(path, str)
-        assert Path(path).parent == left.path.parent
+        assert Path(path).parent == spilled.path.parent
         assert Path(path).with_suffix(".data").stat().st_size == 0
         onnx.checker.check_model(path)
-    folder = left.path.parent
+    folder = spilled.path.parent
     assert [p.name for p in folder.iterdir()] == [spill.SPILLED]
-    del left
+    del spilled
     assert not folder.exists()
 
 
-def test_small_models_are_written_as_protobuf_does(tmp_path: Path) -> None:
+def test_small_models_are_written_as_protobuf_writes_them(tmp_path: Path) -> None:
     save(small(), tmp_path / "net.onnx", {})
     assert (tmp_path / "net.onnx").read_bytes() == small().SerializeToString()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The normal form says the same more plainly: the same outputs, the same weights, and channels that can be cut."""
+"""The normal form is a simpler graph with the same outputs and the same weights, in which channels can be cut."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_the_trained_network_keeps_its_accuracy() -> None:
     assert (report.recovery.chosen.agreement or 0) > 0.93
 
 
-def test_without_data_a_cut_is_recovered_on_made_up_inputs() -> None:
+def test_without_data_a_cut_is_recovered_on_synthetic_inputs() -> None:
     x = pictures(90, 1)
     net = trained_on(x, 1)
     plain, recovered = (

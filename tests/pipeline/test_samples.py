@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples to recover with and samples to judge by."""
+"""Samples for recovery and samples for evaluation."""
 
 from __future__ import annotations
 

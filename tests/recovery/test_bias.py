@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dropped channels that are constant move into a bias."""
+"""Constant channels that are dropped are absorbed into a bias."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.cases.text import model
 
 
 @pytest.mark.parametrize("measured", [True, False])
-def test_a_channel_that_is_constant_moves_into_the_bias_whole(measured: bool) -> None:
+def test_a_constant_channel_is_fully_absorbed_into_the_bias(measured: bool) -> None:
     net = model(CONSTANT)
     for t in net.graph.initializer:
-        if t.name == "ws":  # a dead scale: these channels are their shift, whatever comes in
+        if t.name == "ws":  # with a zero scale these channels equal their shift for every input
             gamma = onnx.numpy_helper.to_array(t).copy()
             gamma[:3] = 0
             t.CopyFrom(onnx.numpy_helper.from_array(gamma, "ws"))
@@ -25,8 +25,8 @@ def test_a_channel_that_is_constant_moves_into_the_bias_whole(measured: bool) ->
     assert error(net, absorb(p.coupled, p.dropped, p.pruned, p.batches if measured else ()).model, p.batches) < 1e-6
 
 
-def test_means_are_those_of_channels_whoever_else_reads_the_tensor() -> None:
-    """Another reader behind the convolution, and samples of two widths: neither confuses channels with columns."""
+def test_means_are_per_channel_even_if_the_tensor_has_another_consumer() -> None:
+    """With a second consumer and samples of two widths, channels are not confused with columns."""
     net = model("""g (float[N,3,6,W] x, float[8,3,1,1] w1, float[8] wb, float[5,8,1,1] w2, float[5,8,1,1] w3) =>
         (float[N,5,6,W] y) { a = Conv(x, w1, wb)  r = Relu(a)  b = Conv(r, w2)  t = Tanh(r)  c = Conv(t, w3)
         y = Add(b, c) }""")
@@ -40,9 +40,9 @@ def test_means_of_activations_follow_from_batch_norm() -> None:
     """DFQ's closed form for ReLU, against the measured mean of a batch that really has BatchNormalization's statistics."""
     net = model(CONSTANT)
     batches = batches_for(net, 8, 64)
-    calm = reestimate(*drop(net, "w1", [])[:3], batches).model
-    p = drop(calm, "w1", [0, 1, 2, 3])
+    reestimated = reestimate(*drop(net, "w1", [])[:3], batches).model
+    p = drop(reestimated, "w1", [0, 1, 2, 3])
     closed, measured = (absorb(p.coupled, p.dropped, p.pruned, given).model for given in ((), batches))
     fresh = batches_for(net, seed=1)
     assert error(measured, closed, fresh) < 0.05
-    assert error(calm, closed, fresh) < 0.8 * error(calm, p.pruned, fresh)
+    assert error(reestimated, closed, fresh) < 0.8 * error(reestimated, p.pruned, fresh)

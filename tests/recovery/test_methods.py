@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which way to recover is taken, and what is told of the others."""
+"""Which recovery method is selected, and what is reported of the others."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from tests.cases.nets import small
 from tests.cases.recovery import data_for, drop
 
 
-@pytest.mark.parametrize("wish", ["auto", "bias", "reconstruct", "none"])
-def test_all_that_is_tried_is_told_and_the_best_is_kept(wish: str) -> None:
+@pytest.mark.parametrize("method", ["auto", "bias", "reconstruct", "none"])
+def test_every_attempt_is_reported_and_the_best_is_kept(method: str) -> None:
     net = small()
     p = drop(net, "w2", [1, 3, 5, 7])
     supply = given(data_for(net), "data.npz", 0)
     task = Task(p.coupled, p.dropped, p.pruned, p.pruned, supply.fit, supply.held_out)
-    found = recover(task, wish, Evaluator(net, supply.held_out))
+    found = recover(task, method, Evaluator(net, supply.held_out))
     losses = {a.name: a.judgement.loss for a in found.attempts if a.judgement}
     assert found.attempts[0].name == "none"
-    assert found.method == (min(losses, key=losses.__getitem__) if wish == "auto" else wish)
+    assert found.method == (min(losses, key=losses.__getitem__) if method == "auto" else method)
     assert losses[found.method] <= losses["none"]
     assert (len(supply.held_out), len(supply.fit) + len(supply.held_out)) == (12, 60)
 
 
-def test_what_fails_is_told_and_none_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_attempt_is_reported_and_the_plain_cut_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> ModelProto:
         raise np.linalg.LinAlgError("singular")
 

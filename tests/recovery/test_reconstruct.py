@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Least squares: what can be made up for is made up for."""
+"""Least squares: kept channels compensate for dropped ones where they can."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.cases.text import model
 
 
 @pytest.mark.parametrize("name", COPIES)
-def test_what_a_copy_gave_is_taken_over_by_what_is_kept(name: str) -> None:
+def test_kept_channels_take_over_from_their_dropped_copies(name: str) -> None:
     axis = 1 if "MatMul (x, w1)" in COPIES[name] else 0
     net = with_copies(model(COPIES[name]), axis)
     p = drop(net, "w1", [4, 5, 6, 7], axis)
@@ -24,7 +24,7 @@ def test_what_a_copy_gave_is_taken_over_by_what_is_kept(name: str) -> None:
     check_contract(p.pruned, found, only_weights())
 
 
-def test_a_cut_of_nothing_changes_no_result() -> None:
+def test_a_cut_of_nothing_does_not_change_the_outputs() -> None:
     net = small()
     p = drop(net, "w2", [])
     found = reconstruct(p.coupled, p.dropped, p.pruned, p.batches).model
@@ -36,7 +36,7 @@ SHORTCUT = """g (float[N,4] x, float[4,6] w1, float[6,4] w2, float[4,4] w3, floa
 
 
 def test_the_last_layer_before_a_sum_corrects_what_the_shortcut_lost() -> None:
-    """The shortcut is spoilt, the branch reads the same input: together they can still be right."""
+    """The shortcut is damaged, but the branch reads the same input, so their sum can still be right."""
     net = model(SHORTCUT)
     p = drop(net, "w1", [0, 1, 2], axis=1)
     before, after = p.pruned, reconstruct(p.coupled, p.dropped, p.pruned, p.batches).model
@@ -51,7 +51,7 @@ def test_few_samples_do_no_harm() -> None:
     assert error(net, reconstruct(p.coupled, p.dropped, p.pruned, few).model, fresh) < error(net, p.pruned, fresh)
 
 
-def test_a_model_of_a_fixed_batch_and_two_inputs_is_recovered() -> None:
+def test_a_model_with_a_fixed_batch_and_two_inputs_is_recovered() -> None:
     text = """g (float[1,6,8] x, float[1,6,8] z, float[8,12] w1, float[12,5] w2) => (float[1,6,5] y) {
         s = Add(x, z)  a = MatMul(s, w1)  r = Relu(a)  y = MatMul(r, w2) }"""
     net = model(text)

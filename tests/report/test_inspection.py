@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `inspect` tells: shares of the MACs add up, and every pin has its node, operator and reason."""
+"""The results of `inspect`: shares of the MACs add up, and every pin has its node, operator and reason."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tests.cases.commands import Capture
 from tests.cases.nets import small, write
 from tests.cases.text import model
 
-# 8 channels free, 6 held by a sort, 4 by the output
-HELD = """g (float[2,3,8,8] x, float[8,3,1,1] w1, float[6,8,1,1] w2, float[4,6,1,1] w3) => (float[2,4,8,8] y)
+# 8 channels are free, 6 are pinned by a sort, 4 by the output
+PINNED = """g (float[2,3,8,8] x, float[8,3,1,1] w1, float[6,8,1,1] w2, float[4,6,1,1] w3) => (float[2,4,8,8] y)
     <int64[1] k = {6}> { a = Conv(x, w1)  b = Conv(a, w2)  c, i = TopK <axis = 1> (b, k)  y = Conv(c, w3) }"""
 
 
-def held() -> Inspection:
-    return inspect(analyse(read_graph(model(HELD))), "held")
+def inspection() -> Inspection:
+    return inspect(analyse(read_graph(model(PINNED))), "pinned")
 
 
 def test_every_pin_has_its_operator_node_and_reason() -> None:
-    found = {p.op: p for p in held().pins}
+    found = {p.op: p for p in inspection().pins}
     assert set(found) == {"TopK", "output"}
     sort, output = found["TopK"], found["output"]
     assert (sort.node, sort.why, sort.reason) == ("c", "sorts this axis", "TopK 'c' sorts this axis")
@@ -38,11 +38,11 @@ def test_every_pin_has_its_operator_node_and_reason() -> None:
 
 
 def test_shares_of_the_macs_add_up_to_one() -> None:
-    found, space = held(), 2 * 8 * 8
+    found, space = inspection(), 2 * 8 * 8
     first, second, third = (space * n for n in (8 * 3, 6 * 8, 4 * 6))
     total = first + second + third
     assert found.macs == total
-    assert found.macs == cost(model(HELD)).macs
+    assert found.macs == cost(model(PINNED)).macs
     assert found.held_macs == pytest.approx((second + third) / total)
     # without the eight channels neither the first nor the second convolution has anything to multiply
     assert found.fixed_macs == pytest.approx(third / total)

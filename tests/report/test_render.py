@@ -28,18 +28,18 @@ def test_a_picture_has_a_bar_for_each_layer(tmp_path: Path, capsys: Capture) -> 
     assert "Conv 'c1'" not in rows[0][0].text
     assert "Conv c1" in rows[0][0].text
     assert "16 channels can be removed" in rows[0][0].text
-    assert "5 are kept because output 'y' promises its size to the user" in rows[3][0].text
+    assert "5 are kept because output 'y' is a model output, so its size is fixed" in rows[3][0].text
     assert "0.0%" not in capsys.readouterr().err
 
 
-def test_names_that_mean_something_in_svg_are_escaped() -> None:
+def test_special_characters_in_names_are_escaped_in_svg() -> None:
     net = small()
     net.graph.node[0].name = '<a & "b">'
     ElementTree.fromstring(inspection_to_svg(inspect(analyse(read_graph(net)), "x < y.onnx")))
 
 
 @pytest.mark.parametrize("name", ["net.png", "net"])
-def test_a_picture_that_is_no_svg_is_refused(name: str, tmp_path: Path, capsys: Capture) -> None:
+def test_a_picture_that_is_not_an_svg_is_refused(name: str, tmp_path: Path, capsys: Capture) -> None:
     assert run(["inspect", str(write(tmp_path)), "--picture", str(tmp_path / name)]) == 2
     assert "ends in .svg" in capsys.readouterr().err
 
@@ -50,7 +50,7 @@ def test_bars_grow_with_the_share() -> None:
     assert (bar(0), bar(1)) == ("", "█" * 10)
 
 
-def test_a_terminal_without_block_characters_is_given_ascii(
+def test_a_terminal_without_block_characters_gets_ascii(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setattr("rich.console.Console.encoding", "ascii")

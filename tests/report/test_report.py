@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report says what was asked, what was reached, and what held it back."""
+"""The report states what was requested, what was reached and what limited it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NET = """g (float[1,3,4,4] x, float[8,3,1,1] w1, float[6,8,1,1] w2, float[20,6,1
     a = Conv(x, w1)  b = Relu(a)  y = Conv(b, w2)  c = Conv(y, w3)  d = CumProd(c)  z = Conv(d, w4) }"""
 
 
-def test_figures_are_those_counted_by_hand() -> None:
+def test_figures_match_a_count_by_hand() -> None:
     text = NET.replace("d = CumProd(c)", "d = Relu(c)")
     report = pruned(model(text), 0.5, scope="local", align="none").report
     assert (report.prunable, report.removed, report.ratio) == (28, 14, 0.5)
@@ -29,12 +29,12 @@ def test_figures_are_those_counted_by_hand() -> None:
     assert [(g.name, g.before, g.after) for g in report.groups] == [("w1", 8, 4), ("w3", 20, 10)]
     assert report.inputs == {"x": (1, 3, 4, 4)}
     assert [(p.channels, p.reason) for p in report.pins] == [
-        (6, "output 'y' promises its size to the user"),
-        (2, "output 'z' promises its size to the user"),
+        (6, "output 'y' is a model output, so its size is fixed"),
+        (2, "output 'z' is a model output, so its size is fixed"),
     ]
 
 
-def test_pins_come_largest_first() -> None:
+def test_pins_are_listed_largest_first() -> None:
     text = NET.replace("d = CumProd(c)", "d = ReduceProd <axes = [1]> (c)  e = Mul(d, c)").replace("Conv(d, w4)", "Conv(e, w4)")
     report = pruned(model(text), 0.5).report
     assert [p.channels for p in report.pins] == [20, 6, 2]
@@ -47,19 +47,19 @@ def timed(speedup: float) -> Benchmark:
 
 
 @pytest.mark.parametrize("speedup", [0.8, 1.4])
-def test_a_result_that_is_not_faster_is_said_plainly(speedup: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_that_is_not_faster_is_reported(speedup: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxprune.cost.benchmark.benchmark", lambda *_, **__: timed(speedup))
     report = pruned(small(), 0.5, bench=True).report
     assert any("NOT faster here (0.80x)" in w for w in report.warnings) == (speedup < 1)
 
 
-def test_a_ratio_that_is_missed_is_said_plainly() -> None:
+def test_a_missed_ratio_is_reported() -> None:
     report = pruned(small(), 0.99, align="none").report
     assert report.missed
     assert "instead of 99%" in report.warnings[0]
 
 
-def test_table_and_json_tell_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_and_json_show_the_same_figures(capsys: pytest.CaptureFixture[str]) -> None:
     report = replace(pruned(small(), 0.5).report, benchmark=timed(1.5), output="out.onnx")
     data = json.loads(to_json(report))
     print_report(report, Console(width=160))
@@ -69,4 +69,4 @@ def test_table_and_json_tell_the_same(capsys: pytest.CaptureFixture[str]) -> Non
     assert "1.50x" in table
     assert f"{data['macs']['kept']:.1%}" in table
     assert "out.onnx" in table
-    assert "proven: equal to the original" in table
+    assert "verified: equal to the original" in table

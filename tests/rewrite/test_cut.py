@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cut: everything that it does not concern is kept, however a file states its weights."""
+"""The cut: everything unrelated to it is kept, regardless of how a file stores its weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.cases.text import model
 from tests.cases.topologies import NETS
 
 
-def test_an_input_with_the_old_size_of_its_initializer_is_noticed() -> None:
+def test_an_input_with_the_old_size_of_its_initializer_is_detected() -> None:
     made = model("""g (float[2,3,8,8] x, float[8,3,3,3] w1, float[8] w1b, float[4,8,1,1] w2) => (float[] y) {
         a = Conv(x, w1, w1b)  b = Relu(a)  y = Conv(b, w2) }""")
     for t in made.graph.initializer:
@@ -26,7 +26,7 @@ def test_an_input_with_the_old_size_of_its_initializer_is_noticed() -> None:
     assert sizes == {"x": [2, 3, 8, 8], "w1": [width, 3, 3, 3], "w1b": [width], "w2": [4, width, 1, 1]}
 
 
-def test_a_value_info_with_the_old_size_is_noticed() -> None:
+def test_a_value_info_with_the_old_size_is_detected() -> None:
     made = onnx.shape_inference.infer_shapes(
         model("""g (float[N,3,8,8] x, float[8,3,3,3] w1,
         float[4,8,1,1] w2) => (float[] y) {
@@ -40,7 +40,6 @@ def test_a_value_info_with_the_old_size_is_noticed() -> None:
 
 
 def test_weights_in_typed_fields_are_cut_like_raw_bytes() -> None:
-    """Values in typed fields are cut like raw bytes."""
     for kind in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16):
         name = {1: "float", 11: "double", 10: "float16"}[kind]
         made = model(f"""g ({name}[2,3,8,8] x, {name}[8,3,3,3] w1, {name}[4,8,1,1] w2) => ({name}[] y) {{
@@ -51,7 +50,7 @@ def test_weights_in_typed_fields_are_cut_like_raw_bytes() -> None:
         assert cut_some(made, 2).dropped > 0
 
 
-def test_a_name_that_a_refit_would_take_is_not_overwritten() -> None:
+def test_a_name_that_a_fixup_would_use_is_not_overwritten() -> None:
     made = model("""g (float[2,3,8,8] x, float[8,3,3,3] w1, float[4,8,1,1] w2) => (float[] y)
         <int64[3] s = {2,8,36}, int64[3] s_pruned = {2,8,36}, int64[4] t = {2,8,6,6}> {
         a = Conv(x, w1)  b = Reshape(a, s)  c = Reshape(a, s_pruned)  d = Add(b, c)  e = Reshape(d, t)
@@ -60,7 +59,7 @@ def test_a_name_that_a_refit_would_take_is_not_overwritten() -> None:
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0])
-def test_a_cut_of_nothing_and_one_of_all_but_one_are_exact(fraction: float) -> None:
+def test_a_cut_of_no_channels_and_one_of_all_but_one_are_exact(fraction: float) -> None:
     made = NETS["residual and batch norm"].model()
     assert cut_some(made, 0, fraction).atoms == 46
 
@@ -92,7 +91,7 @@ def decorated() -> ModelProto:
     return net
 
 
-def test_what_the_cut_does_not_concern_is_kept() -> None:
+def test_everything_unrelated_to_the_cut_is_kept() -> None:
     before = decorated()
     after = pruned(before, 0.5, align="none").model
     for field in ("ir_version", "model_version", "domain", "doc_string", "producer_name", "producer_version"):
@@ -117,22 +116,22 @@ def test_a_ratio_of_zero_changes_nothing() -> None:
     assert pruned(before, 0.0).model == before
 
 
-def test_initializers_that_are_inputs_too_are_cut_at_both_places() -> None:
+def test_initializers_that_are_also_inputs_are_cut_in_both_places() -> None:
     net = small()
     net.ir_version = 3
     for t in net.graph.initializer:
         net.graph.input.append(onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims))
     after = pruned(net, 0.5, align="none").model
     shapes = {t.name: list(t.dims) for t in after.graph.initializer}
-    said = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in after.graph.input}
-    assert {name: said[name] for name in shapes} == shapes
+    declared = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in after.graph.input}
+    assert {name: declared[name] for name in shapes} == shapes
 
 
 @pytest.mark.parametrize("opset", [9, 11, 13, 17, onnx.defs.onnx_opset_version()])
 @pytest.mark.parametrize("kind", ["float", "double", "float16", "bfloat16"])
 def test_every_type_and_opset_is_cut(kind: str, opset: int) -> None:
     if kind == "bfloat16" and opset < 22:
-        return  # ONNX has no such convolution
+        return  # ONNX has no bfloat16 convolution before opset 22
     text = f"""g ({kind}[N,3,8,8] x, {kind}[8,3,3,3] w1, {kind}[4,8,1,1] w2) => ({kind}[N,4,6,6] y) {{
         a = Conv(x, w1)  b = Relu(a)  y = Conv(b, w2) }}"""
     result = pruned(model(text, min(opset, 23)), 0.5, align="none")

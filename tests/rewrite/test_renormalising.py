@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cuts that renormalise: more is free, nothing is put back, and the original that is compared with sees what is kept."""
+"""Renormalising cuts: more channels are free, nothing is put back, and the reference sees the kept channels only."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ALLOWED = Policy(allow_renormalising=True)
 
 
 @pytest.mark.parametrize("mixes", MIXES.values(), ids=list(MIXES))
-def test_more_is_free_and_every_cut_is_right(mixes: Mixes) -> None:
+def test_more_channels_are_free_and_every_cut_is_right(mixes: Mixes) -> None:
     assert free_atoms(mixes.model()) == mixes.exact
     for seed in range(3):
         found = cut_some(mixes.model(), seed, 0.5, policy=ALLOWED)
@@ -41,7 +41,7 @@ def test_more_is_free_and_every_cut_is_right(mixes: Mixes) -> None:
 
 
 @pytest.mark.parametrize("mixes", [m for m in MIXES.values() if m.allowed], ids=[k for k, m in MIXES.items() if m.allowed])
-def test_nothing_is_put_back(mixes: Mixes) -> None:
+def test_no_node_is_added(mixes: Mixes) -> None:
     original = mixes.model()
     pruned = cut_some(original, 0, 0.5, policy=ALLOWED).pruned
     assert [n.op_type for n in pruned.graph.node] == [n.op_type for n in original.graph.node]
@@ -52,7 +52,7 @@ MIXING = {name: m for name, m in SAMPLES.items() if couple(read_graph(m), policy
 
 
 @pytest.mark.parametrize("name", MIXING)
-def test_a_sample_whose_renormalising_cut_is_wrong_is_noticed(name: str) -> None:
+def test_a_sample_whose_renormalising_cut_is_wrong_is_detected(name: str) -> None:
     cut_some(MIXING[name], 1, 0.5, policy=ALLOWED)
 
 
@@ -64,7 +64,7 @@ def test_most_samples_are_also_verified_by_hand() -> None:
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(st.lists(st.integers(0, len(LAYERS) - 1), min_size=1, max_size=9), st.integers(0, 2**20))
-def test_a_random_network_whose_renormalising_cut_is_wrong_is_noticed(layers: list[int], seed: int) -> None:
+def test_a_random_network_whose_renormalising_cut_is_wrong_is_detected(layers: list[int], seed: int) -> None:
     cut_some(network(layers, seed), seed, policy=ALLOWED)
 
 
@@ -72,7 +72,7 @@ def normalised() -> ModelProto:
     return MIXES["layer norm"].model()
 
 
-def test_the_report_names_what_renormalises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_lists_the_renormalising_nodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, MIXES["softmax"].model())
     assert run([str(path), "--ratio", "0.5", *FAST]) == 2
     assert "has no prunable channel" in capsys.readouterr().err
@@ -87,19 +87,19 @@ def test_the_report_names_what_renormalises(tmp_path: Path, capsys: pytest.Captu
     table = capsys.readouterr().out
     assert "renormalising allowed" in table
     assert "8 -> 4" in table
-    assert "zeroed, in which 1 node works on the channels that are left, error" in table
+    assert "zeroed, in which 1 node works on the kept channels only, largest relative difference" in table
 
 
-def test_pins_name_the_way_out() -> None:
-    ways = {
+def test_a_pin_names_the_option_exactly_where_it_helps() -> None:
+    hints = {
         name: "--allow-renormalising" in str(onnxprune.analyze(m.model()).pinned[0].pin)
         for name, m in MIXES.items()
         if not m.exact
     }
-    assert ways == {name: MIXES[name].allowed > 0 for name in ways}
+    assert hints == {name: MIXES[name].allowed > 0 for name in hints}
 
 
-def test_an_exact_cut_says_nothing_of_it() -> None:
+def test_an_exact_cut_does_not_mention_renormalising() -> None:
     report = pruned(MIXES["layer norm of zeros"].model(), 0.5, align="none").report
     assert report.renormalising == ()
     assert report.verification is not None
@@ -107,7 +107,7 @@ def test_an_exact_cut_says_nothing_of_it() -> None:
     assert "allow_renormalising" not in report.asked
 
 
-def test_apply_and_verify_know_it_from_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_apply_and_verify_read_the_policy_from_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out, plan = write(tmp_path, normalised()), tmp_path / "net.pruned.onnx", tmp_path / "net.pruned.plan.json"
     assert run([str(path), "--ratio", "0.5", "--allow-renormalising", *FAST]) == 0
     assert json.loads(plan.read_text())["policy"] == {"allow_renormalising": True}
@@ -117,8 +117,8 @@ def test_apply_and_verify_know_it_from_the_plan(tmp_path: Path, capsys: pytest.C
     assert onnx.load(tmp_path / "again.onnx") == onnx.load(out)
 
 
-def test_an_exact_plan_does_not_fit_a_cut_that_renormalises() -> None:
-    """Channels that both ways can cut: the same plan, but the one cut puts back what the other drops."""
+def test_an_exact_plan_does_not_fit_a_renormalising_cut() -> None:
+    """Both policies can cut these channels, with the same positions, but one cut puts back what the other drops."""
     original = MIXES["layer norm of zeros"].model()
     free = pruned(original, 0.5, align="none", allow_renormalising=True)
     exact = pruned(original, 0.5, align="none")
@@ -129,12 +129,12 @@ def test_an_exact_plan_does_not_fit_a_cut_that_renormalises() -> None:
             onnxprune.verify_files(original, cut, plan)
     data = json.loads(pruned(normalised(), 0.5, align="none", allow_renormalising=True).plan.to_json())
     del data["policy"]
-    with pytest.raises(PlanError, match="removed ones would leave a trace"):
+    with pytest.raises(PlanError, match="so removing any would change the result"):
         onnxprune.apply_plan(normalised(), Plan.from_json(data), bench=False)
 
 
 @pytest.mark.parametrize("name", ["w1", "w2", "w3"])
-def test_a_wrong_weight_is_noticed(name: str) -> None:
+def test_a_wrong_weight_is_detected(name: str) -> None:
     result = pruned(normalised(), 0.5, align="none", allow_renormalising=True)
     for t in result.model.graph.initializer:
         if t.name == name:

@@ -11,8 +11,8 @@ from tests.cases.nets import pruned, small
 
 
 @pytest.mark.parametrize("given", ["", "half", "-5%", "0", "0%", "0.5", "50%%", "nan", "inf", "3 %M"])
-def test_what_is_no_amount_gives_one_line(given: str) -> None:
-    with pytest.raises(OptionError, match=r"^`macs`: got '.*', expected what may remain"):
+def test_an_invalid_amount_gives_a_one_line_error(given: str) -> None:
+    with pytest.raises(OptionError, match=r"^`macs`: got '.*', expected the cost that may remain"):
         pruned(small(), macs=given)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Criteria that look at activations, against numpy by hand."""
+"""Criteria that use activations, against hand-written numpy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_obs_ranks_copies_lowest_and_one_of_each_pair_high() -> None:
 
 
 def test_obs_predicts_the_error_that_a_refit_leaves() -> None:
-    """The score of the first channel to go is the relative squared error of the layer that reads it, after least squares."""
+    """The score of the first dropped channel is the relative squared error of the layer that reads it, after least squares."""
     net = model(COPIES["gemm"])
     batches = batches_for(net, 4, 500)
     scores, coupled = obs_of(net, batches)
@@ -42,12 +42,12 @@ def test_obs_predicts_the_error_that_a_refit_leaves() -> None:
     p = drop(net, "w1", [first])
     found = reconstruct(p.coupled, p.dropped, p.pruned, batches).model
     y, z = (np.concatenate([session(m.SerializeToString()).run(None, b)[0] for b in batches]) for m in (net, found))
-    left = ((y - z) ** 2).sum() / ((y - y.mean(0)) ** 2).sum()
-    assert 0.5 * left < scores[first] < 2 * left + 1e-3
+    remaining = ((y - z) ** 2).sum() / ((y - y.mean(0)) ** 2).sum()
+    assert 0.5 * remaining < scores[first] < 2 * remaining + 1e-3
     assert len(coupled.roots) > 0
 
 
-def test_activation_and_apoz_are_those_computed_by_hand() -> None:
+def test_activation_and_apoz_match_values_computed_by_hand() -> None:
     net = model(COPIES["gemm"])
     batches = batches_for(net, 2, 50)
     coupled = couple(read_graph(net))
@@ -60,7 +60,7 @@ def test_activation_and_apoz_are_those_computed_by_hand() -> None:
         np.testing.assert_allclose(found, expected / expected.mean(), rtol=1e-4)
 
 
-def test_subset_fidelity_is_one_for_a_channel_that_does_everything() -> None:
+def test_subset_fidelity_is_one_for_the_only_channel_in_use() -> None:
     net = model(COPIES["gemm"])
     for t in net.graph.initializer:
         if t.name == "w2":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Criteria against numpy by hand, and what a joint score over a group means."""
+"""Criteria against hand-written numpy, and joint scores of a group."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def unit(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(x / x.mean())
 
 
-def test_criteria_are_those_computed_by_hand() -> None:
+def test_criteria_match_values_computed_by_hand() -> None:
     net = model(BN_NET)
     w = weights(net)
     l1, gamma = np.abs(w["w1"]).sum((1, 2, 3)), np.abs(w["ws"])
@@ -65,20 +65,20 @@ def replaced(net: ModelProto, **arrays: NDArray[np.float64]) -> ModelProto:
     return net
 
 
-def test_the_folded_score_does_not_see_how_a_convolution_is_scaled() -> None:
+def test_the_folded_score_ignores_the_scale_of_a_convolution() -> None:
     net = model(BN_NET)
     w, scale = weights(net), np.array([1, 2, 0.5, 4, 1, 3.0])
-    moved = replaced(
+    rescaled = replaced(
         model(BN_NET),
         w1=w["w1"] * scale[:, None, None, None],
         wm=w["wm"] * scale,
         wvar=(w["wvar"] + 1e-5) * scale**2 - 1e-5,
     )
-    np.testing.assert_allclose(scores(moved, "ccprune.folded")["w1"], scores(net, "ccprune.folded")["w1"], rtol=1e-4)
-    assert not np.allclose(scores(moved, "ccprune.product")["w1"], scores(net, "ccprune.product")["w1"], rtol=1e-2)
+    np.testing.assert_allclose(scores(rescaled, "ccprune.folded")["w1"], scores(net, "ccprune.folded")["w1"], rtol=1e-4)
+    assert not np.allclose(scores(rescaled, "ccprune.product")["w1"], scores(net, "ccprune.product")["w1"], rtol=1e-2)
 
 
-def test_every_branch_of_a_residual_spine_has_its_say() -> None:
+def test_every_branch_of_a_residual_spine_counts() -> None:
     net = small()
     w = weights(net)
     first, last = np.abs(w["w1"]).sum((1, 2, 3)), np.abs(w["w3"]).sum((1, 2, 3))
@@ -91,7 +91,7 @@ def test_random_depends_on_the_seed_alone() -> None:
     assert plans[0].kept != plans[2].kept
 
 
-def test_without_batch_norm_the_reader_is_told() -> None:
+def test_the_report_notes_groups_without_batch_norm() -> None:
     result = pruned(small(), 0.5, verify=False)
     [note] = result.report.notes
     assert "1 of 2 groups have no BatchNormalization" in note
@@ -99,7 +99,7 @@ def test_without_batch_norm_the_reader_is_told() -> None:
     assert pruned(small(), 0.5, criterion="l1", verify=False).report.notes == ()
 
 
-def test_given_scores_decide(tmp_path: Path) -> None:
+def test_given_scores_decide_what_is_kept(tmp_path: Path) -> None:
     order = np.arange(12.0)[::-1]
     np.savez(tmp_path / "s.npz", w2=order)
     result = pruned(small(), 0.5, scores=tmp_path / "s.npz", scope="local", align="none")
@@ -109,11 +109,11 @@ def test_given_scores_decide(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({"w99": np.ones(4)}, "'w99' makes no prunable channels; those that do: w1"),
+        ({"w99": np.ones(4)}, "'w99' does not make prunable channels; weights that do: w1"),
         ({"w1": np.ones(4)}, r"'w1' has shape \(4,\), expected \(16,\)"),
         ({"w1": np.ones((16, 1))}, r"expected \(16,\)"),
         ({"w1": np.full(16, np.nan)}, "finite numbers"),
-        ({"w4": np.ones(5)}, "'w4' makes no prunable channels"),
+        ({"w4": np.ones(5)}, "'w4' does not make prunable channels"),
     ],
 )
 def test_given_scores_that_do_not_fit_are_refused(given: dict[str, NDArray[Any]], why: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Budgets: a cut lands just below its budget, and what holds it back is said."""
+"""Budgets: a cut lands just below its budget, and a missed budget is explained."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.cases.text import model
 @pytest.mark.parametrize("scope", ["global", "local"])
 @pytest.mark.parametrize("align", ["none", 4, 16])
 @pytest.mark.parametrize("budget", ["80%", "50%", "20M", "10%"])
-def test_a_trained_network_lands_within_one_percent_below(budget: str, align: str | int, scope: str) -> None:
+def test_a_trained_network_lands_at_most_one_percent_below_its_budget(budget: str, align: str | int, scope: str) -> None:
     report = pruned(TRAINED, macs=budget, align=align, scope=scope, verify=False).report
     limit = amount(budget, "").of(report.macs.before)
     assert 0.99 * limit <= report.macs.after <= limit
@@ -25,7 +25,7 @@ def test_a_trained_network_lands_within_one_percent_below(budget: str, align: st
     assert report.warnings == ()
 
 
-def test_a_budget_that_is_no_limit_removes_nothing() -> None:
+def test_a_budget_that_is_already_met_removes_nothing() -> None:
     for budget in ("100%", "1G", 1e9):
         assert pruned(TRAINED, macs=budget, verify=False).report.removed == 0
 
@@ -39,11 +39,11 @@ def test_a_budget_out_of_reach_is_missed_with_the_reason() -> None:
         a = Conv(x, w1)  b = custom.Mystery(a)  c = Conv(a, w2)  y = Conv(c, w3) }"""
     report = pruned(model(text), macs="10%", verify=False).report
     assert report.missed
-    assert "channels that cannot be cut make" in report.warnings[0]
+    assert "channels that cannot be cut account for" in report.warnings[0]
     assert "custom.Mystery 'b' is an operator without a rule" in report.warnings[0]
 
 
-def test_the_plan_and_the_report_say_what_was_asked() -> None:
+def test_the_plan_and_the_report_record_the_request() -> None:
     result = pruned(small(), macs="50%")
     assert result.plan.made_by["macs"] == result.report.asked["macs"] == "50%"
     assert "ratio" not in result.report.asked

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Units: what is kept or dropped together, one member of every block."""
+"""Units: channels that are kept or dropped together, one from every block."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BLOCKS = st.tuples(st.integers(1, 5), st.integers(2, 12), st.integers(0, 9))
 @settings(max_examples=150, deadline=None)
 @given(st.lists(BLOCKS, min_size=1, max_size=5), st.floats(0, 0.89), st.sampled_from(["global", "local"]),
        st.sampled_from([1, 8]), st.integers(0, 99))  # fmt: skip
-def test_selection_keeps_blocks_even_and_the_total(
+def test_selection_keeps_blocks_even_and_meets_the_total(
     shapes: list[tuple[int, int, int]], ratio: float, scope: str, align: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -38,8 +38,8 @@ def test_selection_keeps_blocks_even_and_the_total(
     removed = 0
     for group, s, kept in zip(groups, scores, select(groups, scores, ratio, Sizing(scope, align)), strict=True):
         [rows] = group.blocks
-        left = kept[rows].sum(1)
-        assert (left == left[0]).all()
+        counts = kept[rows].sum(1)
+        assert (counts == counts[0]).all()
         for row in rows:
             assert kept[row].all() or not kept[row].any() or s[row][kept[row]].min() >= s[row][~kept[row]].max()
         assert kept.sum() >= max(1, len(group) / 10 - 1e-9)
@@ -57,8 +57,8 @@ def test_a_channel_that_is_needed_keeps_its_unit() -> None:
     units = units_of(group, np.arange(24.0))
     space = Space(replace(coupled, needed=(group.roots[:2],)), (group,), (units,), Sizing("local"))
     dropped = space.dropped(space.by_ratio(0.5))
-    left = (~dropped[group.roots]).reshape(3, 8).sum(1)
-    assert left.tolist() == [5, 5, 5]
+    counts = (~dropped[group.roots]).reshape(3, 8).sum(1)
+    assert counts.tolist() == [5, 5, 5]
     assert not dropped[group.roots[1]]
 
 
@@ -67,5 +67,5 @@ def test_units_are_made_of_members_of_equal_rank() -> None:
     units: Units = units_of(group, np.array([0.1, 0.9, 0.7, 0.3, 0.5]))
     assert sorted(zip(units.scores.round(9).tolist(), units.sizes.tolist(), strict=True)) == [(0.2, 2), (0.5, 1), (0.8, 2)]
     assert units.of[0] == units.of[3] != units.of[1] == units.of[2]
-    assert units.gone.tolist() == [0, 2, 3, 5]
+    assert units.dropped.tolist() == [0, 2, 3, 5]
     assert units.kept.tolist() == [0, 2, 3, 5]

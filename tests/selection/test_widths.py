@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores and a budget: the asked total is kept, floors hold, and widths suit the runtime."""
+"""Selection by scores: the requested total is met, minimum widths hold, and widths suit the runtime."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def scores_of(sizes: list[int], seed: int) -> list[Vector]:
 
 @settings(max_examples=200, deadline=None)
 @given(SIZES, RATIOS, SCOPES, st.integers(0, 9))
-def test_free_widths_keep_the_asked_total(sizes: list[int], ratio: float, scope: str, seed: int) -> None:
+def test_unaligned_widths_meet_the_requested_total(sizes: list[int], ratio: float, scope: str, seed: int) -> None:
     keep = select(groups_of(sizes), scores_of(sizes, seed), ratio, Sizing(scope))
     removed = sum(int((~k).sum()) for k in keep)
     room = sum(n - least(n, 0.1) for n in sizes)
@@ -47,7 +47,7 @@ def test_free_widths_keep_the_asked_total(sizes: list[int], ratio: float, scope:
 
 @settings(max_examples=200, deadline=None)
 @given(SIZES, RATIOS, SCOPES, st.sampled_from([1, 4, 8, 16]), st.integers(0, 9))
-def test_floors_hold_and_the_best_are_kept(sizes: list[int], ratio: float, scope: str, align: int, seed: int) -> None:
+def test_minimum_widths_hold_and_the_best_are_kept(sizes: list[int], ratio: float, scope: str, align: int, seed: int) -> None:
     scores = scores_of(sizes, seed)
     for n, s, kept in zip(sizes, scores, select(groups_of(sizes), scores, ratio, Sizing(scope, align)), strict=True):
         assert kept.shape == (n,)
@@ -57,7 +57,7 @@ def test_floors_hold_and_the_best_are_kept(sizes: list[int], ratio: float, scope
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(8, 512), min_size=2, max_size=12), st.floats(0.05, 0.85), SCOPES, st.integers(0, 9))
-def test_alignment_keeps_the_asked_total(sizes: list[int], ratio: float, scope: str, seed: int) -> None:
+def test_aligned_widths_meet_the_requested_total(sizes: list[int], ratio: float, scope: str, seed: int) -> None:
     groups, scores = groups_of(sizes), scores_of(sizes, seed)
     free = sum(int(k.sum()) for k in select(groups, scores, ratio, Sizing(scope)))
     aligned = sum(int(k.sum()) for k in select(groups, scores, ratio, Sizing(scope, 16)))
@@ -65,25 +65,25 @@ def test_alignment_keeps_the_asked_total(sizes: list[int], ratio: float, scope: 
 
 
 @pytest.mark.parametrize("size", range(2, 200))
-def test_half_of_a_group_is_never_nothing(size: int) -> None:
+def test_alignment_removes_about_half_of_a_group_of_any_size(size: int) -> None:
     [kept] = select(groups_of([size]), scores_of([size], 0), 0.5, Sizing("local", 16))
     assert abs(int(kept.sum()) - size / 2) <= 1 + 0.01 * size
 
 
-def test_wide_groups_take_multiples() -> None:
+def test_wide_groups_get_aligned_widths() -> None:
     sizes = [64, 128, 256, 192]
     for ratio in (0.25, 0.5, 0.75):
         kept = [int(k.sum()) for k in select(groups_of(sizes), scores_of(sizes, 1), ratio, Sizing("local", 16))]
         assert all(n % 16 == 0 for n in kept), kept
 
 
-def test_local_takes_the_same_fraction_of_every_group() -> None:
+def test_local_scope_removes_the_same_fraction_of_every_group() -> None:
     sizes = [10, 20, 40, 80]
     kept = select(groups_of(sizes), scores_of(sizes, 0), 0.3, Sizing("local"))
     assert [int(k.sum()) for k in kept] == [7, 14, 28, 56]
 
 
-def test_global_takes_the_weakest_wherever_they_are() -> None:
+def test_global_scope_removes_the_weakest_channels_of_all_groups() -> None:
     weak, strong = np.full(20, 0.1), np.linspace(1, 2, 20)
     kept = select(groups_of([20, 20]), [weak, strong], 0.4, Sizing("global"))
     assert [int(k.sum()) for k in kept] == [4, 20]

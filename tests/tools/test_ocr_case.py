@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recogniser's case: decoding, accuracy, rendering and the search for a cut, without the model and without its fonts."""
+"""The OCR case: decoding, accuracy, rendering and the search for a cut, without the model and its fonts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_character_accuracy_is_over_all_words_together() -> None:
     assert ocr.characters(outputs, labels) == pytest.approx(1 - 1 / 5)
 
 
-def test_words_to_fit_and_to_test_are_disjoint_whatever_their_number() -> None:
+def test_calibration_words_and_test_words_are_disjoint() -> None:
     found = [{w.lower() for w in ocr.chosen(WORDS, 5, test, 3)} for test in (False, True)]
     assert found[0] | found[1] == {w.lower() for w in WORDS}
     assert not found[0] & found[1]
@@ -72,15 +72,15 @@ def test_rendering_is_seeded_and_fits_the_recogniser() -> None:
     assert a.shape[:2] == (3, 48)
     assert a.shape[2] % ocr.STEP == 0
     assert -1 <= a.min() < a.max() <= 1
-    assert a.std() > 0.2  # there is ink on the ground
+    assert a.std() > 0.2  # there is text on the background
 
 
-def test_a_list_of_words_is_sifted(tmp_path: Path) -> None:
+def test_a_list_of_words_is_filtered(tmp_path: Path) -> None:
     (tmp_path / "words").write_text("polish\nit's\nab\ntree\nwell-kept\nextraordinarily\nnaïve\n", encoding="utf-8")
     assert ocr.vocabulary(tmp_path / "words") == ["polish", "tree"]
 
 
-def test_what_is_missing_is_said_with_what_to_install(tmp_path: Path) -> None:
+def test_an_error_about_missing_files_says_what_to_install(tmp_path: Path) -> None:
     with pytest.raises(ocr.MissingError, match=r"no fonts .*apt-get install .*fonts-dejavu-core"):
         ocr.font_files(tmp_path)
     with pytest.raises(ocr.MissingError, match=r"no list of words; .*wamerican"):
@@ -106,32 +106,32 @@ def test_classes_are_blank_then_the_characters_then_space() -> None:
 
 
 def test_the_cut_nearest_to_a_latency_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a machine where fewer multiply-accumulates save less than their share."""
+    """On a machine whose latency falls by less than the multiply-accumulates do."""
     tried: list[float] = []
 
     def cut_at(bench: Any, share: float) -> Any:
         tried.append(share)
-        return SimpleNamespace(share=share, left=0.2 + 0.8 * share**1.5)
+        return SimpleNamespace(share=share, kept=0.2 + 0.8 * share**1.5)
 
     monkeypatch.setattr(ocr_case, "cut_at", cut_at)
     known: list[Any] = []
     found = [ocr_case.find_cut(None, wanted, known) for wanted in (2 / 3, 1 / 2)]  # type: ignore[arg-type]
-    assert [c.left for c in found] == pytest.approx([2 / 3, 1 / 2], abs=ocr_case.NEAR)
+    assert [c.kept for c in found] == pytest.approx([2 / 3, 1 / 2], abs=ocr_case.NEAR)
     assert len(tried) == len(known) <= 2 * ocr_case.TRIES
 
 
 def test_the_table_shows_every_recovery_of_every_cut() -> None:
     reading = ocr_case.Reading((), 0.995, 0.97, 0.004, 12.0)
     spoilt = ocr_case.Reading((), 0.0, 0.0, 0.0)
-    columns = {name: {"none": spoilt, f"auto (takes {best})": reading} for name, best in (("half", "bias"), ("all", "bias"))}
+    columns = {name: {"none": spoilt, f"auto (selects {best})": reading} for name, best in (("half", "bias"), ("all", "bias"))}
     lines = list(ocr_case.table(reading, dict.fromkeys(columns, "a cut"), columns))  # type: ignore[arg-type]
-    assert lines[-1] == "| auto (takes bias) | 99.5% ± 0.4% | 97.0% | 12 | 99.5% ± 0.4% | 97.0% | 12 |"
+    assert lines[-1] == "| auto (selects bias) | 99.5% ± 0.4% | 97.0% | 12 | 99.5% ± 0.4% | 97.0% | 12 |"
     assert len({line.count("|") for line in lines[3:]}) == 1
 
 
-def test_the_picture_shows_right_and_wrong(tmp_path: Path) -> None:
+def test_the_picture_marks_right_and_wrong_texts(tmp_path: Path) -> None:
     shown = [ocr_picture.Shown(np.full((3, 48, 64), 0.5, np.float32), "tree", ["tree", "禾"])]
     path = tmp_path / "words.png"
-    ocr_picture.draw(["a", "b"], shown, [ocr_picture.Bars("half", {"none": 0.1, "auto (takes x)": 0.98})], None, path)
+    ocr_picture.draw(["a", "b"], shown, [ocr_picture.Bars("half", {"none": 0.1, "auto (selects x)": 0.98})], None, path)
     colours = {c for _, c in Image.open(path).getcolors(1 << 20) or ()}
     assert {(0x1A, 0x7F, 0x37), (0xCF, 0x22, 0x2E)} <= colours

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A graph as a PyTorch module: equal to onnxruntime for every operator, differentiable, and back into the same file."""
+"""A graph as a PyTorch module: equal to onnxruntime for every operator, differentiable, and written back into the same file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.cases.topologies.net import Net
 MS = "com.microsoft"
 QKV = "q = MatMul(x, w3)  k = MatMul(x, w4)  v = MatMul(x, w5)"
 QKV_WEIGHTS = "float[6,8] w3, float[6,8] w4, float[6,8] w5"
-# Operators without a rule for channels, and variants that no sample of the cut law holds.
+# Operators without a rule for channels, and variants that no sample of the cut law contains.
 MORE: dict[str, list[str]] = {
     "GatherElements": [conv("b = GatherElements <axis = 3> (a, k)", "", f"int64[2,8,8,2] k = {{{','.join(['-1,3'] * 128)}}}")],
     "GatherND": [conv("b = GatherND(a, k)", "", "int64[3,1] k = {1,0,-1}")],
@@ -132,7 +132,7 @@ every_sample = pytest.mark.parametrize("sample", [sample for _, sample in ALL], 
 
 UNDEFINED = {
     s.text for name, s in PLAIN_CASES if name.startswith("Acosh") and "Where" in s.text
-}  # what Where does not take is not a number
+}  # the side that Where does not select is not a number
 
 
 def check(wanted: list[Any], net: ModelProto, feeds: dict[str, NDArray[Any]], module: Module) -> None:
@@ -141,7 +141,7 @@ def check(wanted: list[Any], net: ModelProto, feeds: dict[str, NDArray[Any]], mo
 
 
 def equal_onnxruntime(net: ModelProto) -> None:
-    """In onnxruntime, and where that rounds too much (a sample divides by what is nearly zero) in double precision."""
+    """Compare with onnxruntime, or, if that rounds too much (a sample divides by nearly zero), in double precision."""
     run, module = runner(net), Module(net)
     for trial in range(2):  # the second run has the sizes of the first
         feeds = random_feeds(net, np.random.default_rng(trial), 2)
@@ -154,7 +154,7 @@ def equal_onnxruntime(net: ModelProto) -> None:
 
 
 def double(net: ModelProto) -> ModelProto:
-    """The model in double precision, but for factors of Resize, which are float32 by definition."""
+    """The model in double precision, except for the scales of Resize, which are float32 by definition."""
     wide = ModelProto()
     wide.CopyFrom(net)
     graph = wide.graph
@@ -203,7 +203,7 @@ def stopped(net: ModelProto) -> list[str]:
 
 
 def test_gradients_stop_at_few_operators() -> None:
-    """Where they make or read integers, or loop."""
+    """Only at those that make or read integers, or loop."""
     floats = {*UNARY, *BROADCAST, "Conv", "Gemm", "MatMul", "LayerNormalization", "Concat", "Reshape"}
     found = [stopped(sample.model()) for _, sample in ALL]
     assert sum(map(bool, found)) < 0.1 * len(found)
@@ -211,7 +211,7 @@ def test_gradients_stop_at_few_operators() -> None:
 
 
 @every_sample
-def test_gradients_are_slopes(sample: Sample | Net) -> None:
+def test_gradients_equal_difference_quotients(sample: Sample | Net) -> None:
     net = sample.model()
     if stopped(net):
         return  # see the test above
@@ -235,7 +235,7 @@ def test_gradients_are_slopes(sample: Sample | Net) -> None:
     assert abs(found - expected) <= 1e-4 * (abs(expected) + 1e-2), (found, expected)
 
 
-def test_an_operator_without_a_sample_is_noticed() -> None:
+def test_an_operator_without_a_sample_is_detected() -> None:
     assert OPS.keys() - PLAIN.keys() - MORE.keys() == set()
     for op, texts in MORE.items():
         assert all(op.split(".")[-1] in {n.op_type for n in model(text).graph.node} for text in texts), op
@@ -249,16 +249,16 @@ def test_pruned_models_compute_what_onnxruntime_computes(sample: Sample | Net) -
     dropped = choose(coupled, find_groups(coupled), np.random.default_rng(0), 0.4)
     try:
         pruned = cut(coupled, dropped)
-    except CutError:  # what only trying can tell
+    except CutError:  # only trying can tell
         pruned = net
     if dropped.any():
         equal_onnxruntime(pruned)
-    left = {n for n, t in stored(pruned).items() if np.prod(t.dims) > 1}
-    assert Module(net).program.weights.keys() & left <= Module(pruned).program.weights.keys()
+    kept = {n for n, t in stored(pruned).items() if np.prod(t.dims) > 1}
+    assert Module(net).program.weights.keys() & kept <= Module(pruned).program.weights.keys()
 
 
 @every_sample
-def test_what_is_written_back_unchanged_is_the_same_file(sample: Sample | Net) -> None:
+def test_unchanged_weights_are_written_back_to_the_same_bytes(sample: Sample | Net) -> None:
     net = sample.model()
     assert write_back(Module(net), net).SerializeToString() == net.SerializeToString()
 
@@ -307,7 +307,7 @@ def test_settings_are_not_weights() -> None:
     assert {name for name, _ in module.named_buffers()} == {"w5", "wvar"}
 
 
-def test_tensors_inside_can_be_asked_for() -> None:
+def test_inner_tensors_can_be_requested() -> None:
     net, feeds = small(), random_feeds(small(), np.random.default_rng(0), 2)
     net.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in ("r1", "a"))
     wanted = runner(net)(feeds)
@@ -317,7 +317,7 @@ def test_tensors_inside_can_be_asked_for() -> None:
     compare("a", wanted[2], found["a"].detach().numpy())
 
 
-def test_other_shapes_are_read_anew() -> None:
+def test_shapes_are_read_again_for_each_input() -> None:
     net = model(
         conv("s = Shape(a)  c = Gather(s, k)  f = Cast <to = 1> (c)  b = Div(a, f)", "", "int64 k = {0}").replace(
             "float[2,3,8,8] x", "float[N,3,8,8] x"
@@ -329,7 +329,7 @@ def test_other_shapes_are_read_anew() -> None:
         compare("y", run(feeds)[0], module(feeds)["y"].detach().numpy())
 
 
-def test_running_statistics_are_estimated_anew() -> None:
+def test_running_statistics_are_estimated_again() -> None:
     net = small()
     module = Module(net)
     batches = [random_feeds(net, np.random.default_rng(k), 64) for k in range(3)]
@@ -354,16 +354,16 @@ def test_a_module_of_another_model_is_refused() -> None:
         write_back(Module(small()), model(conv("b = Relu(a)")))
 
 
-def test_what_cannot_run_is_named() -> None:
+def test_an_operator_that_cannot_run_is_named() -> None:
     net = model(conv("b = Relu(a)"))
-    with pytest.raises(TrainingError, match="Conv 'a': PyTorch refuses its operands"):
+    with pytest.raises(TrainingError, match="Conv 'a': PyTorch rejects its operands"):
         Module(net)({"x": np.zeros((2, 5, 8, 8), np.float32)})
     net.graph.node[1].op_type, net.graph.node[1].domain = "Unheard", "com.microsoft"
-    with pytest.raises(TrainingError, match=r"com.microsoft.Unheard 'b': neither PyTorch nor onnxruntime runs it"):
+    with pytest.raises(TrainingError, match=r"com.microsoft.Unheard 'b': PyTorch and onnxruntime cannot run it"):
         Module(net)({"x": np.zeros((2, 3, 8, 8), np.float32)})
 
 
 def test_without_torch_one_line_says_what_to_install() -> None:
     code = "import sys; sys.modules['torch'] = None\ntry:\n    import onnxprune.training\nexcept Exception as e: print(type(e).__name__, e)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert found == "TrainingError PyTorch is not installed, and training needs it: pip install 'onnxprune[torch]'\n"
+    assert found == "TrainingError training needs PyTorch, which is not installed: pip install 'onnxprune[torch]'\n"

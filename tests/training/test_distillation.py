@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Distillation: the student comes nearer to its teacher on samples that it never saw, in the time that it is given."""
+"""Distillation: the student gets closer to its teacher on unseen samples, within its time limit."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def samples(n: int, seed: int = 0, labels: NDArray[Any] | None = None) -> Data:
 
 
 def pruned(net: ModelProto, seed: int = 0) -> tuple[ModelProto, dict[str, Any]]:
-    """A cut of a net, and which positions of each tensor it keeps."""
+    """A cut of a net, and the positions of each tensor that it keeps."""
     coupled: Coupled = couple(read_graph(net))
     dropped = choose(coupled, find_groups(coupled), np.random.default_rng(seed), 0.3)
     return cut(coupled, dropped), kept_positions(coupled, dropped)
@@ -58,7 +58,7 @@ FIT, HELD_OUT = samples(96), samples(48, 1)
 
 
 class Ticks:
-    """A clock that moves by itself, a step whenever it is looked at: tests take as long as they take, on any machine."""
+    """A clock that advances by one step whenever it is read, so that tests do not depend on the speed of the machine."""
 
     def __init__(self, budget: float) -> None:
         self.budget, self._ticks = budget, itertools.count(1)
@@ -70,7 +70,7 @@ class Ticks:
 
 @pytest.fixture(autouse=True)
 def any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However slow it is, there is time for the same steps, and all held-out samples are looked at."""
+    """On any machine there is time for the same steps, and all held-out samples are evaluated."""
     monkeypatch.setattr(module, "Clock", Ticks)
     monkeypatch.setattr(module, "LOOK_SHARE", 1e3)
     monkeypatch.setattr(module, "FEWEST", 0.01)
@@ -81,7 +81,7 @@ def same_weights(a: ModelProto, b: ModelProto) -> bool:
     return all(t.SerializeToString() == stored(b)[name].SerializeToString() for name, t in stored(a).items())
 
 
-def test_the_student_comes_nearer_on_samples_that_nobody_saw() -> None:
+def test_the_student_gets_closer_to_its_teacher_on_unseen_samples() -> None:
     result = distill(NET, STUDENT, FIT, HELD_OUT, MASKS, seconds=SECONDS)
     judge = Evaluator(NET, samples(64, 2))
     assert result.best is not None
@@ -99,7 +99,7 @@ def test_the_given_models_are_not_changed() -> None:
     assert (NET.SerializeToString(), STUDENT.SerializeToString()) == before
 
 
-def test_a_student_that_gets_worse_is_returned_as_it_came() -> None:
+def test_a_student_that_gets_worse_is_returned_unchanged() -> None:
     result = distill(NET, STUDENT, FIT, HELD_OUT, MASKS, seconds=1.0, knobs=TrainingSettings(rate=1e12))
     assert result.steps > 0
     assert any(p.loss > result.history[0].loss for p in result.history)
@@ -107,7 +107,7 @@ def test_a_student_that_gets_worse_is_returned_as_it_came() -> None:
     assert result.model.SerializeToString() == STUDENT.SerializeToString()
 
 
-def test_a_student_that_is_the_teacher_is_done_at_once() -> None:
+def test_a_student_that_equals_its_teacher_is_not_trained() -> None:
     result = distill(NET, NET, FIT, HELD_OUT, {}, seconds=60.0)
     assert result.steps == 0
     assert result.model.SerializeToString() == NET.SerializeToString()
@@ -116,21 +116,21 @@ def test_a_student_that_is_the_teacher_is_done_at_once() -> None:
 @pytest.mark.parametrize(
     ("losses", "done", "ends"),
     [
-        ([0.3, 0.1, 0.2, 0.3, 0.4], 0.9, True),  # worse and worse while steps become smaller: learned by heart
+        ([0.3, 0.1, 0.2, 0.3, 0.4], 0.9, True),  # worse and worse although steps become smaller: it overfits
         ([0.3, 0.1, 0.2, 0.3, 0.4], 0.5, False),  # steps are still large
-        ([0.1, 0.4, 0.3, 0.2, 0.15], 0.9, False),  # not the best yet, but on its way
-        ([0.3, 0.1, 0.11, 0.12, 0.13], 0.9, False),  # so little is noise
+        ([0.1, 0.4, 0.3, 0.2, 0.15], 0.9, False),  # not the best yet, but improving
+        ([0.3, 0.1, 0.11, 0.12, 0.13], 0.9, False),  # so small a difference is noise
         ([0.1, 0.4, 0.2, 0.3, 0.4], 0.9, False),
         ([0.3, 1e-10], 0.1, True),
     ],
 )
-def test_training_ends_early_only_where_nothing_is_to_be_gained(losses: list[float], done: float, ends: bool) -> None:
+def test_training_ends_early_only_if_nothing_can_be_gained(losses: list[float], done: float, ends: bool) -> None:
     assert is_done(losses, done) == ends
 
 
-def test_training_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_ends_when_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # the first one imports half of PyTorch
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # the first optimizer imports half of PyTorch
     clock = Clock(3.0)
     result = distill(NET, STUDENT, FIT, HELD_OUT, MASKS, seconds=3.0)
     assert clock.spent < 4.5  # on a machine that others use
@@ -139,7 +139,7 @@ def test_training_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) ->
     assert times == sorted(times)
 
 
-def test_interrupted_it_returns_the_best_so_far() -> None:
+def test_an_interrupted_training_returns_the_best_student_so_far() -> None:
     calls = itertools.count()
 
     def impatient(stage: str, done: float) -> None:
@@ -154,7 +154,7 @@ def test_interrupted_it_returns_the_best_so_far() -> None:
     assert judge.judge(result.model).loss == pytest.approx(result.best.loss, rel=1e-3)
 
 
-def test_interrupted_before_it_began_it_returns_the_student(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_interrupted_before_it_starts_returns_the_student(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
@@ -163,8 +163,8 @@ def test_interrupted_before_it_began_it_returns_the_student(monkeypatch: pytest.
     assert (result.model, result.steps, result.best) == (STUDENT, 0, None)
 
 
-def test_labels_are_learned_where_there_are_some() -> None:
-    """All labels say class 3, which the teacher would not."""
+def test_given_labels_are_learned() -> None:
+    """All labels are class 3, unlike the classes of the teacher."""
     labelled = samples(96, labels=np.full(96, 3))
     knobs = TrainingSettings(truth=100.0)
 
@@ -177,12 +177,12 @@ def test_labels_are_learned_where_there_are_some() -> None:
         return distill(NET, STUDENT, labelled, judged, MASKS, seconds=2.0, labels=labels, knobs=knobs)
 
     with_labels = run(True)
-    course = with_labels.history
-    assert course[-1].loss > course[0].loss  # away from the teacher, so the student is returned as it came
+    history = with_labels.history
+    assert history[-1].loss > history[0].loss  # away from the teacher, so the student is returned unchanged
     assert threes(run(False)) < 0.9
 
 
-def test_labels_that_name_no_class_do_not_count() -> None:
+def test_labels_that_are_not_a_class_are_ignored() -> None:
     logs = torch.log_softmax(torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0)), 1)
     labels = torch.tensor([[0, 1, 255], [4, -100, 2], [1, 1, 1], [5, 5, 5]])
     share = torch.tensor([1.0, 0.5, 0.0, 1.0])
@@ -193,7 +193,7 @@ def test_labels_that_name_no_class_do_not_count() -> None:
     assert label_loss(logs, labels[:, :2], share) is None
 
 
-def test_divergence_is_zero_only_where_the_outputs_agree() -> None:
+def test_divergence_is_zero_only_if_the_outputs_agree() -> None:
     term = of_classes("y", log_softmax(1), 1.0)
     a, b = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
     assert float(term.loss(a, a + 3)) == pytest.approx(0, abs=1e-6)
@@ -203,17 +203,17 @@ def test_divergence_is_zero_only_where_the_outputs_agree() -> None:
     assert float(warm.loss(a, b)) == pytest.approx(9 * float(term.loss(a / 3, b / 3)), rel=1e-4)
 
 
-def test_a_sure_teacher_is_softened_until_it_tells_of_other_classes() -> None:
+def test_a_confident_teacher_is_softened_until_other_classes_matter() -> None:
     few = torch.log_softmax(20 * torch.randn(40, 10, generator=torch.Generator().manual_seed(0)), 1)
     heat = temperature(few, 0.5)
     assert float(softened(few, heat).amax(1).exp().mean()) == pytest.approx(0.5, abs=0.01)
     assert temperature(few, 1.0) == 1
-    assert temperature(few / 100, 0.5) == 1, "it is not sure of itself"
+    assert temperature(few / 100, 0.5) == 1, "it is not confident"
     two = torch.log_softmax(20 * torch.randn(40, 2, generator=torch.Generator().manual_seed(0)), 1)
     assert float(softened(two, temperature(two, 0.5)).amax(1).exp().mean()) == pytest.approx(2 / 3, abs=0.01)
     assert temperature(two / 100, 0.5) == 1
     many = torch.cat([few, few.min() + torch.zeros(40, 5000)], 1)
-    assert 1 < temperature(many, 0.5) < heat, "classes that never matter would take all there is"
+    assert 1 < temperature(many, 0.5) < heat, "classes that never matter would take all the probability"
 
 
 ENDS = {
@@ -222,7 +222,7 @@ ENDS = {
     "an old softmax": ("a = Gemm(x, w1)  y = Softmax(a)", 11, "a"),
     "log softmax": ("a = Gemm(x, w1)  y = LogSoftmax <axis = 1> (a)", 17, "a"),
     "sigmoid": ("a = Gemm(x, w1)  y = Sigmoid(a)", 17, "a"),
-    "probabilities, moved": ("a = Gemm(x, w1)  b = Softmax(a)  y = Identity(b)", 17, "y"),
+    "probabilities after another operator": ("a = Gemm(x, w1)  b = Softmax(a)  y = Identity(b)", 17, "y"),
 }
 
 
@@ -242,7 +242,7 @@ def test_outputs_are_compared_before_a_softmax(body: str, opset: int, name: str)
         torch.testing.assert_close(term.logs(y).exp().sum(1), torch.ones(7))
 
 
-def test_tensors_inside_are_compared_where_the_student_has_them() -> None:
+def test_inner_tensors_that_the_student_has_are_compared() -> None:
     old, new = Module(NET).requires_grad_(False), Module(STUDENT).requires_grad_(False)
     feeds = samples(4).chunks[0]
     terms = losses_of(old.program, new.program, {"y": old(feeds)["y"].detach().numpy()}, MASKS, 2, 0.5)
@@ -282,7 +282,7 @@ def test_a_stream_shows_every_sample_equally_often() -> None:
     assert all(np.array_equal(a.feeds["x"], b.feeds["x"]) for a, b in zip(batches, again, strict=True))
 
 
-def test_batches_have_the_size_that_the_model_insists_on() -> None:
+def test_batches_have_the_size_that_the_model_requires() -> None:
     fixed = Data(({"x": np.zeros((12, 3))},), fixed=4)
     stacked = Data(({"x": np.zeros((12, 3)), "s": np.zeros((12, 2))},), fixed=1, stacked=frozenset({"s"}))
     rng = np.random.default_rng(0)
@@ -309,13 +309,13 @@ def test_mixtures_are_between_two_samples(blocks: float) -> None:
         assert ((y == a) | from_b).all()
         others = second != labels
         share = from_b.mean((1, 2, 3))[others]
-        assert np.abs(share - taken[others]).max() < 0.35  # as near as whole positions allow
-        assert (from_b == from_b[:, :1]).all()  # channels stay together
+        assert np.abs(share - taken[others]).max() < 0.35  # as close as whole positions allow
+        assert (from_b == from_b[:, :1]).all()  # all channels come from the same sample
     else:
         np.testing.assert_allclose(y, a + taken[:, None, None, None] * (b - a), atol=1e-5)
 
 
-def test_tokens_are_not_mixed_and_are_distilled() -> None:
+def test_models_of_tokens_are_distilled_without_mixing() -> None:
     text = """g (int64[N,6] x, float[20,16] w1, float[16,32] w3, float[32,16] w5, float[16,4] w2)
         => (float[N,4] y) <int64[1] k = {1}> {
         a = Gather(w1, x)  b = MatMul(a, w3)  c = Gelu(b)  d = MatMul(c, w5)  e = Add(a, d)
@@ -330,7 +330,7 @@ def test_tokens_are_not_mixed_and_are_distilled() -> None:
     assert not same_weights(result.model, student)
 
 
-def test_outputs_that_score_no_classes_are_imitated() -> None:
+def test_outputs_that_are_not_class_scores_are_imitated() -> None:
     text = """g (float[N,3,8,8] x, float[8,3,3,3] w1, float[6,8,3,3] w2, float[1,6,1,1] w3)
         => (float[N,1,8,8] y, float[N,6] z) {
         a = Conv <pads = [1,1,1,1]> (x, w1)  b = Relu(a)  c = Conv <pads = [1,1,1,1]> (b, w2)  d = Tanh(c)
@@ -342,7 +342,7 @@ def test_outputs_that_score_no_classes_are_imitated() -> None:
     assert result.best.loss < 0.7 * result.history[0].loss
 
 
-def test_a_validation_looks_at_as_many_samples_as_there_is_time_for() -> None:
+def test_a_validation_uses_as_many_samples_as_time_allows() -> None:
     assert Validation(Module(NET), HELD_OUT, 0, 1e9).samples == 48
     assert Validation(Module(NET), HELD_OUT, 0, 0.0).samples == 16
 
@@ -358,15 +358,15 @@ def test_the_rate_rises_and_then_falls_to_zero() -> None:
     assert rate(0.5, 2) < 0.2 * rate(0.5, 100)
 
 
-def test_nothing_to_train_or_to_train_on_is_refused() -> None:
-    with pytest.raises(DataError, match="needs samples to train on and others to judge by; got 96 and 0"):
+def test_a_model_without_weights_and_data_without_samples_are_refused() -> None:
+    with pytest.raises(DataError, match="distillation needs training samples and held-out samples; got 96 and 0"):
         distill(NET, STUDENT, FIT, Data(()), MASKS)
     bare = model("g (float[N,3,8,8] x) => (float[N,3,8,8] y) { y = Relu(x) }")
     with pytest.raises(TrainingError, match="nothing in this model can be trained"):
         distill(bare, bare, FIT, HELD_OUT, {})
 
 
-def test_a_weight_in_half_precision_stays_one() -> None:
+def test_a_weight_in_half_precision_keeps_its_type() -> None:
     half = ModelProto()
     half.CopyFrom(STUDENT)
     t = stored(half)["w4"]
@@ -383,7 +383,7 @@ SCORES = {k: e for k, e in ENDS.items() if k != "sigmoid"}
 
 
 @pytest.mark.parametrize("body, opset, name", SCORES.values(), ids=SCORES)
-def test_however_classes_come_out_a_sure_teacher_is_softened_alike(
+def test_a_confident_teacher_is_softened_alike_for_every_form_of_class_scores(
     body: str, opset: int, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = model(f"g (float[N,6] x, float[6,5] w1) => (float[N,5] y) {{ {body} }}", opset)
@@ -394,7 +394,7 @@ def test_however_classes_come_out_a_sure_teacher_is_softened_alike(
     feeds = {"x": np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)}
     y = Module(net).requires_grad_(False)(feeds)["y"].numpy()
     scores = log_softmax(1)(torch.from_numpy(feeds["x"] @ numpy_helper.to_array(weight)))
-    if "Identity" in body:  # of mere probabilities the faintest are not told apart, in the loss neither
+    if "Identity" in body:  # given only probabilities, the loss does not tell the faintest apart either
         scores = scores.clamp_min(np.log(FAINT))
     for top in (0.5, 1.0):
         losses_of(program, program, {"y": y}, {}, 3, 0.0, top)
@@ -403,7 +403,7 @@ def test_however_classes_come_out_a_sure_teacher_is_softened_alike(
     assert heats == [pytest.approx(expected, rel=0.1), 1.0]
 
 
-def test_samples_that_choose_the_best_moment_are_not_fitted_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_that_select_the_best_student_are_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted, examined = [], []
 
     def fits(task: Task, progress: Any) -> Fitted:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradient descent on made-up inputs brings them nearer to what BatchNorm remembers, or does not change them."""
+"""Gradient descent on synthetic inputs brings them closer to the statistics of BatchNorm, or does not change them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def noise(n: int = 32) -> Array:
     return np.random.default_rng(0).random((n, 1, 12, 12)).astype(np.float32)
 
 
-def test_inputs_come_nearer_and_keep_their_range() -> None:
+def test_inputs_get_closer_and_keep_their_range() -> None:
     net = trained_on(pictures(90, 1), 1)
     before = Data(({"x": noise()},))
     after = invert(net, before, 20)
@@ -38,10 +38,10 @@ def test_inputs_come_nearer_and_keep_their_range() -> None:
     x = after.chunks[0]["x"]
     assert x.dtype == np.float32
     assert (x.min(), x.max()) == (noise().min(), noise().max())
-    assert np.array_equal(before.chunks[0]["x"], noise()), "what was given is changed"
+    assert np.array_equal(before.chunks[0]["x"], noise()), "the given inputs were changed"
 
 
-def test_parts_that_fit_into_memory_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_splitting_inputs_to_fit_into_memory_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     net, data = trained_on(pictures(90, 1), 1), Data(({"x": noise(50)},))
     whole = invert(net, data, 3).chunks[0]["x"]
     assert not np.array_equal(whole, noise(50))
@@ -70,7 +70,7 @@ def test_other_float_types_are_kept(dtype: str) -> None:
     assert not np.array_equal(after, x / 2)
 
 
-def test_a_step_that_fails_leaves_what_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_given_inputs_are_returned_if_a_step_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: object) -> None:
         raise RuntimeError("not enough memory")
 
@@ -85,7 +85,7 @@ TWO = """g (float[N,1,12,12] x, float[N,1,1,1] size, int64[N,12] k, float[8,1,3,
     y = BatchNormalization(c, ws, wt, wm, wvar) }"""
 
 
-def test_whole_numbers_and_what_never_changes_are_kept() -> None:
+def test_integers_and_constant_inputs_are_kept() -> None:
     net = model(TWO)
     given = {"x": noise(8), "size": np.ones((8, 1, 1, 1), np.float32), "k": np.arange(96).reshape(8, 12) % 3}
     after = invert(net, Data((given,)), 5).chunks[0]
@@ -102,7 +102,7 @@ UNMOVED = {
 
 
 @pytest.mark.parametrize("body", UNMOVED.values(), ids=UNMOVED)
-def test_where_nothing_can_be_done_the_inputs_are_those_that_were_given(body: str) -> None:
+def test_the_given_inputs_are_returned_if_no_step_is_possible(body: str) -> None:
     net = model(
         f"""g (float[N,1,12,12] x, float[8,1,3,3] w1, float[8] ws, float[8] wt, float[8] wm, float[8] wvar) => (float[] y)
         <float s = {{0.01}}, uint8 o = {{0}}> {{ {body} }}"""
@@ -112,16 +112,16 @@ def test_where_nothing_can_be_done_the_inputs_are_those_that_were_given(body: st
     assert invert(net, replace(data, chunks=data.chunks * 2), 3).chunks == data.chunks * 2
 
 
-def test_refined_synthetic_inputs_are_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refined_synthetic_inputs_are_closer(monkeypatch: pytest.MonkeyPatch) -> None:
     net = trained_on(pictures(90, 1), 1)
-    bred, found = synthesize(net, 24), synthesize(net, 24, refine=refinement())
-    assert mismatch(net, found) < mismatch(net, bred)
+    unrefined, refined = synthesize(net, 24), synthesize(net, 24, refine=refinement())
+    assert mismatch(net, refined) < mismatch(net, unrefined)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # without torch
     assert refinement() is None
 
 
-def test_a_broken_pytorch_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_pytorch_counts_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     net = trained_on(pictures(90, 1), 1)
-    bred = synthesize(net, 24)
+    unrefined = synthesize(net, 24)
     monkeypatch.setitem(sys.modules, "onnxprune.training.inversion", None)  # importing it fails
-    assert np.array_equal(synthesize(net, 24).chunks[0]["x"], bred.chunks[0]["x"])
+    assert np.array_equal(synthesize(net, 24).chunks[0]["x"], unrefined.chunks[0]["x"])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every operator does with channels, in one table: operator -> rule. An operator without a rule pins its inputs.
+"""How every operator treats channels, in one table: operator -> rule. An operator without a rule pins its inputs.
 
-Each file holds a family of operators, and its part of the table.
+Each file covers a family of operators and contributes its part of the table.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention and rotary position embedding: what hangs together are heads, and positions within every head.
+"""Attention and rotary position embedding: channels are tied by heads, or by positions within every head.
 
-Queries, keys and values come as (batch, heads, sequence, size), where heads and their size shrink apart from each other, or
-packed as (batch, sequence, heads * size), where one of the two is chosen.
+Queries, keys and values come as (batch, heads, sequence, size), where heads and their size shrink independently, or packed as
+(batch, sequence, heads * size), where one of the two is chosen.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ QUERY, KEY, VALUE, MASK, PAST_KEY, PAST_VALUE = range(6)
 OUTER, MEMBERS, INNER = "whole heads", "members of every group of heads", "size of every head"
 """What may be cut. Keys and values may have fewer heads, each shared by a group of query heads."""
 SHARED = "shares every key and value head among several query heads"
-UNKNOWN_SIZES = "has heads whose number or size is not known"
+UNKNOWN_SIZES = "has heads of unknown number or size"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,10 @@ class Heads:
 
     Attributes:
         count: number of heads.
-        flat: whether heads and their size lie on one axis.
+        flat: whether heads and their size share one axis.
         packed: (count, size) labels of that axis.
-        outer, inner: labels of heads and of the positions in a head; None for what does not shrink.
-        zero: whether removed heads, removed positions hold zeros.
+        outer, inner: labels of heads and of the positions in a head; None if they do not shrink.
+        zero: whether removed heads and removed positions are zero.
     """
 
     count: int
@@ -43,24 +43,24 @@ class Heads:
     zero: tuple[bool, bool]
 
     def seen(self, choice: str) -> Heads:
-        """With labels of heads or of positions, as chosen for packed ones."""
+        """The same with labels of heads or of positions, as chosen for packed axes."""
         if self.packed is None:
             return self
         grid = self.packed
         return replace(self, outer=None, inner=grid[0]) if choice == INNER else replace(self, outer=grid[:, 0], inner=None)
 
     def rows(self, choice: str) -> list[Pair]:
-        """What lies on one packed axis is cut by heads, or alike in every head."""
+        """Ties of a packed axis, which is cut by whole heads, or alike in every head."""
         if self.packed is None:
             return []
         return [(self.packed[:1], self.packed)] if choice == INNER else [(self.packed[:, :1], self.packed)]
 
 
 def attention(site: Site) -> list[Flow]:
-    """Scaled dot products of queries and keys weigh the values; output 1 and 2 are keys and values behind those of the past."""
+    """Scaled products of queries and keys weight the values; outputs 1 and 2 are keys and values, appended to the past ones."""
     q, k, v = (heads_at(site, at, count_at(site, at)) for at in (QUERY, KEY, VALUE))
     if q.count % k.count or k.count != v.count:
-        raise Unsupported("has query heads that are no multiple of the key and value heads")
+        raise Unsupported("has a number of query heads that is not a multiple of that of the key and value heads")
     past = [heads_at(site, at, k.count) if site.has(at) else None for at in (PAST_KEY, PAST_VALUE)]
     mask = _mask(site, q.count)
     flat = any(x.flat for x in (q, k, v))
@@ -73,14 +73,14 @@ def attention(site: Site) -> list[Flow]:
 
 
 def choose(site: Site, options: Mapping[str, list[Pair]], of: Sequence[Indices]) -> str:
-    """One that cuts queries, keys and values alike, if there is one; of several, the policy's."""
+    """An option that cuts queries, keys and values alike, if there is one; among several, the policy decides."""
     whole = [c for c, pairs in options.items() if all(site.labels.atoms_left(pairs, part) > 1 for part in of)]
-    left = whole or [*options]
-    return left[site.choose([options[c] for c in left], *of, split=INNER in options)] if of else left[0]
+    candidates = whole or [*options]
+    return candidates[site.choose([options[c] for c in candidates], *of, split=INNER in options)] if of else candidates[0]
 
 
 def count_at(site: Site, at: int) -> int:
-    """How many heads an operand has."""
+    """The number of heads of an operand."""
     shape, name = site.shape(at), "q_num_heads" if at == QUERY else "kv_num_heads"
     count = shape[1] if len(shape) == 4 else site.node.attribute(name, 0)
     if not count or shape[-1] is None or (len(shape) == 3 and shape[-1] % count):
@@ -89,7 +89,7 @@ def count_at(site: Site, at: int) -> int:
 
 
 def heads_at(site: Site, at: int, count: int) -> Heads:
-    """Input `at`, which has `count` heads."""
+    """Input `at`, with `count` heads."""
     flow = site.flow(at)
     rank = len(flow.axes)
     if rank not in (3, 4):
@@ -107,7 +107,7 @@ def heads_at(site: Site, at: int, count: int) -> Heads:
 
 
 def _mask(site: Site, count: int) -> tuple[bool, Axis]:
-    """Whether the mask has a value for each head, and the labels of that axis."""
+    """Whether the mask has one value per head, and the labels of that axis."""
     if not site.has(MASK):
         return False, None
     flow, shape = site.flow(MASK), site.shape(MASK)
@@ -125,29 +125,29 @@ def _mask(site: Site, count: int) -> tuple[bool, Axis]:
 def ties(
     site: Site, choice: str, operands: Sequence[Heads], past: Sequence[Heads | None], mask: tuple[bool, Axis]
 ) -> list[Pair]:
-    """What is tied if `choice` is cut."""
+    """What must be tied to cut `choice`."""
     rows = [pair for x in operands for pair in x.rows(choice)]
     q, k, v = (x.seen(choice) for x in operands)
     return [*rows, *_meeting_heads(site, choice, [q, k, v], past, mask), *_meeting_sizes(site, choice, [q, k, v], past)]
 
 
 def meet(site: Site, *axes: Axis) -> list[Pair]:
-    """All are one; where one of them does not shrink, none does."""
+    """Ties that unite all axes; if one of them does not shrink, they pin the others."""
     given = [x for x in axes if x is not None]
     if given and len(given) < len(axes):
-        given = [site.fixed(1, "meets heads that cannot be cut"), *given]
+        given = [site.fixed(1, "combines them with heads that cannot be cut"), *given]
     return [(given[0], other) for other in given[1:]]
 
 
 def hold(site: Site, labels: Axis, why: str) -> list[Pair]:
-    """These stay."""
+    """Ties that pin these labels."""
     return [] if labels is None else [(site.fixed(1, why), labels)]
 
 
 def _meeting_heads(
     site: Site, choice: str, operands: Sequence[Heads], past: Sequence[Heads | None], mask: tuple[bool, Axis]
 ) -> list[Pair]:
-    """A head of keys and values lives as long as its queries; a mask may have a value for every head of queries."""
+    """A head of keys and values is kept as long as one of its query heads; a mask may have one value per query head."""
     q, k, v = operands
     each, own = mask
     heads = None if q.outer is None else q.outer.reshape(k.count, -1)
@@ -162,7 +162,7 @@ def _meeting_heads(
 
 
 def _meeting_sizes(site: Site, choice: str, operands: Sequence[Heads], past: Sequence[Heads | None]) -> list[Pair]:
-    """Queries and keys are summed over together; some kernels ask more of their sizes."""
+    """Queries and keys are summed over together; some kernels restrict their sizes further."""
     q, k, v = operands
     pairs = meet(site, q.inner, k.inner, *(x.inner for x in past[:1] if x))
     pairs += meet(site, v.inner, *(x.inner for x in past[1:] if x))
@@ -178,9 +178,9 @@ def _meeting_sizes(site: Site, choice: str, operands: Sequence[Heads], past: Seq
 
 
 def _in_blocks(site: Site, inner: Indices, block: int) -> list[Pair]:
-    """So many positions go together that what is left is a multiple of `block`."""
+    """Tie positions in blocks, so that the number kept is a multiple of `block`."""
     roots, first = np.unique(site.labels.root(inner), return_index=True)
-    together = block * len(roots) // len(inner)  # pairs that are turned together count twice
+    together = block * len(roots) // len(inner)  # pairs that are rotated together count twice
     roots = roots[np.argsort(first)]
     if together < 2 or len(roots) % together:
         return [(roots[:1], roots)]
@@ -189,26 +189,26 @@ def _in_blocks(site: Site, inner: Indices, block: int) -> list[Pair]:
 
 
 def outputs(site: Site, choice: str, q: Heads, k: Heads, v: Heads, past: Sequence[Heads | None]) -> list[Flow]:
-    """The result has the heads of the queries and the size of the values; present keys and values; scores."""
+    """The result (heads of the queries, size of the values), then the present keys and values, and the scores."""
     present = [_present(x, choice, old) for x, old in zip((k, v), past, strict=True)]
-    heads, size, rest = q.seen(choice).outer, v.seen(choice).inner, list(present[1].residue)
-    rest[1] = Residue.UNKNOWN if choice == MEMBERS else rest[1]
+    heads, size, residue = q.seen(choice).outer, v.seen(choice).inner, list(present[1].residue)
+    residue[1] = Residue.UNKNOWN if choice == MEMBERS else residue[1]
     labels = None
     if site.rank() == 4:
-        result = Flow((None, heads, None, size), tuple(rest))
+        result = Flow((None, heads, None, size), tuple(residue))
     else:
         width = (site.out_cases()[0].shape or (0,))[-1] // q.count
         if choice == INNER:
             labels = None if size is None else np.tile(size, q.count)
         elif heads is not None:
             labels = np.repeat(heads, width)
-        result = Flow((None, None, labels), (Residue.UNKNOWN, Residue.UNKNOWN, rest[3 if choice == INNER else 1]))
+        result = Flow((None, None, labels), (Residue.UNKNOWN, Residue.UNKNOWN, residue[3 if choice == INNER else 1]))
     scores = Flow((None, heads, None, None), (Residue.UNKNOWN,) * 4)
     return [result, *present, scores][: len(site.node.outputs)]
 
 
 def _present(x: Heads, choice: str, past: Heads | None) -> Flow:
-    """Keys or values behind those of the past."""
+    """Keys or values, appended to the past ones."""
     before = past.zero if past else (True, True)
     outer, inner = (Residue.ZERO if a and b else Residue.UNKNOWN for a, b in zip(x.zero, before, strict=True))
     seen = x.seen(choice)
@@ -216,9 +216,9 @@ def _present(x: Heads, choice: str, past: Heads | None) -> Flow:
 
 
 def rotary(site: Site) -> list[Flow]:
-    """RotaryEmbedding turns pairs of positions in every head by angles from tables, of which the refit takes what is left.
+    """RotaryEmbedding rotates pairs of positions in every head by angles from tables, which the fix-up cuts.
 
-    Whether whole heads go or the same pairs in every head is left to the attention that follows.
+    The attention that follows decides whether whole heads are cut or the same pairs in every head.
     """
     flow, shape = site.flow(0), site.shape(0)
     packed = len(shape) == 3
@@ -234,12 +234,12 @@ def rotary(site: Site) -> list[Flow]:
     labels = flow.axes[-1]
     if labels is not None:
         grid = labels.reshape(count, -1)
-        turned = grid[:, : site.node.attribute("rotary_embedding_dim", 0) or grid.shape[1]]
-        first, second = pairs_of(turned, bool(site.node.attribute("interleaved", 0)))
+        rotated = grid[:, : site.node.attribute("rotary_embedding_dim", 0) or grid.shape[1]]
+        first, second = pairs_of(rotated, bool(site.node.attribute("interleaved", 0)))
         site.tie(first, second)
         site.labels.needed.extend(first)
         if not all(name in site.graph.weights for name in site.node.inputs[1:3]):
-            site.tie(grid[:, :1], grid) if packed else site.pin(labels, "turns them by angles that are no weights")
+            site.tie(grid[:, :1], grid) if packed else site.pin(labels, "rotates them by angles that are not weights")
     return [Flow(flow.axes, tuple(r if r is Residue.ZERO else Residue.UNKNOWN for r in flow.residue))]
 
 

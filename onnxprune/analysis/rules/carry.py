@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a moved axis goes: the axis of the result that carries its labels.
+"""Which axis of the result carries the labels of a moved axis.
 
-Where the result varies along one axis, that axis does. Where it varies along several (channels split into groups x members),
-the user's wish decides, or what leaves most channels apart, and the rest is tied.
+If the result varies along one axis, that axis carries them. If it varies along several (channels split into groups x
+members), the user's policy decides, or whatever keeps most channels separate, and the other labels are tied.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Carried:
 
 
 def carried(site: Site, name: str, grids: list[Indices], source: Indices, rest: Residue) -> Carried | None:
-    """The axis of the output `name` that carries those labels of `source` which arrive there, agreed by all cases."""
+    """The axis of output `name` that carries the labels of `source` that arrive there, if all cases agree."""
     spanned = sorted(set().union(*(_varying(g) for g in grids)))
     small = [g[tuple(slice(None if k in spanned else 1) for k in range(g.ndim))] for g in grids]
     with site.labels.marked(small) as marks:
@@ -38,7 +38,7 @@ def carried(site: Site, name: str, grids: list[Indices], source: Indices, rest: 
     if not len(labels):
         return None
     if not spanned:
-        site.pin(labels, "keeps a single one of them")
+        site.pin(labels, "selects a single one of them")
         return None
     fixed_size = [k for k in spanned if len({g.shape[k] for g in grids}) == 1]
     options = [1] if site.node.op in CHANNELS_ONLY and 1 in fixed_size else [] if site.node.op in CHANNELS_ONLY else fixed_size
@@ -53,12 +53,12 @@ def carried(site: Site, name: str, grids: list[Indices], source: Indices, rest: 
 
 
 def _choose(site: Site, rows: dict[int, list[Indices]], labels: Indices) -> int:
-    """The axis that carries. Only a Reshape splits channels; elsewhere they vary along two axes because different ones meet."""
+    """The carrying axis. Only a Reshape splits channels; elsewhere they vary along two axes because different channels meet."""
     return [*rows][site.choose([_ties(r) for r in rows.values()], labels, split=site.node.op == "Reshape")]
 
 
 def _picked_apart(graph: Graph, name: str, axis: int) -> bool:
-    """Whether single positions of the axis are picked next, as q, k and v are from a packed product: none of them can go."""
+    """Whether single positions of the axis are picked next, such as q, k and v from a packed product: none can be removed."""
     for node, place in graph.consumers.get(name, ()):
         out, rank = node.outputs[0], len(graph.shape(name) or ())
         if node.op == "Transpose":
@@ -76,12 +76,12 @@ def _picked_apart(graph: Graph, name: str, axis: int) -> bool:
 
 def _varying(grid: Indices) -> list[int]:
     """Axes along which a grid is not constant."""
-    wide = [k for k, n in enumerate(grid.shape) if n > 1 and grid.strides[k]]  # stride 0: broadcast, the same everywhere
+    wide = [k for k, n in enumerate(grid.shape) if n > 1 and grid.strides[k]]  # stride 0: broadcast, so constant
     return [k for k in wide if bool((grid[(slice(None),) * k + (slice(1),)] != grid).any())]
 
 
 def _rows(grid: Indices, axis: int) -> Indices:
-    """(size of the axis, everything else), each distinct column once."""
+    """(size of the axis, everything else), without repeated columns."""
     rows = np.moveaxis(grid, axis, 0).reshape(grid.shape[axis], -1)
     if rows.shape[1] > 1:
         keep = np.ones(rows.shape[1], bool)
@@ -91,7 +91,7 @@ def _rows(grid: Indices, axis: int) -> Indices:
 
 
 def _ties(rows: list[Indices]) -> list[tuple[Indices, Indices]]:
-    """Labels that must be one for each position of the axis to carry a single label."""
+    """The ties that give each position of the axis a single label."""
     pairs = []
     first = rows[0].max(1)
     for r in rows:
@@ -101,7 +101,7 @@ def _ties(rows: list[Indices]) -> list[tuple[Indices, Indices]]:
 
 
 def _tie_rows(site: Site, rows: list[Indices]) -> Indices:
-    """Tie them; positions that no label reached (padding) get fresh labels that no weight owns."""
+    """Tie the labels; positions that no label reached (padding) get fresh labels that no weight owns."""
     labels: Indices = rows[0].max(1)
     for a, b in _ties(rows):
         site.tie(a, b)
@@ -111,13 +111,13 @@ def _tie_rows(site: Site, rows: list[Indices]) -> Indices:
 
 
 def merge(site: Site, rank: int, received: list[Carried]) -> Flow:
-    """One flow from what each input axis brought; where two meet on one axis, the one with more channels stays free."""
+    """One flow from the labels of each input axis; if two meet on one axis, the one with more channels stays free."""
     axes: list[Carried | None] = [None] * rank
     for c in received:
         rival = axes[c.axis]
         if rival is not None:
-            few, many = sorted((rival, c), key=lambda x: site.labels.atoms_left([], x.labels))
-            site.pin(few.labels, "folds them into an axis with other channels")
-            c = many
+            smaller, larger = sorted((rival, c), key=lambda x: site.labels.atoms_left([], x.labels))
+            site.pin(smaller.labels, "folds them into an axis with other channels")
+            c = larger
         axes[c.axis] = c
     return Flow(tuple(c.labels if c else None for c in axes), tuple(c.residue if c else Residue.UNKNOWN for c in axes))

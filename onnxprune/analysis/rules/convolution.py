@@ -24,19 +24,19 @@ def convolution(site: Site) -> list[Flow]:
 
 
 def sliding(site: Site) -> list[Flow]:
-    """Conv, also over an axis of channels that it slides along (efficient channel attention), if that keeps its size.
+    """Conv, also along an axis of channels that it slides over (efficient channel attention), if that axis keeps its size.
 
-    A removed channel holds zero there, which its neighbours still see: the refit puts the zeros where they were.
+    A removed channel is zero there, and its neighbours still see it: the fix-up puts the zeros back in place.
     """
     x = site.flow(0)
     along = [k for k in range(2, len(x.axes)) if x.axes[k] is not None and _keeps_size(site, k)]
-    if not along or site.node.fused:  # the refit knows plain convolutions only
+    if not along or site.node.fused:  # the fix-up supports only plain convolutions
         return convolution(site)
     for k in along:
         if x.zero[k]:
             site.labels.touched.append(np.asarray(x.axes[k]))
         else:
-            site.pin(x.axes[k], "looks at neighbours along this axis, and removed ones would leave a trace")
+            site.pin(x.axes[k], "combines neighbours along this axis, so removing any would change the result")
     others = Flow(tuple(None if k in along else a for k, a in enumerate(x.axes)), x.residue)
     [out] = convolution(replace(site, inputs=(others, *site.inputs[1:])))
     return [Flow(tuple(x.axes[k] if k in along else a for k, a in enumerate(out.axes)), out.residue)]
@@ -51,9 +51,9 @@ def _keeps_size(site: Site, axis: int) -> bool:
 def grouped(site: Site) -> list[Flow]:
     """Grouped convolution. Either whole groups are cut, inputs and outputs together, or members of every group.
 
-    The one that leaves more channels apart is taken. Depthwise convolution is the first with one member in each group. Of the
-    members the same number must stay in every group; on the side on which all groups share one axis of the weight (inputs, or
-    outputs of ConvTranspose) also the same ones.
+    The option that keeps more channels separate is chosen. Depthwise convolution is the first option, with one member per
+    group. If members are cut, the same number must be kept in every group. On the side on which all groups share one axis of
+    the weight (inputs, or outputs of ConvTranspose), they must also be the same members.
     """
     x, w = site.flow(0), site.flow(1)
     group = site.node.attribute("group", 1)
@@ -76,7 +76,7 @@ def grouped(site: Site) -> list[Flow]:
     if not choose_whole:
         site.even(own)
     if choose_whole:
-        site.pin(w.axes[1], "has its groups cut whole")
+        site.pin(w.axes[1], "is cut in whole groups")
     elif ins == 1 and w.axes[1] is not None:
         site.labels.touched.append(w.axes[1])
     zero = bool(w.zero[outs])
@@ -94,14 +94,14 @@ def grouped(site: Site) -> list[Flow]:
     rows = w.axes[outs]
     site.use(1, rows if rows is not None and len(rows) == len(out) else None, True)
     rank = site.rank()
-    rest = [Residue.ZERO if zero and k == 1 else Residue.UNKNOWN for k in range(rank)]
-    return [Flow(tuple(out if k == 1 else None for k in range(rank)), tuple(rest))]
+    residue = [Residue.ZERO if zero and k == 1 else Residue.UNKNOWN for k in range(rank)]
+    return [Flow(tuple(out if k == 1 else None for k in range(rank)), tuple(residue))]
 
 
 def _options(site: Site, channels: Indices, group: int, outs: int) -> tuple[Pairs, Pairs, Indices]:
     """Ties for cutting whole groups, ties for cutting members of every group, and the labels of the output's channels.
 
-    The latter are without those of the side on which every group has an axis of its own.
+    The ties for members omit the side on which every group has an axis of its own.
     """
     w = site.flow(1)
     x = channels.reshape(group, -1)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators that work on each element by itself, with numpy broadcasting.
+"""Element-wise operators, with numpy broadcasting.
 
-Whether a dropped channel stays zero is not written in a table: the operator is run by ONNX's reference evaluator with zeros
-where the operands hold zeros, and with several different numbers where they hold anything.
+No table lists whether a dropped channel stays zero: the operator is run by ONNX's reference evaluator with zeros where the
+operands are zero, and with several different numbers where they may be anything.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ BROADCAST = frozenset(
     ).split()
 )
 SUMS = {TensorProto.INT32, TensorProto.INT64}
-"""Integers that mean themselves."""
+"""Integers that stand for themselves."""
 ANYTHING = (-2.3, 0.7, 11.0)
-"""Stands for values that are not known; a rule of zeros must hold for each."""
+"""Stand-ins for unknown values; a conclusion about zeros must hold for each."""
 
 
 def elementwise(site: Site) -> list[Flow]:
-    """Axes aligned to the right: operands that have the axis at full size are tied, and the others broadcast."""
+    """Axes are aligned to the right: operands that have the axis at full size are tied, and the others broadcast."""
     rank = site.rank()
     axes = [_axis(site, axis - rank) for axis in range(rank)]
     flow = Flow(tuple(a for a, _ in axes), tuple(r for _, r in axes))
@@ -49,15 +49,15 @@ def elementwise(site: Site) -> list[Flow]:
 
 
 def dropout(site: Site) -> list[Flow]:
-    """Dropout does nothing at inference; its mask is true where nothing is dropped, so also for channels of zeros."""
+    """Dropout does nothing at inference; its mask is true where nothing is dropped, hence also for zero channels."""
     if site.has(2) and (site.value(2) is None or np.any(site.value(2))):
-        raise Unsupported("draws numbers at random")
+        raise Unsupported("draws random numbers")
     [flow] = elementwise(site)
     return [flow, Flow(flow.axes, (Residue.UNKNOWN,) * len(flow.axes))]
 
 
 def cast_like(site: Site) -> list[Flow]:
-    """CastLike reads of its second input the type alone."""
+    """CastLike uses only the type of its second input."""
     for labels in site.flow(1).axes:
         if labels is not None:
             site.labels.touched.append(labels)
@@ -65,33 +65,33 @@ def cast_like(site: Site) -> list[Flow]:
 
 
 def _axis(site: Site, axis: int) -> tuple[Axis, Residue]:
-    """What the output carries on its axis `axis` (negative, from the right)."""
-    bearing = []
+    """The labels and the residue on axis `axis` of the output (negative, from the right)."""
+    full = []
     for k, flow in enumerate(site.inputs):
         if flow is not None and -axis <= len(flow.axes) and site.shape(k)[axis] != 1:
-            bearing.append((k, flow.axes[axis], flow.residue[axis]))
-    labels = [x for _, x, _ in bearing if x is not None]
+            full.append((k, flow.axes[axis], flow.residue[axis]))
+    labels = [x for _, x, _ in full if x is not None]
     if not labels:
         return None, Residue.UNKNOWN
-    if len(labels) < len(bearing) or len({len(x) for x in labels}) > 1:
-        kept = next(((k, axis + len(site.flow(k).axes)) for k, x, _ in bearing if x is None), None)
+    if len(labels) < len(full) or len({len(x) for x in labels}) > 1:
+        kept = next(((k, axis + len(site.flow(k).axes)) for k, x, _ in full if x is None), None)
         for x in labels:
-            site.pin(x, "meets them with channels that cannot be cut", kept)
+            site.pin(x, "combines them with channels that cannot be cut", kept)
         return None, Residue.UNKNOWN
     for other in labels[1:]:
         site.tie(labels[0], other)
-    result = _at_zero(site, {k for k, _, rest in bearing if rest is Residue.ZERO})
+    result = _at_zero(site, {k for k, _, residue in full if residue is Residue.ZERO})
     if result == "undefined":
         site.pin(labels[0], "is not defined where a channel is zero")
     if result == "zero":
         return labels[0], Residue.ZERO
-    others_stored = all(site.stored[k] for k in range(len(site.inputs)) if site.has(k) and k not in {k for k, _, _ in bearing})
-    known = min(rest for _, _, rest in bearing)
+    others_stored = all(site.stored[k] for k in range(len(site.inputs)) if site.has(k) and k not in {k for k, _, _ in full})
+    known = min(residue for _, _, residue in full)
     return labels[0], min(known, Residue.CONSTANT if others_stored else Residue.COMPUTED)
 
 
 def _at_zero(site: Site, zero: set[int]) -> str:
-    """What the operator makes of channels that are zero in the operands `zero`: "zero", "something" or "undefined"."""
+    """The result for channels that are zero in the operands `zero`: "zero", "something" or "undefined"."""
     operands: list[Any] = []
     for k, flow in enumerate(site.inputs):
         if flow is None:
@@ -102,7 +102,7 @@ def _at_zero(site: Site, zero: set[int]) -> str:
             value = site.value(k)
             operands.append((float(value.ravel()[0]),) if value is not None and value.size == 1 else ANYTHING)
     floats = tuple(site.inputs[k] is not None and site.cases(k)[0].dtype in FLOATS for k in range(len(site.inputs)))
-    if site.out_cases()[0].dtype not in FLOATS | SUMS:  # other integers stand for zero by a zero point
+    if site.out_cases()[0].dtype not in FLOATS | SUMS:  # other integers represent zero by a zero point
         return "something"
     attributes = tuple(a.SerializeToString(deterministic=True) for a in site.node.proto.attribute)
     return _probe(site.node.op, site.node.opset, attributes, tuple(operands), floats)
@@ -138,7 +138,7 @@ def _array(op: str, k: int, value: float, is_float: bool) -> Array:
 
 
 def _as_numerator(graph: Graph, node: Node, operand: int) -> bool:
-    """Zero divided by anything is zero; but a weight is not masked where it also decides what it is divided by (its norm)."""
+    """Zero divided by anything is zero; but a weight is not masked if its divisor (its norm) is computed from it."""
     return operand == 0 and node.inputs[0] not in graph.sources_of(node.inputs[1])
 
 

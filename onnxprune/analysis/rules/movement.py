@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operators that only move elements: the rule is the operator, run by ONNX's reference evaluator on labels.
 
-For each labelled axis the operator moves a grid that holds, at every element, the label of its position on that axis.
-Which axis of the result carries the labels is decided in `carry.py`.
+For each labelled axis, the operator moves a grid that holds, at every element, the label of its position on that axis.
+`carry.py` decides which axis of the result carries the labels.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from onnxprune.types import Array, Indices
 MOVES = frozenset(
     "Concat DepthToSpace Expand Flatten Gather Pad Reshape Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze".split()
 )
-# These treat all axes alike but the one they work along, so the others may shrink to one position in a grid.
+# These treat all axes alike except the one they work along, so the others may shrink to one position in a grid.
 ALONG = {"Concat": 1, "Gather": 0, "Split": 0}
 FREELY = frozenset({"Transpose", "Squeeze", "Unsqueeze"})
 
 
 def movement(site: Site) -> list[Flow]:
-    """Where the labels of every input axis go."""
+    """Follow the labels of every input axis."""
     data = range(len(site.inputs)) if site.node.op == "Concat" else range(1)
     if any(flow is not None for k, flow in enumerate(site.inputs) if k not in data and flow and any(_labelled(flow))):
         raise Unsupported("takes sizes or indices from channels")
-    _hold_what_cannot_follow(site)
+    _pin_unsupported_axes(site)
     received: list[list[Carried]] = [[] for _ in site.node.outputs]
     for axis in range(max(len(site.flow(k).axes) for k in data)):
         if any(site.flow(k).axes[axis] is not None for k in data):
@@ -44,8 +44,8 @@ def movement(site: Site) -> list[Flow]:
     return [merge(site, site.rank(output), found) for output, found in enumerate(received)]
 
 
-def _hold_what_cannot_follow(site: Site) -> None:
-    """Pin axes that the operator works on in a way that no refit can follow."""
+def _pin_unsupported_axes(site: Site) -> None:
+    """Pin axes that the operator works on in a way that no fix-up can follow."""
     if site.node.op == "Pad":
         for labels, pads in zip(site.flow(0).axes, zip(*_pads(site), strict=True), strict=True):
             if min(pads) < 0 or (any(pads) and _mode(site) != "constant"):
@@ -68,7 +68,7 @@ def _pads(site: Site) -> tuple[list[int], list[int]]:
     rank = len(site.flow(0).axes)
     value = site.value(1) if site.node.opset >= 11 else np.array(site.node.attribute("pads", []))
     if value is None or (site.has(3) and site.value(3) is None):
-        raise Unsupported("pads by sizes that are not known")
+        raise Unsupported("pads by unknown sizes")
     begins, ends = [0] * rank, [0] * rank
     axes = site.value(3) if site.has(3) else None
     where = [int(a) % rank for a in axes] if axes is not None else list(range(rank))
@@ -78,19 +78,19 @@ def _pads(site: Site) -> tuple[list[int], list[int]]:
 
 
 def _move_axis(site: Site, axis: int, data: range) -> list[Carried | None]:
-    """Move the labels of one input axis; the same in all cases, or pinned."""
+    """Move the labels of one input axis; pin them unless all cases agree."""
     flows = [site.flow(k) for k in data]
     labels = [
         site.fixed(_size(site, k, axis), "joins them with channels that cannot be cut", (k, axis)) if x is None else x
         for k, x in zip(data, (f.axes[axis] for f in flows), strict=True)
     ]
-    rest = min(f.residue[axis] for f in flows if f.axes[axis] is not None)
+    residue = min(f.residue[axis] for f in flows if f.axes[axis] is not None)
     by_data = any(c.value is None for k in range(len(site.inputs)) if site.has(k) and k not in data for c in site.cases(k))
-    if rest is Residue.COMPUTED or (rest is Residue.CONSTANT and by_data):
-        rest = Residue.UNKNOWN
+    if residue is Residue.COMPUTED or (residue is Residue.CONSTANT and by_data):
+        residue = Residue.UNKNOWN
     every = [_run(site, axis, data, labels, case) for case in range(len(site.cases(0)))]
     found = [
-        carried(site, name, [grids[k] for grids in every], np.concatenate(labels), rest) if name else None
+        carried(site, name, [grids[k] for grids in every], np.concatenate(labels), residue) if name else None
         for k, name in enumerate(site.node.outputs)
     ]
     if site.node.op == "Pad" and _pad_value(site) != 0:
@@ -116,7 +116,7 @@ def _pad_value(site: Site) -> float:
 
 
 def _run(site: Site, axis: int, data: range, labels: list[Indices], case: int) -> list[Indices]:
-    """The grids of all outputs for one case; -1 marks positions that the operator made itself."""
+    """The grids of all outputs for one case; -1 marks positions that the operator created itself."""
     node = site.node
     if node.op == "Reshape":
         return [_reshape(site, labels[0], axis, case)]
@@ -142,15 +142,15 @@ def _operand(site: Site, k: int, case: int) -> Array:
     if fact.value is not None:
         return fact.value
     if site.node.op == "Gather" and fact.shape is not None:
-        # indices from data: any position may be taken, so that axis must stay (pinned in `gather`); the others move alike
+        # computed indices may pick any position, so that axis is kept (pinned in `gather`); the others move alike
         return np.zeros([2 if n < 0 else n for n in fact.shape], np.int64)
-    raise Unsupported("moves by sizes or indices that are not known")
+    raise Unsupported("moves them by unknown sizes or indices")
 
 
 def _shrunk(site: Site, shape: list[int], axis: int) -> list[int]:
-    """Sizes of a grid: axes that the operator treats alike shrink to two positions (one would let Squeeze drop them)."""
+    """Sizes of a grid: axes that the operator treats alike shrink to two positions (Squeeze would drop an axis of size one)."""
     alike = _alike(site, len(shape))
-    if site.node.op == "Concat" and axis in alike:  # what is joined lies along another axis
+    if site.node.op == "Concat" and axis in alike:  # the tensors are joined along another axis
         alike = dict.fromkeys(range(len(shape)), 1)
     small = [n if k == axis or k not in alike else 2 * alike[k] if n < 0 else min(n, 2 * alike[k]) for k, n in enumerate(shape)]
     if min(small, default=0) < 0:
@@ -159,7 +159,7 @@ def _shrunk(site: Site, shape: list[int], axis: int) -> list[int]:
 
 
 def _alike(site: Site, rank: int) -> dict[int, int]:
-    """Axes of which every position, or every block of so many positions, is treated alike."""
+    """Axis -> block size, for axes along which all blocks of that many positions are treated alike (1: all positions)."""
     op = site.node.op
     if op in CHANNELS_ONLY:
         block = site.node.attribute("blocksize") if op == "SpaceToDepth" else 1
@@ -190,16 +190,16 @@ def blocks(a: tuple[int, ...], b: tuple[int, ...]) -> list[tuple[range, range]]:
             else:
                 right, j = right * b[j], j + 1
         found.append((range(i0, i), range(j0, j)))
-    if found:  # what is left over has size 1
+    if found:  # all remaining axes have size 1
         found[-1] = (range(found[-1][0].start, len(a)), range(found[-1][1].start, len(b)))
     return found
 
 
 def _reshape(site: Site, labels: Indices, axis: int, case: int) -> Indices:
-    """Reshape on a grid from which the blocks that do not hold `axis` are left out."""
+    """Reshape a grid from which the blocks that do not contain `axis` are left out."""
     a, b = site.cases(0)[case].shape, site.out_cases()[case].shape
     if not a or not b or np.prod(a) != np.prod(b) or min(a) <= 0:
-        raise Unsupported("reshapes by sizes that are not known")
+        raise Unsupported("reshapes to unknown sizes")
     small_a, small_b = [1] * len(a), [1] * len(b)
     for own, other in blocks(a, b):
         if axis in own:
@@ -218,7 +218,7 @@ def _pad(site: Site, grid: Indices) -> Indices:
 
 
 def gather(site: Site) -> list[Flow]:
-    """Gather: indices that are computed from data hold the axis that they point into."""
+    """Gather: indices that are computed from data pin the axis that they index."""
     flow = site.flow(0)
     axis = site.node.attribute("axis", 0) % max(1, len(flow.axes))
     if any(c.value is None for c in site.cases(1)):
@@ -229,7 +229,7 @@ def gather(site: Site) -> list[Flow]:
 
 
 def expand(site: Site) -> list[Flow]:
-    """Expand: what it repeats is the same everywhere, so any of the repeats may go."""
+    """Expand: repeated positions are the same, so any of them may be removed."""
     flow = site.flow(0)
     moved = movement(site)[0] if any(_labelled(flow)) else Flow.plain(site.rank())
     value = site.value(0)
@@ -237,27 +237,27 @@ def expand(site: Site) -> list[Flow]:
 
 
 def constant_of_shape(site: Site) -> list[Flow]:
-    """ConstantOfShape: like Expand of a single number."""
+    """ConstantOfShape: like Expand of a scalar."""
     value = site.node.attribute("value")
     return [_repeated(site, Flow.plain(site.rank()), 0, value is None or not onnx.numpy_helper.to_array(value).any())]
 
 
 def _repeated(site: Site, flow: Flow, rank: int, zero: bool) -> Flow:
-    """Give the axes along which a tensor is repeated labels that no weight owns; only numbers repeat, not sizes."""
+    """Give the axes along which a tensor is repeated labels that no weight owns; only for floating-point values, not sizes."""
     if site.out_cases()[0].dtype not in FLOATS or any(c.shape is None for c in site.out_cases()):
         return flow
-    axes, rest = list(flow.axes), list(flow.residue)
+    axes, residue = list(flow.axes), list(flow.residue)
     for k in range(len(axes)):
         own = k - (len(axes) - rank)
         sizes = {(c.shape or ())[k] for c in site.out_cases()}
         single = own < 0 or all((c.shape or ())[own] == 1 for c in site.cases(0))
         if single and len(sizes) == 1 and (size := sizes.pop()) > 1:
-            axes[k], rest[k] = site.labels.fresh(size), Residue.ZERO if zero else Residue.UNKNOWN
-    return Flow(tuple(axes), tuple(rest))
+            axes[k], residue[k] = site.labels.fresh(size), Residue.ZERO if zero else Residue.UNKNOWN
+    return Flow(tuple(axes), tuple(residue))
 
 
 MASKABLE = frozenset("Reshape Squeeze Transpose Unsqueeze".split())
-"""Operators behind which a masked tensor is still the whole tensor, masked."""
+"""Operators whose output for a masked tensor is still the whole tensor, masked."""
 
 RULES: Mapping[str, Rule] = {
     **rules(movement, *MOVES - MASKABLE - {"Expand", "Gather"}),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MatMulNBits: weights of a few bits, packed in blocks along the axis that is summed over, each with a scale and a zero point.
+"""MatMulNBits: weights of a few bits, packed in blocks along the axis that is summed over, each with a scale and zero point.
 
-Output channels are cut one by one, input channels by whole blocks.
+Output channels are cut individually, input channels in whole blocks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def matmul_nbits(site: Site) -> list[Flow]:
     _read(site, data, weight)
     zero = weight.zero[0]
     scales = site.flow(SCALES)
-    if len(scales.axes) == 2:  # else the refit picks them
+    if len(scales.axes) == 2:  # else the fix-up selects them
         for labels, other in zip((rows, blocks), scales.axes, strict=True):
             _both(site, labels, other)
     if site.has(BIAS):
@@ -36,19 +36,19 @@ def matmul_nbits(site: Site) -> list[Flow]:
 
 
 def _both(site: Site, labels: Indices | None, other: Indices | None) -> None:
-    """Tie two axes, of which neither shrinks without the other."""
+    """Tie two axes, neither of which shrinks without the other."""
     if labels is not None and other is not None:
         site.tie(labels, other)
         return
     for x in (labels, other):
-        site.pin(x, "meets them with channels that cannot be cut")
+        site.pin(x, "combines them with channels that cannot be cut")
 
 
 def _read(site: Site, data: Flow, weight: Flow) -> None:
     """Tie input channels to the blocks that multiply them."""
     columns, blocks = data.axes[-1], weight.axes[1]
     if columns is None or blocks is None or site.has(ORDER):
-        why = "multiplies them in another order" if site.has(ORDER) else "meets them with channels that cannot be cut"
+        why = "multiplies them in another order" if site.has(ORDER) else "combines them with channels that cannot be cut"
         for labels in (columns, blocks):
             site.pin(labels, "multiplies them in a single block" if site.shape(WEIGHT)[1] == 1 else why)
         return

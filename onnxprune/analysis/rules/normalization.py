@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operators that normalise over some axes and pass the others.
 
-Where it is known what removed channels hold, the refit puts that back and the statistics stay the original's (`put_back.py`).
-Elsewhere the channels stay, or, if the user allows it, the smaller graph normalises over those that are left.
+If the residue of removed channels is known, the fix-up restores it, and the statistics stay those of the original
+(`rewrite/fixups/restoring.py`). Otherwise the channels are kept, or, if the user allows it, the smaller graph normalises over
+those that are kept.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from onnxprune.ir.semantics import mean_variance_axes, softmax_axes, uses_batch_
 
 
 def mix_or_hold(site: Site, flow: Flow, axes: Iterable[int]) -> set[int]:
-    """Pin what takes part in a normalisation with numbers that the smaller graph cannot put back.
+    """Pin axes of a normalisation whose residue the smaller graph cannot restore.
 
-    Returns the axes along which the smaller graph normalises over what is left instead, because that is allowed.
+    Returns the axes along which the smaller graph normalises over the kept channels instead, because that is allowed.
     """
     shrinking = {k for k in axes if flow.axes[k] is not None}
     if site.policy.allow_renormalising:
@@ -31,21 +32,21 @@ def mix_or_hold(site: Site, flow: Flow, axes: Iterable[int]) -> set[int]:
         return shrinking
     for k in shrinking:
         if flow.residue[k] < (Residue.CONSTANT if len(shrinking) == 1 else Residue.ZERO):
-            site.pin(flow.axes[k], f"normalises over them, and removed ones would leave a trace{WAY_OUT}")
+            site.pin(flow.axes[k], f"normalises over them, so removing any would change the result{WAY_OUT}")
     return set()
 
 
 def without_trace(flow: Flow, mixed: set[int], over: Iterable[int] = ()) -> Flow:
-    """The flow behind a normalisation over the axes `over`: what removed positions hold depends on those that are left.
+    """The flow after a normalisation over the axes `over`, along which the residue depends on the kept positions.
 
-    Where it works on what is left, removed positions of the axes `mixed` count as zero.
+    If the smaller graph normalises over the kept positions, removed positions of the axes `mixed` count as zero.
     """
-    rest = [Residue.UNKNOWN if k in over else r for k, r in enumerate(flow.residue)]
-    return Flow(flow.axes, tuple(Residue.ZERO if k in mixed else r for k, r in enumerate(rest)))
+    residue = [Residue.UNKNOWN if k in over else r for k, r in enumerate(flow.residue)]
+    return Flow(flow.axes, tuple(Residue.ZERO if k in mixed else r for k, r in enumerate(residue)))
 
 
 def softmax(site: Site) -> list[Flow]:
-    """Softmax, LogSoftmax, Hardmax: before opset 13 over all axes from `axis` (default 1) on, since then over one."""
+    """Softmax, LogSoftmax, Hardmax: before opset 13 over `axis` (default 1) and all after it, since then over one axis."""
     flow = site.flow(0)
     rank = len(flow.axes)
     mix_or_hold(site, flow, softmax_axes(site.node, rank))
@@ -62,7 +63,7 @@ def batch_norm(site: Site) -> list[Flow]:
 
 
 def instance_norm(site: Site) -> list[Flow]:
-    """InstanceNormalization: like BatchNormalization, by the statistics of each sample's own channel."""
+    """InstanceNormalization: like BatchNormalization, with the statistics of each sample and channel."""
     flow = site.flow(0)
     space = range(2, len(flow.axes))
     mixed = mix_or_hold(site, flow, space)
@@ -74,21 +75,21 @@ def lp_norm(site: Site) -> list[Flow]:
     """LpNormalization: zeros add nothing to a norm."""
     flow = site.flow(0)
     axis = site.node.attribute("axis", -1) % len(flow.axes)
-    axes, rest = flow.axes, [Residue.UNKNOWN] * len(flow.axes)
+    axes, residue = flow.axes, [Residue.UNKNOWN] * len(flow.axes)
     if flow.zero[axis] or site.policy.allow_renormalising:
         if not flow.zero[axis]:
             site.mix(axes[axis])
-        rest[axis] = Residue.ZERO
+        residue[axis] = Residue.ZERO
     else:
-        site.pin(axes[axis], f"normalises over them, and removed ones would leave a trace{WAY_OUT}")
-    return [Flow(axes, tuple(rest))]
+        site.pin(axes[axis], f"normalises over them, so removing any would change the result{WAY_OUT}")
+    return [Flow(axes, tuple(residue))]
 
 
 def neighbours(site: Site) -> list[Flow]:
-    """LRN: each channel is divided by a norm of those around it; zeros between them add nothing, but keep their place."""
+    """LRN: each channel is divided by a norm over its neighbours; zero channels add nothing, but keep their place."""
     flow = site.flow(0)
     if not flow.zero[1] and not site.policy.allow_renormalising:
-        site.pin(flow.axes[1], f"normalises over neighbouring ones, and removed ones would leave a trace{WAY_OUT}")
+        site.pin(flow.axes[1], f"normalises over neighbouring channels, so removing any would change the result{WAY_OUT}")
     elif site.policy.allow_renormalising:
         site.mix(flow.axes[1])
     return [Flow(flow.axes, tuple(r if r is Residue.ZERO else Residue.UNKNOWN for r in flow.residue))]
@@ -106,21 +107,21 @@ def mean_variance(site: Site) -> list[Flow]:
 
 
 def group_norm(site: Site) -> list[Flow]:
-    """GroupNormalization: whole groups are cut, for each is normalised by itself; or, where that is allowed, as many members
-    of every group, if that leaves more channels apart."""
+    """GroupNormalization: whole groups are cut, since each is normalised on its own; or, if renormalising is allowed and keeps
+    more channels separate, the same number of members of every group."""
     flow, factors, shift = site.flow(0), site.flow(1), site.flow(2)
     channels, scales, shifts = flow.axes[1], factors.axes[0], shift.axes[0]
     for k in range(2, len(flow.axes)):
         site.pin(flow.axes[k], "normalises over this axis")
     if channels is None or scales is None or shifts is None:
-        raise Unsupported("meets channels that cannot be cut")
+        raise Unsupported("combines them with channels that cannot be cut")
     if not len(channels) == len(scales) == len(shifts):
         raise Unsupported("has one scale for each group, as before opset 21")
     site.tie(channels, scales)
     site.tie(channels, shifts)
-    rest = Residue.ZERO if factors.zero[0] and shift.zero[0] else Residue.UNKNOWN
+    residue = Residue.ZERO if factors.zero[0] and shift.zero[0] else Residue.UNKNOWN
     rank = len(flow.axes)
-    passed = Flow((None, channels, *(None,) * (rank - 2)), tuple(rest if k == 1 else Residue.UNKNOWN for k in range(rank)))
+    passed = Flow((None, channels, *(None,) * (rank - 2)), tuple(residue if k == 1 else Residue.UNKNOWN for k in range(rank)))
     if site.node.attribute("num_groups") == 1:
         return [without_trace(passed, mix_or_hold(site, flow, [1]))]
     groups = channels.reshape(site.node.attribute("num_groups"), -1)
@@ -134,38 +135,38 @@ def group_norm(site: Site) -> list[Flow]:
 
 
 def _reads_all(site: Site, flow: Flow) -> bool:
-    """Whether all channels on the last axis must stay for the statistics, while scale and shift have channels of their own."""
-    labels, rest = flow.axes[-1], flow.residue[-1]
+    """Whether the statistics need all channels on the last axis, while scale and shift have channels of their own."""
+    labels, residue = flow.axes[-1], flow.residue[-1]
     weights = [site.flow(k) for k in (1, 2) if site.has(k)]
     if site.node.fused or not weights or not all(len(w.axes) == 1 and w.axes[0] is not None for w in weights):
         return False
     if labels is None or not site.labels.atoms_left([], labels):
         return True
-    return rest < Residue.CONSTANT and not site.policy.allow_renormalising
+    return residue < Residue.CONSTANT and not site.policy.allow_renormalising
 
 
-def _scaled_anew(site: Site, flow: Flow) -> Flow:
-    """What comes in keeps its channels; those that go out are the scale's. Behind an embedding this frees the whole network."""
-    site.pin(flow.axes[-1], f"normalises over them, and removed ones would leave a trace{WAY_OUT}")
+def _with_channels_of_scale(site: Site, flow: Flow) -> Flow:
+    """The input keeps its channels; the output has those of the scale. After an embedding, this frees the whole network."""
+    site.pin(flow.axes[-1], f"normalises over them, so removing any would change the result{WAY_OUT}")
     weights = [site.flow(k) for k in (1, 2) if site.has(k)]
     scales = np.asarray(weights[0].axes[0])
     for w in weights:
         site.tie(scales, np.asarray(w.axes[0]))
-    rest = Residue.ZERO if all(w.zero[0] for w in weights) else Residue.UNKNOWN
-    return Flow((*flow.axes[:-1], scales), (*(Residue.UNKNOWN for _ in flow.axes[:-1]), rest))
+    residue = Residue.ZERO if all(w.zero[0] for w in weights) else Residue.UNKNOWN
+    return Flow((*flow.axes[:-1], scales), (*(Residue.UNKNOWN for _ in flow.axes[:-1]), residue))
 
 
 def layer_norm(site: Site) -> list[Flow]:
     """LayerNormalization, RMSNormalization over attribute `axis` and all after it, with scale and shift.
 
-    Where it is known what removed channels hold the refit puts that back for the statistics: they stay the original's.
+    If the residue of removed channels is known, the fix-up restores it for the statistics, which stay those of the original.
     """
     flow = site.flow(0)
     rank = len(flow.axes)
     first = site.node.attribute("axis", -1) % rank
-    rest = [Residue.UNKNOWN] * rank
+    residue = [Residue.UNKNOWN] * rank
     if first == rank - 1 and _reads_all(site, flow):
-        return [_scaled_anew(site, flow)]
+        return [_with_channels_of_scale(site, flow)]
     mixed = mix_or_hold(site, flow, range(first, rank))
     for k in range(first, rank):
         labels = flow.axes[k]
@@ -184,17 +185,17 @@ def layer_norm(site: Site) -> list[Flow]:
                 elif at >= 0 and site.shape(operand)[at] != 1:
                     site.pin(labels, "scales them by numbers that cannot be cut")
         unshifted = site.node.op == "RMSNormalization" and flow.zero[k]
-        rest[k] = Residue.ZERO if unshifted or (made_zero and all(made_zero)) else Residue.UNKNOWN
-    return [without_trace(Flow(flow.axes, tuple(rest)), mixed)]
+        residue[k] = Residue.ZERO if unshifted or (made_zero and all(made_zero)) else Residue.UNKNOWN
+    return [without_trace(Flow(flow.axes, tuple(residue)), mixed)]
 
 
-def _but_variance(graph: Graph, node: Node, operand: int) -> bool:
-    """A variance of zero makes no zeros."""
+def _except_variance(graph: Graph, node: Node, operand: int) -> bool:
+    """Everywhere except at the variance: a variance of zero makes no zeros."""
     return operand != 4
 
 
 RULES: Mapping[str, Rule] = {
-    **rules(batch_norm, "BatchNormalization", maskable=_but_variance),
+    **rules(batch_norm, "BatchNormalization", maskable=_except_variance),
     **rules(group_norm, "GroupNormalization", maskable=everywhere),
     **rules(instance_norm, "InstanceNormalization", maskable=everywhere),
     **rules(layer_norm, "LayerNormalization", maskable=everywhere),

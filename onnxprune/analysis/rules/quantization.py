@@ -13,13 +13,13 @@ from onnxprune.ir.graph import Graph
 from onnxprune.ir.quantization import SCALE, ZERO_POINT, zero_point_of
 
 PASSED = frozenset("Flatten Gather Identity MaxPool Reshape Slice Split Squeeze Transpose Unsqueeze".split())
-"""Operators after which integers mean what they meant before."""
+"""Operators that do not change what integers mean."""
 
 
 def linear(site: Site) -> list[Flow]:
-    """Both pass every axis. Scales and zero points are one for all, or one for each channel of `axis`."""
+    """QuantizeLinear and DequantizeLinear pass every axis. Scales and zero points are per tensor, or per channel of `axis`."""
     flow = site.flow(0)
-    rest = [r if r is Residue.ZERO and _stands_for_zero(site) else Residue.UNKNOWN for r in flow.residue]
+    residue = [r if r is Residue.ZERO and _stands_for_zero(site) else Residue.UNKNOWN for r in flow.residue]
     axes = list(flow.axes)
     for at, k, numbers, zero in _numbers(site, len(axes)):
         labels = axes[at]
@@ -31,8 +31,8 @@ def linear(site: Site) -> list[Flow]:
         block = site.node.attribute("block_size") if len(numbers) < len(labels) else 1
         site.tie(labels, numbers[np.arange(len(labels)) // block])
         if k == SCALE and zero and site.node.op == "DequantizeLinear":
-            rest[at] = Residue.ZERO
-    return [Flow(tuple(axes), tuple(Residue.UNKNOWN if x is None else r for x, r in zip(axes, rest, strict=True)))]
+            residue[at] = Residue.ZERO
+    return [Flow(tuple(axes), tuple(Residue.UNKNOWN if x is None else r for x, r in zip(axes, residue, strict=True)))]
 
 
 def _numbers(site: Site, rank: int) -> Iterator[tuple[int, int, Axis, bool]]:
@@ -49,14 +49,14 @@ def _numbers(site: Site, rank: int) -> Iterator[tuple[int, int, Axis, bool]]:
 
 
 def _stands_for_zero(site: Site) -> bool:
-    """Whether a removed channel is still read as zero: integers are, if whoever reads them has the same zero point."""
+    """Whether a removed channel is still read as zero: integers are, if every consumer has the same zero point."""
     if site.node.op == "DequantizeLinear":
         return True
     return _read_with(site.graph, site.node.outputs[0], zero_point_of(site.node))
 
 
 def _read_with(graph: Graph, name: str, own: str) -> bool:
-    """Whether all who read these integers, perhaps after they were moved, have this zero point."""
+    """Whether all consumers of these integers, perhaps after they were moved, have this zero point."""
     for node, k in graph.consumers.get(name, ()):
         if node.op in PASSED and k == 0:
             if not all(_read_with(graph, output, own) for output in node.outputs if output):
@@ -76,13 +76,13 @@ def _equal(graph: Graph, a: str, b: str) -> bool:
 
 
 def dynamic(site: Site) -> list[Flow]:
-    """DynamicQuantizeLinear finds its range itself; zero is always in it, so channels of zeros do not change it."""
+    """DynamicQuantizeLinear computes its own range, which always includes zero, so zero channels do not change it."""
     flow = site.flow(0)
-    for labels, rest in zip(flow.axes, flow.residue, strict=True):
-        if rest is not Residue.ZERO:
-            site.pin(labels, "finds its range from them, and removed ones would leave a trace")
-    rest = Residue.ZERO if _stands_for_zero(site) else Residue.UNKNOWN
-    passed = Flow(flow.axes, tuple(rest if r is Residue.ZERO else Residue.UNKNOWN for r in flow.residue))
+    for labels, residue in zip(flow.axes, flow.residue, strict=True):
+        if residue is not Residue.ZERO:
+            site.pin(labels, "derives its range from them, so removing any would change the result")
+    residue = Residue.ZERO if _stands_for_zero(site) else Residue.UNKNOWN
+    passed = Flow(flow.axes, tuple(residue if r is Residue.ZERO else Residue.UNKNOWN for r in flow.residue))
     return [passed, Flow.plain(0), Flow.plain(0)]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LSTM, GRU, RNN: hidden units are channels. A unit without weights and bias stays at zero for ever."""
+"""LSTM, GRU, RNN: hidden units are channels. A unit without weights and bias remains zero at every step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnxprune.analysis.rules.site import Rule, Site, Unsupported, everywhere, r
 from onnxprune.types import Indices
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-# For each direction: activations of the gates, of which those after the first must make zero of zero.
+# Activations of the gates, per direction; those after the first must map zero to zero.
 ACTIVATIONS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
 ZERO_AT_ZERO = frozenset({"Tanh", "Relu", "Softsign", "LeakyRelu", "ScaledTanh", "Elu"})
 BIAS, LENGTHS, HIDDEN, CELL, PEEPHOLES = 3, 4, 5, 6, 7
@@ -24,7 +24,7 @@ def recurrent(site: Site) -> list[Flow]:
     x, w, r = site.flow(0), site.flow(1), site.flow(2)
     hidden = r.axes[2]
     for k, axis in ((0, 0), (0, 1), (1, 0), (2, 0)):
-        site.pin(site.flow(k).axes[axis], "counts directions, steps or samples with this axis")
+        site.pin(site.flow(k).axes[axis], "uses this axis for directions, steps or samples")
     if hidden is None or w.axes[1] is None or r.axes[1] is None:
         raise Unsupported("has weights that are computed, or a single hidden unit")
     zero = w.zero[1] and r.zero[1] and r.zero[2]
@@ -34,12 +34,12 @@ def recurrent(site: Site) -> list[Flow]:
         if site.has(k):
             zero &= _tie_operand(site, k, hidden)
     if not zero:
-        site.pin(hidden, "starts from, or adds, what does not become zero")
+        site.pin(hidden, "starts from, or adds, values that do not become zero")
     _read(site, x, w)
     site.use(1, w.axes[1], True)
-    rest = (Residue.UNKNOWN, Residue.UNKNOWN, Residue.ZERO)
-    state = Flow((None, None, hidden), rest)
-    return [Flow((None, None, None, hidden), (Residue.UNKNOWN, *rest)), state, state][: len(site.node.outputs)]
+    residue = (Residue.UNKNOWN, Residue.UNKNOWN, Residue.ZERO)
+    state = Flow((None, None, hidden), residue)
+    return [Flow((None, None, None, hidden), (Residue.UNKNOWN, *residue)), state, state][: len(site.node.outputs)]
 
 
 def _check(site: Site) -> None:
@@ -50,19 +50,19 @@ def _check(site: Site) -> None:
     gates = len(ACTIVATIONS[op])
     for k, name in enumerate(given):
         if name not in ZERO_AT_ZERO and (gates == 1 or k % gates):
-            raise Unsupported(f"uses the activation {name}, which makes something of zero")
+            raise Unsupported(f"uses the activation {name}, which is not zero at zero")
 
 
 def _tie_blocks(site: Site, hidden: Indices, labels: Indices) -> None:
-    """Gates lie one after the other on an axis, each with a row for every hidden unit."""
+    """Gates are stored one after the other on an axis, each with a row per hidden unit."""
     site.tie(np.tile(hidden, len(labels) // len(hidden)), labels)
 
 
 def _tie_operand(site: Site, k: int, hidden: Indices) -> bool:
-    """Bias, peepholes and initial states end in an axis of hidden units; whether removed units hold zeros there."""
+    """Tie the last axis of a bias, peepholes or an initial state to the hidden units; return whether removed units are zero."""
     flow = site.flow(k)
     for labels in flow.axes[:-1]:
-        site.pin(labels, "counts directions or samples with this axis")
+        site.pin(labels, "uses this axis for directions or samples")
     labels = flow.axes[-1]
     if labels is None:
         value = site.value(k)
@@ -73,11 +73,11 @@ def _tie_operand(site: Site, k: int, hidden: Indices) -> bool:
 
 
 def _read(site: Site, x: Flow, w: Flow) -> None:
-    """The input channels are summed over."""
+    """Tie the input channels, which are summed over."""
     ins, columns = x.axes[2], w.axes[2]
     if ins is None or columns is None:
         for labels in (ins, columns):
-            site.pin(labels, "meets them with channels that cannot be cut")
+            site.pin(labels, "combines them with channels that cannot be cut")
         return
     site.tie(ins, columns)
     if not (x.zero[2] or w.zero[2]):

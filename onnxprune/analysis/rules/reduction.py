@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators that work along some axes and pass the others: reductions, extremes, sorting, running sums."""
+"""Operators that work along some axes and pass the others: reductions, extrema, sorting, running sums."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from onnxprune.analysis.policy import WAY_OUT
 from onnxprune.analysis.rules.site import Rule, Site, Unsupported, rules
 from onnxprune.ir.semantics import reduced_axes
 
-# Reductions of zeros that are zero: channels that pass stay zero.
+# Reductions that map zeros to zero: channels that pass stay zero.
 REDUCTIONS = frozenset(
     ["ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"]
 )
 
 
-# Those for which a zero among the reduced elements changes nothing, and those that a refit makes right.
+# Reductions that a zero among the reduced elements does not change.
 SUMS = frozenset({"ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare"})
 
 
-# A refit adds what removed channels hold; a sum must then be over them alone, for their numbers may be stored only once.
+# A fix-up adds the residue to these. Sums must then be over channels alone, because the residue may be stored only once.
 ACCOUNTED = frozenset({"ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2"})
 
 
-# Of what is left of a product there is no telling what the whole would have been.
+# A product of the kept elements does not determine the product of all.
 ALL_OF_THEM = frozenset({"ReduceProd"})
 
 
-def _keep(site: Site, flow: Flow, held: Iterable[int], why: str) -> Flow:
-    """Pin the axes `held` and pass the others, which need not be zero any more."""
-    for k in held:
+def _keep(site: Site, flow: Flow, axes: Iterable[int], why: str) -> Flow:
+    """Pin `axes` and pass the others, which need not be zero any more."""
+    for k in axes:
         site.pin(flow.axes[k], why)
-    return Flow(tuple(None if k in held else x for k, x in enumerate(flow.axes)), (Residue.UNKNOWN,) * len(flow.axes))
+    return Flow(tuple(None if k in axes else x for k, x in enumerate(flow.axes)), (Residue.UNKNOWN,) * len(flow.axes))
 
 
 def cumsum(site: Site) -> list[Flow]:
-    """CumSum works along the axis that its second input names; zeros on it add nothing."""
+    """CumSum works along the axis given by its second input; zeros on it add nothing."""
     value = site.value(1)
     if value is None:
-        raise Unsupported("sums along an axis that is not known")
+        raise Unsupported("sums along an unknown axis")
     flow = site.flow(0)
     axis = int(value.ravel()[0]) % len(flow.axes)
     if flow.zero[axis]:
@@ -51,14 +51,14 @@ def cumsum(site: Site) -> list[Flow]:
 
 
 def cumprod(site: Site) -> list[Flow]:
-    """CumProd works along the axis that its second input names."""
+    """CumProd works along the axis given by its second input."""
     value = site.value(1)
     if value is None:
-        raise Unsupported("multiplies along an axis that is not known")
+        raise Unsupported("multiplies along an unknown axis")
     flow = site.flow(0)
     axis = int(value.ravel()[0]) % len(flow.axes)
     kept = _keep(site, flow, (axis,), "multiplies along this axis")
-    if site.node.attribute("exclusive", 0):  # the first is one, whatever the channel holds
+    if site.node.attribute("exclusive", 0):  # the first element is one in every channel
         return [kept]
     return [
         Flow(
@@ -72,7 +72,7 @@ def cumprod(site: Site) -> list[Flow]:
 
 
 def arg_extreme(site: Site) -> list[Flow]:
-    """ArgMax, ArgMin: like a reduction of which the result depends on every position."""
+    """ArgMax, ArgMin: like a reduction whose result depends on every position."""
     flow = site.flow(0)
     axis = site.node.attribute("axis", 0) % len(flow.axes)
     kept = _keep(site, flow, (axis,), "compares all positions of this axis")
@@ -86,19 +86,19 @@ def top_k(site: Site) -> list[Flow]:
 
 
 def reduction(site: Site) -> list[Flow]:
-    """Sums may lose positions that hold zeros; a refit accounts for them in means and extremes; others need them all, unless
-    they may work on what is left."""
+    """Sums may lose zero positions; a fix-up accounts for removed channels in means and extrema; others need all channels,
+    unless they may work on the kept ones."""
     flow = site.flow(0)
     rank = len(flow.axes)
     if site.has(1) and site.value(1) is None:
-        raise Unsupported("reduces over axes that are not known")
+        raise Unsupported("reduces over unknown axes")
     given = site.value(1)
     axes = reduced_axes(site.node, rank, None if given is None else given.tolist())
     accounted = _accounted(site, flow, axes)
     way_out = "" if site.node.op in ALL_OF_THEM else WAY_OUT
     for k in axes:
         if k not in accounted:
-            site.pin(flow.axes[k], f"reduces over them, and removed ones would leave a trace{way_out}")
+            site.pin(flow.axes[k], f"reduces over them, so removing any would change the result{way_out}")
         elif (labels := flow.axes[k]) is not None:
             site.labels.touched.append(labels)
     for k, labels in enumerate(flow.axes):
@@ -112,7 +112,7 @@ def reduction(site: Site) -> list[Flow]:
 
 
 def _accounted(site: Site, flow: Flow, axes: set[int]) -> set[int]:
-    """The reduced axes that may shrink: all where removed channels are zero, else the one with most channels."""
+    """The reduced axes that may shrink: all if removed channels are zero, else the one with most channels."""
     op, labelled = site.node.op, {k: x for k in axes if (x := flow.axes[k]) is not None}
     zeros = all(flow.zero[k] for k in labelled)
     if site.policy.allow_renormalising and op not in ALL_OF_THEM:
@@ -135,11 +135,11 @@ def _without(flow: Flow, axes: set[int]) -> Flow:
     return Flow(tuple(flow.axes[k] for k in keep), tuple(flow.residue[k] for k in keep))
 
 
-def _passed(site: Site, rest: Residue) -> Residue:
-    """What a reduction over other axes makes of removed channels."""
-    if rest is Residue.ZERO:
+def _passed(site: Site, residue: Residue) -> Residue:
+    """The residue of channels that pass a reduction over other axes."""
+    if residue is Residue.ZERO:
         return Residue.ZERO if site.node.op in REDUCTIONS else Residue.UNKNOWN
-    return rest if rest is Residue.CONSTANT else Residue.UNKNOWN
+    return residue if residue is Residue.CONSTANT else Residue.UNKNOWN
 
 
 RULES: Mapping[str, Rule] = {

@@ -10,9 +10,9 @@ from onnxprune.analysis.rules.site import Rule, Site, Unsupported, rules
 
 
 def resize(site: Site) -> list[Flow]:
-    """Resize, Upsample: axes that keep their size in all cases pass; interpolation along the others leaves zeros zero."""
+    """Resize, Upsample: axes that keep their size in all cases pass; interpolation along the others keeps zeros zero."""
     if site.node.attribute("coordinate_transformation_mode", b"") == b"tf_crop_and_resize":
-        raise Unsupported("crops while it resizes")
+        raise Unsupported("crops and resizes at once")
     flow = site.flow(0)
     scaled = _scaled(site)
     axes: list[Axis] = []
@@ -27,7 +27,7 @@ def resize(site: Site) -> list[Flow]:
 
 
 def _scaled(site: Site) -> set[int]:
-    """Axes with a scale other than one: rounding may hide it in the sizes."""
+    """Axes with a scale other than one, which rounding may hide in the sizes."""
     place = 2 if site.node.op == "Resize" and site.node.opset >= 11 else 1
     scales = site.value(place)
     if scales is None or not scales.size:
@@ -37,13 +37,13 @@ def _scaled(site: Site) -> set[int]:
 
 
 def observe(site: Site) -> list[Flow]:
-    """Shape, Size: sizes are read anew from the smaller tensor, and the cut sees to whoever needs the old ones."""
+    """Shape, Size: sizes are read from the smaller tensor, and the cut handles consumers that need the old ones."""
     unknown = any(c.value is None for c in site.out_cases())
     for labels in site.flow(0).axes:
         if labels is None:
             continue
         if unknown:
-            site.pin(labels, "reads their number where other sizes are not known")
+            site.pin(labels, "reads their number, and other sizes are unknown")
         else:
             site.labels.touched.append(labels)
     return [Flow.plain(site.rank())]

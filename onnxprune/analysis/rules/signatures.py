@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules as data: operators whose channels can be told in one line of Einstein notation.
+"""Rules as data: operators whose channels can be described in one line of Einstein notation.
 
 Reading a signature
-    Letters name axes; the same letter is the same channels. A letter that is absent on the right is summed over, which is
-    exact only if one factor holds zeros there. `_` is an axis that never shrinks. `s*` stands for any number of axes;
-    `b*` broadcasts like a batch. An operand of lower rank is aligned to the right.
+    Letters name axes; the same letter means the same channels. A letter that is absent on the right is summed over, which is
+    exact only if one factor is zero there. `_` is an axis that never shrinks. `s*` stands for any number of axes; `b*`
+    broadcasts like a batch. An operand of lower rank is aligned to the right.
     Operands are factors of a product, unless marked: `+` is added to the product, `~` takes part without making zeros.
 """
 
@@ -20,7 +20,7 @@ from onnxprune.ir.semantics import PRODUCERS
 
 
 def gemm(site: Site) -> str:
-    """Gemm (A', B', C), where a prime transposes if transA or transB says so."""
+    """Gemm (A', B', C); a prime means transposed if transA or transB is set."""
     a = "c n" if site.node.attribute("transA", 0) else "n c"
     b = "o c" if site.node.attribute("transB", 0) else "c o"
     return f"{a}, {b}, + n o -> n o"
@@ -34,7 +34,7 @@ def matmul(site: Site) -> str:
 
 
 def einsum(site: Site) -> str:
-    """Einsum's own equation, written with spaces."""
+    """Einsum's own equation, with spaces between the letters."""
     equation = site.node.attribute("equation", b"").decode().replace(" ", "")
     left, arrow, right = equation.partition("->")
     terms = left.split(",")
@@ -70,7 +70,7 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """Where a letter stands: operand, axis, and what flows there."""
+    """An occurrence of a letter: operand, axis, and what flows there."""
 
     operand: int
     axis: int
@@ -81,7 +81,7 @@ class Seat:
 
 
 def parse(text: str, rank: int) -> Operand:
-    """Give each of `rank` axes its letter: a starred letter fills the middle, a lower rank aligns to the right.
+    """Assign a letter to each of `rank` axes: a starred letter fills the middle, a lower rank aligns to the right.
 
     >>> parse("+ n o", 1)
     Operand(mark='+', letters=('o',))
@@ -92,11 +92,11 @@ def parse(text: str, rank: int) -> Operand:
     words = text.replace("+", " ").replace("~", " ").split()
     stars = [k for k, w in enumerate(words) if w.endswith("*")]
     if stars:
-        many = rank - len(words) + 1
-        if many < 0:
+        count = rank - len(words) + 1
+        if count < 0:
             raise Unsupported(f"has rank {rank} where its signature says '{text.strip()}'")
         name = words[stars[0]][:-1]
-        filled = [name if name == "_" else f"{name}{k - many}" for k in range(many)]
+        filled = [name if name == "_" else f"{name}{k - count}" for k in range(count)]
         words[stars[0] : stars[0] + 1] = filled
     return Operand(mark, tuple(words[max(0, len(words) - rank) :]))
 
@@ -110,7 +110,7 @@ def by_signature(signature: str | Callable[[Site], str]) -> Visit:
         terms = left.split(",")
         seats = _seats(site, terms)
         target = parse(right, site.rank())
-        # also one without axes: a number that is added to every channel
+        # including an operand without axes: a number that is added to every channel
         added = {k for k, term in enumerate(terms) if term.strip().startswith("+") and site.has(k)}
         settled = {letter: _settle(site, letter, found, letter in target.letters, added) for letter, found in seats.items()}
         axes = tuple(settled.get(letter, (None, Residue.UNKNOWN)) for letter in target.letters)
@@ -134,7 +134,7 @@ def _seats(site: Site, texts: list[str]) -> dict[str, list[Seat]]:
 
 
 def _settle(site: Site, letter: str, seats: list[Seat], on_the_right: bool, added: set[int]) -> tuple[Axis, Residue]:
-    """Tie all that a letter stands for; returns the labels that the output carries there, and what dropped ones hold."""
+    """Tie all labels of a letter; return the labels and the residue of that axis of the output."""
     if letter == "_":
         for seat in seats:
             site.pin(seat.labels, "works across this axis")
@@ -146,7 +146,7 @@ def _settle(site: Site, letter: str, seats: list[Seat], on_the_right: bool, adde
     if len(labels) < len(wide) or len({len(x) for x in labels}) > 1:
         kept = next(((s.operand, s.axis) for s in wide if s.labels is None), None)
         for x in labels:
-            site.pin(x, "meets them with channels that cannot be cut", kept)
+            site.pin(x, "combines them with channels that cannot be cut", kept)
         return None, Residue.UNKNOWN
     _record(site, wide, on_the_right)
     for other in labels[1:]:
@@ -177,4 +177,4 @@ RULES: Mapping[str, Rule] = {
     **{op: Rule(by_signature(SIGNATURES[op]), everywhere) for op in ("Einsum", "Gemm", "MatMul")},
     **{op: Rule(by_signature(text)) for op, text in SIGNATURES.items() if text == POOL},
 }
-"""Operators of which the signature tells all."""
+"""Operators that their signature describes completely."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a rule sees: one node, the labels of its inputs, and what is known of its tensors."""
+"""What a rule sees: one node, the labels of its inputs, and what is known about its tensors."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from onnxprune.ir.graph import Fact, Graph, Node
 from onnxprune.types import Array, Indices
 
 
-class Unsupported(Exception):  # noqa: N818 - not an error: the engine pins the node's inputs and goes on
+class Unsupported(Exception):  # noqa: N818 - not an error: the engine pins the node's inputs and continues
     """A rule declines a node; the message completes the sentence "<node> ..."."""
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A weight at work: the labels of one of its axes, in the node that multiplies or adds it.
+    """The use of a weight: the labels of one of its axes, in the node that multiplies or adds it.
 
     Attributes:
         node: index of the node.
-        op: its operator; for a fused node that of the part at work.
+        op: its operator; for a fused node, the operator of the part that uses the weight.
         operand: which input of that operator.
-        labels: labels of the axis, one a position.
-        produces: True where the axis becomes a channel axis of the output, False where the node sums over it.
+        labels: labels of the axis, one per position.
+        produces: True if the axis becomes a channel axis of the output, False if the node sums over it.
     """
 
     node: int
@@ -39,17 +39,17 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One node with its surroundings.
+    """One node and its context.
 
     Attributes:
         node: the node.
         graph: the whole graph, for facts.
-        inputs: the flow of each input; None for an input that is left out.
-        stored: for each input, whether it comes from weights alone.
+        inputs: the flow of each input; None for an omitted input.
+        stored: for each input, whether it is computed from weights alone.
         labels: the union-find; rules tie and pin through the methods of this class.
-        uses: where weights at work are recorded.
-        policy: what the user wishes where several answers are right.
-        owners: label -> names of the weights whose channels are tied to it; asked only where the policy names weights.
+        uses: where uses of weights are recorded.
+        policy: which of several valid results to choose.
+        owners: label -> names of the weights whose channels are tied to it; called only if the policy names weights.
     """
 
     node: Node
@@ -62,7 +62,7 @@ class Site:
     owners: Callable[[Indices], set[str]] = field(default=lambda _: set(), repr=False)
 
     def flow(self, k: int) -> Flow:
-        """The flow of input `k`, which must be there."""
+        """The flow of input `k`, which must be present."""
         flow = self.inputs[k] if k < len(self.inputs) else None
         if flow is None:
             raise Unsupported(f"lacks input {k}")
@@ -73,11 +73,11 @@ class Site:
         return self.graph.facts[self.node.inputs[k]].cases
 
     def shape(self, k: int) -> tuple[int | None, ...]:
-        """Sizes of input `k`, None where dynamic."""
+        """Sizes of input `k`, None for those that are dynamic."""
         return self.graph.shape(self.node.inputs[k]) or ()
 
     def has(self, k: int) -> bool:
-        """Whether input `k` is given."""
+        """Whether input `k` is present."""
         return k < len(self.node.inputs) and bool(self.node.inputs[k])
 
     def value(self, k: int) -> Array | None:
@@ -85,7 +85,7 @@ class Site:
         return self.graph.facts[self.node.inputs[k]].value if self.has(k) else None
 
     def rank(self, output: int = 0) -> int:
-        """The rank of an output; 0 for one that is left out."""
+        """The rank of an output; 0 for an omitted output."""
         return len(self.out_cases(output)[0].shape or ()) if self.node.outputs[output] else 0
 
     def out_cases(self, output: int = 0) -> tuple[Fact, ...]:
@@ -93,14 +93,14 @@ class Site:
         return self.graph.facts[self.node.outputs[output]].cases
 
     def tie(self, a: Indices, b: Indices) -> None:
-        """The node makes these channels one."""
+        """Tie these channels because of this node."""
         self.labels.tie(a, b, self.node.index)
 
     def pin(self, axis: Axis, why: str, of: tuple[int, int] | None = None) -> None:
-        """The node needs these channels; `why` completes the sentence "<node> ...".
+        """Pin these channels because of this node; `why` completes the sentence "<node> ...".
 
         Args:
-            of: (input, axis) of channels that cannot be cut either, where that is the reason.
+            of: (input, axis) of other channels that cannot be cut, if they are the reason.
         """
         if axis is not None:
             self.labels.pin(axis, self._pin(why, of))
@@ -109,11 +109,11 @@ class Site:
         return Pin(str(self.node), why, None if of is None else (self.node.inputs[of[0]], of[1]))
 
     def even(self, blocks: Indices) -> None:
-        """The node needs the same number of channels in every row of `blocks` (n_blocks, size); which ones is free."""
+        """The node needs the same number of channels kept in every row of `blocks` (n_blocks, size); the choice is free."""
         self.labels.even(blocks, self.node.index)
 
     def mix(self, axis: Axis) -> None:
-        """The node works on these channels together, and the smaller graph only on those that are left."""
+        """The node mixes these channels; in the smaller graph, it works on those that are kept."""
         if axis is not None:
             self.labels.mix(axis, self.node.index)
 
@@ -122,22 +122,22 @@ class Site:
         return self.labels.fixed(size, self._pin(why, of))
 
     def choose(self, options: Sequence[Iterable[Pair]], *of: Indices, split: bool = True) -> int:
-        """Which factor carries the labels `of`: the index of its ties among `options`, which go from outer to inner.
+        """Which factor carries the labels `of`: the index of its ties among `options`, which are ordered from outer to inner.
 
-        By default the one that leaves most channels apart. Where channels are split, a wish for another is followed unless it
-        leaves nothing to cut.
+        By default, the one that keeps most channels separate. If channels are split, the policy may request another one; it is
+        used unless it leaves nothing to cut.
         """
-        left = [self.labels.atoms_left(ties, np.concatenate(of)) for ties in options]
-        most = left.index(max(left))
+        atoms = [self.labels.atoms_left(ties, np.concatenate(of)) for ties in options]
+        best = atoms.index(max(atoms))
         if not split or not self.policy.carrier:
-            return most
-        wish = self.policy.carries(self.owners(np.concatenate(of)) if self.policy.needs_names else ())
-        wanted = 0 if wish == OUTER else len(options) - 1
-        cuts = all(self.labels.atoms_left(options[wanted], part) > 1 for part in of)
-        return wanted if wish != AUTO and cuts else most
+            return best
+        requested = self.policy.carries(self.owners(np.concatenate(of)) if self.policy.needs_names else ())
+        index = 0 if requested == OUTER else len(options) - 1
+        cuts = all(self.labels.atoms_left(options[index], part) > 1 for part in of)
+        return index if requested != AUTO and cuts else best
 
     def use(self, operand: int, axis: Axis, produces: bool) -> None:
-        """Record a weight at work."""
+        """Record the use of a weight."""
         if axis is not None and self.stored[operand]:
             self.uses.append(Use(self.node.index, self.node.op, operand, axis, produces))
 
@@ -145,11 +145,11 @@ class Site:
 Pair = tuple[Indices, Indices]
 """Two arrays of labels to be tied."""
 Visit = Callable[[Site], list[Flow]]
-"""What is done at a node: tie, pin, and tell what the outputs carry."""
+"""What a rule does at a node: tie, pin, and return the flows of the outputs."""
 Maskable = Callable[[Graph, Node, int], bool]
 """(graph, node, operand) -> whether a stored tensor may be masked at this input of the node: with its dropped slices set to
-zero, those channels count for nothing there. Elsewhere (a divisor, a maximum) the operator may see the true values of a
-removed channel, so nothing downstream may count on zeros."""
+zero, those channels contribute nothing there. At other inputs (a divisor, a maximum) the operator may see the true values of
+a removed channel, so nothing downstream may rely on zeros."""
 
 
 def never(graph: Graph, node: Node, operand: int) -> bool:
@@ -164,13 +164,13 @@ def everywhere(graph: Graph, node: Node, operand: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What an operator does with channels.
+    """How an operator treats channels.
 
     Attributes:
-        visit: ties and pins, and tells what the outputs carry.
+        visit: ties and pins, and returns the flows of the outputs.
         maskable: at which inputs a stored tensor may be masked.
-        integers: whether that holds for integers too, of which those that mean zero are put in.
-        makes_positions: whether it makes positions of its own, and is visited even where no input has channels.
+        integers: whether integers may also be masked, with those that mean zero.
+        makes_positions: whether it creates positions of its own, and is visited even if no input has channels.
     """
 
     visit: Visit

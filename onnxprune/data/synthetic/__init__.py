@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs made up for a model: procedural signals, evolved until they cause the activations that BatchNorm remembers."""
+"""Synthetic inputs for a model: procedural signals, evolved to reproduce the activation statistics that BatchNorm stores."""

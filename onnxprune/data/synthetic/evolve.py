@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples bred until the activations that they cause have the moments that BatchNorm remembers.
+"""Samples evolved until their activations have the moments that BatchNorm stores.
 
-No gradients: a pool of procedural signals is made, the subset whose mean moments come nearest to the running statistics is
-chosen (`select.herd`), children are made of the chosen ones, and so on. What is matched is what ZeroQ (Cai et al., 2020) and
-DeepInversion (Yin et al., 2020) match by gradient descent on pixels.
+No gradients: from a pool of procedural signals, the subset whose mean moments are nearest to the running statistics is chosen
+(`select.herd`), the chosen samples produce children, and so on. ZeroQ (Cai et al., 2020) and DeepInversion (Yin et al., 2020)
+match the same statistics by gradient descent on pixels.
 """
 
 from __future__ import annotations
@@ -25,129 +25,130 @@ from onnxprune.data.synthetic.select import herd, norm_of_mean
 from onnxprune.data.synthetic.statistics import Probe, features
 from onnxprune.types import Advance, Array, Rng
 
-Genomes = dict[str, Array]
+Population = dict[str, Array]
+"""Samples before scaling: input name -> one array, samples first."""
 FRESH = 2
-"""One in so many of a round is no child but new, so that the chosen ones do not all become relatives."""
+"""One in FRESH samples of a round is new, not a child, so that the chosen samples do not all become relatives."""
 
 
 @dataclass(frozen=True)
-class Breeder:
-    """Makes samples for the inputs of a model, and measures them.
+class Sampler:
+    """Makes samples for the inputs of a model, and evaluates them.
 
     Attributes:
         model: the model.
-        inputs: what its inputs are like.
-        unit: how many samples the model takes at a time, at least.
+        inputs: descriptions of its inputs.
+        unit: minimum number of samples that the model takes at a time.
     """
 
     model: ModelProto
     inputs: tuple[Input, ...]
     unit: int = 1
 
-    def pool(self, rng: Rng, size: int) -> Genomes:
-        """New genomes."""
+    def pool(self, rng: Rng, size: int) -> Population:
+        """New samples, with random textures."""
         at = {i.name: i.at for i in self.inputs}
         return {i.name: np.stack([i.make(rng, at[i.name]) for _ in range(size)]) for i in self.inputs}
 
-    def children(self, rng: Rng, genomes: Genomes, size: int) -> Genomes:
-        """Genomes made of pairs."""
-        at, many = {i.name: i.at for i in self.inputs}, len(next(iter(genomes.values())))
-        pairs = rng.integers(0, many, (size, 2))
+    def children(self, rng: Rng, samples: Population, size: int) -> Population:
+        """Children of random pairs of samples."""
+        at, count = {i.name: i.at for i in self.inputs}, len(next(iter(samples.values())))
+        pairs = rng.integers(0, count, (size, 2))
         return {
-            i.name: np.stack([i.child(rng, at[i.name], genomes[i.name][a], genomes[i.name][b]) for a, b in pairs])
+            i.name: np.stack([i.child(rng, at[i.name], samples[i.name][a], samples[i.name][b]) for a, b in pairs])
             for i in self.inputs
         }
 
-    def data(self, genomes: Genomes) -> Data:
-        """The samples of genomes."""
-        return data_of_chunks([{i.name: i.fed(genomes[i.name]) for i in self.inputs}], self.model, "synthetic")
+    def data(self, samples: Population) -> Data:
+        """The samples as the model takes them."""
+        return data_of_chunks([{i.name: i.fed(samples[i.name]) for i in self.inputs}], self.model, "synthetic")
 
-    def features(self, genomes: Genomes, probe: Probe) -> Array:
-        """One vector a sample; a set of samples is the better, the nearer its mean is to zero.
+    def features(self, samples: Population, probe: Probe) -> Array:
+        """One vector per sample; the nearer the mean of a set of samples is to zero, the better the set.
 
-        Where the probe also tells the scores of classes, classes are asked to be equally frequent.
+        If the probe also returns class scores, unequal class frequencies count as a mismatch.
         """
-        size, step, rows = len(next(iter(genomes.values()))), -(-64 // self.unit) * self.unit, []
+        size, step, rows = len(next(iter(samples.values()))), -(-64 // self.unit) * self.unit, []
         for k in range(0, size, step):
-            for moments, outputs in probe(self.data({name: x[k : k + step] for name, x in genomes.items()})):
+            for moments, outputs in probe(self.data({name: x[k : k + step] for name, x in samples.items()})):
                 parts = [features(moments), *(_imbalance(y) for y in outputs)]
                 rows.append(np.concatenate(parts, 1))
         return np.concatenate(rows)
 
 
 def _imbalance(scores: Array) -> Array:
-    """How much more likely each class is than all are on the mean; it weighs as much as one layer."""
+    """How much more likely each class is than the average class; weighted as much as one layer."""
     scores = scores.reshape(len(scores), -1).astype(np.float64)
     if not are_probabilities(scores):
         scores = np.exp(scores - scores.max(1, keepdims=True))
         scores /= scores.sum(1, keepdims=True)
-    many = scores.shape[1]
-    return np.asarray((scores - 1 / many) * np.sqrt(many), np.float32)
+    classes = scores.shape[1]
+    return np.asarray((scores - 1 / classes) * np.sqrt(classes), np.float32)
 
 
 def evolve(
-    breeder: Breeder, probe: Probe, rng: Rng, count: int, first: int, rounds: int, children: int, progress: Advance
-) -> Genomes:
-    """The best `count` genomes out of `first` new ones and `rounds` times `children` that descend from the best."""
-    genomes = breeder.pool(rng, first)
-    rows = breeder.features(genomes, probe)
+    sampler: Sampler, probe: Probe, rng: Rng, count: int, first: int, rounds: int, children: int, progress: Advance
+) -> Population:
+    """The best `count` samples of `first` new ones and `children` more per round, derived from the best so far."""
+    samples = sampler.pool(rng, first)
+    rows = sampler.features(samples, probe)
     products = rows @ rows.T
     best = herd(products, count)
     for k in range(rounds):
         progress((k + 1) / (rounds + 1))
-        genomes, rows, products = _of(genomes, best), rows[best], products[np.ix_(best, best)]
-        born = _joined(breeder.children(rng, genomes, children - children // FRESH), breeder.pool(rng, children // FRESH))
-        new = breeder.features(born, probe)
+        samples, rows, products = _of(samples, best), rows[best], products[np.ix_(best, best)]
+        added = _joined(sampler.children(rng, samples, children - children // FRESH), sampler.pool(rng, children // FRESH))
+        new = sampler.features(added, probe)
         across = rows @ new.T
         products = np.block([[products, across], [across.T, new @ new.T]])
-        genomes = _joined(genomes, born)
+        samples = _joined(samples, added)
         rows = np.concatenate([rows, new])
         best = herd(products, count)
     progress(1.0)
-    return _of(genomes, best)
+    return _of(samples, best)
 
 
-def _joined(a: Genomes, b: Genomes) -> Genomes:
+def _joined(a: Population, b: Population) -> Population:
     return {name: np.concatenate([x, b[name]]) for name, x in a.items()}
 
 
-def _of(genomes: Genomes, chosen: NDArray[np.intp]) -> Genomes:
-    return {name: x[chosen] for name, x in genomes.items()}
+def _of(samples: Population, chosen: NDArray[np.intp]) -> Population:
+    return {name: x[chosen] for name, x in samples.items()}
 
 
-def ranged(breeder: Breeder, probe: Probe, rng: Rng, size: int) -> Breeder:
-    """The same with values of black and white for every signal under which a few samples fit best.
+def with_fitted_ranges(sampler: Sampler, probe: Probe, rng: Rng, size: int) -> Sampler:
+    """The same sampler, with the low and high value of each signal that make a few samples fit best.
 
-    Usual ranges are tried; only where none of them fits, the best is moved, narrowed and widened.
+    Common ranges are tried; only if none fits is the best one shifted, narrowed and widened.
     """
-    for k, signal in enumerate(breeder.inputs):
+    for k, signal in enumerate(sampler.inputs):
         if isinstance(signal, Signal) and signal.dtype.kind == "f":
-            genomes = breeder.pool(rng, size)
-            loss = partial(_loss, breeder, probe, k, genomes)
+            samples = sampler.pool(rng, size)
+            loss = partial(_loss, sampler, probe, k, samples)
             found = {ends: loss(ends) for ends in dict.fromkeys([(signal.low, signal.high), *usual_ranges(signal.channels)])}
             best = min(found, key=lambda ends: found[ends])
-            breeder = _with_ends(breeder, k, best if found[best] < POOR * len(probe.layers) else _climbed(best, loss))
-    return breeder
+            sampler = _with_ends(sampler, k, best if found[best] < POOR * len(probe.layers) else _climbed(best, loss))
+    return sampler
 
 
-def _loss(breeder: Breeder, probe: Probe, k: int, genomes: Genomes, ends: tuple[Any, Any]) -> float:
-    """How well the best quarter of some genomes fits when input `k` has other ends."""
-    rows = _with_ends(breeder, k, ends).features(genomes, probe)
+def _loss(sampler: Sampler, probe: Probe, k: int, samples: Population, ends: tuple[Any, Any]) -> float:
+    """Mismatch of the best quarter of some samples if the values of input `k` range between `ends`."""
+    rows = _with_ends(sampler, k, ends).features(samples, probe)
     products = rows @ rows.T
     return norm_of_mean(products, herd(products, max(1, len(rows) // 4)))
 
 
-def _with_ends(breeder: Breeder, k: int, ends: tuple[Any, Any]) -> Breeder:
-    inputs, signal = list(breeder.inputs), breeder.inputs[k]
+def _with_ends(sampler: Sampler, k: int, ends: tuple[Any, Any]) -> Sampler:
+    inputs, signal = list(sampler.inputs), sampler.inputs[k]
     assert isinstance(signal, Signal)
     inputs[k] = replace(signal, low=ends[0], high=ends[1])
-    return replace(breeder, inputs=tuple(inputs))
+    return replace(sampler, inputs=tuple(inputs))
 
 
 POOR = 1.0
-"""Squared mismatch of a layer from which on no usual range fits."""
+"""Squared mismatch per layer from which a range does not fit."""
 MOVES = ((0.0, -0.3), (0.0, 0.4), (-0.2, 0.0), (0.2, 0.0), (0.15, 0.15), (-0.15, -0.15))
-"""Changes of black and of white, as shares of the distance between them."""
+"""Changes of the low and the high value, as fractions of the distance between them."""
 
 
 def _climbed(best: tuple[Any, Any], loss: Callable[[tuple[Any, Any]], float], most: int = 8) -> tuple[Any, Any]:

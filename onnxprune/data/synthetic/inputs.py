@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the inputs of a model are like, and samples for each: signals, tokens, or something that never changes.
+"""Kinds of model inputs, and samples for each: signals, tokens, or constants.
 
-Every kind makes a *genome* for one sample, makes a child of two, and turns many genomes into what the model is fed.
+Each kind makes a sample, makes a child of two samples, and converts samples to the arrays that the model is fed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import onnx
 from onnx import ModelProto
 
 from onnxprune.data.arrays import counts_samples, inputs_of
-from onnxprune.data.synthetic.textures import FAMILIES, bred, coloured, grid
+from onnxprune.data.synthetic.textures import TEXTURES, coloured, crossed, grid
 from onnxprune.errors import DataError
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.ir.graph import FLOATS, Fact, Node, Weight, read_nodes, read_weights
@@ -29,14 +29,14 @@ CAFFE = (104.0, 117.0, 124.0)
 
 @dataclass(frozen=True)
 class Signal:
-    """A sound, an image, a film, or a list of numbers: genomes are (channels, *sizes) float16 in [0, 1].
+    """A sound, an image, a video, or a list of numbers; samples are (channels, *sizes) float16 in [0, 1].
 
     Attributes:
         name: of the input.
         shape: of one sample, as the model takes it.
-        channel: the axis of `shape` that holds channels; None: there is no such axis.
-        sizes: what the grid is like; of a plain list of numbers perhaps a square.
-        low, high: the values that 0 and 1 stand for, one a channel.
+        channel: the channel axis of `shape`; None if there is none.
+        sizes: shape of the grid; a plain list of numbers may be treated as a square.
+        low, high: the values that 0 and 1 stand for, one per channel.
         dtype: of the input.
     """
 
@@ -55,34 +55,34 @@ class Signal:
 
     @property
     def at(self) -> Array:
-        """The grid."""
+        """Coordinates of the grid."""
         return grid(self.sizes)
 
     def make(self, rng: Rng, at: Array) -> Array:
-        """A genome of a random family."""
-        return coloured(rng, at, self.channels, str(rng.choice(list(FAMILIES)))).astype(np.float16)
+        """A sample with a random texture."""
+        return coloured(rng, at, self.channels, str(rng.choice(list(TEXTURES)))).astype(np.float16)
 
     def child(self, rng: Rng, at: Array, a: Array, b: Array) -> Array:
-        """A genome made of two."""
-        return bred(rng, at, a.astype(np.float32), b.astype(np.float32)).astype(np.float16)
+        """A child of two samples."""
+        return crossed(rng, at, a.astype(np.float32), b.astype(np.float32)).astype(np.float16)
 
-    def fed(self, genomes: Array) -> Array:
-        """Genomes (n, channels, *sizes) as the model takes them, (n, *shape)."""
+    def fed(self, samples: Array) -> Array:
+        """Samples (n, channels, *sizes) as the model takes them, (n, *shape)."""
         ends = (np.array(v, np.float32).reshape(-1, *[1] * len(self.sizes)) for v in (self.low, self.high))
         low, high = ends
-        x = low + genomes.astype(np.float32) * (high - low)
+        x = low + samples.astype(np.float32) * (high - low)
         x = np.moveaxis(x, 1, 1 + (self.channel or 0)) if self.channel is not None else x
         x = np.rint(x) if self.dtype.kind in "iu" else x
-        return np.ascontiguousarray(x.reshape(len(genomes), *self.shape)).astype(self.dtype)
+        return np.ascontiguousarray(x.reshape(len(samples), *self.shape)).astype(self.dtype)
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Whole numbers that look something up: genomes are the numbers themselves.
+    """Integers that index a table; samples are the integers themselves.
 
     Attributes:
-        name, shape, dtype: as of a signal.
-        entries: how many there are to look up.
+        name, shape, dtype: as for `Signal`.
+        entries: number of entries of the table.
     """
 
     name: str
@@ -92,11 +92,11 @@ class Tokens:
 
     @property
     def at(self) -> Array:
-        """Nothing: tokens need no grid."""
+        """Empty: tokens need no grid."""
         return np.empty(0)
 
     def make(self, rng: Rng, at: Array) -> Array:
-        """Numbers of which a few are frequent (Zipf's law over a random order), or all alike."""
+        """Random integers: a few of them frequent (Zipf's law over a random order), or all equally frequent."""
         size = math.prod(self.shape)
         ranks = (
             np.minimum(rng.zipf(1.3, size) - 1, self.entries - 1) if rng.integers(2) else rng.integers(0, self.entries, size)
@@ -105,49 +105,49 @@ class Tokens:
         return ((ranks * 7919 + start) % self.entries if rng.integers(2) else ranks).reshape(self.shape)
 
     def child(self, rng: Rng, at: Array, a: Array, b: Array) -> Array:
-        """The beginning of one and the end of the other, and a few new ones."""
+        """The beginning of one sample and the end of the other, with a few new integers."""
         positions = np.arange(a.size).reshape(a.shape)
         mixed = np.where(positions < rng.integers(a.size + 1), a, b)
         return np.where(rng.random(a.shape) < 0.1 * rng.random(), rng.integers(0, self.entries, a.shape), mixed)
 
-    def fed(self, genomes: Array) -> Array:
-        """The numbers, in the type of the input."""
-        return genomes.astype(self.dtype)
+    def fed(self, samples: Array) -> Array:
+        """The integers, in the type of the input."""
+        return samples.astype(self.dtype)
 
 
 @dataclass(frozen=True)
-class Still:
-    """An input that is the same in every sample, such as a mask of ones; genomes are empty."""
+class Constant:
+    """An input that is the same in every sample, such as a mask of ones; samples are empty."""
 
     name: str
     value: Array = field(repr=False)
 
     @property
     def at(self) -> Array:
-        """Nothing."""
+        """Empty: there is no grid."""
         return np.empty(0)
 
     def make(self, rng: Rng, at: Array) -> Array:
-        """Nothing."""
+        """An empty sample."""
         return np.empty(0)
 
     def child(self, rng: Rng, at: Array, a: Array, b: Array) -> Array:
-        """Nothing."""
+        """An empty sample."""
         return a
 
-    def fed(self, genomes: Array) -> Array:
-        """The value, for each sample."""
-        return np.repeat(self.value[None], len(genomes), 0)
+    def fed(self, samples: Array) -> Array:
+        """The value, repeated for each sample."""
+        return np.repeat(self.value[None], len(samples), 0)
 
 
-Input = Signal | Tokens | Still
+Input = Signal | Tokens | Constant
 
 
 def read_inputs(model: ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> tuple[Input, ...]:
-    """What each input of a model is like, by its type, shape, name and first use.
+    """The kind of each input of a model, by its type, shape, name and first use.
 
     Raises:
-        DataError: an input is no tensor of numbers, or of unknown rank.
+        DataError: an input is not a tensor of numbers, or its rank is unknown.
     """
     reading, names = read_once(model, CASES_OF_BENCHMARK, shapes or {})
     uses = _Uses(model)
@@ -158,39 +158,39 @@ def read_inputs(model: ModelProto, shapes: Mapping[str, Sequence[int]] | None = 
 
 def _input(name: str, fact: Fact, common: bool, uses: _Uses, facts: Mapping[str, Fact]) -> Input:
     if fact.shape is None or -1 in fact.shape or not fact.dtype:
-        raise DataError(f"synthetic: the model does not tell the shape of '{name}'; give it with --input-shape, or give --data")
+        raise DataError(f"synthetic: the model does not state the shape of '{name}'; set it with --input-shape or use --data")
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(fact.dtype))
     whole = fact.shape if common else (1, *fact.shape)
     shape = whole[1:]
     if fact.dtype in FLOATS or (dtype == np.uint8 and len(shape) > 1):
-        still = _still_number(name, shape, facts)
-        return Still(name, still.astype(dtype)) if still is not None else _signal(name, whole, dtype, uses)
+        constant = _constant_number(name, shape, facts)
+        return Constant(name, constant.astype(dtype)) if constant is not None else _signal(name, whole, dtype, uses)
     if dtype.kind in "iu":
         return _whole_numbers(name, shape, dtype, uses)
     if dtype.kind == "b":
-        return Still(name, np.ones(shape, bool))
-    raise DataError(f"synthetic: '{name}' holds {dtype}, for which nothing can be made up; give --data")
+        return Constant(name, np.ones(shape, bool))
+    raise DataError(f"synthetic: '{name}' has type {dtype}, which cannot be synthesized; use --data")
 
 
-def _still_number(name: str, shape: tuple[int, ...], facts: Mapping[str, Fact]) -> Array | None:
-    """Ones for masks and scale factors, height and width for sizes; None for what should vary."""
+def _constant_number(name: str, shape: tuple[int, ...], facts: Mapping[str, Fact]) -> Array | None:
+    """Ones for masks and scale factors, height and width for sizes; None if the input should vary."""
     images = [f.shape for n, f in facts.items() if n != name and f.shape and len(f.shape) == 4]
     if re.search("mask", name, re.IGNORECASE) or not shape:
         return np.ones(shape)
     if images and math.prod(shape) <= 4:
-        asks = re.search("shape|size", name, re.IGNORECASE) and shape == (2,)
-        return np.array(images[0][2:], np.float64) if asks else np.ones(shape)
+        is_size = re.search("shape|size", name, re.IGNORECASE) and shape == (2,)
+        return np.array(images[0][2:], np.float64) if is_size else np.ones(shape)
     return None
 
 
 def _whole_numbers(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], uses: _Uses) -> Input:
     entries = uses.entries(name)
     if re.search("mask", name, re.IGNORECASE):
-        return Still(name, np.ones(shape, dtype))
+        return Constant(name, np.ones(shape, dtype))
     if re.search("position", name, re.IGNORECASE) and shape and (entries or shape[-1]) >= shape[-1]:
-        return Still(name, np.broadcast_to(np.arange(shape[-1], dtype=dtype), shape))
+        return Constant(name, np.broadcast_to(np.arange(shape[-1], dtype=dtype), shape))
     if re.search("type|segment", name, re.IGNORECASE):
-        return Still(name, np.zeros(shape, dtype))
+        return Constant(name, np.zeros(shape, dtype))
     return Tokens(name, shape, entries or 8, dtype)
 
 
@@ -200,17 +200,17 @@ def _signal(name: str, whole: tuple[int, ...], dtype: np.dtype[Any], uses: _Uses
     sizes = tuple(n for k, n in enumerate(shape) if k != channel) or (1,)
     side = math.isqrt(sizes[0])
     if channel is None and len(sizes) == 1 and sizes[0] >= 64 and side * side == sizes[0]:
-        sizes = (side, side)  # an image that somebody flattened
+        sizes = (side, side)  # a flattened image
     channels = 1 if channel is None else shape[channel]
     low, high = guessed_range(dtype, channels, uses.first(name))
     return Signal(name, shape, channel, sizes, low, high, dtype)
 
 
 def guessed_range(dtype: np.dtype[Any], channels: int, first: tuple[Node, Sequence[Array | None]] | None) -> tuple[Any, Any]:
-    """What black and white may be for a model that nothing more is known of, one value a channel.
+    """The lowest and highest value of an input, per channel, guessed from how the model begins.
 
-    Whole numbers are bytes. A model that begins by scaling or quantizing its input tells by that; of the others, those of three
-    channels usually take ImageNet's normalisation, and those of one channel 0 to 1.
+    Integers are bytes. If the model begins by scaling or quantizing its input, the range follows from that. Otherwise, inputs
+    of three channels usually have ImageNet's normalisation, and those of one channel are 0 to 1.
     """
     if dtype.kind in "iu":
         return (0.0,) * channels, (255.0,) * channels
@@ -231,13 +231,13 @@ def guessed_range(dtype: np.dtype[Any], channels: int, first: tuple[Node, Sequen
 
 
 def normalised(mean: Sequence[float], deviation: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """What 0 and 1 become when a mean is taken off and a deviation divides."""
+    """What 0 and 1 become after subtracting a mean and dividing by a standard deviation."""
     pairs = list(zip(mean, deviation, strict=True))
     return tuple(-m / d for m, d in pairs), tuple((1 - m) / d for m, d in pairs)
 
 
 def usual_ranges(channels: int) -> list[tuple[tuple[float, ...], tuple[float, ...]]]:
-    """Black and white as trainings usually have them."""
+    """The lowest and highest values that training pipelines usually produce."""
     plain = [
         ((low,) * channels, (high,) * channels) for low, high in ((0, 1), (-1, 1), (-0.5, 0.5), (-2, 2), (0, 255), (-128, 127))
     ]
@@ -247,7 +247,7 @@ def usual_ranges(channels: int) -> list[tuple[tuple[float, ...], tuple[float, ..
 
 
 class _Uses:
-    """How the nodes of a model begin with its inputs."""
+    """How the first nodes of a model use its inputs."""
 
     _SAME = frozenset("Cast Reshape Unsqueeze Squeeze Flatten Identity Transpose Slice Clip".split())
 
@@ -258,7 +258,7 @@ class _Uses:
         return [n for n in self._nodes if name in n.inputs]
 
     def first(self, name: str) -> tuple[Node, Sequence[Array | None]] | None:
-        """The only node that reads an input, after those that leave values alone, and the constants it reads."""
+        """The only consumer of an input, behind nodes that do not change values, and the constants that it reads."""
         nodes = self._of(name)
         if len(nodes) != 1:
             return None
@@ -267,7 +267,7 @@ class _Uses:
         return nodes[0], [self._weights[n].array if n in self._weights else None for n in nodes[0].inputs]
 
     def entries(self, name: str) -> int | None:
-        """How many rows the table has that an input looks up; None where it looks up none."""
+        """Number of entries of the table that an input indexes; None if it indexes none."""
         for node in self._of(name):
             if node.op == "Gather" and node.inputs[1] == name and node.inputs[0] in self._weights:
                 weight: Weight = self._weights[node.inputs[0]]
@@ -278,7 +278,7 @@ class _Uses:
         return None
 
     def channel_axis(self, name: str, whole: tuple[int, ...]) -> int | None:
-        """The axis of a sample (without the axis that counts samples) that holds channels."""
+        """The channel axis of a sample (without the sample axis)."""
         if len(whole) < 3:
             return None
         last = len(whole) - 1

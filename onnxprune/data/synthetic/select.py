@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples whose mean is nearest to zero: kernel herding (Chen, Welling and Smola, 2010) with exchanges."""
+"""Samples whose mean is near zero: kernel herding (Chen, Welling and Smola, 2010) with exchanges."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from onnxprune.types import Array
 
 
 def herd(products: Array, size: int, rounds: int = 2) -> NDArray[np.intp]:
-    """Which `size` of n vectors have a mean of nearly the least norm.
+    """Choose `size` of n vectors such that the norm of their mean is nearly minimal.
 
-    Vectors are taken one by one, always the one that makes the sum smallest; then, `rounds` times, each gives its place to a
-    better one.
+    Vectors are chosen one by one, each to minimise the norm of the sum; then, `rounds` times, each chosen vector is exchanged
+    for the best one available.
 
     Args:
         products: inner products of the vectors (n, n).
-        size: how many to choose, at most n.
-        rounds: how often each chosen one is reconsidered.
+        size: number of vectors to choose, at most n.
+        rounds: how often each chosen vector is reconsidered.
 
     Returns:
         Sorted positions.
@@ -28,9 +28,9 @@ def herd(products: Array, size: int, rounds: int = 2) -> NDArray[np.intp]:
     chosen: list[int] = []
     for step in range(size * (1 + rounds)):
         if step >= size:
-            gone = chosen.pop(0)
-            free[gone] = True
-            sums -= products[gone]
+            removed = chosen.pop(0)
+            free[removed] = True
+            sums -= products[removed]
         best = int(np.where(free, 2 * sums + norms, np.inf).argmin())
         free[best] = False
         sums += products[best]

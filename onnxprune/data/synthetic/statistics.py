@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What BatchNorm layers remember of the training inputs, and how near other inputs come to it."""
+"""The statistics of the training inputs that BatchNorm layers store, and how well other inputs match them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from onnxprune.ir.graph import captured, free_inputs, read_weights
 from onnxprune.ort import session
 from onnxprune.types import Array
 
-MOST_CHANNELS = 256
-"""Channels of one layer that are looked at."""
+MAX_CHANNELS = 256
+"""Maximum number of channels examined per layer."""
 ALIVE = 1e-3
-"""A channel whose variance is smaller than this share of its layer's median is dead: nothing can be learned from it."""
+"""A channel whose variance is below this fraction of its layer's median is dead: nothing can be learned from it."""
 FED, WORST = 2**22, 1e5
 FEW, ODD = 32, 0.6
-"""Samples by which inputs are judged odd, and the mismatch from which they are. Measured: real ones have less than 0.3,
-negatives 0.5, wrongly scaled ones 0.3 to 80, noise 3."""
+"""Number of samples on which inputs are judged, and the mismatch from which they are atypical. Measured: real inputs have less
+than 0.3, negatives 0.5, wrongly scaled inputs 0.3 to 80, noise 3."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Layer:
         name: its output.
         tensor: its input.
         mean, variance: running statistics of the input (channels,); the variance includes epsilon.
-        alive: channels that are looked at.
+        alive: channels that are examined.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class LayerFit:
-    """How far inputs drive a layer from its running statistics.
+    """How far the statistics of inputs are from the running statistics of a layer.
 
     Attributes:
         name: the layer's output.
-        mean: |mean - running mean| / running deviation, root mean square over channels.
-        spread: |ln(deviation / running deviation)|, root mean square over channels; 0.1 is about 10 %.
+        mean: |mean - running mean| / running std, root mean square over channels.
+        spread: |ln(std / running std)|, root mean square over channels; 0.1 is about 10 %.
     """
 
     name: str
@@ -64,28 +64,28 @@ class LayerFit:
 
 @dataclass(frozen=True)
 class Fit:
-    """How far inputs drive a model's BatchNorm layers from their running statistics; `mean` and `spread` average the layers."""
+    """How far inputs are from the running statistics of a model's BatchNorm layers; `mean` and `spread` average over layers."""
 
     layers: tuple[LayerFit, ...]
 
     @property
     def mean(self) -> float:
-        """Distance of means, in running deviations."""
+        """Distance of the means, in running standard deviations."""
         return float(np.mean([layer.mean for layer in self.layers]))
 
     @property
     def spread(self) -> float:
-        """Distance of deviations, as a logarithm."""
+        """Distance of the standard deviations, as a logarithm."""
         return float(np.mean([layer.spread for layer in self.layers]))
 
     @property
     def mismatch(self) -> float:
-        """Both in one number, 0 for inputs as in training; noise is often above 1."""
+        """Both distances as one number: 0 for inputs as in training, often above 1 for noise."""
         return float(np.mean([np.hypot(layer.mean, layer.spread) for layer in self.layers]))
 
     def __str__(self) -> str:
-        """One phrase for a report."""
-        return f"over {len(self.layers)} layers, means are off by {self.mean:.2f} deviations, deviations by {self.spread:.0%}"
+        """A phrase for a report."""
+        return f"over {len(self.layers)} layers, means are off by {self.mean:.2f} std, std by {self.spread:.0%}"
 
 
 def norm_layers(model: ModelProto) -> list[Layer]:
@@ -93,7 +93,7 @@ def norm_layers(model: ModelProto) -> list[Layer]:
     weights, live, found = read_weights(model), {v.name for v in free_inputs(model)}, []
     for node in model.graph.node:
         if live.isdisjoint((*node.input, *captured(node))):
-            if node.op_type == "Identity" and node.input[0] in weights:  # exporters that share equal tensors
+            if node.op_type == "Identity" and node.input[0] in weights:  # some exporters share equal tensors this way
                 weights[node.output[0]] = weights[node.input[0]]
             continue
         live |= {*node.output} - {""}
@@ -106,19 +106,19 @@ def _layer(node: NodeProto, mean: Array, variance: Array) -> list[Layer]:
     """The layer, unless all its channels are dead."""
     variance = np.maximum(variance, 0) + next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
     alive = np.flatnonzero((variance > ALIVE * np.median(variance)) & np.isfinite(variance) & np.isfinite(mean))
-    if len(alive) > MOST_CHANNELS:
-        alive = np.sort(np.random.default_rng(0).choice(alive, MOST_CHANNELS, replace=False))
+    if len(alive) > MAX_CHANNELS:
+        alive = np.sort(np.random.default_rng(0).choice(alive, MAX_CHANNELS, replace=False))
     return [Layer(node.output[0], node.input[0], mean, variance, alive)] if len(alive) else []
 
 
 class Probe:
-    """Runs a model up to its BatchNorm layers and tells their moments, each sample by itself.
+    """Runs a model up to its BatchNorm layers and returns the moments of their inputs, per sample.
 
-    Moments are taken about the running mean and in running deviations: (x - mean) / deviation and its square, averaged over
-    positions. They are linear in the samples: what a set of samples causes is the mean of what its members cause.
+    Moments are relative to the running mean and standard deviation: (x - mean) / std and its square, averaged over positions.
+    They are linear in the samples: the moments of a set are the mean of the moments of its members.
 
     Attributes:
-        layers: the layers, in the order of the file.
+        layers: the layers, in file order.
     """
 
     def __init__(self, opened: Any, layers: Sequence[Layer]) -> None:
@@ -126,16 +126,16 @@ class Probe:
         self._inputs = [v.name for v in opened.get_inputs()]
 
     def __call__(self, data: Data) -> Iterator[tuple[list[Array], list[Array]]]:
-        """For each batch: (samples, 2, channels) of every layer, and the other outputs that were asked for.
+        """For each batch: moments (samples, 2, channels) of every layer, and the other requested outputs.
 
         Raises:
-            DataError: the model does not run on these samples.
+            DataError: the model cannot run on these samples.
         """
         for feeds in data.batches(_batch(data)):
             size = 1 if data.stacked else count(feeds)
             try:
                 found = self._session.run(None, {name: feeds[name] for name in self._inputs})
-            except Exception as e:  # sizes that do not suit the model
+            except Exception as e:  # such as sizes that the model does not accept
                 why = (str(e).splitlines() or [""])[0][:200]
                 raise DataError(f"--data: the model does not run on these inputs: {why}") from e
             end = 2 * len(self.layers)
@@ -155,13 +155,13 @@ def _by_sample(moments: Array, size: int) -> Array:
 
 @contextmanager
 def probing(model: ModelProto, layers: Sequence[Layer], outputs: Sequence[str] = ()) -> Iterator[Probe]:
-    """A probe for some layers of a model, and for some of its other tensors."""
+    """A probe for some layers of a model and for some of its other tensors."""
     with runnable(_with_moments(model, layers, outputs)) as source:
         yield Probe(session(source, threads=0), layers)
 
 
 def _with_moments(model: ModelProto, layers: Sequence[Layer], outputs: Sequence[str]) -> ModelProto:
-    """The part of the model that leads to the layers and tensors, with the moments of each layer as outputs."""
+    """The part of the model that computes the layers' inputs and the tensors, with the moments of each layer as outputs."""
     copy, needed = skeleton(model), {layer.tensor for layer in layers} | {*outputs}
     kept = []
     for node in reversed(model.graph.node):
@@ -180,7 +180,7 @@ def _with_moments(model: ModelProto, layers: Sequence[Layer], outputs: Sequence[
 
 
 def _add_moments(model: ModelProto, layer: Layer, at: str) -> None:
-    """Means over positions of (x - mean) / deviation and of its square; GlobalAveragePool is the same in every opset."""
+    """Add means over positions of (x - mean) / std and of its square; GlobalAveragePool is the same in every opset."""
     stored: dict[str, Array] = {
         "mean": layer.mean[:, None].astype(np.float32),
         "scale": (1 / np.sqrt(layer.variance))[:, None].astype(np.float32),
@@ -207,10 +207,10 @@ def _batch(data: Data) -> int:
 
 
 def features(moments: Sequence[Array]) -> Array:
-    """What a sample adds to the mismatch, as a vector (samples, features): zero where a layer sees its running statistics.
+    """The contribution of each sample to the mismatch, (samples, features): zero where a layer sees its running statistics.
 
-    The squared norm of the mean over samples is the sum over layers of the mean squares over channels of
-    (mean - running mean) / deviation and of (second moment about the running mean) / variance - 1.
+    The squared norm of the mean over samples is the sum over layers of the mean squares, over channels, of
+    (mean - running mean) / std and of (second moment about the running mean) / variance - 1.
     """
     parts = [(m - np.array([[0.0], [1.0]])) / np.sqrt(m.shape[2]) for m in moments]
     rows = np.concatenate([p.reshape(len(p), -1) for p in parts], 1)
@@ -218,7 +218,7 @@ def features(moments: Sequence[Array]) -> Array:
 
 
 def fit(model: ModelProto, data: Data) -> Fit | None:
-    """How far samples drive a model's BatchNorm layers from their running statistics; None for a model without any."""
+    """How far samples are from the running statistics of a model's BatchNorm layers; None if the model has none."""
     layers = norm_layers(model)
     if not layers:
         return None
@@ -231,18 +231,18 @@ def fit(model: ModelProto, data: Data) -> Fit | None:
 
 
 def misfit(model: ModelProto, data: Data) -> str | None:
-    """A warning where samples do not cause the activations that the model was trained on, judged by a few of them."""
+    """A warning if samples do not cause activations like those of training, judged by a few of them; else None."""
     try:
         found = fit(model, data.take(FEW))
     except DataError:
         raise
-    except Exception:  # onnxruntime does not open the model; that is another's to tell
+    except Exception:  # onnxruntime cannot open the model; this is reported elsewhere
         return None
     if found is None or found.mismatch < ODD:
         return None
     return (
-        f"these inputs are unlike those of the training: {found}, by the BatchNorm statistics; are scale, mean, deviation, "
-        "order of channels and layout those of the training (--preprocess)?"
+        f"these inputs differ from the training inputs according to the BatchNorm statistics: {found}; check scale, mean, std, "
+        "channel order and layout (--preprocess)"
     )
 
 

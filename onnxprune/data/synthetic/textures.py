@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Procedural signals in [0, 1] on a grid of any number of axes: a line, an image, a film.
+"""Procedural textures in [0, 1] on a grid of any number of axes: a line, an image, a video.
 
-Each family is a function of a random generator and a grid: coordinates (axes, *sizes), of which the longest axis runs from -1
-to 1. Together they hold what natural signals are made of: flat and smooth parts, edges, occlusion (dead leaves: Lee, Mumford,
+Each texture is a function of a random generator and a grid of coordinates (axes, *sizes) whose longest axis runs from -1 to 1.
+Together they cover the elements of natural signals: flat and smooth regions, edges, occlusion (dead leaves: Lee, Mumford,
 Huang, 2001), power-law spectra (Field, 1987), textures, thin lines and noise.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxprune.types import Array, Rng
 
-Family = Callable[[Rng, Array], Array]
+Texture = Callable[[Rng, Array], Array]
 
 
 def grid(sizes: Sequence[int]) -> Array:
@@ -25,7 +25,7 @@ def grid(sizes: Sequence[int]) -> Array:
 
 
 def flat(rng: Rng, at: Array) -> Array:
-    """A constant, or a slope."""
+    """A constant, or a linear ramp."""
     slope = _direction(rng, at) * rng.uniform(0, 0.7) * rng.integers(2)
     return np.clip(rng.random() + _along(slope, at), 0, 1)
 
@@ -41,13 +41,13 @@ def field(rng: Rng, at: Array, low: float = 0.5, high: float = 3.5) -> Array:
 
 
 def white(rng: Rng, at: Array) -> Array:
-    """Noise without any order, uniform or normal."""
+    """White noise, uniform or normal."""
     sizes = at.shape[1:]
     return rng.random(sizes) if rng.integers(2) else np.clip(0.5 + 0.25 * rng.standard_normal(sizes), 0, 1)
 
 
 def blobs(rng: Rng, at: Array) -> Array:
-    """A few soft lights on dark ground."""
+    """A few soft bright spots on a dark background."""
     x = np.zeros(at.shape[1:])
     for _ in range(rng.integers(1, 7)):
         width = _log_uniform(rng, 0.08, 0.8)
@@ -57,7 +57,7 @@ def blobs(rng: Rng, at: Array) -> Array:
 
 
 def leaves(rng: Rng, at: Array) -> Array:
-    """Flat shapes that cover each other."""
+    """Flat shapes that occlude each other."""
     x = np.full(at.shape[1:], rng.random())
     for _ in range(rng.integers(5, 50)):
         x[silhouette(rng, at, loose=True) > 0.5] = rng.random()
@@ -65,7 +65,7 @@ def leaves(rng: Rng, at: Array) -> Array:
 
 
 def facets(rng: Rng, at: Array) -> Array:
-    """Flat parts between straight edges."""
+    """Flat regions between straight edges."""
     x = np.full(at.shape[1:], rng.random())
     for _ in range(rng.integers(1, 5)):
         side = _step(_along(_direction(rng, at), at) - rng.uniform(-0.8, 0.8), _log_uniform(rng, 0.005, 0.1))
@@ -91,7 +91,7 @@ def checks(rng: Rng, at: Array) -> Array:
 
 
 def strokes(rng: Rng, at: Array) -> Array:
-    """Thin lines on dark ground, as of writing."""
+    """Thin lines on a dark background, as in handwriting."""
     x, width = np.zeros(at.shape[1:]), _log_uniform(rng, 0.02, 0.12)
     for _ in range(rng.integers(1, 9)):
         start = _place(rng, at)
@@ -105,23 +105,23 @@ def strokes(rng: Rng, at: Array) -> Array:
 
 
 def things(rng: Rng, at: Array) -> Array:
-    """Textured shapes near the middle, on a ground that is often dark."""
+    """Textured shapes near the centre, on a background that is often dark."""
     ground = rng.choice([0.0, rng.random()])
-    x = np.full(at.shape[1:], ground) if rng.random() < 0.7 else faded(rng, _texture(rng, at))
+    x = np.full(at.shape[1:], ground) if rng.random() < 0.7 else faded(rng, _filling(rng, at))
     for _ in range(rng.integers(1, 4)):
-        x = _over(x, faded(rng, _texture(rng, at)), silhouette(rng, at))
+        x = _over(x, faded(rng, _filling(rng, at)), silhouette(rng, at))
     return x
 
 
-FAMILIES: dict[str, Family] = {
+TEXTURES: dict[str, Texture] = {
     "flat": flat, "field": field, "white": white, "blobs": blobs, "leaves": leaves, "facets": facets,
     "gratings": gratings, "checks": checks, "strokes": strokes, "things": things,
 }  # fmt: skip
-_TEXTURES: tuple[Family, ...] = (flat, flat, field, field, gratings, checks, leaves, white)
+_FILLINGS: tuple[Texture, ...] = (flat, flat, field, field, gratings, checks, leaves, white)
 
 
 def silhouette(rng: Rng, at: Array, loose: bool = False) -> Array:
-    """The mask of a shape, 1 inside: a round or boxy one, or a random outline; near the middle unless `loose`."""
+    """The mask of a shape, 1 inside: round, box-shaped, or with a random outline; near the centre unless `loose`."""
     softness = _log_uniform(rng, 0.01, 0.1)
     kind = rng.integers(3 if loose else 4)
     if kind == 3:
@@ -136,27 +136,27 @@ def silhouette(rng: Rng, at: Array, loose: bool = False) -> Array:
 
 
 def faded(rng: Rng, x: Array) -> Array:
-    """The same between two other levels."""
+    """The same texture, rescaled between two random levels."""
     a, b = rng.random(2)
     return np.asarray(a + (b - a) * x)
 
 
 def coloured(rng: Rng, at: Array, channels: int, name: str) -> Array:
-    """A signal of one family with channels first, (channels, *sizes) float32; channels are alike, as those of a photograph."""
-    x = FAMILIES[name](rng, at)
+    """One texture in all channels, (channels, *sizes) float32; the channels resemble each other, as in a photograph."""
+    x = TEXTURES[name](rng, at)
     x = faded(rng, x) if rng.integers(2) else x
     x = x ** np.exp(rng.uniform(-1, 1)) if rng.random() < 0.3 else x
     out = np.repeat(x[None], channels, 0)
     if channels > 1 and rng.random() < 0.7:
         if rng.random() < 0.4:
-            out = 0.6 * out + 0.4 * np.stack([FAMILIES[name](rng, at) for _ in range(channels)])
+            out = 0.6 * out + 0.4 * np.stack([TEXTURES[name](rng, at) for _ in range(channels)])
         dark, light = (rng.random((2, channels)) * rng.random()).reshape(2, channels, *[1] * len(at))
         out = np.clip(out * (1 - dark) + 0.7 * light * (1 - out), 0, 1)
     return out.astype(np.float32)
 
 
-def bred(rng: Rng, at: Array, a: Array, b: Array) -> Array:
-    """A child of two signals (channels, *sizes): a part of `b` in `a`, both overlaid, or `a` moved, relit or overlaid anew."""
+def crossed(rng: Rng, at: Array, a: Array, b: Array) -> Array:
+    """A child of two samples (channels, *sizes): a part of `b` in `a`, both overlaid, or `a` shifted, relit or overlaid."""
     way = rng.integers(5)
     if way == 0:
         child = _over(a, b, silhouette(rng, at, loose=bool(rng.integers(2))))
@@ -169,14 +169,14 @@ def bred(rng: Rng, at: Array, a: Array, b: Array) -> Array:
         child = np.clip(a ** np.exp(rng.uniform(-0.6, 0.6)) * rng.uniform(0.6, 1.3), 0, 1)
     else:
         child = np.flip(a, tuple(k for k in range(1, a.ndim) if rng.integers(2)))
-        new = coloured(rng, at, len(a), str(rng.choice(list(FAMILIES))))
+        new = coloured(rng, at, len(a), str(rng.choice(list(TEXTURES))))
         faint = np.clip(child + 0.3 * rng.random() * (new - 0.5), 0, 1)
         child = _over(child, new, silhouette(rng, at)) if rng.integers(2) else faint
     return np.asarray(child, np.float32)
 
 
-def _texture(rng: Rng, at: Array) -> Array:
-    return _TEXTURES[rng.integers(len(_TEXTURES))](rng, at)
+def _filling(rng: Rng, at: Array) -> Array:
+    return _FILLINGS[rng.integers(len(_FILLINGS))](rng, at)
 
 
 def _over(ground: Array | float, figure: Array | float, mask: Array) -> Array:
@@ -184,7 +184,7 @@ def _over(ground: Array | float, figure: Array | float, mask: Array) -> Array:
 
 
 def _step(x: Array, width: float) -> Array:
-    """A soft edge: 0 far below zero, 1 far above."""
+    """A soft edge: 0 far below zero, 1 far above it."""
     return np.asarray(1 / (1 + np.exp(-np.clip(x / width, -30, 30))))
 
 
@@ -211,7 +211,7 @@ def _along(direction: Array, at: Array) -> Array:
 def _rotation(rng: Rng, axes: int) -> Array:
     if axes != 2:
         return np.asarray(np.linalg.qr(rng.standard_normal((axes, axes)))[0], np.float32)
-    angle = rng.uniform(0, 2 * np.pi)  # the usual case, ten times as fast
+    angle = rng.uniform(0, 2 * np.pi)  # the usual case, ten times faster this way
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], np.float32)
 
 
@@ -220,12 +220,12 @@ def _stretch(rng: Rng, at: Array) -> Array:
 
 
 def _own_axes(rng: Rng, offset: Array) -> Array:
-    """Offsets in turned and stretched axes."""
+    """Offsets along randomly rotated and stretched axes."""
     return np.asarray(np.tensordot(_rotation(rng, len(offset)), offset, 1) * _stretch(rng, offset))
 
 
 def _pitch(rng: Rng, at: Array, finest: float) -> float:
-    """Half waves across half the grid, from a few up to one in `finest` elements."""
+    """Number of half waves across half the grid: from a few to one per `finest` elements."""
     return _log_uniform(rng, 1.5, max(1.6, max(at.shape[1:]) / finest))
 
 

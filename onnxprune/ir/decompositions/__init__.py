@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fused operators: the ONNX operators that one node of onnxruntime's optimizer or quantizer stands for.
 
-The analysis looks at these parts; the node itself stays in the file. So a fused operator needs no rule of its own: what is
-known of its parts (shapes, values, ties) holds for it.
+The analysis looks at these parts; the node itself stays in the file. A fused operator therefore needs no rule of its own:
+whatever is known about its parts (shapes, values, ties) applies to it.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ CHAINS: Mapping[str, Callable[[Chain], Results]] = joined(
 )
 
 LABELS_ONLY = frozenset({*attention.CHAINS, "DeformConv"})
-"""Operators whose parts show where channels go, but do not mask, scale or look up as the operator does."""
+"""Operators whose parts only show where channels go: they do not mask, scale or look up as the operator does."""
 MASKABLE = attention.MASKABLE | convolution.MASKABLE | products.MASKABLE | quantization.MASKABLE
-"""Fused operators of which a stored floating-point operand may be masked: they multiply or add it, or pass it on."""
+"""Fused operators whose stored floating-point operands may be masked: they multiply or add them, or pass them on."""
 MASKABLE_INTEGERS = quantization.MASKABLE_INTEGERS
-"""The same for integers."""
+"""The same for integer operands."""
 
 
 def key(node: NodeProto) -> str:
-    """Operator with its domain, the way rules are named."""
+    """The operator with its domain, as rules name it."""
     domain = "" if node.domain == "ai.onnx" else node.domain
     return f"{domain}.{node.op_type}" if domain else str(node.op_type)
 
 
 def parts_of(node: NodeProto, shape: Callable[[str], tuple[int, ...] | None]) -> list[NodeProto]:
-    """The nodes that a fused node stands for; none where it stands for itself."""
+    """The nodes that a fused node stands for; empty for a node that stands for itself."""
     if key(node) not in CHAINS:
         return []
     chain = Chain(node, shape)
@@ -73,7 +73,7 @@ def parts_of(node: NodeProto, shape: Callable[[str], tuple[int, ...] | None]) ->
 
 
 def _rename(chain: Chain, old: str, new: str) -> None:
-    """Let the parts call a result by the name of the node's output."""
+    """Rename a result of the parts to the name of the node's output."""
     for part in chain.parts:
         for names in (part.input, part.output):
             for k, name in enumerate(names):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention as onnxruntime fuses it, in terms of ONNX's own Attention and RotaryEmbedding."""
+"""onnxruntime's fused attention, in terms of ONNX's Attention and RotaryEmbedding."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from onnxprune.ir.decompositions.chain import MICROSOFT, Chain, Results
 
 
 def _attend(c: Chain, *operands: str, heads: tuple[int, int], **limits: int) -> tuple[str, ...]:
-    """ONNX's Attention. What it masks and how it scales is another matter: the analysis asks only which channels meet.
+    """ONNX's Attention. Masking and scaling are ignored: the analysis only needs to know which channels meet.
 
     Args:
-        limits: metadata for the analysis. `one_size`: the size of values is that of queries and keys; `multiple_of`: the
-            kernel takes no other sizes.
+        limits: metadata for the analysis. `one_size`: values have the same head size as queries and keys; `multiple_of`: the
+            kernel supports only multiples of this size.
     """
     outputs = c("Attention", *operands, outputs=4, q_num_heads=heads[0], kv_num_heads=heads[1])
     for key, value in limits.items():
@@ -22,7 +22,7 @@ def _attend(c: Chain, *operands: str, heads: tuple[int, int], **limits: int) -> 
 
 
 def packed_attention(c: Chain) -> Results:
-    """One product makes queries, keys and values."""
+    """One matrix product computes queries, keys and values."""
     if c[4] or (len(c.node.output) > 1 and c.node.output[1]) or c.attribute("do_rotary", 0):
         return None
     width, heads = c.sizes(1)[-1], c.attribute("num_heads")
@@ -33,7 +33,7 @@ def packed_attention(c: Chain) -> Results:
 
 
 def multi_head_attention(c: Chain) -> Results:
-    """Queries, keys and values come from products; their biases may come as one."""
+    """Queries, keys and values come from separate products; their biases may be packed into one tensor."""
     ranks = [c.rank(k) for k in range(3)]
     if ranks not in ([3, 3, 3], [3, 4, 4]) or (c[3] and ranks[1] == 4) or c[9]:
         return None
@@ -46,25 +46,25 @@ def multi_head_attention(c: Chain) -> Results:
 
 
 def group_query_attention(c: Chain) -> Results:
-    """Heads of queries share keys and values; positions may be turned in here, and the past is kept."""
-    if any(c[k] for k in (12, 13, 14, 15)):  # a quantized cache, normalised queries
+    """Groups of query heads share keys and values; it may apply rotary embedding, and keeps past keys and values."""
+    if any(c[k] for k in (12, 13, 14, 15)):  # a quantized cache or normalised queries
         return None
     heads, groups = c.attribute("num_heads"), c.attribute("kv_num_heads")
     q, k, v = c[0], c[1], c[2]
     if not k:
         size = c.sizes(0)[-1] // (heads + 2 * groups)
         q, k, v = c("Split", q, c.constant([heads * size, groups * size, groups * size]), outputs=3, axis=-1)
-    turns = c.attribute("do_rotary", 0)
-    if turns:
-        turned = {"interleaved": c.attribute("rotary_interleaved", 0)}
-        q, k = (c("RotaryEmbedding", x, c[7], c[8], c[9], num_heads=n, **turned) for x, n in ((q, heads), (k, groups)))
+    rotary = c.attribute("do_rotary", 0)
+    if rotary:
+        layout = {"interleaved": c.attribute("rotary_interleaved", 0)}
+        q, k = (c("RotaryEmbedding", x, c[7], c[8], c[9], num_heads=n, **layout) for x, n in ((q, heads), (k, groups)))
     sink = c("Unsqueeze", c[11], c.constant([1, 2])) if c[11] else ""
     mask = c.sum_of(c[10], sink) if c[10] or sink else ""
-    return _attend(c, q, k, v, mask, c[3], c[4], heads=(heads, groups), one_size=1, multiple_of=16 if turns else 8)
+    return _attend(c, q, k, v, mask, c[3], c[4], heads=(heads, groups), one_size=1, multiple_of=16 if rotary else 8)
 
 
 def rotary_embedding(c: Chain) -> Results:
-    """The same with the tables behind the positions; the number of heads follows from them."""
+    """RotaryEmbedding with the tables after the positions; the number of heads follows from the table sizes."""
     size = c.attribute("rotary_embedding_dim", 0) or 2 * c.sizes(2)[-1]
     heads = c.attribute("num_heads", 0) or c.sizes(0)[-1] // size
     given = {"rotary_embedding_dim": c.attribute("rotary_embedding_dim"), "interleaved": c.attribute("interleaved")}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the parts of a fused node are put down."""
+"""Builds the parts of a fused node."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ MICROSOFT = "com.microsoft"
 
 
 class UnknownShapeError(Exception):
-    """The parts of a node depend on a shape that is not known."""
+    """The parts of a node depend on an unknown shape."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """The parts of one node, as they are put down.
+    """The parts of one node, as they are added.
 
     Attributes:
         node: the fused node.
-        shape: the shape of one of its inputs, if it is known.
+        shape: the shape of one of its inputs, or None if it is unknown.
         parts: nodes of the newest opset, in topological order.
     """
 
@@ -33,11 +33,11 @@ class Chain:
     parts: list[NodeProto] = field(default_factory=list)
 
     def __getitem__(self, k: int) -> str:
-        """The name of input `k`; empty for one that is left out."""
+        """The name of input `k`; empty if the input is omitted."""
         return self.node.input[k] if k < len(self.node.input) else ""
 
     def __call__(self, op: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any) -> Any:
-        """Add a part; returns the name of its output, or of each of its outputs."""
+        """Add a part; return the name of its output, or a list of names if it has several."""
         stem = f"{self.node.output[0] or self.node.name} ({op} {len(self.parts)}"
         names = [f"{stem}.{k})" for k in range(outputs)]
         given = {k: v for k, v in attributes.items() if v is not None}
@@ -52,34 +52,34 @@ class Chain:
         return default
 
     def own(self, *without: str) -> dict[str, Any]:
-        """All attributes of the fused node but some."""
+        """All attributes of the fused node except those named."""
         return {a.name: onnx.helper.get_attribute_value(a) for a in self.node.attribute if a.name not in without}
 
     def channels_first(self, k: int, x: str) -> str:
-        """`x`, which has the rank of input `k`, with the last axis behind the first."""
+        """`x`, which has the rank of input `k`, with its last axis moved to position 1."""
         rank = self.rank(k)
         return str(self("Transpose", x, perm=[0, rank - 1, *range(1, rank - 1)]))
 
     def channels_last(self, k: int, x: str) -> str:
-        """`x`, which has the rank of input `k`, with the second axis at the end."""
+        """`x`, which has the rank of input `k`, with axis 1 moved to the end."""
         return str(self("Transpose", x, perm=[0, *range(2, self.rank(k)), 1]))
 
     def constant(self, value: Any, kind: Any = np.int64) -> str:
-        """A stored tensor."""
+        """Add a stored tensor; return its name."""
         return str(self("Constant", value=onnx.numpy_helper.from_array(np.array(value, kind))))
 
     def sum_of(self, *terms: str) -> str:
-        """The sum of those tensors that are given."""
+        """The sum of the terms that are present."""
         first, *others = [t for t in terms if t]
         for other in others:
             first = self("Add", first, other)
         return first
 
     def sizes(self, k: int) -> tuple[int, ...]:
-        """The shape of input `k`; empty for one that is left out.
+        """The shape of input `k`; empty if the input is omitted.
 
         Raises:
-            UnknownShapeError: it is not known, and the parts depend on it.
+            UnknownShapeError: the shape is unknown, and the parts depend on it.
         """
         shape = self.shape(self[k]) if self[k] else ()
         if shape is None:
@@ -92,11 +92,11 @@ class Chain:
 
 
 Results = tuple[str, ...] | None
-"""The names that stand for the node's outputs, "" for one that the parts do not tell; None where they tell nothing."""
+"""The names that stand for the node's outputs, "" for an output that the parts do not compute; None without parts."""
 
 
 def same(op: str) -> Callable[[Chain], Results]:
-    """The operator of ONNX with the same inputs and attributes."""
+    """The ONNX operator with the same inputs and attributes."""
 
     def chain(c: Chain) -> Results:
         results = c(op, *c.node.input, outputs=len(c.node.output), **c.own())

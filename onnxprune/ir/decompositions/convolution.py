@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolutions with what stands behind them, and those that read their input in a way of their own."""
+"""Convolutions fused with the operators after them, and variants that read their input differently."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from onnxprune.ir.decompositions.elementwise import activated
 
 
 def fused_conv(c: Chain) -> Results:
-    """A convolution, the branch that is added to it, an activation."""
+    """A convolution, plus a branch that is added to it, then an activation."""
     y = c("Conv", c[0], c[1], c[2], **c.own("activation", "activation_params"))
     params = c.attribute("activation_params", [])
     return (activated(c, c.sum_of(y, c[3]), c.attribute("activation", b"").decode(), params),)
 
 
 def deform_conv(c: Chain) -> Results:
-    """A convolution that reads its input at places of its own; with several groups of places, blocks of channels differ."""
+    """A convolution that reads its input at given offsets; with several offset groups, blocks of channels differ."""
     if c.attribute("offset_group", 1) > 1:
         return None
     return (c("Conv", c[0], c[1], c[3], **c.own("offset_group")),)
 
 
 def conv_with_state(c: Chain) -> Results:
-    """ONNX's CausalConvWithState, where channels are the second axis and nothing else is asked."""
+    """ONNX's CausalConvWithState, if channels are the second axis and no other option is set."""
     extras = [a.name for a in c.node.attribute if a.name != "activation" and (a.name, a.i) != ("ndim", 1)]
     if extras or len(c.node.output) > 2:
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Activations, sums and products of elements that come as one operator."""
+"""Fused activations, sums and element-wise products."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PARAMETERS = {"LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"), "Thresh
 
 
 def activated(c: Chain, x: str, op: str, params: list[float]) -> str:
-    """`x` behind an activation; `op` is empty where there is none."""
+    """`x` after an activation; `x` itself if `op` is empty."""
     if op == "Clip":
         return str(c("Clip", x, *(c.constant(v, np.float32) for v in params)))
     named: dict[str, Any] = dict(zip(PARAMETERS.get(op, ()), params, strict=False))
@@ -27,7 +27,7 @@ def bias_gelu(c: Chain) -> Results:
 
 
 def fast_gelu(c: Chain) -> Results:
-    """Gelu by tanh, of a sum."""
+    """Gelu of a sum, with the tanh approximation."""
     return (c("Gelu", c.sum_of(c[0], c[1]), approximate="tanh"),)
 
 
@@ -37,7 +37,7 @@ def quick_gelu(c: Chain) -> Results:
 
 
 def scaled_silu(c: Chain) -> Results:
-    """Swish of a multiple."""
+    """Swish of a scaled input."""
     return (c("Swish", c("Mul", c[0], c[1] or c.constant(c.attribute("alpha", 1.0), np.float32))),)
 
 

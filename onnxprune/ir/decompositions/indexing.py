@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators of ONNX under the name of onnxruntime's domain."""
+"""ONNX operators under onnxruntime's domain."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LinearAttention and its gates as onnxruntime names them."""
+"""onnxruntime's LinearAttention and its gates."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Products fused with what stands before or behind them."""
+"""Matrix products fused with the operators before or after them."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from onnxprune.ir.decompositions.elementwise import activated
 
 
 def fused_gemm(c: Chain) -> Results:
-    """Gemm and an activation."""
+    """Gemm followed by an activation."""
     names = ("activation", "activation_alpha", "activation_beta", "activation_gamma")
     params = [c.attribute(name) for name in names[1:] if c.attribute(name) is not None]
     return (activated(c, c("Gemm", c[0], c[1], c[2], **c.own(*names)), c.attribute("activation", b"").decode(), params),)
 
 
 def fused_matmul(c: Chain) -> Results:
-    """MatMul with either side transposed first, and a factor."""
-    a, b = (_turned(c, k, side) for k, side in enumerate("AB"))
+    """MatMul with each side optionally transposed first, and a factor."""
+    a, b = (_transposed(c, k, side) for k, side in enumerate("AB"))
     y = c("MatMul", a, b)
     alpha = c.attribute("alpha", 1.0)
     return (y if alpha == 1.0 else c("Mul", y, c.constant(alpha, np.float32)),)
 
 
-def _turned(c: Chain, k: int, side: str) -> str:
-    """transBatchA moves the first axis of A behind the others but the last; transA then swaps the last two."""
+def _transposed(c: Chain, k: int, side: str) -> str:
+    """transBatchA moves the first axis of A to just before the last; transA then swaps the last two."""
     batch, rows = c.attribute(f"transBatch{side}", 0), c.attribute(f"trans{side}", 0)
     if not batch and not rows:
         return c[k]

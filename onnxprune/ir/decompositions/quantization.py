@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What onnxruntime's quantizer writes: operators on integers, each with a scale and a zero point.
+"""Operators that onnxruntime's quantizer writes: they work on integers, each with a scale and a zero point.
 
-Such an operator is the operator on numbers, between a DequantizeLinear for every operand and a QuantizeLinear.
+Such an operator is the floating-point operator between a DequantizeLinear for every operand and a QuantizeLinear.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from onnxprune.ir.decompositions.chain import MICROSOFT, Chain, Results, same
 
 
 def read(c: Chain, k: int, axis: int = 0) -> str:
-    """Operand `k` as numbers; its scale and zero point stand behind it."""
+    """Operand `k`, dequantized; its scale and zero point are the next two operands."""
     return str(c("DequantizeLinear", c[k], c[k + 1], c[k + 2], axis=axis))
 
 
 def written(c: Chain, x: str, k: int) -> str:
-    """`x` as integers, by the scale that is operand `k` and the zero point behind it."""
+    """`x`, quantized; operand `k` is the scale, the next one the zero point."""
     return str(c("QuantizeLinear", x, c[k], c[k + 1]))
 
 
 def bias(c: Chain, k: int, scales: tuple[int, int]) -> str:
-    """Integers whose scale is the product of those of data and weight."""
+    """A dequantized bias; its scale is the product of the scales of data and weight."""
     if not c[k]:
         return ""
     return str(c("DequantizeLinear", c[k], c("Mul", c[scales[0]], c[scales[1]]), axis=0))
 
 
 def qlinear_conv(c: Chain) -> Results:
-    """Convolution; with `channels_last` on data of which channels are the last axis."""
+    """Convolution; with `channels_last`, channels are the last axis of the data."""
     x, w, b = read(c, 0), read(c, 3), bias(c, 8, (1, 4))
     last = c.attribute("channels_last", 0)
     y = c("Conv", c.channels_first(0, x) if last else x, w, b, **c.own("channels_last"))
@@ -41,49 +41,49 @@ def qlinear_conv(c: Chain) -> Results:
 
 
 def qlinear_matmul(c: Chain) -> Results:
-    """MatMul; scales are for all, for each row of the left side, or for each column of the right side."""
+    """MatMul; scales are per tensor, per row of the left side, or per column of the right side."""
     if c.rank(1) > 1 or c.rank(4) > 1:
         return None
     return (written(c, c("MatMul", read(c, 0, -2), read(c, 3, -1)), 6),)
 
 
 def conv_integer(c: Chain) -> Results:
-    """Convolution of integers without scales; the result is integers too."""
+    """Convolution of integers without scales; the result is also integer."""
     one = c.constant(1.0, np.float32)
     x, w = c("DequantizeLinear", c[0], one, c[2]), c("DequantizeLinear", c[1], one, c[3], axis=0)
     return (c("Cast", c("Conv", x, w, **c.own()), to=TensorProto.INT32),)
 
 
 def matmul_integer(c: Chain) -> Results:
-    """The same for MatMul."""
+    """MatMul of integers without scales; the result is also integer."""
     one = c.constant(1.0, np.float32)
     a, b = c("DequantizeLinear", c[0], one, c[2], axis=-2), c("DequantizeLinear", c[1], one, c[3], axis=-1)
     return (c("Cast", c("MatMul", a, b), to=TensorProto.INT32),)
 
 
 def qgemm(c: Chain) -> Results:
-    """Gemm; its result is integers where a scale for it is given."""
+    """Gemm; the result is integer if its scale is given."""
     b = read(c, 3, 0 if c.attribute("transB", 0) else 1)
     y = c("Gemm", read(c, 0), b, bias(c, 6, (1, 4)), **c.own())
     return (written(c, y, 7) if c[7] else y,)
 
 
 def matmul_integer_to_float(c: Chain) -> Results:
-    """MatMul of integers, and a bias of numbers."""
+    """MatMul of integers, plus a floating-point bias."""
     a = c("DequantizeLinear", c[0], c[2], c[4], axis=-2)
     b = c("DequantizeLinear", c[1], c[3], c[5], axis=-1)
     return (c.sum_of(c("MatMul", a, b), c[6]),)
 
 
 def dynamic_quantize_matmul(c: Chain) -> Results:
-    """MatMul of numbers, which are rounded to integers first, with integers."""
+    """MatMul of floating-point data, which is quantized first, with an integer weight."""
     q, scale, point = c("DynamicQuantizeLinear", c[0], outputs=3)
     b = c("DequantizeLinear", c[1], c[2], c[3], axis=-1)
     return (c.sum_of(c("MatMul", c("DequantizeLinear", q, scale, point), b), c[4]),)
 
 
 def on_two(op: str) -> Callable[[Chain], Results]:
-    """An operator on two operands, element by element."""
+    """An element-wise operator on two operands."""
     return lambda c: (written(c, c(op, read(c, 0), read(c, 3)), 6),)
 
 
@@ -104,7 +104,7 @@ def pool(op: str) -> Callable[[Chain], Results]:
 
 
 def qlinear_softmax(c: Chain) -> Results:
-    """Softmax over one axis; before opset 13 over all from that axis on."""
+    """Softmax over one axis; before opset 13, over that axis and all after it."""
     axis = c.attribute("axis", -1)
     if c.attribute("opset", 13) < 13 and axis % c.rank(0) != c.rank(0) - 1:
         return None
@@ -112,13 +112,13 @@ def qlinear_softmax(c: Chain) -> Results:
 
 
 def qlinear_concat(c: Chain) -> Results:
-    """Tensors of different scales are joined."""
+    """Concatenation of tensors with different scales."""
     parts: list[Any] = [read(c, k) for k in range(2, len(c.node.input), 3)]
     return (written(c, c("Concat", *parts, **c.own()), 0),)
 
 
 def qlinear_where(c: Chain) -> Results:
-    """Where: the condition is given as it is."""
+    """Where; the condition is not quantized."""
     return (written(c, c("Where", c[0], read(c, 1), read(c, 4)), 7),)
 
 
@@ -153,4 +153,4 @@ MASKABLE = frozenset(
     }
 )
 MASKABLE_INTEGERS = MASKABLE | {"QLinearConv", "QLinearMatMul", f"{MICROSOFT}.QLinearConv", f"{MICROSOFT}.QGemm"}
-"""Operators that read integers as weights: of these, integers that mean zero are put in."""
+"""Operators that read integers as weights, which are masked with the integers that mean zero."""

@@ -18,7 +18,7 @@ def to_json(value: Any) -> str:
 
 
 def benchmark_values(result: Benchmark, names: list[str]) -> dict[str, Any]:
-    """One entry for each model, and what they have in common."""
+    """One entry per model, and what they have in common."""
     models = [
         {"model": name, **asdict(latency), "speedup": ratio}
         for name, latency, ratio in zip(names, result.latencies, result.speedup, strict=True)

@@ -13,11 +13,11 @@ from rich.text import Text
 
 from onnxprune.cost.benchmark import Benchmark, Latency
 from onnxprune.evaluation.verification import Verification
-from onnxprune.report.inspection import HeldView, Inspection
+from onnxprune.report.inspection import PinView, Inspection
 from onnxprune.report.values import Change, MixRow, PinRow, RecoveryRow, Report
 
-MOST_ROWS = 60
-MOST_PINS = 12
+MAX_ROWS = 60
+MAX_PINS = 12
 PLAIN: dict[str, Any] = {"box": None, "pad_edge": False, "header_style": "bold"}
 
 
@@ -99,7 +99,7 @@ def _speedup(result: Benchmark) -> tuple[str, str, str]:
 def _groups(report: Report) -> Table:
     table = _plain_table("group", "width", "kept", title="groups of channels")
     table.columns[1].justify = table.columns[2].justify = "right"
-    rows = sorted(report.groups, key=lambda g: -g.before)[:MOST_ROWS] if len(report.groups) > MOST_ROWS else report.groups
+    rows = sorted(report.groups, key=lambda g: -g.before)[:MAX_ROWS] if len(report.groups) > MAX_ROWS else report.groups
     for g in rows:
         table.add_row(escape(g.name), f"{g.before} -> {g.after}", f"{g.after / g.before:.0%}")
     if len(report.groups) > len(rows):
@@ -128,15 +128,15 @@ def _recovery(row: RecoveryRow, measure: str) -> Table:
     return table
 
 
-def pins_table(pins: Sequence[PinRow] | Sequence[HeldView]) -> Table:
+def pins_table(pins: Sequence[PinRow] | Sequence[PinView]) -> Table:
     """What cannot be cut, largest first."""
     table = _plain_table("channels", "of MACs", "kept because", "made by", title="cannot be cut")
     table.columns[0].justify = table.columns[1].justify = "right"
-    for p in pins[:MOST_PINS]:
+    for p in pins[:MAX_PINS]:
         more = f" and {len(p.weights) - 2} more" if len(p.weights) > 2 else ""
         table.add_row(f"{p.channels:,}", f"{p.macs:.1%}", escape(p.reason), escape(", ".join(p.weights[:2])) + more)
-    if len(pins) > MOST_PINS:
-        rest = pins[MOST_PINS:]
+    if len(pins) > MAX_PINS:
+        rest = pins[MAX_PINS:]
         counts = (f"{sum(p.channels for p in rest):,}", f"{sum(p.macs for p in rest):.1%}")
         table.add_row(*counts, f"... {len(rest)} more reasons (--format json lists all)", "")
     return table
@@ -146,10 +146,10 @@ def _mixes(mixes: Sequence[MixRow]) -> Table:
     """Nodes that renormalise."""
     table = _plain_table("channels", "node", title="work on the channels that are left (--allow-renormalising)")
     table.columns[0].justify = "right"
-    for m in mixes[:MOST_PINS]:
+    for m in mixes[:MAX_PINS]:
         table.add_row(f"{m.before:,} -> {m.after:,}", escape(m.node))
-    if len(mixes) > MOST_PINS:
-        rest = mixes[MOST_PINS:]
+    if len(mixes) > MAX_PINS:
+        rest = mixes[MAX_PINS:]
         counts = f"{sum(m.before for m in rest):,} -> {sum(m.after for m in rest):,}"
         table.add_row(counts, f"... {len(rest)} more nodes (--format json lists all)")
     return table
@@ -163,7 +163,7 @@ def _closing(report: Report) -> Iterable[RenderableType]:
     proof = report.verification
     if proof is not None:
         refitted = f"; then weights were refitted ({report.recovery.method})" if _refitted(report) and report.recovery else ""
-        yield Text("proven: ", style="green").append(Text(proof_text(proof) + refitted, style="default"))
+        yield Text("proven: ", style="green").append(Text(verification_text(proof) + refitted, style="default"))
     else:
         yield Text("not verified (--no-verify)", style="yellow")
     for note in report.notes:
@@ -178,7 +178,7 @@ def _refitted(report: Report) -> bool:
     return report.recovery is not None and report.recovery.method != "none"
 
 
-def proof_text(proof: Verification) -> str:
+def verification_text(proof: Verification) -> str:
     """One sentence on what was proven and how well."""
     count = proof.renormalising
     nodes = "1 node works" if count == 1 else f"{count:,} nodes work"
@@ -241,10 +241,10 @@ def _rest_table(found: Inspection) -> Table:
     title = f"left if everything goes that can: {found.fixed_macs:.1%} of the MACs"
     table = Table("of MACs", "node", "because", title=title, title_justify="left", title_style="bold", **PLAIN)
     table.columns[0].justify = "right"
-    for r in found.rest[:MOST_PINS]:
+    for r in found.rest[:MAX_PINS]:
         table.add_row(f"{r.macs:.1%}", escape(f"{r.op} '{r.node}'"), escape(r.why))
-    if len(found.rest) > MOST_PINS:
-        left = found.rest[MOST_PINS:]
+    if len(found.rest) > MAX_PINS:
+        left = found.rest[MAX_PINS:]
         table.add_row(f"{sum(r.macs for r in left):.1%}", f"... {len(left)} more nodes (--format json lists all)", "")
     return table
 

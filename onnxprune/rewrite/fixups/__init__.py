@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a cut changes in a node besides its weights: sizes, indices and statistics that it stores.
+"""Fix-ups: what a cut changes in a node besides its weights, such as stored sizes, indices and statistics.
 
-One table: operator -> fix-up. Other operators need none: their shapes follow from their inputs. Files are named as those of
+One table maps operators to fix-ups. Other operators need none: their shapes follow from their inputs. Files are named as in
 `analysis/rules`.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What attention stores of its heads: their number, the scale that follows from their size, the tables that turn them."""
+"""What attention operators store: the number of heads, the scale derived from the head size, and the rotary tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SMALL = "com.microsoft."
 
 
 def left(mask: Mask | None, count: int) -> tuple[int, int] | None:
-    """How many heads are left, and how many positions in each, on an axis that packs both; None where all stay."""
+    """The number of heads kept, and of positions per head, on an axis that packs both; None if all are kept."""
     if mask is None or mask.all():
         return None
     grid = mask.reshape(count, -1)
@@ -27,7 +27,7 @@ def left(mask: Mask | None, count: int) -> tuple[int, int] | None:
 
 
 def _scale(patch: Patch, size: int) -> None:
-    """The scale follows from the size of a head; where that shrinks, the old one is written down."""
+    """Store the old scale, which would otherwise follow from the smaller head size."""
     if not patch.node.attribute("scale", 0.0):
         patch.set_attribute("scale", float(1.0 / np.sqrt(size)))
 
@@ -37,7 +37,7 @@ def _shapes(patch: Patch, operand: int) -> tuple[int, ...]:
 
 
 def attention(patch: Patch) -> None:
-    """ONNX's Attention: heads are counted where they are packed."""
+    """ONNX Attention: update the stored numbers of heads, and keep the scale."""
     flat = len(_shapes(patch, 0)) == 3
     for operand, name in ((0, "q_num_heads"), (1, "kv_num_heads")):
         shape = _shapes(patch, operand)
@@ -57,7 +57,7 @@ def _count(mask: Mask | None, whole: int) -> int:
 
 
 def _counted(patch: Patch, name: str, mask: Mask | None) -> None:
-    """One attribute counts heads, of which `mask` tells what is left."""
+    """Update an attribute that counts heads; `mask` marks the kept positions."""
     count = patch.node.attribute(name)
     found = left(mask, count)
     if found is None or mask is None:
@@ -73,7 +73,7 @@ def multi_head_attention(patch: Patch) -> None:
 
 
 def group_query_attention(patch: Patch) -> None:
-    """com.microsoft.GroupQueryAttention: two numbers of heads, and tables that turn them."""
+    """com.microsoft.GroupQueryAttention: two numbers of heads, and the rotary tables."""
     heads, groups = patch.node.attribute("num_heads"), patch.node.attribute("kv_num_heads")
     q = patch.mask(0, 2)
     k = patch.mask(1, 2) if patch.has(1) else None
@@ -87,7 +87,7 @@ def group_query_attention(patch: Patch) -> None:
 
 
 def packed_attention(patch: Patch) -> None:
-    """com.microsoft.Attention: one weight makes queries, keys and values."""
+    """com.microsoft.Attention: one weight computes queries, keys and values."""
     mask = patch.mask(1, 1)
     if mask is None or mask.all():
         return
@@ -100,34 +100,34 @@ def packed_attention(patch: Patch) -> None:
 
 
 def rotary(patch: Patch) -> None:
-    """RotaryEmbedding: as many columns of the tables as pairs are left, as many heads."""
+    """RotaryEmbedding: keep the table columns of kept pairs, and update the number of heads."""
     shape, small = _shapes(patch, 0), patch.node.op.startswith(SMALL)
     mask = patch.mask(0, len(shape) - 1)
     if mask is None or mask.all():
         return
     tables = (2, 3) if small else (1, 2)
-    turned = patch.node.attribute("rotary_embedding_dim", 0) or 2 * _shapes(patch, tables[0])[-1]
+    rotated = patch.node.attribute("rotary_embedding_dim", 0) or 2 * _shapes(patch, tables[0])[-1]
     count = 1
     if len(shape) == 3:
-        count = patch.node.attribute("num_heads", 0) or shape[2] // turned
+        count = patch.node.attribute("num_heads", 0) or shape[2] // rotated
         found = left(mask, count)
         if patch.node.attribute("num_heads", 0) and found:
             patch.set_attribute("num_heads", found[0])
     grid = mask.reshape(count, -1)
     if patch.node.attribute("rotary_embedding_dim", 0):
-        patch.set_attribute("rotary_embedding_dim", int(grid[:, :turned].any(0).sum()))
-    _tables(patch, tables, grid[:, :turned], patch.node.attribute("interleaved", 0))
+        patch.set_attribute("rotary_embedding_dim", int(grid[:, :rotated].any(0).sum()))
+    _tables(patch, tables, grid[:, :rotated], patch.node.attribute("interleaved", 0))
 
 
 def _tables(patch: Patch, operands: tuple[int, int], grid: Mask, interleaved: int) -> None:
-    """Keep of the angles those of pairs that are left."""
+    """Keep the angles of kept pairs."""
     kept = pairs_of(np.asarray(grid.any(0)), bool(interleaved))[0]
     if kept.all():
         return
     for k in operands:
         weight = patch.cutting.graph.weights.get(patch.node.inputs[k])
         if weight is None:
-            raise Unsupported("turns positions by angles that are no weights")
+            raise Unsupported("rotates positions by angles that are not weights")
         patch.put(k, patch.constant(weight.name, np.compress(kept, weight.array, -1)))
         patch.settled.add(k)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolutions: their number of groups, and zeros where they slide along an axis of channels."""
+"""Convolutions: the number of groups, and zeros for removed channels on axes along which they slide."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from onnxprune.rewrite.patch import Fixup, Patch
 
 
 def sliding(patch: Patch) -> None:
-    """Conv: removed channels keep their place on the axes along which it slides."""
+    """Conv: put zeros at removed channels on the axes along which it slides."""
     for axis in range(2, len(patch.cutting.masks(patch.node.inputs[0]))):
         in_place(patch, axis)
 
 
 def group(patch: Patch) -> None:
-    """Convolutions: as many groups as the inputs that are left make with the weight that is left."""
+    """Convolutions: compute the number of groups from the cut input and the cut weight."""
     if patch.node.op == "Conv":
         sliding(patch)
     if patch.node.attribute("group", 1) == 1:
@@ -30,7 +30,7 @@ def group(patch: Patch) -> None:
     old = patch.cutting.graph.facts[patch.node.inputs[place]].cases[0].shape or ()
     if patch.node.op != "ConvTranspose":
         new = ins[-1 if patch.node.attribute("channels_last", 0) else 1] // weight[1]
-    else:  # the weight of ConvTranspose counts inputs: they shrink with whole groups, or within each
+    else:  # the weight of ConvTranspose has one row per input channel: whole groups are removed, or each group shrinks
         whole = weight[1] == old[1] and ins[1] % (old[0] // patch.node.attribute("group")) == 0
         new = (
             ins[1] // (old[0] // patch.node.attribute("group"))

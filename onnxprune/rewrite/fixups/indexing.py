@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Indices and sizes of operators that pick, place and sample, once channels are gone."""
+"""Indices and sizes of gather, scatter, crop and unpool operators after channels are removed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnxprune.rewrite.patch import Fixup, Patch
 
 
 def elements(patch: Patch) -> None:
-    """GatherElements, ScatterElements: indices that were not made from channels lose the positions of those that went."""
+    """GatherElements, ScatterElements: drop removed positions from index axes that carry no labels."""
     axis = patch.node.attribute("axis", 0) % len(patch.cutting.masks(patch.node.inputs[0]))
     for k, mask in enumerate(patch.cutting.masks(patch.node.inputs[0])):
         if k != axis and mask is not None and not mask.all() and patch.mask(1, k) is None:
@@ -20,7 +20,7 @@ def elements(patch: Patch) -> None:
 
 
 def scatter_nd(patch: Patch) -> None:
-    """ScatterND: rows at known places count those that are left."""
+    """ScatterND: renumber known row indices to count only kept rows."""
     kept = patch.mask(0, 0)
     if kept is None or kept.all() or (patch.cutting.graph.shape(patch.node.inputs[1]) or ())[-1:] != (1,):
         return
@@ -29,20 +29,20 @@ def scatter_nd(patch: Patch) -> None:
     rows = rows[kept[rows]]
     new = (np.cumsum(kept) - 1)[rows].reshape(-1, 1).astype(value.dtype)
     if not len(new):
-        raise Unsupported("would write no row at all")
+        raise Unsupported("would write no rows")
     patch.set_operand(1, [new for _ in patch.cases()])
 
 
 def sizes(operand: int) -> Callable[[Patch], None]:
-    """An operand states the sizes of the output, all or those of attribute `axes`."""
+    """A fix-up for operators with an operand for the output sizes: all of them, or those of attribute `axes`."""
 
-    def refit(patch: Patch) -> None:
+    def fix(patch: Patch) -> None:
         if patch.has(operand):
             axes, shapes = patch.node.attribute("axes"), patch.out_shapes()
             kind = patch.known(operand)[0].dtype
             patch.set_operand(operand, [np.array([s[a] for a in axes] if axes else s, kind) for s in shapes])
 
-    return refit
+    return fix
 
 
 FIXUPS: Mapping[str, Fixup] = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes, bounds and indices that operators which move elements store."""
+"""Stored sizes, bounds and indices of operators that move elements."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FAR = np.iinfo(np.int64).max
 
 
 def reshape(patch: Patch) -> None:
-    """Reshape: sizes in the operand follow; 0 and -1 stay where they still mean the right size."""
+    """Reshape: update the sizes in the operand; 0 and -1 are kept where they still give the right size."""
     old, shapes = patch.known(1), patch.out_shapes()
     if _resolves(patch, patch.new(1), shapes):
         patch.settled.add(1)
@@ -29,17 +29,17 @@ def reshape(patch: Patch) -> None:
                 return
             except Unsupported:
                 continue
-    # one dynamic size may be left to -1
+    # -1 can stand for one dynamic size
     first = plain[0]
     moving = np.any([first != p for p in plain], axis=0) if len({p.shape for p in plain}) == 1 else np.ones(2, bool)
     if moving.sum() == 1:
         patch.set_operand(1, [np.where(moving, -1, p) for p in plain])
         return
-    raise Unsupported("reshapes to sizes that cannot be followed")
+    raise Unsupported("reshapes to sizes that cannot be updated")
 
 
 def _resolves(patch: Patch, operands: Sequence[Array | None], shapes: list[tuple[int, ...]]) -> bool:
-    """Whether these operands make these shapes."""
+    """Whether these operands give these shapes."""
     for case, (operand, shape) in enumerate(zip(operands, shapes, strict=True)):
         data = patch.cutting.facts[case][patch.node.inputs[0]].shape
         if operand is None or data is None or len(operand) != len(shape):
@@ -49,18 +49,18 @@ def _resolves(patch: Patch, operands: Sequence[Array | None], shapes: list[tuple
         if dims.count(-1) > 1:
             return False
         if -1 in dims:
-            rest = int(np.prod([d for d in dims if d != -1]))
+            known = int(np.prod([d for d in dims if d != -1]))
             total = int(np.prod(data))
-            if not rest or total % rest:
+            if not known or total % known:
                 return False
-            dims[dims.index(-1)] = total // rest
+            dims[dims.index(-1)] = total // known
         if tuple(dims) != shape:
             return False
     return True
 
 
 def expand(patch: Patch) -> None:
-    """Expand: sizes in the operand follow those of the output; ones stay ones."""
+    """Expand: update the sizes in the operand to those of the output; ones stay ones."""
     wanted = []
     for old, shape in zip(patch.known(1), patch.out_shapes(), strict=True):
         tail = shape[len(shape) - len(old) :]
@@ -69,12 +69,12 @@ def expand(patch: Patch) -> None:
 
 
 def constant_of_shape(patch: Patch) -> None:
-    """ConstantOfShape: as many numbers as are left."""
+    """ConstantOfShape: update the sizes."""
     patch.set_operand(0, [np.array(s, np.int64) for s in patch.out_shapes()])
 
 
 def split(patch: Patch) -> None:
-    """Split: each part keeps its own share."""
+    """Split: update the size of each part."""
     axis = patch.node.attribute("axis", 0)
     kept = patch.mask(0, axis)
     if kept is None or kept.all():
@@ -82,7 +82,7 @@ def split(patch: Patch) -> None:
     given = patch.known(1)[0] if patch.has(1) else patch.node.attribute("split")
     count = len(patch.node.outputs)
     old = np.array(given if given is not None else [len(x) for x in np.array_split(kept, count)])
-    if given is None and len(kept) % count:  # num_outputs: all parts but the last are of one size, rounded up
+    if given is None and len(kept) % count:  # num_outputs: all parts but the last have the same size, rounded up
         part = -(-len(kept) // count)
         old = np.array([part] * (count - 1) + [len(kept) - part * (count - 1)])
     sizes = [int(x.sum()) for x in np.split(kept, np.cumsum(old)[:-1])]
@@ -96,7 +96,7 @@ def split(patch: Patch) -> None:
 
 
 def slices(patch: Patch) -> None:
-    """Slice: bounds move to where the kept positions are; what no bounds can say is picked by a Gather."""
+    """Slice: move the bounds to the kept positions; where no bounds describe them, a Gather selects them."""
     new_style = patch.node.opset >= 10
     starts, ends, axes, steps = _bounds(patch, new_style)
     changed = False
@@ -132,7 +132,7 @@ def slices(patch: Patch) -> None:
 
 
 def _bounds(patch: Patch, new_style: bool) -> list[list[Indices]]:
-    """Starts, ends, axes (not negative) and steps, for each case, as arrays that may be written to."""
+    """Starts, ends, axes (nonnegative) and steps, per case, as writable arrays."""
     rank = len(patch.cutting.masks(patch.node.inputs[0]))
     found: list[list[Indices]] = []
     for k, name in ((1, "starts"), (2, "ends"), (3, "axes"), (4, "steps")):
@@ -149,7 +149,7 @@ def _bounds(patch: Patch, new_style: bool) -> list[list[Indices]]:
 
 
 def _progression(positions: Indices) -> tuple[int, int, int]:
-    """Start, end and step of a Slice that picks these positions in this order; step 0 if there is none."""
+    """Start, end and step of a Slice that selects these positions in this order; step 0 if there is none."""
     if not len(positions):
         return 0, 0, 1
     first, last = int(positions[0]), int(positions[-1])
@@ -165,7 +165,7 @@ def _progression(positions: Indices) -> tuple[int, int, int]:
 
 
 def gather(patch: Patch) -> None:
-    """Gather: indices count kept positions only, and those of removed positions go."""
+    """Gather: renumber indices to count only kept positions; drop indices of removed positions."""
     rank = len(patch.cutting.masks(patch.node.inputs[0]))
     axis = patch.node.attribute("axis", 0) % rank
     kept = patch.mask(0, axis)
@@ -181,13 +181,13 @@ def gather(patch: Patch) -> None:
                 indices = np.compress(mask, indices, k)
         indices = np.where(indices < 0, indices + len(kept), indices)
         if not kept[indices].all():
-            raise Unsupported("picks a position that would go")
+            raise Unsupported("selects a position that would be removed")
         wanted.append(np.asarray(place[indices], given.dtype))
     patch.set_operand(1, wanted)
 
 
 def pad(patch: Patch) -> None:
-    """Pad: the positions it adds follow the axis, so fewer may be needed."""
+    """Pad: added positions have labels too, so fewer of them may be kept."""
     shape = patch.cutting.graph.facts[patch.node.inputs[0]].cases[0].shape or ()
     new_style = patch.node.opset >= 11
     pads = np.array(patch.known(1)[0] if new_style else patch.node.attribute("pads"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What MatMulNBits stores of its sizes, and the numbers that it packs beside the weight."""
+"""Sizes stored by MatMulNBits, and the scales and zero points packed next to its weight."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnxprune.types import Array, Mask
 
 
 def matmul_nbits(patch: Patch) -> None:
-    """As many input and output channels as are left; scales and zero points that are packed on one axis follow."""
+    """Update the numbers of input and output channels, and cut packed scales and zero points."""
     shape = patch.cutting.graph.facts[patch.node.inputs[WEIGHT]].cases[0].shape or ()
     rows, blocks = (_all_if_none(patch.mask(WEIGHT, k), shape[k]) for k in (0, 1))
     columns = patch.mask(0, len(patch.cutting.masks(patch.node.inputs[0])) - 1)
@@ -26,8 +26,8 @@ def matmul_nbits(patch: Patch) -> None:
     points = patch.cutting.graph.weights.get(patch.node.inputs[ZERO_POINTS]) if patch.has(ZERO_POINTS) else None
     if points is not None and not points.is_float:
         bits = patch.node.attribute("bits", 4)
-        left = unpacked(points.array.reshape(shape[0], -1), bits, shape[1])[rows][:, blocks]
-        packed = repacked(left, bits)
+        kept = unpacked(points.array.reshape(shape[0], -1), bits, shape[1])[rows][:, blocks]
+        packed = repacked(kept, bits)
         _replace(patch, ZERO_POINTS, packed.ravel() if len(points.shape) == 1 else packed)
 
 

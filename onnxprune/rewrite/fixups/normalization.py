@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Normalisations: the statistics of the original width, or of as many groups as are kept."""
+"""Normalisations: statistics over the original width, or the number of kept groups."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnxprune.rewrite.patch import Fixup, Patch
 
 
 def normalization(patch: Patch) -> None:
-    """LayerNormalization, RMSNormalization: the statistics of the original width."""
+    """LayerNormalization, RMSNormalization: statistics over the original width."""
     rank = len(patch.cutting.masks(patch.node.inputs[0]))
     first = patch.node.attribute("axis", -1) % rank
     read, made = patch.mask(0, rank - 1), patch.out_mask(rank - 1)
@@ -27,7 +27,7 @@ def normalization(patch: Patch) -> None:
 
 
 def skip_normalization(patch: Patch) -> None:
-    """SkipLayerNormalization and its kin: the statistics of a sum of the original width; the sum is a result, too."""
+    """SkipLayerNormalization and variants: statistics of a sum over the original width; the sum is an output, too."""
     rms = "Simplified" in patch.node.op
     scales, terms = ((2,), (0, 1, 3)) if rms else ((2, 3), (0, 1, 4))
     results = [k for k in (0, 3) if k < len(patch.node.outputs) and patch.node.outputs[k]]
@@ -36,7 +36,7 @@ def skip_normalization(patch: Patch) -> None:
 
 
 def single_group(patch: Patch) -> None:
-    """GroupNormalization with one group: the statistics of the original width."""
+    """GroupNormalization with one group: statistics over the original width."""
     sizes = shrunk(patch, [1])
     put_back(patch, [1])
     for after, before in sizes.values():
@@ -45,40 +45,40 @@ def single_group(patch: Patch) -> None:
 
 
 def batch_norm(patch: Patch) -> None:
-    """BatchNormalization by batch statistics: those of the original's positions."""
+    """BatchNormalization with batch statistics: statistics over the original positions."""
     if uses_batch_statistics(patch.node):
         put_back(patch, [k for k in range(len(patch.cutting.masks(patch.node.inputs[0]))) if k != 1])
 
 
 def instance_norm(patch: Patch) -> None:
-    """InstanceNormalization: the statistics of the original's positions."""
+    """InstanceNormalization: statistics over the original positions."""
     put_back(patch, range(2, len(patch.cutting.masks(patch.node.inputs[0]))))
 
 
 def softmax(patch: Patch) -> None:
-    """Softmax, LogSoftmax, Hardmax: removed channels count with what they hold."""
+    """Softmax, LogSoftmax, Hardmax: include the residue of removed channels."""
     put_back(patch, softmax_axes(patch.node, len(patch.cutting.masks(patch.node.inputs[0]))))
 
 
 def neighbours(patch: Patch) -> None:
-    """LRN: removed channels keep their place."""
+    """LRN: put zeros at removed channels."""
     if shrunk(patch, [1]):
         in_place(patch, 1)
 
 
 def mean_variance(patch: Patch) -> None:
-    """MeanVarianceNormalization: the statistics of the original's positions."""
+    """MeanVarianceNormalization: statistics over the original positions."""
     put_back(patch, mean_variance_axes(patch.node, len(patch.cutting.masks(patch.node.inputs[0]))))
 
 
 def quantized_softmax(patch: Patch) -> None:
-    """QLinearSoftmax: nothing is put back among integers."""
+    """QLinearSoftmax: residues cannot be restored in integer tensors."""
     if shrunk(patch, [patch.node.attribute("axis", -1) % len(patch.cutting.masks(patch.node.inputs[0]))]):
-        raise Unsupported("normalises integers over them")
+        raise Unsupported("normalises integers over the removed channels")
 
 
 def group_norm(patch: Patch) -> None:
-    """GroupNormalization: as many groups as are left, or the statistics of the single one's original width."""
+    """GroupNormalization: update the number of groups; a single group has statistics over the original width."""
     kept = patch.mask(0, 1)
     if patch.node.attribute("num_groups") == 1:
         single_group(patch)

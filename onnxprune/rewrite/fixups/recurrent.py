@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers of hidden units."""
+"""The number of hidden units of recurrent operators."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onnxprune.rewrite.patch import Fixup, Patch
 
 
 def recurrent(patch: Patch) -> None:
-    """LSTM, GRU, RNN: as many hidden units as are left."""
+    """LSTM, GRU, RNN: set the number of hidden units to the number kept."""
     kept = patch.mask(2, 2)
     if kept is not None:
         patch.set_attribute("hidden_size", int(kept.sum()))

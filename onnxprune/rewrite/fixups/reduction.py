@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reductions over an axis which shrinks."""
+"""Reductions over an axis that shrinks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXTREMES = {"ReduceMax": "Max", "ReduceMin": "Min"}
 
 
 def reduction(patch: Patch) -> None:
-    """Means over the original number of channels; sums and extremes with what removed channels hold."""
+    """Means use the original number of channels; sums and extrema include the residue of removed channels."""
     data, op = patch.node.inputs[0], patch.node.op
     flow = patch.cutting.coupled.flows[data]
     given = patch.old_value(1)
@@ -31,14 +31,14 @@ def reduction(patch: Patch) -> None:
         if op in EXTREMES:
             patch.follow(EXTREMES[op], patch.scalar("zero", 0.0))
         return
-    rest = patch.residue(data, axis)
-    part = patch.add_copy(rest)
+    residue = patch.residue(data, axis)
+    part = patch.add_copy(residue)
     if op in EXTREMES:
         patch.follow(EXTREMES[op], part)
         return
     after, before = sizes[axis]
     missing = before - after
-    factor = missing / before if op == "ReduceMean" else missing / patch.size(rest, axis)
+    factor = missing / before if op == "ReduceMean" else missing / patch.size(residue, axis)
     if op == "ReduceL2":
         part = patch.add_before("Mul", [part, part], part)
         patch.follow("Mul", "")

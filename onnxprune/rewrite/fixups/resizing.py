@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes that Resize stores."""
+"""Sizes stored by Resize."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnxprune.rewrite.patch import Fixup, Patch
 
 
 def resize(patch: Patch) -> None:
-    """Resize by sizes: channels are among the sizes."""
+    """Resize by sizes: update them, since they include the number of channels."""
     if patch.node.opset < 11 or not patch.has(3):
         return
     shapes, axes = patch.out_shapes(), patch.node.attribute("axes")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What removed channels gave to an operator that mixes the axis which shrinks is put back.
+"""Restores the contribution of removed channels to operators that mix channels.
 
-A mean over fewer channels is not the original's mean, nor is a normalisation by it. Because it is known what removed channels
-hold here (`Flow.residue`, or the rule would have pinned them), the smaller graph can still compute the original's numbers.
+A mean over fewer channels differs from the original mean, and so does a normalisation by it. The residue of removed channels is
+known here (`Flow.residue`; otherwise the rule would have pinned them), so the smaller graph can still compute the original
+values.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from onnxprune.types import Array
 
 
 def shrunk(patch: Patch, axes: Iterable[int]) -> dict[int, tuple[int, int]]:
-    """Of these axes of the first input those that shrink: axis -> how many stay, how many there were.
+    """Those of the given axes of the first input that shrink: axis -> (kept size, original size).
 
-    None where the smaller graph may work on what is left.
+    Empty if the policy lets operators work on the kept channels only.
     """
     if patch.cutting.coupled.policy.allow_renormalising:
         return {}
@@ -30,10 +31,10 @@ def shrunk(patch: Patch, axes: Iterable[int]) -> dict[int, tuple[int, int]]:
 def put_back(
     patch: Patch, axes: Iterable[int], also: Iterable[int] = (), terms: Iterable[int] = (0,), results: Iterable[int] = (0,)
 ) -> None:
-    """Run the operator at the original width, with what removed channels hold behind those that are left; drop their results.
+    """Run the operator at the original width, with the residue after the kept channels, and drop the results of the residue.
 
-    The order of channels does not matter to it. Of the operands, `terms` are added up to what the operator works on, and `also`
-    (scale, shift) are applied to its results; all are aligned to the last axes of the first.
+    The order of channels does not matter to the operator. The operands `terms` are added up to form its input, and the operands
+    `also` (scale, shift) are applied to its results. All are aligned to the last axes of the first operand.
     """
     sizes = shrunk(patch, axes)
     if not sizes:
@@ -53,19 +54,19 @@ def put_back(
         patch.first_after({k: after for k, (after, _) in sizes.items()}, output)
 
 
-def _add_constant(patch: Patch, operand: int, rest: Array, axis: int, after: int, before: int) -> None:
-    """Fill the positions behind the kept ones with constants."""
-    if not rest.any():
+def _add_constant(patch: Patch, operand: int, residue: Array, axis: int, after: int, before: int) -> None:
+    """Fill the positions after the kept ones with constants."""
+    if not residue.any():
         return
-    shape = [before if k == axis else n for k, n in enumerate(rest.shape)]
-    whole = np.zeros(shape, rest.dtype)
-    whole[(slice(None),) * axis + (slice(after, None),)] = rest
+    shape = [before if k == axis else n for k, n in enumerate(residue.shape)]
+    whole = np.zeros(shape, residue.dtype)
+    whole[(slice(None),) * axis + (slice(after, None),)] = residue
     stem = f"{patch.node.inputs[operand]}_rest"
     patch.put(operand, patch.add_before("Add", [patch.proto.input[operand], patch.constant(stem, whole)], stem))
 
 
 def in_place(patch: Patch, axis: int) -> None:
-    """Zeros where channels were on an axis of the first input; of the result only the channels that are left."""
+    """Insert zeros at the removed channels of an axis of the first input, and remove these channels from the result."""
     mask = patch.mask(0, axis)
     if mask is not None and not mask.all():
         patch.spread(0, axis)

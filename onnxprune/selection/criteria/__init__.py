@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Criteria: how much each atom of a group matters, higher = keep.
 
-A criterion turns one producer (a weight that makes the channels, with the BatchNormalization that follows it) into one number
-a channel. `Scorer` brings them to a common scale (each producer's mean becomes 1, so that layers compare) and takes
-the mean over *all* producers of the group: on a residual spine every branch has its say.
+A criterion maps one producer (a weight that makes the channels, with the BatchNormalization that follows it) to one number per
+channel. `Scorer` brings these numbers to a common scale (each producer's mean becomes 1, so that layers are comparable) and
+averages over *all* producers of the group: every branch of a residual stream counts.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ Norms = dict[tuple[str, int], tuple[Vector, Vector]]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Producer:
-    """One weight that makes channels, seen row by row.
+    """A weight that makes channels, summarised by row.
 
     Attributes:
         l1: sum of |w| over each output channel's weights (n,).
         l2: root of the sum of w^2 (n,).
-        gamma: |scale| of the BatchNormalization that follows (n,); None where there is none (or it was folded).
+        gamma: |scale| of the BatchNormalization that follows (n,); None if there is none (or it was folded).
         deviation: sqrt(running variance + epsilon) of that BatchNormalization (n,).
     """
 
@@ -46,7 +46,7 @@ class Producer:
 
 
 def unit_mean(x: Vector) -> Vector:
-    """`x` divided by its mean, so that layers of different scale compare; zeros stay zeros."""
+    """`x` divided by its mean, so that layers of different scale are comparable; zeros stay zeros."""
     mean = float(x.mean()) if len(x) else 0.0
     return x / mean if mean > 0 else x
 
@@ -62,7 +62,7 @@ def ccprune_sum(p: Producer) -> Vector:
 
 
 def ccprune_folded(p: Producer) -> Vector:
-    """|gamma| / sqrt(var + eps) * |W|_1: the L1 norm of the convolution that inference would use, BatchNorm folded in."""
+    """|gamma| / sqrt(var + eps) * |W|_1: the L1 norm of the convolution with BatchNormalization folded in, as in inference."""
     return p.l1 if p.gamma is None or p.deviation is None else p.l1 * p.gamma / p.deviation
 
 
@@ -92,8 +92,8 @@ CRITERIA: Mapping[str, Callable[[Producer], Vector]] = MappingProxyType(
         "bn_scale": bn_scale,
     }
 )
-"""Criteria by name. `random` stands apart: it needs no weights. The paper's exact way to combine is not public, so `ccprune`
-is a family, and its default the member that kept most accuracy when measured (`tools/criteria.py`, docs/criteria.md)."""
+"""Criteria by name. `random` is separate because it needs no weights. The paper's exact formula is not public, so `ccprune` is
+a family; its default is the member that kept the most accuracy when measured (`tools/criteria.py`, docs/criteria.md)."""
 NAMES = (*CRITERIA, *CALIBRATED, "random")
 NEEDS_BATCH_NORM = frozenset({"ccprune", "ccprune.product", "ccprune.sum", "ccprune.folded", "bn_scale"})
 
@@ -103,7 +103,7 @@ class Scored:
     """Scores of all groups.
 
     Attributes:
-        scores: for each group (n_atoms,) float64; higher = keep. None: nothing is known, keep the group as it is.
+        scores: for each group (n_atoms,) float64; higher = keep. None: nothing is known, and the group is kept as it is.
         without_batch_norm: names of groups scored by weights alone because no BatchNormalization follows a producer.
     """
 
@@ -112,18 +112,18 @@ class Scored:
 
 
 class Scorer:
-    """Scores every atom of every group by a named criterion; what was read once is kept for the next time.
+    """Scores every atom of every group by a named criterion, and caches what it has read.
 
-    A cut may show that a node cannot follow; then the same model is scored again, with fewer groups. Norms of weights and
-    statistics of activations do not change with that.
+    If a node rejects a cut, the same model is scored again with fewer groups. Norms of weights and statistics of activations do
+    not change.
 
     Args:
-        criterion: its name.
-        seed: of whatever is random.
-        batches: calibration inputs, for criteria that look at activations.
+        criterion: name of the criterion.
+        seed: random seed.
+        batches: calibration inputs, for criteria that use activations.
 
     Raises:
-        OptionError: there is no such criterion, or it needs inputs.
+        OptionError: the criterion does not exist, or needs inputs.
     """
 
     def __init__(self, criterion: str, seed: int = 0, batches: Sequence[Feeds] = ()) -> None:
@@ -131,7 +131,7 @@ class Scorer:
             hint = did_you_mean(criterion, NAMES)
             raise OptionError(f"--criterion: got '{criterion}'; {hint}expected one of {', '.join(NAMES)}")
         if criterion in CALIBRATED and not batches:
-            raise OptionError(f"--criterion {criterion}: looks at activations; give inputs with --data (or synthetic ones)")
+            raise OptionError(f"--criterion {criterion}: uses activations; pass inputs with --data (or use synthetic ones)")
         self._criterion, self._seed = criterion, seed
         self._norms: Norms = {}
         self._statistics = calibrated.Statistics(batches, seed)
@@ -149,15 +149,15 @@ class Scorer:
         return Scored(scores, bare if self._criterion in NEEDS_BATCH_NORM else ())
 
     def _calibrated(self, coupled: Coupled, groups: tuple[Group, ...], reader: _Reader) -> Scored:
-        """By activations; groups that no linear layer reads are scored by their weights, on the scale of the others."""
+        """Scores by activations; groups that no linear layer reads are scored by their weights, on the scale of the others."""
         readers = self._statistics.read(coupled)
         found: list[Vector | None] = []
         for g in groups:
             mine = calibrated.readers_of(g, readers)
             found.append(calibrated.CALIBRATED[self._criterion](g, mine) if mine else None)
         known = [x for x in found if x is not None]
-        usual = float(np.median(np.concatenate(known))) if known else 1.0
-        weights = (unit_mean(_score(reader, g, l2)) * usual for g, x in zip(groups, found, strict=True) if x is None)
+        typical = float(np.median(np.concatenate(known))) if known else 1.0
+        weights = (unit_mean(_score(reader, g, l2)) * typical for g, x in zip(groups, found, strict=True) if x is None)
         return Scored(tuple(next(weights) if x is None else x for x in found))
 
 
@@ -185,11 +185,11 @@ class _Reader:
                     self._batch_norms.setdefault(source.index, {})[use.operand] = use
 
     def batch_norm(self, use: int) -> Use | None:
-        """The scale of the BatchNormalization that alone reads what the use's node computes."""
+        """The scale of the BatchNormalization that is the only consumer of the use's node."""
         return self._batch_norms.get(self.coupled.uses[use].node, {}).get(1)
 
     def producer(self, use: int) -> Producer:
-        """Norms of the weight rows of a use, with what follows it."""
+        """Norms of the weight rows of a use, with the BatchNormalization that follows."""
         u = self.coupled.uses[use]
         scale = self.batch_norm(use)
         variance = self._batch_norms.get(u.node, {}).get(4)
@@ -202,7 +202,7 @@ class _Reader:
         return Producer(self._values(u.labels, 0), self._values(u.labels, 1), gamma, deviation)
 
     def to_atoms(self, group: Group, use: int, values: Vector) -> Vector:
-        """Mean of `values` (one a position of the use) over the positions of each atom; 0 for atoms it does not make."""
+        """Mean of `values` (one per position of the use) over the positions of each atom; 0 for atoms it does not make."""
         roots = self.coupled.roots[self.coupled.uses[use].labels]
         order = np.argsort(group.roots)
         place = np.searchsorted(group.roots, roots, sorter=order).clip(0, len(group) - 1)
@@ -212,7 +212,7 @@ class _Reader:
         return np.bincount(atom[mine], values[mine], len(group)) / np.maximum(count, 1)
 
     def by_slices(self, group: Group) -> Vector:
-        """For channels that no convolution makes: the norm of everything they own."""
+        """Scores of channels without a producer: the norm of everything they own."""
         total = np.zeros(len(group))
         for o in self.coupled.owners:
             if (o.weight, o.axis) in group.members:
@@ -259,7 +259,7 @@ def _sums(w: Array, axis: int) -> tuple[Vector, Vector]:
 
 
 def check_scores(coupled: Coupled, groups: tuple[Group, ...], given: Mapping[str, Array]) -> None:
-    """Scores made elsewhere name weights that make channels, and have one finite number for each of them.
+    """Check that external scores name weights that make channels, with one finite number per channel.
 
     Raises:
         DataError: a name is not in the model, makes no channels, or has a different number of channels.
@@ -267,7 +267,7 @@ def check_scores(coupled: Coupled, groups: tuple[Group, ...], given: Mapping[str
     owners = _first_uses(coupled, groups)
     for name, values in given.items():
         if name not in owners:
-            raise DataError(f"--scores: '{name}' makes no prunable channels; those that do: {_some(list(owners))}")
+            raise DataError(f"--scores: '{name}' does not make prunable channels; weights that do: {_some(list(owners))}")
         size = len(coupled.uses[owners[name]].labels)
         if values.shape != (size,) or not np.isfinite(values.astype(np.float64)).all():
             raise DataError(
@@ -276,7 +276,7 @@ def check_scores(coupled: Coupled, groups: tuple[Group, ...], given: Mapping[str
 
 
 def _first_uses(coupled: Coupled, groups: tuple[Group, ...]) -> dict[str, int]:
-    """Weight that makes channels -> the first of its uses."""
+    """Weight that makes channels -> its first use."""
     found: dict[str, int] = {}
     for g in groups:
         for u in g.producers:
@@ -285,9 +285,9 @@ def _first_uses(coupled: Coupled, groups: tuple[Group, ...]) -> dict[str, int]:
 
 
 def scores_from_file(coupled: Coupled, groups: tuple[Group, ...], given: Mapping[str, Array]) -> Scored:
-    """Scores made elsewhere: weight name -> one score for each output channel of that weight, higher = keep.
+    """External scores: weight name -> one score per output channel of that weight, higher = keep.
 
-    Groups of which no producer is named stay as they are.
+    Groups without a named producer are kept as they are.
 
     Raises:
         DataError: the scores do not fit (`check_scores`).

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Criteria that look at activations: what each channel means to the layers that read it, on calibration inputs.
+"""Criteria based on activations: how much each channel matters to the layers that read it, on calibration inputs.
 
-`obs` asks what error would be left, at best, if a channel went and the weights of its readers were refitted to the others:
-the optimal brain surgeon (Hassibi & Stork, 1993) for channels, as in OSSCAR (Meng et al., 2024) and, greedily forward, ThiNet
-(Luo et al., 2017). Errors are in units of the variance of the sum they enter, so that layers and residual branches compare, and
-channels are ranked in the order in which they would go one after the other.
+`obs` is the smallest error that remains if a channel is removed and the weights of its readers are refitted to the others: the
+optimal brain surgeon (Hassibi & Stork, 1993) for channels, as in OSSCAR (Meng et al., 2024) and, as greedy forward selection,
+ThiNet (Luo et al., 2017). Errors are in units of the variance of the sum they enter, so that layers and residual branches are
+comparable. Channels are ranked in the order in which they would be removed one by one.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ ROWS, ROWS_PER_INPUT = 8_000, 4
 DAMPING = 1e-2
 """Ridge in units of the mean diagonal, as in OSSCAR's code."""
 SWEEPS = 64
-"""Channels are ranked in so many steps at most; in each the least missed ones go together."""
+"""`obs` removes the least important channels in steps of 1/SWEEPS of the group, at least one channel per step."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """A linear layer that sums over channels, with the statistics of its inputs in the original network.
+    """A linear layer that sums over channels, with statistics of its inputs in the original network.
 
     Attributes:
         labels: the class of each input (d,).
-        matrix: its weight, times the scale of what follows it (d, o).
-        moments: of its inputs (d,).
+        matrix: its weight, times the scale of the operators after it (d, o).
+        moments: moments of its inputs (d,).
         magnitude: mean |x| of each input (d,).
-        alive: fraction of positions at which each input is not zero (d,).
-        energy: variance of the sum that the layer adds to, over all channels.
+        alive: fraction of positions at which each input is nonzero (d,).
+        energy: variance of the sum that the layer adds to, added up over all channels.
     """
 
     labels: Indices
@@ -53,14 +53,14 @@ class Reader:
 
 
 class Statistics:
-    """What layers saw of calibration inputs in the original network: gathered once for each layer."""
+    """Statistics of layers on calibration inputs in the original network, gathered once per layer."""
 
     def __init__(self, batches: Sequence[Feeds], seed: int = 0) -> None:
         self._batches, self._seed = batches, seed
         self._known: dict[tuple[str, int], _Gathered] = {}
 
     def read(self, coupled: Coupled) -> tuple[Reader, ...]:
-        """All layers that sum over channels which can be cut."""
+        """All layers that sum over channels that can be cut."""
         sites = find_sums(coupled.graph)
         places = [(s, k) for s in sites for k, t in enumerate(s.terms) if _inputs(coupled, t.linear) is not None]
         missing = [(s, k) for s, k in places if (s.total, k) not in self._known]
@@ -80,7 +80,7 @@ class Statistics:
 
 
 def _inputs(coupled: Coupled, linear: Linear) -> Indices | None:
-    """The class of each input (d,) of a layer; None where nothing of it can be cut."""
+    """The class of each input (d,) of a layer; None if no input can be cut."""
     axes = coupled.flows[linear.weight].axes
     if linear.groups > 1:
         return None
@@ -136,21 +136,21 @@ def _reader(coupled: Coupled, site: LinearSum, k: int, g: _Gathered) -> Reader:
 
 
 def covariance(m: Moments) -> Vector:
-    """Of the inputs (d, d)."""
+    """Covariance of the inputs (d, d)."""
     mean = m.x[0] / m.n
     found: Vector = m.xx[0] / m.n - mean[:, None] * mean[None]
     return found
 
 
 def atoms_of(group: Group, labels: Indices) -> Indices:
-    """For each input the index of its atom in the group, -1 for others (d,)."""
+    """For each input, the index of its atom in the group; -1 for others (d,)."""
     order = np.argsort(group.roots)
     place = order[np.searchsorted(group.roots, labels, sorter=order).clip(0, len(group) - 1)]
     return np.where(group.roots[place] == labels, place, -1)
 
 
 class _Surgeon:
-    """One reader from which atoms are taken; knows at any time what the loss of each would cost."""
+    """A reader from which atoms are removed; gives the cost of removing each remaining atom."""
 
     def __init__(self, reader: Reader, atoms: Indices, n_atoms: int) -> None:
         cov = covariance(reader.moments)
@@ -162,7 +162,7 @@ class _Surgeon:
         self.places = [np.flatnonzero(atoms == a) for a in range(n_atoms)]
 
     def costs(self, atoms: Indices) -> Vector:
-        """The error that each atom alone would leave, as a share of the sum's variance."""
+        """The error from removing each atom alone, as a fraction of the sum's variance."""
         found = np.zeros(len(atoms))
         sizes = np.array([len(self.places[a]) for a in atoms])
         for size in np.unique(sizes[sizes > 0]).tolist():
@@ -173,40 +173,40 @@ class _Surgeon:
         return found / self.energy
 
     def remove(self, atoms: Indices) -> None:
-        """Take atoms out and let the others make up for them as far as they can."""
-        gone = np.concatenate([self.places[a] for a in atoms])
-        if not len(gone):
+        """Remove atoms, and let the others compensate for them as far as possible."""
+        removed = np.concatenate([self.places[a] for a in atoms])
+        if not len(removed):
             return
-        column = self.inverse[:, gone]
-        back = np.linalg.solve(column[gone], np.concatenate([self.matrix[gone], column.T], 1))
+        column = self.inverse[:, removed]
+        back = np.linalg.solve(column[removed], np.concatenate([self.matrix[removed], column.T], 1))
         outputs = self.matrix.shape[1]
         self.matrix -= column @ back[:, :outputs]
         self.inverse -= column @ back[:, outputs:]
-        self.matrix[gone] = 0
+        self.matrix[removed] = 0
 
 
 def obs(group: Group, readers: Sequence[Reader]) -> Vector:
-    """What each atom's loss adds to the error once all that are missed less are gone (n_atoms,)."""
+    """The error added by removing each atom after all less important ones (n_atoms,)."""
     surgeons = [_Surgeon(r, atoms_of(group, r.labels), len(group)) for r in readers]
     scores = np.zeros(len(group))
-    left = np.arange(len(group))
+    remaining = np.arange(len(group))
     worst = 0.0
-    while len(left):
-        costs = sum((s.costs(left) for s in surgeons), np.zeros(len(left)))
+    while len(remaining):
+        costs = sum((s.costs(remaining) for s in surgeons), np.zeros(len(remaining)))
         count = max(1, len(group) // SWEEPS)
         chosen = np.argsort(costs, kind="stable")[:count]
-        # later losses are never cheaper in the ranking, so that sorting by score gives back the order
+        # scores never fall along the ranking, so sorting by score reproduces the order
         worst = max(worst, float(costs[chosen].max()))
-        scores[left[chosen]] = np.maximum(costs[chosen], worst * (1 - 1e-9)) if count == 1 else worst
-        scores[left[chosen]] += np.arange(len(chosen)) * 1e-12 * worst
+        scores[remaining[chosen]] = np.maximum(costs[chosen], worst * (1 - 1e-9)) if count == 1 else worst
+        scores[remaining[chosen]] += np.arange(len(chosen)) * 1e-12 * worst
         for s in surgeons:
-            s.remove(left[chosen])
-        left = np.delete(left, chosen)
+            s.remove(remaining[chosen])
+        remaining = np.delete(remaining, chosen)
     return scores
 
 
 def subset_fidelity(group: Group, readers: Sequence[Reader]) -> Vector:
-    """How much of its reader's output a channel alone can stand for, best scaled. ModHiFi (2025)."""
+    """How much of its reader's output a channel alone can reproduce, optimally scaled. ModHiFi (2025)."""
     return _mean(group, readers, _fidelity)
 
 
@@ -229,7 +229,7 @@ def activation(group: Group, readers: Sequence[Reader]) -> Vector:
 
 
 def apoz(group: Group, readers: Sequence[Reader]) -> Vector:
-    """How often a channel is not zero where it is read: 1 - average percentage of zeros. Hu et al., Network Trimming, 2016."""
+    """How often a channel is nonzero where it is read: 1 - average percentage of zeros. Hu et al., Network Trimming, 2016."""
     return _mean(group, readers, lambda r, atoms, n: _per_atom(r.alive, atoms, n))
 
 
@@ -253,5 +253,5 @@ CALIBRATED: Mapping[str, Callable[[Group, Sequence[Reader]], Vector]] = MappingP
 
 
 def readers_of(group: Group, readers: Sequence[Reader]) -> list[Reader]:
-    """Those that read channels of the group."""
+    """The readers of channels of the group."""
     return [r for r in readers if np.isin(r.labels, group.roots).any()]

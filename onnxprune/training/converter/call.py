@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator of the table is told besides its operands."""
+"""What an operator of the table receives besides its operands."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 Op = Callable[..., Any]
-"""(call, *operands) -> a tensor, a tuple of tensors, or NotImplemented for a variant that the table leaves to onnxruntime.
+"""(call, *operands) -> a tensor, a tuple of tensors, or NotImplemented for a variant that is left to onnxruntime.
 
-Operands are tensors, numpy arrays where the position is listed in `NUMBERS` (or in `PERHAPS_NUMBERS` and the value does not
-depend on data), and None where they are absent.
+Operands are tensors; numpy arrays at positions listed in `NUMBERS` (or in `PERHAPS_NUMBERS`, if the value does not depend on
+data); and None if absent.
 """
 
 
@@ -24,7 +24,7 @@ class Call:
         opset: version of its domain.
         attributes: values by name; strings are bytes, as ONNX stores them.
         outputs: number of outputs.
-        used: the same up to the last that anybody reads, at least 1.
+        used: number of outputs up to the last one with a consumer, at least 1.
     """
 
     op: str
@@ -38,12 +38,12 @@ class Call:
         return self.attributes.get(name, default)
 
     def text(self, name: str, default: str) -> str:
-        """The value of an attribute that is a string."""
+        """The value of a string attribute."""
         found = self.attributes.get(name)
         return default if found is None else found.decode()
 
     def numbers(self, name: str, default: Sequence[int]) -> list[int]:
-        """The value of an attribute that is a list."""
+        """The value of a list attribute."""
         return list(self.attributes.get(name, default))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An ONNX model as a PyTorch module: one interpreter over the graph, differentiable in every stored weight."""
+"""An ONNX model as a PyTorch module: an interpreter of the graph, differentiable with respect to every weight."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from onnxprune.training.converter.program import Instruction, read_program
 from onnxprune.types import Array
 
 Feeds = Mapping[str, Any]
-MOST_SHAPES = 8
-"""For so many choices of the input shapes what follows from them is remembered."""
+MAX_SHAPES = 8
+"""Maximum number of combinations of input shapes whose static values are cached."""
 
 
 class Known:
-    """Values that follow from the shapes of the inputs, as arrays, and as tensors where those are asked for."""
+    """Values that follow from the shapes of the inputs, as arrays, and as tensors on request."""
 
     def __init__(self, stored: Mapping[str, Array], device: torch.device) -> None:
         self.arrays: dict[str, Array] = dict(stored)
@@ -44,11 +44,11 @@ class Known:
 
 
 class Module(nn.Module):
-    """A model whose parameters are its stored float tensors, under the names of the file.
+    """A model whose parameters are its stored float tensors, named as in the file.
 
-    Computes in float32 (float64 where the file says so). Operators without an entry in the table are run by onnxruntime, and
-    no gradient passes through them. BatchNormalization uses its running statistics, unless `momentum` is set: then it
-    normalises by the batch and moves them, as in training.
+    Computes in float32 (float64 where the file does). Operators without an entry in the table are run by onnxruntime, and no
+    gradient passes through them. BatchNormalization uses its running statistics, unless `momentum` is set: then it normalises
+    with batch statistics and updates the running ones, as in training.
     """
 
     def __init__(self, model: ModelProto) -> None:
@@ -60,7 +60,7 @@ class Module(nn.Module):
         super().__init__()
         self.program = read_program(model)
         self.momentum: float | None = None
-        # straight into nn.Module's tables: its own functions refuse names with a dot, which most names in files have
+        # directly into nn.Module's tables: its methods reject names with a dot, which most names in files contain
         for name, array in self.program.weights.items():
             self._parameters[name] = nn.Parameter(to_torch(array))
         for name, array in self.program.statistics.items():
@@ -73,10 +73,10 @@ class Module(nn.Module):
 
         Args:
             feeds: input name -> tensor or array.
-            wanted: tensors of the graph to return; the model's outputs if none are named. What they do not need is not run.
+            wanted: tensors of the graph to return; the model's outputs by default. Only what they need is run.
 
         Raises:
-            TrainingError: an operator cannot be run, or refuses its operands.
+            TrainingError: an operator cannot be run, or rejects its operands.
         """
         device = self.device
         given = {n: (x if isinstance(x, Tensor) else to_torch(np.asarray(x))).to(device) for n, x in feeds.items()}
@@ -92,19 +92,19 @@ class Module(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         first = next((p for p in (*self._parameters.values(), *self._buffers.values()) if p is not None), None)
         return torch.device("cpu") if first is None else first.device
 
     def _known_for(self, key: Any) -> Known:
         if key not in self._known:
-            if len(self._known) >= MOST_SHAPES:
+            if len(self._known) >= MAX_SHAPES:
                 self._known.pop(next(iter(self._known)))
             self._known[key] = Known(self.program.stored, key[0])
         return self._known[key]
 
     def _plan_for(self, wanted: tuple[str, ...]) -> list[tuple[Instruction, tuple[str, ...]]]:
-        """The steps that `wanted` needs, each with the tensors that nobody reads after it."""
+        """The steps that `wanted` needs, each with the tensors that are no longer used after it."""
         needed, plan = set(wanted), []
         for step in reversed(self.program.steps):
             if needed.intersection(step.outputs):
@@ -144,13 +144,13 @@ class Module(nn.Module):
             try:
                 found = op(step.call, *operands, **more)
             except (RuntimeError, ValueError, TypeError, IndexError) as e:
-                raise TrainingError(f"{step}: PyTorch refuses its operands: {str(e).splitlines()[0][:200]}") from e
+                raise TrainingError(f"{step}: PyTorch rejects its operands: {str(e).splitlines()[0][:200]}") from e
             if found is not NotImplemented:
                 return found if isinstance(found, (tuple, list)) else (found,)
-        return self._elsewhere(step, values, known)
+        return self._fallback(step, values, known)
 
-    def _elsewhere(self, step: Instruction, values: Mapping[str, Any], known: Known) -> Sequence[Tensor]:
-        """By onnxruntime, or by ONNX's reference evaluator: no gradient passes."""
+    def _fallback(self, step: Instruction, values: Mapping[str, Any], known: Known) -> Sequence[Tensor]:
+        """Run a step in onnxruntime, or in ONNX's reference evaluator; no gradient passes."""
         reads = [n for n in dict.fromkeys((*step.inputs, *step.implicit)) if n]
         constants = {n: known.arrays[n] for n in reads if n not in values}
         operands = {n: _array(n, values, known) for n in reads if n in values}
@@ -158,19 +158,19 @@ class Module(nn.Module):
         found: Sequence[Any] | None
         try:
             found = run_node(step.node, named, step.opsets, operands, constants)
-        except Exception as e:  # onnxruntime raises classes of its own
+        except Exception as e:  # onnxruntime raises its own exceptions
             found = evaluate(step.node, step.opsets, [(operands | constants).get(n) for n in step.inputs])
             if found is None:
-                raise TrainingError(f"{step}: neither PyTorch nor onnxruntime runs it: {str(e).splitlines()[0][:200]}") from e
+                raise TrainingError(f"{step}: PyTorch and onnxruntime cannot run it: {str(e).splitlines()[0][:200]}") from e
             named = list(step.outputs[: len(found)])
         if not all(isinstance(x, np.ndarray) for x in found):
-            raise TrainingError(f"{step}: makes a sequence, which cannot be trained through; export without sequences")
+            raise TrainingError(f"{step}: outputs a sequence, which cannot be trained through; export without sequences")
         by_name = dict(zip(named, found, strict=True))
         return [to_torch(by_name[n]) if n in by_name else None for n in step.outputs]  # type: ignore[misc]
 
 
 def _operand(step: Instruction, k: int, name: str, values: Mapping[str, Any], known: Known) -> Any:
-    """One operand as its operator wants it: a tensor, numbers, or nothing."""
+    """One operand as its operator expects it: a tensor, an array, or None."""
     if not name:
         return None
     if k in NUMBERS.get(step.call.op, ()):
@@ -191,23 +191,23 @@ def _array(name: str, values: Mapping[str, Any], known: Known) -> Array:
 
 
 def write_back(module: Module, model: ModelProto) -> ModelProto:
-    """A copy of the model with the module's weights and running statistics under the same names.
+    """A copy of the model with the module's weights and running statistics, under the same names.
 
-    Types, names and everything else stay; a tensor that did not change stays bit for bit.
+    Types, names and everything else are unchanged; an unchanged tensor is preserved bit for bit.
 
     Args:
         module: made from `model`, or from one with the same stored tensors.
-        model: it is not changed.
+        model: the model to copy; it is not changed.
 
     Raises:
-        TrainingError: the module is of another model.
+        TrainingError: the module belongs to another model.
     """
-    held = {**module._parameters, **module._buffers}
-    return programs.write_back({n: x.detach().cpu().numpy() for n, x in held.items() if x is not None}, model)
+    tensors = {**module._parameters, **module._buffers}
+    return programs.write_back({n: x.detach().cpu().numpy() for n, x in tensors.items() if x is not None}, model)
 
 
 def reestimate(module: Module, batches: Iterable[Feeds]) -> None:
-    """Set BatchNormalization's running statistics to the averages over some batches (with at least one)."""
+    """Set BatchNormalization's running statistics to their averages over some batches (at least one)."""
     before, grad = module.momentum, torch.is_grad_enabled()
     torch.set_grad_enabled(False)
     try:

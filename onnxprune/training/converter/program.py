@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An ONNX graph as a list of steps for the interpreter: what is trained, what is constant, what only follows from shapes."""
+"""An ONNX graph as a list of steps for the interpreter: what is trained, what is constant, what depends on shapes only."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Instruction:
     """One node.
 
     Attributes:
-        static: the result depends on the shapes of the model's inputs alone, and is computed once for each.
-        opsets: domain -> version for this node; the newest for parts of a fused one.
+        static: the result depends only on the shapes of the model's inputs, and is computed once per combination of shapes.
+        opsets: domain -> version for this node; the newest for parts of a fused node.
         branches: for If, the steps of each branch and the names of its outputs.
     """
 
@@ -47,7 +47,7 @@ class Instruction:
     branches: Mapping[str, tuple[tuple[Instruction, ...], tuple[str, ...]]] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """Operator and name, as in messages."""
+        """Operator and name, for messages."""
         return f"{self.call.op} '{self.node.name or self.outputs[0]}'"
 
 
@@ -57,7 +57,7 @@ class Program:
 
     Attributes:
         steps: the nodes in file order.
-        stored: tensors of the file that stay as they are.
+        stored: tensors of the file that do not change.
         weights: tensors that are trained, by name.
         statistics: running means and variances of BatchNormalization, by name.
         inputs, outputs: names.
@@ -72,16 +72,16 @@ class Program:
 
 
 def read_program(model: ModelProto) -> Program:
-    """The steps of a model; functions are expanded, of the model and of ONNX where the table lacks the operator."""
+    """The steps of a model; its functions are expanded, and so are ONNX's for operators that the table lacks."""
     graph, versions = expanded(model).graph, opsets(model)
     nodes = [n for n, _ in flat(graph, versions)]
     stored = stored_arrays(graph, versions)
     statistics = {name for n in nodes if n.op_type == "BatchNormalization" for name in n.input[3:5]} & stored.keys()
     weights = _weights(model, nodes, stored) - statistics
-    held = {n: x for n, x in stored.items() if n not in weights and n not in statistics}
+    constants = {n: x for n, x in stored.items() if n not in weights and n not in statistics}
     return Program(
-        _steps(graph, versions, set(held)),
-        held,
+        _steps(graph, versions, set(constants)),
+        constants,
         {n: x for n, x in stored.items() if n in weights},
         {n: x for n, x in stored.items() if n in statistics},
         tuple(v.name for v in free_inputs(model)),
@@ -90,7 +90,7 @@ def read_program(model: ModelProto) -> Program:
 
 
 def expanded(model: ModelProto) -> ModelProto:
-    """The model without sequences of parts, and without functions: its own, and ONNX's for operators that the table lacks."""
+    """The model without sequences of parts; its functions are inlined, and so are ONNX's for operators that the table lacks."""
     model = normal_form(onnx.inliner.inline_local_functions(model) if model.functions else model)
     versions = opsets(model)
     lacking = {n.op_type for n in model.graph.node if n.domain in ("", "ai.onnx") and n.op_type not in OPS}
@@ -103,19 +103,19 @@ def _has_body(op: str, version: int) -> bool:
         schema: Any = onnx.defs.get_schema(op, version)
     except onnx.defs.SchemaError:
         return False
-    # these make integers, so nothing is won by a body
+    # these produce integers, so a function body gains nothing
     return bool(schema.has_function or schema.has_context_dependent_function) and "Quantize" not in op
 
 
 def flat(graph: GraphProto, versions: Mapping[str, int]) -> Iterator[tuple[NodeProto, Mapping[str, int]]]:
-    """Each node, or the parts that a fused one stands for, with the versions of the domains that it is written for."""
+    """Each node, or the parts that a fused node stands for, with the opset versions that it is written for."""
     for n in graph.node:
         parts = [] if key(n) in {*OPS, *LABELS_ONLY} else parts_of(n, lambda _: None)
         yield from ((p, NEWEST) for p in parts) if parts else ((n, versions),)
 
 
 def stored_arrays(graph: GraphProto, versions: Mapping[str, int]) -> dict[str, Array]:
-    """Initializers and Constant nodes, also of bodies."""
+    """Initializers and Constant nodes, including those of subgraphs."""
     found = {t.name: array_of(t) for t in graph.initializer}
     found |= {t.values.name: _dense(t) for t in graph.sparse_initializer}
     for n, _ in flat(graph, versions):
@@ -135,9 +135,9 @@ def _dense(t: onnx.SparseTensorProto) -> Array:
 
 
 def _weights(model: ModelProto, nodes: Sequence[NodeProto], stored: Mapping[str, Array]) -> set[str]:
-    """Finite floating-point tensors of the file that an operator multiplies or adds, perhaps after moving their elements.
+    """Finite floating-point tensors of the file that an operator multiplies or adds, possibly after moving their elements.
 
-    A single number in a pointwise operator (an epsilon, the 6 of a hard swish) is none; as a scale or a kernel it is.
+    A single number in a pointwise operator (an epsilon, the 6 of a hard swish) is not a weight; as a scale or a kernel it is.
     """
     uses: dict[str, list[tuple[NodeProto, int]]] = {}
     for n in nodes:
@@ -158,9 +158,9 @@ def _weights(model: ModelProto, nodes: Sequence[NodeProto], stored: Mapping[str,
 
 
 def _steps(graph: GraphProto, versions: Mapping[str, int], static: set[str]) -> tuple[Instruction, ...]:
-    """The nodes but Constant ones; `static` holds names of constants, and gains those of other static tensors.
+    """The nodes except Constant; `static` holds the names of constants, and those of other static tensors are added.
 
-    The shape of a tensor is *loose* if it depends on data; then it is read anew at each run.
+    The shape of a tensor is *loose* if it depends on data; it is then read again in each run.
     """
     used = {v.name for v in graph.output} | {name for n, _ in flat(graph, versions) for name in (*n.input, *captured(n))}
     loose: set[str] = set()
@@ -205,14 +205,14 @@ def _shaped_by_data(step: Instruction, static: set[str], loose: set[str]) -> boo
 
 
 def write_back(values: Mapping[str, Array], model: ModelProto) -> ModelProto:
-    """A copy of a model whose stored tensors have new values, in the same types; those that did not change stay bit for bit.
+    """A copy of a model whose stored tensors have new values of the same types; unchanged tensors are preserved bit for bit.
 
     Args:
         values: name of an initializer, or of a Constant node's output -> new values.
-        model: the model that the names are from.
+        model: the model that the names come from.
 
     Raises:
-        TrainingError: a name is missing in the model, or its shape differs.
+        TrainingError: a name is not in the model, or its shape differs.
     """
     copy = ModelProto()
     copy.CopyFrom(model)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pruned network is trained to follow the original."""
+"""Training of a pruned network to follow the original."""

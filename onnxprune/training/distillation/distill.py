@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Distillation: the pruned graph is trained to follow the original, on inputs without labels, for as long as there is time.
+"""Distillation: the pruned graph is trained to follow the original, on unlabelled inputs, within a time budget.
 
-Hinton et al. (2015) with the teacher asked about mixtures of samples too ("function matching", Beyer et al., CVPR 2022), which
-is what keeps a few hundred samples from being learned by heart. The weights go back into the student's file.
+Hinton et al. (2015), with the teacher also evaluated on mixtures of samples ("function matching", Beyer et al., CVPR 2022),
+which keeps the student from memorising a few hundred samples. The trained weights are written back to the student's file.
 """
 
 from __future__ import annotations
@@ -28,28 +28,29 @@ from onnxprune.training.distillation.validation import Validation
 from onnxprune.types import Progress, silent
 
 LOOKS = (1 / 48, 1 / 24, *(k / 12 for k in range(1, 10)), *(k / 24 for k in range(20, 24)), math.inf)
-"""When the student is examined, as shares of the training; early too, so that too large steps are noticed."""
+"""When the student is validated, as fractions of the training; early too, so that excessive step sizes are noticed."""
 LATE, PATIENCE, WORSE = 0.75, 3, 1.5
-"""In the training's last part steps only become smaller; so many looks, each worse than the one before and the last one so
-much worse than the best, end it then. (Held-out samples may be few, and small differences between looks are noise.)"""
+"""In the last part of the training (from `LATE` on), steps only become smaller. `PATIENCE` validations, each worse than the one
+before and the last one worse than the best by a factor of `WORSE`, then end it. (Pinned-out samples may be few, and small
+differences between validations are noise.)"""
 LOOK_SHARE, WARM_SHARE, WARM_STEPS = 0.01, 0.03, 20
-"""Of the time, for one examination; until steps have their full size; and as a number of steps, whatever is longer."""
+"""Fraction of the time for one validation; warm-up as a fraction of the training and as a number of steps (the longer one)."""
 FEWEST = 200
-"""Steps that there must be time for; batches are smaller where there is not."""
+"""Minimum number of steps that there must be time for; batches are made smaller if necessary."""
 EXACT, ASTRAY = 1e-9, 2.0
-"""A student this close is the teacher; one so many times further than its best has gone astray."""
+"""A student with a loss this small equals the teacher; one with this many times its best loss has diverged."""
 WRITING = 0.01
-"""Of the time, to write weights back."""
+"""Fraction of the time for writing weights back."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """How the student did on held-out samples at one moment.
+    """A validation of the student on held-out samples.
 
     Attributes:
-        seconds: since the start.
-        steps: of training until then.
-        loss: divergence from the teacher's outputs: of class scores in nats, else the squared relative error.
+        seconds: time since the start.
+        steps: number of training steps so far.
+        loss: divergence from the teacher's outputs: in nats for class scores, else the squared relative error.
     """
 
     seconds: float
@@ -62,11 +63,11 @@ class Distilled:
     """A trained student.
 
     Attributes:
-        model: the student's file with the best weights that were seen.
-        steps: how many steps were made.
-        history: divergence from the teacher on held-out samples, first that of the student as it came.
-        samples: how many held-out samples were looked at.
-        device: where it was trained: cpu or cuda.
+        model: the student's file with the best weights found.
+        steps: number of training steps.
+        history: divergence from the teacher on held-out samples, beginning with that of the untrained student.
+        samples: number of held-out samples used.
+        device: device of the training: cpu or cuda.
     """
 
     model: ModelProto = field(repr=False)
@@ -77,17 +78,17 @@ class Distilled:
 
     @property
     def best(self) -> Point | None:
-        """The moment whose weights were kept; None where training was interrupted before it began."""
+        """The validation whose weights were kept; None if training was interrupted before it began."""
         return min(self.history, key=lambda p: p.loss, default=None)
 
 
 @dataclass(frozen=True)
 class Clock:
-    """A budget of seconds.
+    """A time budget.
 
     Attributes:
-        budget: how many.
-        start: of `time.perf_counter`, when it was made.
+        budget: in seconds.
+        start: value of `time.perf_counter` at creation.
     """
 
     budget: float
@@ -114,27 +115,27 @@ def distill(
 ) -> Distilled:
     """Train a pruned model to follow the model that it was cut from.
 
-    Interrupted (Ctrl-C), it returns the best so far. On the held-out samples that it looks at, the result is never further from
-    the teacher than the student was.
+    If interrupted (Ctrl-C), it returns the best weights so far. On the held-out samples used, the result never diverges more
+    from the teacher than the student did.
 
     Args:
         teacher: the original.
-        student: the pruned model, best after `reconstruct`; its tensors have the teacher's names. Neither is changed.
-        data: samples to train on, with labels or without.
-        held_out: samples to choose the best weights by; none of them is trained on.
-        masks: tensor of the teacher -> for each axis which positions the student keeps, None for all of them.
-        seconds: what all of this may take, examinations and writing included.
-        seed: of the order of samples and of mixtures. (A budget of time makes no two runs alike.)
-        labels: whether to learn from the labels too, where there are some.
-        progress: called with "distill" and how much of the time is over.
-        knobs: how to train, if not as usual.
+        student: the pruned model, ideally after `reconstruct`; its tensors have the teacher's names. Neither model is changed.
+        data: samples to train on, with or without labels.
+        held_out: samples to choose the best weights by; they are not used for training.
+        masks: tensor of the teacher -> for each axis, the mask of the positions that the student keeps, None for all.
+        seconds: time limit for everything, including validation and writing.
+        seed: for the order of samples and for mixtures. (Because of the time limit, no two runs are identical.)
+        labels: whether to learn from labels too, if there are any.
+        progress: called with "distill" and the fraction of the time that is over.
+        knobs: training settings, if not the defaults.
 
     Raises:
         TrainingError: an operator cannot be run in PyTorch, or nothing in the student can be trained.
-        DataError: there is nothing to train on, or to judge by.
+        DataError: there are no samples to train on, or none are held out.
     """
     if not len(data) or not len(held_out):
-        raise DataError(f"distilling needs samples to train on and others to judge by; got {len(data)} and {len(held_out)}")
+        raise DataError(f"distillation needs training samples and held-out samples; got {len(data)} and {len(held_out)}")
     training = None
     with contextlib.suppress(KeyboardInterrupt):
         training = Training(teacher, student, held_out, masks, Clock(seconds), seed, progress, knobs or TrainingSettings())
@@ -145,7 +146,7 @@ def distill(
 
 
 class Training:
-    """A student on its way, and its best weights so far."""
+    """A student in training, and its best weights so far."""
 
     def __init__(
         self,
@@ -158,7 +159,7 @@ class Training:
         progress: Progress,
         knobs: TrainingSettings,
     ) -> None:
-        """Make modules of both, on a GPU where there is one, and examine the student as it comes."""
+        """Convert both models, on a GPU if there is one, and validate the untrained student."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         old, new = Module(teacher).to(device).requires_grad_(False), Module(student).to(device)
         self.clock, self.history = clock, list[Point]()
@@ -167,15 +168,15 @@ class Training:
         self._trainer, self._optimiser = Trainer(old, new, terms, knobs), Optimiser(new, knobs)
         self._steps, self._rng, self._progress = 0, np.random.default_rng(seed), progress
         self._best = self._optimiser.copy()
-        self._look()
+        self._validate()
 
     def run(self, data: Data) -> None:
-        """Train until the time is over, or nothing gets better."""
+        """Train until the time is over or the student stops improving."""
         lessons = self._trainer.lessons(data, self._batch(data), self._rng)
-        looks, recent, factor, begun = iter(LOOKS), deque[float](maxlen=10), 1.0, self.clock.spent
+        looks, recent, factor, start = iter(LOOKS), deque[float](maxlen=10), 1.0, self.clock.spent
         look = next(looks)
         while (now := self.clock.spent) < (end := self._end(max(recent, default=0.0))):
-            done = (now - begun) / (end - begun)
+            done = (now - start) / (end - start)
             if is_done([p.loss for p in self.history], done):
                 break
             self._progress("distill", now / self.clock.budget)
@@ -184,8 +185,8 @@ class Training:
             recent.append(self.clock.spent - now)
             if done >= look:
                 look = next(x for x in looks if x > done)
-                factor *= self._look()
-        self._look()
+                factor *= self._validate()
+        self._validate()
 
     def result(self, student: ModelProto) -> Distilled:
         """The student's file with the best weights."""
@@ -195,47 +196,47 @@ class Training:
             write_back(module, student), self._steps, tuple(self.history), self._validation.samples, module.device.type
         )
 
-    def _look(self) -> float:
-        """Examine the student; one that has gone astray goes back to its best, and on in steps of a factor that is returned."""
+    def _validate(self) -> float:
+        """Validate the student; if it has diverged, restore its best weights. Returns the factor by which to reduce steps."""
         loss = self._validation.divergence(self._trainer.student)
         self.history.append(Point(self.clock.spent, self._steps, loss))
-        if loss <= self._found().loss:
+        if loss <= self._best_point().loss:
             self._best = self._optimiser.copy()
-        elif loss > ASTRAY * self._found().loss:
+        elif loss > ASTRAY * self._best_point().loss:
             self._optimiser.restore(self._best)
             return 0.5
         return 1.0
 
-    def _found(self) -> Point:
+    def _best_point(self) -> Point:
         return min(self.history, key=lambda p: p.loss)
 
     def _end(self, step: float) -> float:
-        """When the last step must begin, so that one more look and the writing fit into the time."""
+        """When the last step must begin so that another validation and writing fit into the time."""
         return self.clock.budget * (1 - WRITING) - 1.2 * self._validation.seconds - 1.5 * step
 
     def _batch(self, data: Data) -> int:
-        """As many samples as the knobs say; fewer where there is no time for enough steps, or no memory."""
+        """The batch size of the settings, or less if there is not enough time or memory."""
         seconds, size = self._trainer.cost(data, self._rng)
         most = min((self.clock.budget - self.clock.spent) / (FEWEST * seconds), self._trainer.knobs.memory / size)
         return int(np.clip(most, 1, self._trainer.knobs.batch))
 
 
 def rate(done: float, steps: int) -> float:
-    """The size of steps: up from zero, then down to zero along a cosine (Loshchilov and Hutter, 2017).
+    """The relative step size: up from zero, then down to zero along a cosine (Loshchilov and Hutter, 2017).
 
     Args:
-        done: how much of the training is over, 0 to 1.
-        steps: how many there were.
+        done: fraction of the training that is over, 0 to 1.
+        steps: number of steps so far.
     """
     return min(1.0, done / WARM_SHARE, steps / WARM_STEPS) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
 def is_done(losses: Sequence[float], done: float) -> bool:
-    """Whether the student is the teacher; or gets worse and worse when it should settle, as one that learns by heart.
+    """Whether the student equals the teacher, or keeps getting worse when it should converge, which indicates overfitting.
 
     Args:
-        losses: of all looks so far.
-        done: how much of the training is over, 0 to 1.
+        losses: losses of all validations so far.
+        done: fraction of the training that is over, 0 to 1.
     """
     last = losses[-PATIENCE - 1 :]
     rising = len(last) > PATIENCE and all(a < b for a, b in itertools.pairwise(last))

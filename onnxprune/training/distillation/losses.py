@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a student is asked to imitate: the teacher's outputs, and some of the tensors on the way to them."""
+"""What a student learns to imitate: the teacher's outputs, and some intermediate tensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from onnxprune.types import Array, Indices, Mask
 Masks = Mapping[str, tuple[Mask | None, ...]]
 FAINT, FAINTEST = 1e-7, 1e-37
 HOTTEST = 64.0
-"""Far above, all classes are alike whatever the scores."""
+"""Maximum temperature; far above it, all classes are equally likely whatever the scores."""
 
 
 Logs = Callable[[Tensor], Tensor]
@@ -27,14 +27,14 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class LossTerm:
-    """One tensor that is compared.
+    """A tensor that is compared.
 
     Attributes:
         name: of the tensor, in both graphs.
-        loss: (student's, teacher's) -> a number that is 0 where they are equal.
-        weight: what it counts.
+        loss: (student's, teacher's) -> a number that is 0 if they are equal.
+        weight: weight of the term.
         kept: axis -> positions of the teacher's tensor that the student has.
-        logs: makes logarithms of class probabilities from the tensor, with classes on axis 1; None where it scores no classes.
+        logs: computes log-probabilities from the tensor, with classes on axis 1; None if it does not score classes.
     """
 
     name: str
@@ -51,7 +51,7 @@ class LossTerm:
 
 
 def of_classes(name: str, logs: Logs, weight: float, heat: float = 1.0) -> LossTerm:
-    """Kullback-Leibler divergence at a temperature, times its square, as a mean over all places (Hinton et al., 2015)."""
+    """Kullback-Leibler divergence at a temperature, times its square, averaged over positions (Hinton et al., 2015)."""
 
     def loss(student: Tensor, teacher: Tensor) -> Tensor:
         p, q = softened(logs(teacher), heat), softened(logs(student), heat)
@@ -61,49 +61,49 @@ def of_classes(name: str, logs: Logs, weight: float, heat: float = 1.0) -> LossT
 
 
 def softened(logs: Tensor, heat: float) -> Tensor:
-    """Logarithms of probabilities (n, classes, ...) at a temperature."""
+    """Log-probabilities (n, classes, ...) at a temperature."""
     return logs if heat == 1 else F.log_softmax(logs / heat, 1)
 
 
 def temperature(logs: Tensor, top: float) -> float:
-    """At which the likeliest class has the share `top` on average; 1 where it has no more than that anyway.
+    """The temperature at which the top class has the probability `top` on average; 1 if it has no more anyway.
 
-    A teacher that is sure of itself tells one class and nothing else; softened so far, it tells how alike the others are. Of
-    thousands of classes, most of which never matter, fewer degrees are enough. Of two classes one always has half or more:
-    there the likelier one is left two thirds.
+    A confident teacher reveals one class and nothing else; softened, it reveals how similar the others are. With thousands of
+    mostly irrelevant classes, a lower temperature suffices. Of two classes, one always has at least one half: there, the top
+    class keeps two thirds.
 
     Args:
-        logs: logarithms of the teacher's probabilities (n, classes, ...).
+        logs: the teacher's log-probabilities (n, classes, ...).
         top: 0 to 1.
     """
     wanted = max(top, 2 / (logs.shape[1] + 1))
     cold, hot = 1.0, HOTTEST
     while hot - cold > 0.01:
         middle = (cold + hot) / 2
-        surer = float(softened(logs, middle).amax(1).exp().mean()) > wanted
-        cold, hot = (middle, hot) if surer else (cold, middle)
+        confident = float(softened(logs, middle).amax(1).exp().mean()) > wanted
+        cold, hot = (middle, hot) if confident else (cold, middle)
     return cold
 
 
 def log_softmax(axis: int) -> Logs:
-    """Of scores with classes on an axis."""
+    """Log-probabilities from scores with classes on an axis."""
     return lambda x: F.log_softmax(x, axis).movedim(axis, 1)
 
 
 def logarithm(axis: int, least: float = FAINT) -> Logs:
-    """Of probabilities with classes on an axis; none is counted as smaller than `least`."""
+    """Log-probabilities from probabilities with classes on an axis; values below `least` count as `least`."""
     return lambda x: x.clamp_min(least).log().movedim(axis, 1)
 
 
 def label_loss(logs: Tensor, labels: Tensor, share: Tensor) -> Tensor | None:
-    """Cross-entropy, each sample by its share; None where labels are no classes of these scores.
+    """Cross-entropy, weighted by the share of each sample; None if the labels are not classes of these scores.
 
-    Labels that name no class (-100, 255: "ignore this") do not count.
+    Labels that are not a class (-100, 255: "ignore this") do not count.
 
     Args:
-        logs: logarithms of probabilities (n, classes, ...).
+        logs: log-probabilities (n, classes, ...).
         labels: classes (n, ...).
-        share: (n,).
+        share: weights (n,).
     """
     if labels.shape != logs.shape[:1] + logs.shape[2:]:
         return None
@@ -114,14 +114,14 @@ def label_loss(logs: Tensor, labels: Tensor, share: Tensor) -> Tensor | None:
 
 
 def odds(student: Tensor, teacher: Tensor) -> Tensor:
-    """The same of yes or no, given what goes into a sigmoid."""
+    """Kullback-Leibler divergence of binary decisions, given the inputs of a sigmoid."""
     p = torch.sigmoid(teacher)
     entropy = F.binary_cross_entropy_with_logits(teacher, p)
     return F.binary_cross_entropy_with_logits(student, p) - entropy
 
 
 def values(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared error over the teacher's mean square."""
+    """Squared error divided by the teacher's mean square."""
     return F.mse_loss(student, teacher) / teacher.square().mean().clamp_min(FAINT)
 
 
@@ -139,10 +139,10 @@ def losses_of(
     Args:
         teacher, student: the graphs; the student's tensors have the teacher's names.
         outputs: the teacher's outputs for some samples.
-        masks: tensor of the teacher -> for each axis which positions the student has, None for all.
-        features: how many tensors inside are compared.
-        share: what they count together, where all outputs count 1.
-        top: share of the likeliest class, on average, that the teacher is softened to (`temperature`).
+        masks: tensor of the teacher -> for each axis, the mask of the positions that the student has, None for all.
+        features: number of intermediate tensors that are compared.
+        share: their total weight, relative to 1 for all outputs.
+        top: average probability of the top class that the teacher is softened to (`temperature`).
     """
     floats = [(name, y, k == 0) for k, (name, y) in enumerate(outputs.items()) if y.dtype.kind == "f" and y.size]
     ends = [_end(name, y, first, _last(name, teacher, student), 1 / len(floats), top) for name, y, first in floats]
@@ -152,38 +152,38 @@ def losses_of(
 
 
 def _last(name: str, teacher: Program, student: Program) -> Instruction | None:
-    """The node that makes an output, if it is the same in both graphs."""
+    """The node that produces an output, if it is the same in both graphs."""
     found = [s for p in (teacher, student) for s in p.steps if name in s.outputs]
     same = len(found) == 2 and found[0].call.op == found[1].call.op and found[0].inputs[0] == found[1].inputs[0]
     return found[0] if same else None
 
 
 def _end(name: str, y: Array, first: bool, last: Instruction | None, weight: float, top: float) -> LossTerm:
-    """How an output is compared: before its softmax or sigmoid, where it ends in one."""
+    """How an output is compared: before its softmax or sigmoid, if it ends in one."""
 
     def classes(compared: str, logs: Logs, as_given: Logs) -> LossTerm:
-        """`as_given` reads the output itself, which is all that is known of the teacher here."""
+        """`as_given` reads the output itself, the only tensor of the teacher known here."""
         return of_classes(compared, logs, weight, temperature(as_given(torch.from_numpy(y).float()), top))
 
     if last is not None and last.call.op in ("Softmax", "LogSoftmax"):
-        single = last.call.opset >= 13  # before, all axes from the given one on were one
+        single = last.call.opset >= 13  # before, all axes from the given one on were flattened
         axis = last.call.attribute("axis", -1 if single else 1) % y.ndim
         if single or axis == y.ndim - 1:
-            told = logarithm(axis, FAINTEST) if last.call.op == "Softmax" else log_softmax(axis)
-            return classes(last.inputs[0], log_softmax(axis), told)
+            as_given = logarithm(axis, FAINTEST) if last.call.op == "Softmax" else log_softmax(axis)
+            return classes(last.inputs[0], log_softmax(axis), as_given)
     if last is not None and last.call.op == "Sigmoid":
         return LossTerm(last.inputs[0], odds, weight)
     axis = class_axis(y) if first else None
     if axis is not None and are_probabilities(y, axis):
         return classes(name, logarithm(axis), logarithm(axis))
-    # as in `fidelity`: scores at many places need not be of one choice
+    # as in `evaluation.divergence`: scores at several positions need not be of a single choice
     if axis is not None and y.size == y.shape[0] * y.shape[axis] and not (y.min() >= 0 and y.max() <= 1):
         return classes(name, log_softmax(axis), log_softmax(axis))
     return LossTerm(name, values, weight)
 
 
 def _inside(teacher: Program, student: Program, count: int) -> list[str]:
-    """Sums of two computed tensors (residual adds), or else what linear operators make, evenly by depth."""
+    """Sums of two computed tensors (residual adds), or else outputs of linear operators, evenly spaced by depth."""
     stored = {*teacher.weights, *teacher.stored, *teacher.statistics}
     known = {name for s in student.steps for name in s.outputs} - set(teacher.outputs)
     shared = [s for s in teacher.steps if s.outputs[0] in known and not s.static]

@@ -12,7 +12,7 @@ from onnxprune.data.samples import Data, count
 from onnxprune.types import Array, Feeds, Rng
 
 NARROW = 4
-"""An axis of at most so many positions holds channels or the like, and is not cut in two."""
+"""An axis of at most `NARROW` positions holds channels or the like, and is not split into blocks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,9 +20,9 @@ class Batch:
     """Samples of one shape.
 
     Attributes:
-        samples: how many.
+        samples: number of samples.
         feeds: input name -> array.
-        labels: labels of each sample and how much they count (n,): of a mixture both samples' labels do. Empty without labels.
+        labels: labels and their weights (n,); a mixture has the labels of both its samples. Empty without labels.
     """
 
     samples: int
@@ -34,9 +34,9 @@ def stream(data: Data, size: int, rng: Rng) -> Iterator[Batch]:
     """Batches of `size` samples of one shape, shuffled, without end.
 
     Args:
-        data: the samples; where they insist on a batch size, that is what a batch has.
-        size: samples in a batch; a last smaller one is filled up from the start of the shuffle.
-        rng: decides on the order.
+        data: the samples; a fixed batch size of theirs overrides `size`.
+        size: samples in a batch; a smaller last batch is filled up from the start of the shuffle.
+        rng: determines the order.
     """
     starts = np.cumsum([0, *(count(c) for c in data.chunks)])
     while True:
@@ -51,27 +51,27 @@ def stream(data: Data, size: int, rng: Rng) -> Iterator[Batch]:
 
 
 def _shuffled(n: int, size: int, rng: Rng) -> list[Array]:
-    """All of `n` positions in random order, in parts of `size` (of `n`, where there are fewer)."""
+    """All `n` positions in random order, in parts of `size` (of `n` if there are fewer)."""
     size = min(size, n)
     order = rng.permutation(n)
     return np.split(np.resize(order, -(-n // size) * size), -(-n // size))
 
 
 def mixable(data: Data) -> bool:
-    """Whether samples are numbers that can be averaged, and come in batches."""
+    """Whether samples are floating-point, so that they can be averaged, and come in batches."""
     return not data.stacked and all(x.dtype.kind == "f" for chunk in data.chunks for x in chunk.values())
 
 
 def mixed(batch: Batch, rng: Rng, blocks: float) -> Batch:
-    """Each sample averaged with another one, or with a block of it replaced by the other's.
+    """Each sample averaged with another, or with a block of it replaced by the other's.
 
-    The teacher sees the same mixture, so nothing is assumed of what the inputs mean (mixup, Zhang et al. 2018; CutMix, Yun et
-    al. 2019; for distillation, Beyer et al. 2022).
+    The teacher sees the same mixture, so nothing is assumed about what the inputs mean (mixup, Zhang et al. 2018; CutMix, Yun
+    et al. 2019; for distillation, Beyer et al. 2022).
 
     Args:
-        batch: samples, all inputs of which are numbers.
+        batch: samples whose inputs are all floating-point.
         rng: chooses pairs and shares.
-        blocks: how often a block is taken instead of an average, 0 to 1.
+        blocks: probability of replacing a block instead of averaging, 0 to 1.
     """
     n = batch.samples
     other, share, block = rng.permutation(n), rng.random(n).astype(np.float32), rng.random(n) < blocks
@@ -81,7 +81,7 @@ def mixed(batch: Batch, rng: Rng, blocks: float) -> Batch:
 
 
 def _mixed(x: Array, y: Array, share: Array, block: Array, rng: Rng) -> Array:
-    """`x` with a `share` (n,) of `y` in each sample, where `block` (n,) says so in one piece."""
+    """`x` with a `share` (n,) of `y` in each sample, as a single block where `block` (n,) is True."""
     each = (slice(None), *[None] * (x.ndim - 1))
     taken: Array = share[each]
     wide = [k for k in range(1, x.ndim) if x.shape[k] > NARROW]
@@ -91,7 +91,7 @@ def _mixed(x: Array, y: Array, share: Array, block: Array, rng: Rng) -> Array:
 
 
 def _inside(shape: tuple[int, ...], axes: list[int], share: Array, rng: Rng) -> Array:
-    """Where a block lies that takes about a `share` (n,) of the places; it wraps around the edges."""
+    """A mask of a block that covers about a `share` (n,) of the positions; it wraps around the edges."""
     inside: Array = np.ones([shape[0], *[1] * (len(shape) - 1)], bool)
     for axis in axes:
         size = shape[axis]

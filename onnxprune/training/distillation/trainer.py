@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One student in training: batches with the teacher's answers, and steps of the optimiser."""
+"""Training of a student: batches with the teacher's outputs, and steps of the optimiser."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from onnxprune.types import Rng
 
 Weights = dict[str, Tensor]
 PROBE = 4
-"""Samples in the batch that tells what training costs."""
+"""Samples in the batch that measures the cost of training."""
 SIZES = 1e-2, 1e-1
-"""Bounds of what counts as the size of a tensor: zeros must be able to move, and large weights often cancel each other out."""
+"""Bounds of the size of a tensor as used here: zeros must be able to move, and large weights often cancel each other out."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """How a student is trained; docs/distill.md says which defaults were measured.
+    """How a student is trained; docs/distill.md states which defaults were measured.
 
     Attributes:
-        rate: largest step of a weight, as a share of the root mean square of its tensor (counted as 0.01 to 0.1).
-        batch: samples in a batch; fewer where time or memory is short.
-        mix: whether samples are mixed, where they are numbers.
-        blocks: how often a mixture is made of a block and not of an average.
-        uses: how often a batch is trained on, about; the teacher is asked once.
-        features: how many tensors inside are compared.
-        share: what they count, where the outputs count 1.
-        top: share that the likeliest class has on average in what the student learns from; 1: the teacher as it is.
-        truth: what labels count, where the teacher counts 1.
+        rate: largest step of a weight, as a fraction of its tensor's root mean square (clipped to 0.01 to 0.1).
+        batch: samples in a batch; fewer if time or memory is short.
+        mix: whether samples are mixed, if they are floating-point.
+        blocks: probability that a mixture is made by a block instead of an average.
+        uses: approximate number of times that a batch is trained on; the teacher is evaluated once.
+        features: number of intermediate tensors that are compared.
+        share: their total weight, relative to 1 for the outputs.
+        top: average probability of the top class in what the student learns from; 1: the teacher is not softened.
+        truth: weight of the labels, relative to 1 for the teacher.
         clip: largest norm of a gradient.
-        memory: bytes that training may keep: of activations, and of batches to use again.
+        memory: bytes that training may keep: activations, and batches for reuse.
     """
 
     rate: float = 1e-2
@@ -59,13 +59,13 @@ class TrainingSettings:
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """A batch and what the teacher says to it.
+    """A batch with the teacher's outputs.
 
     Attributes:
-        samples: how many.
+        samples: number of samples.
         feeds: input name -> tensor.
-        targets: one for each term.
-        labels: labels and shares, as in `Batch`.
+        targets: one per term of the loss.
+        labels: labels and weights, as in `Batch`.
     """
 
     samples: int
@@ -75,13 +75,13 @@ class Lesson:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return sum(x.nbytes for x in (*self.feeds.values(), *self.targets))
 
 
 @dataclass(frozen=True, eq=False)
 class Trainer:
-    """A teacher, a student, and what is asked of the student."""
+    """A teacher, a student, and the terms of the loss."""
 
     teacher: Module
     student: Module
@@ -89,7 +89,7 @@ class Trainer:
     knobs: TrainingSettings
 
     def ask(self, batch: Batch) -> Lesson:
-        """The teacher's answers to a batch."""
+        """A batch with the teacher's outputs for it."""
         device = self.teacher.device
         feeds = {n: to_torch(x).to(device) for n, x in batch.feeds.items()}
         with torch.no_grad():
@@ -99,7 +99,7 @@ class Trainer:
         return Lesson(batch.samples, feeds, targets, labels)
 
     def loss(self, lesson: Lesson) -> Tensor:
-        """How far the student's answers are from the teacher's, and from the labels."""
+        """How far the student's outputs are from the teacher's, and from the labels."""
         found = self.student(lesson.feeds, [t.name for t in self.terms])
         total = sum(t.weight * t.loss(found[t.name], y) for t, y in zip(self.terms, lesson.targets, strict=True))
         first = self.terms[0]
@@ -109,20 +109,20 @@ class Trainer:
         return torch.as_tensor(total)
 
     def lessons(self, data: Data, size: int, rng: Rng) -> Iterator[Lesson]:
-        """Batches without end: new ones, and such that were used before, so that the teacher need not be asked each time."""
-        mixing, kept, held = self.knobs.mix and mixable(data), list[Lesson](), 0
+        """An endless stream of batches: new ones, and reused ones, for which the teacher need not be evaluated again."""
+        mixing, kept, size_kept = self.knobs.mix and mixable(data), list[Lesson](), 0
         for batch in stream(data, size, rng):
             while kept and rng.random() > 1 / self.knobs.uses:
                 yield kept[rng.integers(len(kept))]
             lesson = self.ask(mixed(batch, rng, self.knobs.blocks) if mixing else batch)
             kept.append(lesson)
-            held += lesson.size
-            while held > self.knobs.memory:
-                held -= kept.pop(0).size
+            size_kept += lesson.size
+            while size_kept > self.knobs.memory:
+                size_kept -= kept.pop(0).size
             yield lesson
 
     def cost(self, data: Data, rng: Rng) -> tuple[float, float]:
-        """Seconds and bytes of activations that one sample takes in a step of training."""
+        """Seconds, and bytes of activations, that one sample takes in a training step."""
         lesson = next(self.lessons(data, PROBE, rng))
         own = {p.data_ptr() for p in self.student.parameters()}
         kept = 0
@@ -145,13 +145,13 @@ class Trainer:
 
 
 class Optimiser:
-    """Adam in steps that are a share of each tensor's own size, as files store weights at any scale.
+    """Adam with steps proportional to the size of each tensor, since files store weights at any scale.
 
-    Nothing is decayed: the student should stay near the teacher, not near zero.
+    There is no weight decay: the student should stay near the teacher, not near zero.
     """
 
     def __init__(self, module: Module, knobs: TrainingSettings) -> None:
-        """All weights of a module."""
+        """Optimise all weights of a module."""
         self.weights: Weights = dict(module.named_parameters())
         if not self.weights:
             raise TrainingError("nothing in this model can be trained: it stores no floating-point weights")
@@ -162,11 +162,11 @@ class Optimiser:
         self._adam = torch.optim.Adam(groups, lr=0.0, betas=(0.9, 0.99))
 
     def step(self, loss: Tensor, rate: float) -> bool:
-        """One step; False, and nothing done, where the gradient is no number.
+        """Take a step; if the gradient is not finite, do nothing and return False.
 
         Args:
-            loss: what is to become smaller.
-            rate: share of the largest step, 0 to 1.
+            loss: the value to minimise.
+            rate: fraction of the largest step, 0 to 1.
         """
         self._adam.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -179,11 +179,11 @@ class Optimiser:
         return True
 
     def copy(self) -> Weights:
-        """The weights as they are now."""
+        """A copy of the current weights."""
         return {n: p.detach().clone() for n, p in self.weights.items()}
 
     def restore(self, weights: Weights) -> None:
-        """Set the weights, and forget the momentum."""
+        """Set the weights and reset the momentum."""
         with torch.no_grad():
             for name, p in self.weights.items():
                 p.copy_(weights[name])

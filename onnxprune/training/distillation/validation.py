@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a student is from its teacher, on samples that it was not trained on."""
+"""Divergence of a student from its teacher, on samples that it was not trained on."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from onnxprune.training.converter.module import Module
 from onnxprune.types import Array, Outputs
 
 FEWEST = 16
-"""Samples that are looked at, however long that takes."""
+"""Minimum number of samples used, however long they take."""
 FED = 2**22
-"""Input values in one batch, at most (and one sample at least, 64 at most)."""
+"""Maximum number of input values in a batch (which has at least 1 and at most 64 samples)."""
 
 
 def batch_size(data: Data) -> int:
-    """Samples in a batch that is only run, not trained on."""
+    """Samples in a batch for inference without training."""
     largest = max(sum(x[0].size for x in chunk.values()) for chunk in data.chunks)
     return int(np.clip(FED // max(largest, 1), 1, 64))
 
@@ -35,22 +35,22 @@ def outputs_of(module: Module, feeds: Any) -> Outputs:
 
 
 class Validation:
-    """The teacher's outputs on held-out samples, and how far others are from them.
+    """The teacher's outputs on held-out samples, and the divergence of students from them.
 
     Attributes:
         sample: the teacher's outputs for one batch.
-        seconds: what one look at a student takes, about.
-        samples: how many samples are looked at.
+        seconds: approximate duration of one validation.
+        samples: number of samples used.
     """
 
     def __init__(self, teacher: Module, held_out: Data, seed: int, seconds: float) -> None:
-        """Ask the teacher.
+        """Evaluate the teacher.
 
         Args:
             teacher: the original.
-            held_out: samples that nobody trains on.
-            seed: chooses samples where there are too many.
-            seconds: what one look may take; a part of the samples must do where all of them take longer.
+            held_out: samples that are not used for training.
+            seed: selects samples if there are too many.
+            seconds: time limit of one validation; only some of the samples are used if all would take longer.
         """
         size = batch_size(held_out)
         first = next(held_out.batches(size))
@@ -65,9 +65,9 @@ class Validation:
         self._old = [self._rows(outputs_of(teacher, feeds)) for feeds in self._feeds]
 
     def divergence(self, student: Module) -> float:
-        """From the teacher: of class scores in nats, else the squared relative error; infinite where it is no number.
+        """Divergence from the teacher: in nats for class scores, else the squared relative error; infinite if it is not finite.
 
-        The same number that `onnxprune.evaluation.evaluator` compares candidates by.
+        This is the measure by which `onnxprune.evaluation.evaluator` compares candidates.
         """
         gaps = [Divergence()] * len(self._old[0])
         for feeds, old in zip(self._feeds, self._old, strict=True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every operator of ONNX and onnxruntime is decided: it has a rule, it stands for others, or it is known to keep channels."""
+"""Every operator of ONNX and onnxruntime is covered: it has a rule, it is decomposed, or it is listed as declined."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from tests.cases.operators.sample import conv
 from tests.cases.text import model
 
 SOMETIMES = set(CHAINS) & set(DECLINED)
-"""Fused operators that have parts in most cases."""
+"""Fused operators that are decomposed in most cases and declined in the others."""
 
 
-def test_every_operator_of_onnx_is_decided() -> None:
+def test_every_operator_of_onnx_is_covered() -> None:
     names = {s.name for s in onnx.defs.get_all_schemas() if s.domain == ""}
     assert sorted(names - set(RULES) - set(CHAINS) - set(DECLINED)) == []
 
 
-def test_every_operator_that_onnxruntime_has_for_the_cpu_is_decided() -> None:
+def test_every_cpu_operator_of_onnxruntime_is_covered() -> None:
     kernels = [k for k in runtime.get_all_opkernel_def() if k.provider == "CPUExecutionProvider"]
     names = {f"{k.domain}.{k.op_name}" for k in kernels if k.domain.startswith("com.microsoft")}
     assert len(names) > 80
     assert sorted(names - set(RULES) - set(CHAINS) - set(DECLINED)) == []
 
 
-def test_nothing_is_decided_twice() -> None:
+def test_no_operator_is_covered_twice() -> None:
     assert set(RULES) & set(CHAINS) == set()
     assert set(RULES) & set(DECLINED) == set()
 
@@ -61,9 +61,9 @@ OPSETS = {"Det": 11, "AffineGrid": 20}
 
 
 @pytest.mark.parametrize("op", DECLINING)
-def test_a_reason_is_a_sentence_about_the_node(op: str) -> None:
+def test_a_declined_operator_states_its_reason(op: str) -> None:
     coupled = couple(read_graph(model(DECLINING[op], OPSETS.get(op, 17))))
-    said = pins(coupled)
-    assert DECLINED[op] in said or "inside its body" in said or DECLINED["SequenceConstruct"] in said, said
+    reasons = pins(coupled)
+    assert DECLINED[op] in reasons or "inside its body" in reasons or DECLINED["SequenceConstruct"] in reasons, reasons
     weight = explain(coupled, "w1")
     assert any(story.reason for story in weight)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that onnxruntime's own tools have quantized."""
+"""Models quantized by onnxruntime's own tools."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Noise(CalibrationDataReader):  # type: ignore[misc]
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
-        self.left = [{"x": rng.standard_normal((2, 3, 8, 8)).astype(np.float32)} for _ in range(4)]
+        self.remaining = [{"x": rng.standard_normal((2, 3, 8, 8)).astype(np.float32)} for _ in range(4)]
 
     def get_next(self) -> Any:
-        return self.left.pop() if self.left else None
+        return self.remaining.pop() if self.remaining else None
 
 
 @pytest.fixture(autouse=True)
@@ -39,11 +39,13 @@ def _silence() -> None:
 KINDS = [QuantType.QInt8, QuantType.QUInt8]
 
 
-# per channel, unsigned integers have zero points of their own, and then the scales are what is set to zero
+# unsigned integers have one zero point per channel if quantized per channel; the scales are then set to zero instead
 @pytest.mark.parametrize("form", [QuantFormat.QDQ, QuantFormat.QOperator], ids=str)
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_static_quantization_is_cut_to_the_bit(kind: QuantType, per_channel: bool, form: QuantFormat, tmp_path: Path) -> None:
+def test_cuts_of_statically_quantized_models_are_exact_to_the_bit(
+    kind: QuantType, per_channel: bool, form: QuantFormat, tmp_path: Path
+) -> None:
     source, target = write(tmp_path), tmp_path / "q.onnx"
     quantize_static(source, target, Noise(), form, per_channel=per_channel, weight_type=kind, activation_type=QuantType.QUInt8)
     assert ("QLinearConv" in {n.op_type for n in onnx.load(target).graph.node}) == (form is QuantFormat.QOperator)
@@ -55,7 +57,7 @@ def test_static_quantization_is_cut_to_the_bit(kind: QuantType, per_channel: boo
 
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_dynamic_quantization_is_cut(kind: QuantType, per_channel: bool, tmp_path: Path) -> None:
+def test_dynamically_quantized_models_are_cut(kind: QuantType, per_channel: bool, tmp_path: Path) -> None:
     source, target = write(tmp_path), tmp_path / "q.onnx"
     quantize_dynamic(source, target, ["Conv", "MatMul", "Gemm"], per_channel=per_channel, weight_type=kind)
     assert "ConvInteger" in {n.op_type for n in onnx.load(target).graph.node}
@@ -96,8 +98,8 @@ def written_out() -> ModelProto:
     return net
 
 
-def test_a_bias_that_is_written_out_holds_no_channels() -> None:
-    """Zero stays zero through a numerator, Floor and Cast, and is always in the range that the next layer finds."""
+def test_a_bias_quantized_in_the_graph_pins_no_channels() -> None:
+    """Zero stays zero through a numerator, Floor and Cast, and is always in the range that the next layer derives."""
     report = pruned(written_out(), 0.5, scope="local", criterion="l2", align="none").report
     assert (report.prunable, report.removed) == (64, 32)
     assert report.macs.kept < 0.36
@@ -106,9 +108,9 @@ def test_a_bias_that_is_written_out_holds_no_channels() -> None:
     assert report.verification.error == 0
 
 
-@pytest.mark.parametrize(("divisor", "rest"), [("r", Residue.CONSTANT), ("two", Residue.ZERO)])
-def test_a_weight_is_masked_as_numerator_but_not_where_it_is_its_own_divisor(divisor: str, rest: Residue) -> None:
-    """Else a dropped channel would be zero divided by zero, and what is kept would have other norms."""
+@pytest.mark.parametrize(("divisor", "residue"), [("r", Residue.CONSTANT), ("two", Residue.ZERO)])
+def test_a_weight_is_masked_as_numerator_but_not_where_it_is_its_own_divisor(divisor: str, residue: Residue) -> None:
+    """Otherwise a dropped channel would be zero divided by zero, and kept channels would have other norms."""
     text = f"""g (float[N,6] x, float[6,8] w1, float[8,5] w2) => (float[N,5] y) <float two = {{2.0}}> {{ a = MatMul(x, w1)
         b = Relu(a)  q = Mul(w2, w2)  s = ReduceSum(q)  r = Sqrt(s)  d = Div(w2, {divisor})  y = MatMul(b, d) }}"""
-    assert couple(read_graph(model(text))).flows["w2"].residue[0] is rest
+    assert couple(read_graph(model(text))).flows["w2"].residue[0] is residue

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that exporters really wrote (README.md)."""
+"""Files written by real exporters (README.md)."""
 
 from __future__ import annotations
 

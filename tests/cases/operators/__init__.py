@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples of all operators, a file for each family: graphs around one operator, and what must come of cuts of them."""
+"""Samples of all operators, one file per family: graphs around one operator, and the expected results of their cuts."""
 
 from __future__ import annotations
 

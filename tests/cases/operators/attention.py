@@ -9,7 +9,7 @@ from tests.cases.operators.sample import Sample
 def flat(
     call: str, q: int = 12, k: int = 12, v: int = 12, o: int = 12, more: str = "", consts: str = "", body: str = ""
 ) -> str:
-    """Products make queries, keys and values (2,5,n); `call` makes `o` of them, which a product reads."""
+    """Products compute queries, keys and values (2,5,n), `call` computes `o` from them, and a product reads `o`."""
     return f"""g (float[2,5,6] x, float[6,{q}] wq, float[6,{k}] wk, float[6,{v}] wv, float[{o},4] w9{more}) => (float[2,5,4] y)
         <int64 zero = {{0}}{consts}> {{ q = MatMul(x, wq)  k = MatMul(x, wk)  v = MatMul(x, wv)  {body}
         {call.replace("ms:", "com.microsoft.")}  y = MatMul(o, w9) }}"""
@@ -32,7 +32,7 @@ def split(call: str, heads: tuple[int, int] = (3, 3), size: int = 4, more: str =
 
 
 def weighted(call: str, heads: int, shape: str, more: str = "") -> str:
-    """Heads are channels of weights of their own, and their size too: both may shrink at once."""
+    """Heads and their size are separate axes of the weights: both may shrink at once."""
     return f"""g (float[2,1,5,6] x, float[{heads},6,4] wq, float[{heads},6,4] wk, float[{heads},6,3] wv,
         float[{shape}] w9{more}) => (float[] y) <int64[1] k = {{1}}> {{
         q = MatMul(x, wq)  k4 = MatMul(x, wk)  v = MatMul(x, wv)  {call}
@@ -47,11 +47,11 @@ AT = "int64[2,5] at = {0,1,2,3,4,0,1,2,3,4}"
 SHARED = "shares every key and value head"
 OLD = "int32[2] len = {4,4}, int32 total = {5}"
 
-TURNED = ", do_rotary = 1"
+ROTARY = ", do_rotary = 1"
 
 
 def grouped(operands: str, attributes: str = "", more: str = "", consts: str = "", body: str = "", heads: int = 6) -> str:
-    """Heads of 32 channels, of which two or more share one of three keys and values."""
+    """Heads of 32 channels; two or more share each of the three keys and values."""
     call = f"o, p, r = ms:GroupQueryAttention <num_heads = {heads}, kv_num_heads = 3{attributes}> ({operands})"
     return flat(call, 32 * heads, 96, 96, 32 * heads, f", {more}" if more else "", f", {OLD}{consts}", body)
 
@@ -89,14 +89,14 @@ SAMPLES: dict[str, list[Sample]] = {
         Sample(split("oh = Attention <is_causal = 1> (qt, kt, vt)", (6, 2), 7), 14, opset=23),
         Sample(weighted("o = Attention(q, k4, v)", 3, "3,3,5"), 10, opset=23, most=10),
         Sample(weighted("o = Attention(q, k4, v, wm)", 3, "3,3,5", ", float[3,5,5] wm"), 10, opset=23, most=10),
-        # what was before is given: it has all heads, of full size
+        # past keys and values are inputs: they have all heads, at full size
         Sample(
             flat(
                 f"o, p, r = Attention <{EACH}> (q, k, v, , past, pastv)",
                 more=", float[2,3,2,4] past, float[2,3,2,4] pastv",
             ).replace("=> (float[2,5,4] y)", "=> (float[2,5,4] y, float[2,3,7,4] p, float[2,3,7,4] r)"),
             0,
-            "meets heads that cannot be cut",
+            "combines them with heads that cannot be cut",
             opset=23,
             most=0,
         ),
@@ -141,7 +141,7 @@ SAMPLES: dict[str, list[Sample]] = {
             opset=23,
             most=6,
         ),
-        # angles for every position, and only the first half of a head is turned
+        # angles for every position, and only the first half of a head is rotated
         Sample(
             flat(
                 f"qt = RotaryEmbedding <num_heads = 3, rotary_embedding_dim = 4, interleaved = 1> (q, wc, ws)"
@@ -227,7 +227,7 @@ SAMPLES: dict[str, list[Sample]] = {
             => (float[] y, float[2,2,3,7,4] now) { a = MatMul(x, w1)
             o, now = com.microsoft.Attention <num_heads = 3> (a, wp, wb, , past)  y = MatMul(o, w9) }""",
             0,
-            "keeps keys and values of the past",
+            "stores past keys and values",
             most=0,
         ),
     ],
@@ -260,7 +260,7 @@ SAMPLES: dict[str, list[Sample]] = {
                 "=> (float[2,5,4] y)", "=> (float[2,5,4] y, float[2,3,5,4] p, float[2,3,5,4] r)"
             ),
             0,
-            "promises its size",
+            "is a model output",
             most=0,
         ),
         # keys and values of an encoder, already split
@@ -274,13 +274,13 @@ SAMPLES: dict[str, list[Sample]] = {
         ),
     ],
     "com.microsoft.GroupQueryAttention": [
-        # the kernel takes sizes that are multiples of eight only
+        # the kernel accepts only sizes that are multiples of eight
         Sample(grouped("q, k, v, , , len, total"), 4, most=4),
         Sample(grouped("a, , , , , len, total", body="a = Concat <axis = 2> (q, k, v)"), 4, most=4),
         Sample(
             grouped(
                 "q, k, v, , , len, total, wc, ws, , wm, wh",
-                TURNED,
+                ROTARY,
                 "float[9,16] wc, float[9,16] ws, float[1,6,5,5] wm, float[6] wh",
             ),
             3,
@@ -289,18 +289,18 @@ SAMPLES: dict[str, list[Sample]] = {
         Sample(
             grouped(
                 "q, k, v, , , len, total, wc, ws, at",
-                f"{TURNED}, rotary_interleaved = 1",
+                f"{ROTARY}, rotary_interleaved = 1",
                 "float[9,16] wc, float[9,16] ws",
                 f", {AT}",
             ),
             3,
             most=3,
         ),
-        # keys and values of the past are given and promised: members of every group go
+        # past keys and values are inputs and outputs: members of every group are cut
         Sample(
             grouped(
                 "q, k, v, past, pastv, len, total, wc, ws",
-                TURNED,
+                ROTARY,
                 "float[1,3,3,32] past, float[1,3,3,32] pastv, float[9,16] wc, float[9,16] ws",
                 heads=12,
             )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators that work on each element by itself."""
+"""Elementwise operators."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ UNARIES: dict[str, list[Sample]] = {
     "Dropout": [
         unary("Dropout"),
         unary("Dropout", attributes="<ratio = 0.3>", opset=9),
-        # a mask that nobody reads, of which shape inference says nothing
+        # an unused mask, whose shape inference does not know
         Sample(conv("b, m = Dropout(a)"), 8, opset=9),
         Sample(conv("d, m = Dropout(a, r)  e = Cast <to = 1> (m)  b = Mul(d, e)", consts="float r = {0.3}"), 8),
         # the mask is true where a channel is zero, too
         Sample(
             conv("d, m = Dropout(a)  e = Cast <to = 1> (m)  s = ReduceSum(e, k)  b = Mul(a, s)", "", "int64[1] k = {1}"),
             0,
-            "trace",
+            "would change the result",
         ),
     ],
     "Gelu": [unary("Gelu", opset=20), unary("Gelu", attributes='<approximate = "tanh">', opset=20)],
@@ -75,7 +75,7 @@ UNARIES: dict[str, list[Sample]] = {
         Sample(conv("b = Clip(a, lo)", consts="float lo = {0.3}")),
         Sample(conv("b = Clip(a, , hi)", consts="float hi = {0.5}")),
         Sample(conv("b = Clip <min = 0.1, max = 6.0> (a)"), opset=9),
-        # a bound above zero fills dropped channels: the sum takes that in
+        # a bound above zero fills dropped channels: the sum includes it
         Sample(conv("d = Clip(a, lo)  s = ReduceSum(d, k)  b = Mul(s, a)", "", "float lo = {0.3}, int64[1] k = {1}"), 8),
         Sample(conv("d = Clip(a, lo)  s = ReduceSum(d, k)  b = Mul(s, a)", "", "float lo = {-0.3}, int64[1] k = {1}"), 8),
     ],
@@ -98,7 +98,7 @@ BROADCASTS: dict[str, list[Sample]] = {
                 "int64[1] s = {0}, int64[1] t = {8}, int64[1] k = {1}",
             ),
             0,
-            "meets them with channels that cannot be cut",
+            "combines them with channels that cannot be cut",
             most=0,
         ),
         Sample(seq("b = Add(a, w3)", "float[8] w3")),

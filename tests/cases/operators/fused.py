@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fused operators: what onnxruntime's optimizer and quantizer write."""
+"""Fused operators that onnxruntime's optimizer and quantizer write."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def skipped(op: str, weights: str = "w3, w4, w5", more: str = "") -> list[Sample
         Sample(
             seq(f"{head}  f, , , d = com.microsoft.{op}(c, a, {weights})  h = Add(d, f)", given, tail="y = MatMul(h, w2)"), 8
         ),
-        Sample(seq(f"{head}  d = com.microsoft.{op}(b, a, {weights})", given, tail=tail), 0, "would leave a trace", most=0),
+        Sample(seq(f"{head}  d = com.microsoft.{op}(b, a, {weights})", given, tail=tail), 0, "would change the result", most=0),
         Sample(seq(f"b = com.microsoft.{op}(a, s, {weights})", given + ", float[5,8] s"), 0, "cannot be cut", most=0),
         Sample(seq(f"b = com.microsoft.{op}(a, w8, {weights})", given + ", float[1,5,8] w8"), 8),
     ]
@@ -51,7 +51,7 @@ FLOATING: dict[str, list[Sample]] = {
         fused_conv(
             'activation = "HardSigmoid", activation_params = [0.2,0.5], group = 4', "a, w3", "float[8,2,1,1] w3", free=4
         ),
-        # dropped channels hold a half, and the sum takes that in
+        # dropped channels hold a half, and the sum includes it
         Sample(
             conv(
                 ms('d = ms:FusedConv <activation = "Sigmoid"> (a, w3)  s = ReduceSum(d, k)  b = Mul(s, a)'),
@@ -73,7 +73,7 @@ FLOATING: dict[str, list[Sample]] = {
             14,
         ),
         Sample(seq(ms("s = ms:FusedMatMul <alpha = 0.3, transB = 1> (a, a)  p = Softmax(s)  b = MatMul(p, a)")), 8),
-        # the batch stands behind the rows
+        # the batch axis comes after the rows
         Sample(
             seq(
                 ms("t = Transpose <perm = [1,0,2]> (a)  b = ms:FusedMatMul <transBatchA = 1> (t, w3)"),
@@ -173,7 +173,7 @@ ON_INTEGERS: dict[str, list[Sample]] = {
     "QLinearMatMul": [
         rows("r = QLinearMatMul(q, sc, zp, w3, se, z, sd, zq)", "int8[8,6] w3"),
         rows("r = QLinearMatMul(q, sc, zp, w3, w5, z6, sd, zq)", "int8[8,6] w3, float[6] w5", more=f", {SIX}"),
-        # queries and keys, turned on their way
+        # queries and transposed keys
         Sample(
             seq(
                 "c = MatMul(x, w3)  q = QuantizeLinear(a, sc, zp)"
@@ -205,7 +205,7 @@ ON_INTEGERS: dict[str, list[Sample]] = {
         Sample(
             seq(ms("e = Exp(a)  b = ms:DynamicQuantizeMatMul(e, w3, se, z)"), "int8[8,6] w3", SCALES, w2="6,4"),
             6,
-            "finds its range",
+            "derives its range",
             most=6,
         ),
     ],
@@ -228,7 +228,7 @@ ON_INTEGERS: dict[str, list[Sample]] = {
                 SCALES,
             ),
             0,
-            refused="normalises integers over them",
+            refused="normalises integers over the removed channels",
         ),
         Sample(
             conv(
@@ -280,7 +280,7 @@ ON_INTEGERS: dict[str, list[Sample]] = {
 
 
 def nbits(operands: str, weights: str, bits: int = 4, free: int = 10, pinned: str = "", body: str = "", k: int = 64) -> Sample:
-    """A product makes `k` channels, of which another makes six, with weights of few bits in blocks of sixteen."""
+    """A product makes `k` channels, and another reduces them to six, with low-bit weights in blocks of sixteen."""
     call = f"ms:MatMulNBits <K = {k}, N = 6, bits = {bits}, block_size = 16> (a, {operands})"
     text = f"""g (float[2,5,6] x, float[6,{k}] w1, {weights}, float[6,4] w9) => (float[] y) {{ c = MatMul(x, w1)
         {body or "a = Relu(c)"}  b = {ms(call)}  d = Tanh(b)  y = MatMul(d, w9) }}"""
@@ -291,16 +291,16 @@ PACKED: dict[str, list[Sample]] = {
     "ms:MatMulNBits": [
         nbits("w3, w4", "uint8[6,4,8] w3, float[6,4] w4"),
         nbits("w3, w4, w5, , w6", "uint8[6,4,8] w3, float[6,4] w4, uint8[6,2] w5, float[6] w6"),
-        # one number after the other
+        # scales and zero points as flat lists
         nbits("w3, w4, w5", "uint8[6,4,8] w3, float[24] w4, uint8[12] w5"),
         nbits("w3, w4, w5", "uint8[6,4,16] w3, float[6,4] w4, uint8[6,4] w5", 8),
         nbits("w3, w4, w5", "uint8[6,5,4] w3, float[6,5] w4, uint8[6,2] w5", 2, 11, k=80),
         # the last block is not full
         nbits("w3, w4, w5", "uint8[6,4,8] w3, float[6,4] w4, uint8[6,2] w5", k=56),
         nbits("w3, w4", "uint8[6,1,8] w3, float[6] w4", free=6, pinned="in a single block", k=16),
-        # data that is not zero: the weight is
+        # the data are not zero, but the weight is
         nbits("w3, w4", "uint8[6,4,8] w3, float[6,4] w4", body="a = Exp(c)"),
-        # two of them
+        # two in sequence
         Sample(
             ms("""g (float[5,32] x, uint8[64,2,8] w1, float[64,2] w2, uint8[6,4,8] w3, float[6,4] w4, float[6,3] w9)
             => (float[] y) {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators that pick, place, sample and shift, and those that are another one in disguise."""
+"""Operators that gather, scatter, sample and shift, and those that are equivalent to another operator."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEPS = "t = Transpose <perm = [0,2,1]> (a)"
 
 SAMPLES: dict[str, list[Sample]] = {
     "GatherElements": [
-        # the best positions of a sequence, for all channels alike
+        # the top positions of a sequence, the same for all channels
         Sample(
             seq(
                 f"{TOP}  e = Tile(u, r)  b = GatherElements <axis = 1> (a, e)",
@@ -77,7 +77,7 @@ SAMPLES: dict[str, list[Sample]] = {
                 PICK + ", int64[1] z = {0}, int64[1] n = {3}, int64[1] o = {1}, int64[1] p = {2}",
             ),
             0,
-            "leave a trace",
+            "would change the result",
             opset=18,
         ),
         Sample(seq("b = ScatterElements <axis = 2> (a, i, a)", "", picks(5)), 0, "works across this axis", most=0),
@@ -99,7 +99,7 @@ SAMPLES: dict[str, list[Sample]] = {
         )
     ],
     "ScatterND": [
-        # whole rows, of which the channels are not in question
+        # whole rows, with all their channels
         Sample(seq("b = ScatterND(a, i, w3)", "float[3,8] w3", "int64[3,2] i = {0,1,1,4,0,3}"), 8),
         Sample(
             seq(
@@ -108,10 +108,10 @@ SAMPLES: dict[str, list[Sample]] = {
                 "int64[3,2] i = {0,1,1,4,0,3}, int64[1] k = {2}",
             ),
             0,
-            "leave a trace",
+            "would change the result",
             opset=18,
         ),
-        # channels at known places
+        # channels at known positions
         Sample(
             seq(
                 f"c = MatMul(x, w3)  {TURN}  u = Transpose <perm = [2,0,1]> (c)  r = ScatterND(t, i, u)  {BACK}",
@@ -132,7 +132,7 @@ SAMPLES: dict[str, list[Sample]] = {
             "overwrites them",
             most=5,
         ),
-        # the same place twice
+        # the same position twice
         Sample(
             seq(f"{TURN}  r = ScatterND(t, i, w3)  {BACK}", "float[3,2,5] w3", "int64[3,1] i = {1,4,1}"),
             0,
@@ -258,7 +258,7 @@ SAMPLES: dict[str, list[Sample]] = {
     "GridSample": [
         Sample(conv("b = GridSample(a, q)", "float[2,4,4,2] q"), 8, opset=16),
         Sample(conv('b = GridSample <mode = "nearest", padding_mode = "border"> (a, q)', "float[2,4,4,2] q"), 8, opset=20),
-        # places that channels make
+        # coordinates computed from channels
         Sample(
             conv(
                 "d = Slice(a, z, e, k)  q = Transpose <perm = [0,2,3,1]> (d)  b = GridSample(x, q)",
@@ -299,7 +299,7 @@ SAMPLES: dict[str, list[Sample]] = {
             8,
             opset=9,
         ),
-        Sample(conv("e = Exp(a)  b = LRN <size = 3> (e)"), 0, "normalises over neighbouring ones", most=0),
+        Sample(conv("e = Exp(a)  b = LRN <size = 3> (e)"), 0, "normalises over neighbouring channels", most=0),
     ],
     "MeanVarianceNormalization": [
         Sample(conv("b = MeanVarianceNormalization(a)"), 0, "is not defined where a channel is zero", most=0),
@@ -315,7 +315,7 @@ SAMPLES: dict[str, list[Sample]] = {
                 "d = CumProd <exclusive = 1> (a, k)  s = ReduceSum(d, z)  b = Mul(s, a)", "", "int32 k = {2}, int64[1] z = {1}"
             ),
             0,
-            "leave a trace",
+            "would change the result",
             opset=26,
         ),
         Sample(conv("b = CumProd(a, k)", "", "int32 k = {1}"), 0, "multiplies along this axis", most=0, opset=26),
@@ -400,7 +400,7 @@ SAMPLES: dict[str, list[Sample]] = {
                 w2="4,6,1,1",
             ),
             0,
-            "offsets of its own",
+            "its own offsets",
             most=0,
             opset=19,
         ),

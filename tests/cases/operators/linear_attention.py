@@ -9,7 +9,7 @@ from tests.cases.operators.sample import Sample, seq
 def linear(
     rule: str, gates: str = "", weights: str = "", heads: tuple[int, int] = (3, 3), free: int = 8, domain: str = ""
 ) -> Sample:
-    """Linear attention between products; gates are made by products too."""
+    """Linear attention between products; gates come from products, too."""
     q, k = heads
     made = "  ".join(f"{name} = MatMul(x, {w})" for name, w in (("g", "wg"), ("h", "wh")) if w in weights)
     return Sample(

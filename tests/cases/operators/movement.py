@@ -291,7 +291,7 @@ SAMPLES: dict[str, list[Sample]] = {
                 "int64[8] p = {0,4,0,0,0,4,0,0}, float v = {0.7}, int64[1] k = {1}",
             ),
             0,
-            "leave a trace",
+            "would change the result",
         ),
         Sample(conv('b = Pad <mode = "reflect"> (a, p)', "", "int64[8] p = {0,0,2,1,0,0,1,2}"), 8),
         Sample(

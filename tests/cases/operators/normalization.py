@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators that divide by what channels have in common."""
+"""Operators that normalise, over channels or other axes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from tests.cases.operators.sample import Sample, conv, seq
 
 
 def normalised(op: str, before: str = "Identity") -> list[Sample]:
-    """Removed channels are zero or constant, or nobody knows; along space, or along the sequence, channels pass."""
-    why = "normalises over them, and removed ones would leave a trace"
+    """Removed channels are zero, constant or unknown; along space, or along the sequence, channels pass."""
+    why = "normalises over them, so removing any would change the result"
     return [
         Sample(conv(f"b = {op} <axis = 1> (a)"), 8, opset=11),
         Sample(conv(f"b = {op} <axis = 1> (a)"), 8, opset=13),
@@ -42,7 +42,7 @@ SAMPLES: dict[str, list[Sample]] = {
                 "int64[1] k = {1}",
             )
         ),
-        # batch statistics, as where weights are standardised
+        # batch statistics, as for standardised weights
         Sample(
             conv(
                 "d, m, v = BatchNormalization <training_mode = 1> (w6, w3, w4, w5, wvar)  b = Conv(a, d)",
@@ -51,7 +51,7 @@ SAMPLES: dict[str, list[Sample]] = {
             ),
             14,
         ),
-        # one variance shared with another user
+        # one tensor as both mean and variance
         Sample(conv("d = BatchNormalization(a, w3, w4, wvar, wvar)  b = Add(d, a)", "float[8] w3, float[8] w4, float[8] wvar")),
     ],
     "InstanceNormalization": [
@@ -63,7 +63,7 @@ SAMPLES: dict[str, list[Sample]] = {
                 "int64[1] k = {1}",
             )
         ),
-        # one group of all channels, as PyTorch writes GroupNorm: what dropped channels hold counts for its statistics
+        # one group of all channels, as PyTorch writes GroupNorm: the residue of dropped channels counts in its statistics
         *(
             Sample(
                 conv(
@@ -87,7 +87,7 @@ SAMPLES: dict[str, list[Sample]] = {
                 w2="4,8,1,1",
             ),
             0,
-            "normalises over them, and removed ones would leave a trace",
+            "normalises over them, so removing any would change the result",
             most=0,
         ),
     ],
@@ -100,7 +100,7 @@ SAMPLES: dict[str, list[Sample]] = {
         Sample(
             seq("m = ReduceMax <axes = [2]> (x)  e = Sub(a, m)  b = LayerNormalization(e, w3)", "float[8] w3"),
             8,
-            "normalises over them, and removed ones would leave a trace",
+            "normalises over them, so removing any would change the result",
             most=8,
         ),
         Sample(

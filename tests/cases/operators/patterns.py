@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What exporters and authors of networks write with several operators."""
+"""Patterns of several operators that exporters and authors of networks write."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ PATTERNS: dict[str, Sample] = {
         8,
         most=8,
     ),
-    "backwards to the very beginning": Sample(
+    "a reversed slice to the very beginning": Sample(
         conv(
             "b = Slice(a, s, e, k, t)",
             "",
@@ -182,7 +182,7 @@ PATTERNS: dict[str, Sample] = {
         ),
         8,
     ),
-    "layer normalisation of tokens behind a class token": Sample(
+    "layer normalisation of tokens after a class token": Sample(
         """g (float[N,5,6] x, float[6,8] w1, float[1,1,8] w3, float[1,6,8] w4, float[8] w5, float[8] w6, float[8,8] w7,
             float[8,4] w2) => (float[] y) <int64[1] z = {0}, int64[2] k = {1,8}> {
             a = MatMul(x, w1)  s = Shape(x)  n = Gather(s, z)  r = Concat <axis = 0> (n, k)  t = Expand(w3, r)
@@ -312,21 +312,21 @@ PATTERNS: dict[str, Sample] = {
     "a weight that is an output": Sample(
         conv("b = Relu(a)").replace("=> (float[] y)", "=> (float[] y, float[8] w1b)"),
         0,
-        "output 'w1b' promises its size",
+        "output 'w1b' is a model output",
         most=0,
     ),
     "a residual that swaps channels": Sample(
         conv("c = Gather <axis = 1> (a, k)  b = Add(a, c)", "", "int64[8] k = {1,0,3,2,5,4,7,6}"), 4, most=4
     ),
-    "a residual that turns channels round": Sample(
+    "a residual that rotates channels": Sample(
         conv("c = Gather <axis = 1> (a, k)  b = Add(a, c)", "", "int64[8] k = {1,2,3,4,5,6,7,0}"), 1, most=1
     ),
-    "a part that nobody reads": Sample(
+    "an unused part": Sample(
         conv("d, e, f = Split <axis = 1> (a, k)  b = Concat <axis = 1> (f, d)", "", "int64[3] k = {2,3,3}", w2="4,5,1,1"),
         8,
         most=8,
     ),
-    "a weight with its mean taken away": Sample(
+    "a weight minus its mean": Sample(
         conv("m = ReduceMean <axes = [1,2,3]> (w3)  c = Sub(w3, m)  b = Conv(a, c)", "float[6,8,1,1] w3", w2="4,6,1,1"), 6
     ),
     "spectral norm by hand": Sample(

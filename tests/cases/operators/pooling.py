@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Windows of a map, and whole maps, made one number for each channel."""
+"""Pooling of windows of a map, and of whole maps, per channel."""
 
 from __future__ import annotations
 

@@ -7,12 +7,12 @@ from tests.cases.operators.sample import Sample, seq
 
 SAMPLES: dict[str, list[Sample]] = {
     "Gemm": [
-        # a number that is added to every channel makes none of them zero
+        # with a number added to every channel, none of them is zero
         Sample(
             """g (float[5,6] x, float[6,8] w1, float[8,4] w2) => (float[] y) <float one = {0.7}, int64[1] k = {1}> {
             a = Gemm(x, w1, one)  s = ReduceSum(a, k)  b = Mul(a, s)  y = Gemm(b, w2) }""",
             0,
-            "leave a trace",
+            "would change the result",
         ),
         Sample("""g (float[5,6] x, float[6,8] w1, float[8] w1b, float[8,4] w2) => (float[] y) {
             a = Gemm(x, w1, w1b)  b = Relu(a)  y = Gemm(b, w2) }"""),
@@ -51,7 +51,7 @@ SAMPLES: dict[str, list[Sample]] = {
             a = MatMul(x, w1)  b = Relu(a)  c = MatMul(b, w2)  y = ReduceMean(c) }""",
             8,
         ),
-        # a batch of weights, one for each head, of which the sum is taken
+        # a batch of weights, one per head, whose products are summed
         Sample(
             """g (float[1,5,6] x, float[4,6,8] w1, float[4,8,3] w2, float[1] z) => (float[] y) {
             a = MatMul(x, w1)  b = Relu(a)  c = MatMul(b, w2)  y = ReduceSum <keepdims = 0> (c, s) }""".replace(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers as integers with a scale, and products of them."""
+"""Quantized numbers (integers with a scale), and products of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ SAMPLES: dict[str, list[Sample]] = {
     "QuantizeLinear": [
         Sample(conv(f"{TO_INTEGERS}  b = DequantizeLinear(q, sc, zp)", "", QUANTIZED, w2="4,8,1,1"), 8),
         Sample(
-            conv(f"{TO_INTEGERS}  d = DequantizeLinear(q, sc)  s = ReduceSum(d, k)  b = Add(s, a)", "", QUANTIZED), 0, "trace"
+            conv(f"{TO_INTEGERS}  d = DequantizeLinear(q, sc)  s = ReduceSum(d, k)  b = Add(s, a)", "", QUANTIZED),
+            0,
+            "would change the result",
         ),
         Sample(conv(f"{TO_INTEGERS}  c = Cast <to = 1> (q)  b = Add(c, a)", "", QUANTIZED), 8),
         Sample(
@@ -95,7 +97,7 @@ SAMPLES: dict[str, list[Sample]] = {
     "DynamicQuantizeLinear": [
         Sample(seq("q, s, z = DynamicQuantizeLinear(a)  d = DequantizeLinear(q, s, z)  b = Add(d, a)"), 8),
         Sample(
-            seq("e = Exp(a)  q, s, z = DynamicQuantizeLinear(e)  b = DequantizeLinear(q, s, z)"), 0, "finds its range", most=0
+            seq("e = Exp(a)  q, s, z = DynamicQuantizeLinear(e)  b = DequantizeLinear(q, s, z)"), 0, "derives its range", most=0
         ),
     ],
     "MatMulInteger": [

@@ -7,7 +7,7 @@ from tests.cases.operators.sample import Sample
 
 
 def layered(op: str, gates: int) -> list[Sample]:
-    """A linear layer, a recurrent one, and what reads its sequence or its last state."""
+    """A linear layer, a recurrent one, and a consumer of its sequence or its last state."""
     n = gates * 7
 
     def net(body: str, more: str = "", directions: int = 1, attributes: str = "") -> str:

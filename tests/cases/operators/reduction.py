@@ -11,7 +11,7 @@ def reduced(op: str, before: str = "Identity", through: int = 0) -> list[Sample]
     tail = "y = Gemm(b, w2)"
     # a bias is masked too, so the channels hold zeros
     over_channels = f"d = {op} <axes = [1], keepdims = 0> (p)  b = Flatten(d)"
-    why = "" if through else "reduces over them, and removed ones would leave a trace"
+    why = "" if through else "reduces over them, so removing any would change the result"
     samples = [
         Sample(conv(f"p = {before}(a)  b = {op} <axes = [2,3], keepdims = 0> (p)", tail=tail, w2="8,4"), opset=11),
         Sample(conv(f"p = {before}(a)  b = {op} <axes = [-1,-2], keepdims = 1> (p)"), opset=11),
@@ -25,10 +25,10 @@ def reduced(op: str, before: str = "Identity", through: int = 0) -> list[Sample]
         samples = [s for s in samples if s.opset != 18]
         samples.append(Sample(conv("b = ReduceSum(a, s)", consts="int64[2] s = {2,3}"), opset=13))
         samples.append(Sample(conv("q = ReduceSum(a, s)  b = Mul(q, a)", consts="int64[1] s = {1}"), 8, opset=13))
-        # each dropped channel holds something else, and it depends on the input
+        # each dropped channel holds a different value, which depends on the input
         each = "m = ReduceMax <axes = [1]> (x)  u = Exp(w3)  o = Sub(a, m)  p = Add(o, u)  q = ReduceSum(p, s)  b = Mul(q, a)"
         samples.append(Sample(conv(each, "float[8,1,1] w3", "int64[1] s = {1}"), 8, opset=13))
-        samples.append(Sample(conv("p = Sigmoid(a)  q = ReduceSum(p)  b = Mul(q, a)"), 0, "leave a trace", opset=13))
+        samples.append(Sample(conv("p = Sigmoid(a)  q = ReduceSum(p)  b = Mul(q, a)"), 0, "would change the result", opset=13))
         samples.append(
             Sample(conv("p = Sigmoid(a)  q = ReduceSum(p, s)  b = Mul(q, a)", consts="int64[1] s = {1}"), 8, opset=13)
         )
@@ -36,7 +36,7 @@ def reduced(op: str, before: str = "Identity", through: int = 0) -> list[Sample]
 
 
 def accounted(op: str) -> list[Sample]:
-    """Removed channels hold a constant, a different one at each place, or what another tensor makes of them."""
+    """Removed channels hold a constant, a different one at each position, or values that depend on another tensor."""
     maximum = "m = ReduceMax <axes = [1]> (x)"
     return [
         Sample(conv(f"p = Sigmoid(a)  q = {op} <axes = [1]> (p)  b = Mul(q, a)"), 8, opset=11),

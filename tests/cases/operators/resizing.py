@@ -54,7 +54,7 @@ SAMPLES: dict[str, list[Sample]] = {
                 "float[8] r = {0,0.1,0.1,0.1,1,0.9,0.9,0.9}, int64[4] s = {2,8,8,8}",
             ),
             0,
-            "crops while it resizes",
+            "crops and resizes at once",
             most=0,
         ),
     ],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A graph around one operator, and the bodies of most of them."""
+"""A graph around one operator, and the layers around most operators."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Sample:
 
     Attributes:
         text: the graph.
-        free: the least number of atoms that must be free.
+        free: the smallest number of atoms that must be free.
         pinned: a part of a reason that must be given for channels that are kept.
-        most: the largest number of atoms that may be free, where more would be wrong; -1 for no limit.
-        refused: a part of the reason for which a cut is refused, where only trying can tell.
+        most: the largest number of atoms that may be free, if more would be wrong; -1 for no limit.
+        refused: a part of the reason why a cut is refused, if only trying can tell.
     """
 
     text: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights that reach their operator by a detour, or that somebody else needs as well."""
+"""Weights that reach their operator indirectly, or that have another consumer."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ WEIGHTS: dict[str, Sample] = {
         0,
     ),
     "a channel that is an output too": Sample(
-        conv("b = Relu(a)").replace("=> (float[] y)", "=> (float[] y, float[] b)"), 0, "promises its size", most=0
+        conv("b = Relu(a)").replace("=> (float[] y)", "=> (float[] y, float[] b)"), 0, "is a model output", most=0
     ),
     "half of the channels are an output": Sample(
         conv("b = Slice(a, s, e, k)", "", "int64[1] s = {0}, int64[1] e = {4}, int64[1] k = {1}", "y = Conv(a, w2)").replace(
             "=> (float[] y)", "=> (float[] y, float[] b)"
         ),
         4,
-        "promises its size",
+        "is a model output",
         most=4,
     ),
     "a size that is an output": Sample(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks of the shapes that networks really have, written in the ways in which files write them."""
+"""Networks with the structures of real ones, in the forms in which exporters write them."""
 
 from __future__ import annotations
 

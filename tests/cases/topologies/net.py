@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole network, and what must come of it."""
+"""A whole network, and the expected result of its analysis."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.cases.text import model
 
 @dataclass(frozen=True)
 class Net:
-    """A graph, the least and the largest number of atoms that may be free, and a reason that must be given for a pin."""
+    """A graph, the smallest and the largest number of atoms that may be free, and a part of a reason that a pin must give."""
 
     text: str
     free: int

@@ -6,7 +6,7 @@ from __future__ import annotations
 from tests.cases.topologies.net import Net
 
 NETS: dict[str, Net] = {
-    "initial states that the file stores as zeros and repeats": Net(
+    "initial states that are stored as zeros and repeated": Net(
         """g (int64[2,5] x, float[9,6] w0, float[1,16,6] w1, float[1,16,4] w2, float[1,32] w3, float[3,4] w4) => (float[] y)
         <float[1,1,4] zero = {0,0,0,0}, int64[3] s = {1,2,4}, int64[1] nought = {0}, int64[1] one = {1}> {
         e = Gather(w0, x)  t = Transpose <perm = [1,0,2]> (e)  h = Expand(zero, s)
@@ -24,7 +24,7 @@ NETS: dict[str, Net] = {
         20,
         "LayerNormalization 'n' normalises over them",
     ),
-    "a trunk that must stay is normalised, and scales make some of it zero": Net(
+    "a pinned trunk is normalised, and scales make some of it zero": Net(
         """g (float[2,5,8] x, float[8] w1, float[8,12] w2, float[12,8] w3) => (float[] y) {
         n = LayerNormalization(x, w1)  a = MatMul(n, w2)  r = Relu(a)  b = MatMul(r, w3)  y = Add(x, b) }""",
         20,
@@ -140,7 +140,7 @@ NETS: dict[str, Net] = {
         25,
         25,
     ),
-    "a fused decoder with turned heads": Net(
+    "a fused decoder with rotary heads": Net(
         """g (float[2,5,6] x, float[6,8] w1, float[8,192] wq, float[8,96] wk, float[8,96] wv, float[192,4] wo, float[9,16] wc,
         float[9,16] ws) => (float[] y) <int32[2] len = {4,4}, int32 total = {5}> {
         a = MatMul(x, w1)  q = MatMul(a, wq)  k = MatMul(a, wk)  v = MatMul(a, wv)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways in which files write networks: bodies, functions, sizes left open, other types of numbers."""
+"""Forms in which exporters write networks: bodies, functions, dynamic sizes, other number types."""
 
 from __future__ import annotations
 
 from tests.cases.topologies.net import Net
 
 NETS: dict[str, Net] = {
-    "channels beside an axis whose size the data decide": Net(
+    "channels next to an axis of data-dependent size": Net(
         """g (float[5,6] x, int64[5] m, float[6,8] w1, float[8,4] w2) => (float[] y) <int64[1] nought = {0}> {
         h = MatMul(x, w1)  n = NonZero(m)  s = Squeeze(n, nought)  k = Gather(h, s)  t = Transpose(k)  r = Relu(t)
         u = Transpose(r)  z = MatMul(u, w2)  y = ReduceSum(z, nought) }""",
@@ -22,7 +22,7 @@ NETS: dict[str, Net] = {
         8,
         8,
     ),
-    "a branch that no one knows, but both make the same shape": Net(
+    "a branch on an input, with the same shape from both sides": Net(
         """g (float[2,3,8,8] x, bool c, float[8,3,3,3] w1, float[4,8,1,1] w3) => (float[] y) {
         b = If (c) <then_branch = t () => (b1) { b1 = Neg(x) }, else_branch = e () => (b2) { b2 = Relu(x) }>
         a = Conv <pads = [1,1,1,1]> (b, w1)  r = Relu(a)  y = Conv(r, w3) }""",
@@ -72,7 +72,7 @@ NETS: dict[str, Net] = {
         e = Conv(h, w3)  f = Relu(e)  y = Conv(f, w4) }""",
         6,
         6,
-        "works on them inside a body",
+        "uses them inside its body, whose inputs and outputs are kept",
     ),
     "a local function": Net(
         """g (float[2,3,8,8] x, float[8,3,3,3] w1, float[8,8,1,1] w2, float[6,8,1,1] w3,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the inputs of a model stand for: images, sounds, tokens, sizes."""
+"""What the inputs of a model are: images, sounds, tokens, sizes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxprune.data.synthetic.inputs import Signal, Still, Tokens, normalised, read_inputs
+from onnxprune.data.synthetic.inputs import Constant, Signal, Tokens, normalised, read_inputs
 from onnxprune.data.synthetic.synthesize import synthesize
 from onnxprune.errors import DataError
 from tests.cases.text import model
@@ -18,7 +18,7 @@ def inputs(text: str, **shapes: tuple[int, ...]) -> Any:
     return read_inputs(model(text), shapes)
 
 
-def test_an_input_is_recognised_by_its_shape_and_its_first_reader() -> None:
+def test_an_input_is_recognised_by_its_shape_and_its_first_consumer() -> None:
     (image,) = inputs("g (float[N,3,20,30] x, float[4,3,3,3] w1) => (float[N,4,18,28] y) { y = Conv(x, w1) }")
     assert isinstance(image, Signal)
     assert (image.channel, image.sizes) == (0, (20, 30))
@@ -41,9 +41,9 @@ def test_an_input_is_recognised_by_its_shape_and_its_first_reader() -> None:
         assert fed.dtype == np.float32
 
 
-def test_what_a_model_does_first_tells_the_range() -> None:
-    begun = "g (float[N,1,8,8] x) => (float[N,1,8,8] y) <float s = {%s}> { y = %s(x, s) }"
-    assert [inputs(begun % v)[0].high for v in (("255.0", "Div"), ("0.0039", "Mul"), ("0.286", "Sub"))] == [
+def test_the_first_operation_determines_the_value_range() -> None:
+    text = "g (float[N,1,8,8] x) => (float[N,1,8,8] y) <float s = {%s}> { y = %s(x, s) }"
+    assert [inputs(text % v)[0].high for v in (("255.0", "Div"), ("0.0039", "Mul"), ("0.286", "Sub"))] == [
         (255,),
         (255,),
         (1,),
@@ -63,10 +63,10 @@ BERT = """g (int64[N,T] input_ids, int64[N,T] attention_mask, int64[N,T] token_t
     u = Unsqueeze <axes = [2]> (s)  y = Mul(e, u) }"""
 
 
-def test_tokens_lie_in_their_table_and_masks_let_all_through() -> None:
+def test_tokens_are_valid_indices_and_masks_let_everything_through() -> None:
     net = model(BERT, opset=11)
     kinds = read_inputs(net, {"input_ids": (1, 9)})
-    assert [type(kind) for kind in kinds] == [Tokens, Still, Still]
+    assert [type(kind) for kind in kinds] == [Tokens, Constant, Constant]
     data = synthesize(net, 40, shapes={"input_ids": (1, 9)})
     chunk = data.chunks[0]
     assert chunk["input_ids"].shape == (40, 9)
@@ -80,7 +80,7 @@ def test_tokens_lie_in_their_table_and_masks_let_all_through() -> None:
     assert 0 <= child.min() <= child.max() < 50
 
 
-def test_sizes_and_factors_beside_an_image_fit_it() -> None:
+def test_size_and_scale_inputs_fit_the_image() -> None:
     text = """g (float[1,3,32,48] image, float[1,2] im_shape, float[1,2] scale_factor) => (float[1,3,32,48] y) {
         a = ReduceSum <keepdims = 0> (im_shape)  b = ReduceSum <keepdims = 0> (scale_factor)
         c = Add(a, b)  y = Mul(image, c) }"""
@@ -89,7 +89,7 @@ def test_sizes_and_factors_beside_an_image_fit_it() -> None:
     assert chunk["scale_factor"].tolist() == [[1, 1]] * 3
 
 
-def test_a_fixed_batch_is_filled_and_samples_without_a_batch_are_made() -> None:
+def test_a_fixed_batch_is_filled_and_inputs_without_a_batch_axis_are_generated() -> None:
     fixed = model("g (float[4,3,8,8] x) => (float[4,3,8,8] y) { y = Relu(x) }")
     assert [len(b["x"]) for b in synthesize(fixed, 6).batches(64)] == [4, 4]
     none = model("g (float[5] x, float s) => (float[5] y) { y = Mul(x, s) }")
@@ -98,6 +98,6 @@ def test_a_fixed_batch_is_filled_and_samples_without_a_batch_are_made() -> None:
     assert next(data.batches(1))["x"].shape == (5,)
 
 
-def test_inputs_that_nothing_can_be_made_up_for_are_refused() -> None:
-    with pytest.raises(DataError, match="'x' holds object, for which nothing can be made up; give `data`"):
+def test_inputs_that_cannot_be_synthesized_are_refused() -> None:
+    with pytest.raises(DataError, match="'x' has type object, which cannot be synthesized; use `data`"):
         synthesize(model("g (string[N] x) => (string[N] y) { y = Identity(x) }"), 2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Made-up inputs cause the activations that BatchNorm remembers."""
+"""Synthetic inputs reproduce the statistics stored in BatchNorm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RANGES = {"0 to 1": (0.0, 1.0), "-1 to 1": (-1.0, 1.0), "bytes": (0.0, 255.0)}
 
 
 @pytest.mark.parametrize(("low", "high"), RANGES.values(), ids=RANGES)
-def test_synthetic_inputs_fit_and_find_the_range_of_values(low: float, high: float) -> None:
+def test_synthetic_inputs_fit_the_statistics_and_find_the_value_range(low: float, high: float) -> None:
     net = trained_on(pictures(90, 1, low, high), 1)
     data = synthesize(net, 48, seed=1)
     x = data.chunks[0]["x"]
@@ -32,14 +32,14 @@ def test_synthetic_inputs_fit_and_find_the_range_of_values(low: float, high: flo
     assert data.notes[0].startswith("48 synthetic inputs, fitted to the BatchNorm statistics: over 2 layers")
 
 
-def test_an_unusual_range_is_found_too() -> None:
+def test_an_unusual_value_range_is_found() -> None:
     net = trained_on(pictures(90, 1, 10.0, 14.0), 1)
     found = fit(net, synthesize(net, 48))
     assert found is not None
     assert found.mismatch < 0.3
 
 
-def test_on_a_trained_network_synthetic_inputs_come_near_to_real_ones() -> None:
+def test_on_a_trained_network_synthetic_inputs_come_close_to_real_ones() -> None:
     net = onnx.load(TRAINED)
     data = load_data("synthetic", net, samples=32)
     found, noise = fit(net, data), fit(net, random_data(net, 32))
@@ -58,7 +58,7 @@ def test_synthetic_inputs_are_seeded() -> None:
     assert not np.array_equal(a, c)
 
 
-def test_without_statistics_a_mixture_is_made_and_the_loss_is_said() -> None:
+def test_without_statistics_a_mixture_is_used_and_reported() -> None:
     net = model("g (float[N,3,8,8] x, float[4,3,3,3] w1) => (float[N,4,6,6] y) { y = Conv(x, w1) }")
     data = synthesize(net, 10)
     assert len(data) == 10
@@ -67,6 +67,6 @@ def test_without_statistics_a_mixture_is_made_and_the_loss_is_said() -> None:
     assert misfit(net, data) is None
 
 
-def test_inputs_that_cannot_be_made_to_fit_are_said_to_be_far() -> None:
+def test_a_poor_fit_is_reported() -> None:
     note = synthesize(model(TWO_NORMS.format(c=3)), 8).notes[0]
-    assert note.endswith("that is far, so results should be judged by real inputs")
+    assert note.endswith("this is a poor fit, so evaluate results on real inputs")

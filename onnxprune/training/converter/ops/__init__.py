@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each operator computes, in PyTorch: one table. Every entry is tested against onnxruntime."""
+"""The PyTorch implementation of each operator, in one table. Every entry is tested against onnxruntime."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ NUMBERS: Mapping[str, frozenset[int]] = {
     "Range": frozenset({0, 1, 2}),
     "ConstantOfShape": frozenset({0}),
 }
-"""Operands that are read as numbers: operator -> positions."""
+"""Operands that are passed as numpy arrays: operator -> positions."""
 
 PERHAPS_NUMBERS: Mapping[str, frozenset[int]] = {"Gather": frozenset({1}), "Pow": frozenset({1})}
-"""Operands that are read as numbers where they do not depend on data."""
+"""Operands that are passed as numpy arrays if they do not depend on data."""
 
 SETTINGS: Mapping[str, frozenset[int]] = {
     **NUMBERS,
@@ -64,4 +64,4 @@ SETTINGS: Mapping[str, frozenset[int]] = {
         op: frozenset({0, 1}) for op in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Mod", "And", "Or", "Xor")
     },
 }
-"""Operands that set how an operator works, and are no weights to train: operator -> positions."""
+"""Operands that configure an operator and are not trainable weights: operator -> positions."""

@@ -14,7 +14,7 @@ from onnxprune.training.converter.call import Call, Op
 
 
 def heads(x: Tensor, count: int) -> Tensor:
-    """(batch, length, width) -> (batch, heads, length, width of a head)."""
+    """(batch, length, width) -> (batch, heads, length, head size)."""
     return x.reshape(*x.shape[:2], count, -1).transpose(1, 2)
 
 
@@ -36,7 +36,7 @@ def attend(call: Call, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bia
 
 
 def packed(call: Call, x: Tensor, w: Tensor, *more: Tensor | None) -> Any:
-    """com.microsoft.Attention: one matrix makes queries, keys and values."""
+    """com.microsoft.Attention: one matrix produces queries, keys and values."""
     b, mask, past, bias = (*more, *[None] * 4)[:4]
     if past is not None or call.attribute("do_rotary", 0) or call.used > 1:
         return NotImplemented
@@ -47,7 +47,7 @@ def packed(call: Call, x: Tensor, w: Tensor, *more: Tensor | None) -> Any:
 
 
 def separate(call: Call, q: Tensor, *more: Tensor | None) -> Any:
-    """com.microsoft.MultiHeadAttention with queries, keys and values of three axes."""
+    """com.microsoft.MultiHeadAttention with three-dimensional queries, keys and values."""
     k, v, b, mask, bias, *past = (*more, *[None] * 7)[:7]
     if k is None or v is None or k.dim() != 3 or v.dim() != 3 or call.used > 1 or any(p is not None for p in past):
         return NotImplemented

@@ -18,7 +18,7 @@ TRANSPOSED: Mapping[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3
 
 
 def window(call: Call, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Strides, dilations, and the padding before and behind each spatial axis."""
+    """Strides, dilations, and the padding before and after each spatial axis."""
     rank = len(sizes)
     strides, dilations = call.numbers("strides", [1] * rank), call.numbers("dilations", [1] * rank)
     auto, pads = call.text("auto_pad", "NOTSET"), call.numbers("pads", [0] * (2 * rank))
@@ -31,13 +31,13 @@ def window(call: Call, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[lis
 
 
 def halves(totals: Sequence[int], more_behind: bool) -> list[int]:
-    """A padding in two halves: those before, then those behind."""
+    """Total padding split in halves: the amounts before each axis, then those after."""
     small, large = [n // 2 for n in totals], [n - n // 2 for n in totals]
     return small + large if more_behind else large + small
 
 
 def padded(x: Tensor, before: Sequence[int], behind: Sequence[int], value: float = 0.0) -> Tensor:
-    """Constant padding of the last axes; negative numbers crop."""
+    """Constant padding of the last axes; negative amounts crop."""
     pairs = [n for pair in zip(reversed(before), reversed(behind), strict=True) for n in pair]
     return F.pad(x, pairs, value=value) if any(pairs) else x
 
@@ -52,7 +52,7 @@ def conv(call: Call, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
 
 
 def conv_transpose(call: Call, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
-    """ConvTranspose: the whole result, cropped as the padding says."""
+    """ConvTranspose: the full result, cropped by the padding."""
     rank = w.dim() - 2
     strides, dilations = call.numbers("strides", [1] * rank), call.numbers("dilations", [1] * rank)
     extra, wanted = call.numbers("output_padding", [0] * rank), call.attribute("output_shape")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators that work on each element by itself, with numpy broadcasting."""
+"""Elementwise operators, with numpy broadcasting."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from onnxprune.types import Array
 HALVES = {TensorProto.FLOAT16: torch.float16, TensorProto.BFLOAT16: torch.bfloat16}
 """Types that are computed in float32; only a Cast to them rounds."""
 WIDER = {np.dtype(np.uint16): np.int32, np.dtype(np.uint32): np.int64, np.dtype(np.uint64): np.int64}
-"""Types that PyTorch has but can hardly compute with."""
+"""Types that PyTorch has but barely supports, and what replaces them."""
 
 
 def to_torch(array: Array) -> Tensor:
-    """A tensor of an array's values, half precision as float32 and large unsigned integers as signed ones."""
+    """An array as a tensor, with half precision as float32 and large unsigned integers as signed ones."""
     if array.dtype.kind == "V" or array.dtype.name in ("float16", "bfloat16"):
         array = array.astype(np.float32)
     array = array.astype(WIDER.get(array.dtype, array.dtype))
-    return torch.from_numpy(np.array(array, order="C"))  # a copy that may be written to
+    return torch.from_numpy(np.array(array, order="C"))  # a writable copy
 
 
 def half_as_float(array: Array) -> Array:
-    """Half precision as float32, everything else as it is."""
+    """Half precision as float32, everything else unchanged."""
     return array.astype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array
 
 
 def cast(call: Call, x: Tensor) -> Any:
-    """Cast; to half precision it rounds, and stays float32."""
+    """Cast; to half precision it rounds, but returns float32."""
     to = call.attribute("to")
     if to in HALVES:
         return x.to(HALVES[to]).float()
@@ -55,29 +55,29 @@ def clip(call: Call, x: Tensor, low: Any = None, high: Any = None) -> Tensor:
 
 
 def divide(call: Call, a: Tensor, b: Tensor) -> Tensor:
-    """Integers are truncated."""
+    """Div; quotients of integers are truncated."""
     return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
 
 
 def power(call: Call, base: Tensor, exponent: Any) -> Tensor:
-    """The result has the type of the base."""
+    """Pow; the result has the type of the base."""
     if isinstance(exponent, np.ndarray):
         exponent = exponent.item() if exponent.size == 1 and exponent.ndim <= base.dim() else to_torch(exponent).to(base.device)
     return torch.pow(base, exponent).to(base.dtype)
 
 
 def prelu(call: Call, x: Tensor, slope: Tensor) -> Tensor:
-    """Slopes broadcast."""
+    """PRelu; the slope broadcasts."""
     return torch.where(x < 0, slope * x, x)
 
 
 def gelu(call: Call, x: Tensor) -> Tensor:
-    """Exact, or by tanh."""
+    """Gelu, exact or approximated by tanh."""
     return F.gelu(x, approximate=call.text("approximate", "none"))
 
 
 def infinite(call: Call, x: Tensor) -> Tensor:
-    """IsInf, of either sign or of one."""
+    """IsInf, for both signs or one of them."""
     up, down = call.attribute("detect_positive", 1), call.attribute("detect_negative", 1)
     return (torch.isposinf(x) & bool(up)) | (torch.isneginf(x) & bool(down))
 
@@ -100,12 +100,12 @@ def shift(call: Call, a: Tensor, b: Tensor) -> Tensor:
 
 
 def dropout(call: Call, x: Tensor, *_: Any) -> Any:
-    """As at inference: nothing is dropped."""
+    """Dropout at inference: nothing is dropped."""
     return x if call.used == 1 else (x, torch.ones_like(x, dtype=torch.bool))
 
 
 def folded(function: Callable[[Any, Any], Any]) -> Op:
-    """An operator of two operands, over any number of them."""
+    """A binary operator, applied to any number of operands."""
     return lambda call, *operands: reduce(function, operands)
 
 

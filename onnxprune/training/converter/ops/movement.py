@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators that only move elements, or make them from sizes."""
+"""Operators that only move elements, or create them from sizes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from onnxprune.types import Array
 
 
 def axes_of(call: Call, given: Array | None, rank: int) -> list[int] | None:
-    """Axes as an attribute or an input, counted from the front; None where there are none."""
+    """Axes from an attribute or an input, made non-negative; None if not given."""
     axes = call.attribute("axes") if given is None else given.ravel().tolist()
     return None if axes is None else [int(a) % rank for a in axes]
 
 
 def split(call: Call, x: Tensor, given: Array | None = None) -> Any:
-    """Split by sizes, or into equal parts of which the last may be smaller."""
+    """Split by sizes, or into equal parts, the last of which may be smaller."""
     axis, sizes = call.attribute("axis", 0), call.attribute("split") if given is None else given.tolist()
     if sizes is None:
         parts = call.attribute("num_outputs") or call.outputs
@@ -51,7 +51,7 @@ def slices(call: Call, x: Tensor, *given: Array | None) -> Tensor:
 
 
 def gather(call: Call, x: Tensor, indices: Any) -> Tensor:
-    """Gather; indices that are known come as an array."""
+    """Gather; indices known in advance are an array."""
     axis = call.attribute("axis", 0) % x.dim()
     size = x.shape[axis]
     if isinstance(indices, np.ndarray):
@@ -85,7 +85,7 @@ def squeeze(call: Call, x: Tensor, given: Array | None = None) -> Tensor:
 
 
 def unsqueeze(call: Call, x: Tensor, given: Array | None = None) -> Tensor:
-    """Unsqueeze; axes count in the result."""
+    """Unsqueeze; axes refer to the result."""
     wanted = call.attribute("axes") if given is None else given.ravel().tolist()
     for axis in sorted(a % (x.dim() + len(wanted)) for a in wanted):
         x = x.unsqueeze(axis)
@@ -93,12 +93,12 @@ def unsqueeze(call: Call, x: Tensor, given: Array | None = None) -> Tensor:
 
 
 def expand(call: Call, x: Tensor, shape: Array) -> Tensor:
-    """Expand; a size of 1 leaves the tensor's own."""
+    """Expand; a size of 1 keeps the tensor's own."""
     return x.expand(np.broadcast_shapes(tuple(x.shape), tuple(shape.tolist())))
 
 
 def pad(call: Call, x: Tensor, pads: Array | None = None, value: Any = None, given: Array | None = None) -> Any:
-    """Pad by a constant, by reflection, by the edge or around."""
+    """Pad with a constant, by reflection, with the edge values, or by wrapping around."""
     amounts = call.attribute("pads") if pads is None else pads.tolist()
     constant = call.attribute("value", 0.0) if value is None else value.item()
     axes = axes_of(call, given, x.dim()) or list(range(x.dim()))
@@ -115,7 +115,7 @@ def pad(call: Call, x: Tensor, pads: Array | None = None, value: Any = None, giv
 
 
 def depth_to_space(call: Call, x: Tensor) -> Tensor:
-    """DepthToSpace in either order."""
+    """DepthToSpace in either mode."""
     (n, c, h, w), b = x.shape, call.attribute("blocksize")
     if call.text("mode", "DCR") == "DCR":
         x = x.reshape(n, b, b, c // b**2, h, w).permute(0, 3, 4, 1, 5, 2)
@@ -151,7 +151,7 @@ def shape(call: Call, x: Tensor) -> Tensor:
 
 
 def transpose(call: Call, x: Tensor) -> Tensor:
-    """Transpose; without `perm` the axes turn around."""
+    """Transpose; without `perm` the axes are reversed."""
     return x.permute(call.numbers("perm", range(x.dim())[::-1]))
 
 

@@ -15,7 +15,7 @@ from onnxprune.training.converter.call import Call, Op
 
 
 def along(function: Callable[[Tensor, int], Tensor]) -> Op:
-    """Softmax and its kin; before opset 13 all axes from the given one on are one."""
+    """Softmax and related operators; before opset 13, all axes from the given one on are flattened."""
 
     def run(call: Call, x: Tensor) -> Tensor:
         axes = softmax_axes(call, x.dim())
@@ -60,15 +60,15 @@ def layer_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor | None = None)
 def batch_norm(
     call: Call, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, momentum: float | None = None
 ) -> Any:
-    """BatchNormalization by its running statistics; with a `momentum`, by the batch's, which then move the running ones."""
+    """BatchNormalization with running statistics; with `momentum`, batch statistics are used, which update the running ones."""
     epsilon = call.attribute("epsilon", 1e-5)
     if not call.attribute("training_mode", 0):
-        if mean.requires_grad or variance.requires_grad:  # no statistics but a function of weights
+        if mean.requires_grad or variance.requires_grad:  # computed from weights, not stored statistics
             shape = (-1, *[1] * (x.dim() - 2))
             scale, bias, mean, variance = (p.reshape(shape) for p in (scale, bias, mean, variance))
             return (x - mean) * torch.rsqrt(variance + epsilon) * scale + bias
-        moves = momentum is not None
-        return torch.batch_norm(x, scale, bias, mean, variance, moves, momentum or 0.0, epsilon, False)
+        updates = momentum is not None
+        return torch.batch_norm(x, scale, bias, mean, variance, updates, momentum or 0.0, epsilon, False)
     found = torch.batch_norm(x, scale, bias, None, None, True, 0.0, epsilon, False)
     if call.used == 1:
         return found
@@ -78,7 +78,7 @@ def batch_norm(
 
 
 def group_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """GroupNormalization; before opset 21 scale and bias are one for each group."""
+    """GroupNormalization; before opset 21, scale and bias are per group."""
     groups = call.attribute("num_groups", x.shape[1])
     if len(scale) != x.shape[1]:
         scale, bias = (p.repeat_interleave(x.shape[1] // groups) for p in (scale, bias))
@@ -86,7 +86,7 @@ def group_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 
 
 def local_response(call: Call, x: Tensor) -> Tensor:
-    """LRN: squares summed over a window of channels, which starts at floor((size - 1) / 2) before."""
+    """LRN: squares are summed over a window of channels, which starts floor((size - 1) / 2) channels before."""
     size = call.attribute("size")
     squares = F.pad((x * x).movedim(1, -1), [(size - 1) // 2, size // 2]).unfold(-1, size, 1).sum(-1).movedim(-1, 1)
     return x / torch.pow(

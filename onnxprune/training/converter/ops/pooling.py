@@ -20,7 +20,7 @@ MEANS: Mapping[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 def overhang(
     call: Call, sizes: Sequence[int], kernel: Sequence[int], before: Sequence[int], behind: Sequence[int]
 ) -> list[int]:
-    """How far the last windows reach beyond the padding with `ceil_mode`; a window must start before the padding behind."""
+    """How far the last windows extend beyond the padding with `ceil_mode`; a window must start before the end padding."""
     strides, dilations = call.numbers("strides", [1] * len(sizes)), call.numbers("dilations", [1] * len(sizes))
     found = []
     for n, k, s, d, a, b in zip(sizes, kernel, strides, dilations, before, behind, strict=True):
@@ -32,7 +32,7 @@ def overhang(
 
 
 def max_pool(call: Call, x: Tensor) -> Any:
-    """MaxPool; positions, where they are used, count through the whole tensor."""
+    """MaxPool; indices, if used, refer to the flattened tensor."""
     kernel, ceil = call.attribute("kernel_shape"), bool(call.attribute("ceil_mode", 0))
     strides, dilations, before, behind = window(call, x.shape[2:], kernel)
     even = before == behind and all(2 * n <= k for n, k in zip(before, kernel, strict=True))
@@ -50,7 +50,7 @@ def max_pool(call: Call, x: Tensor) -> Any:
 
 
 def average_pool(call: Call, x: Tensor) -> Any:
-    """AveragePool, padding counted or not."""
+    """AveragePool, with the padding counted or not."""
     kernel, counted = call.attribute("kernel_shape"), bool(call.attribute("count_include_pad", 0))
     strides, dilations, before, behind = window(call, x.shape[2:], kernel)
     pool = MEANS[len(kernel)]

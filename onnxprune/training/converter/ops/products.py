@@ -21,7 +21,7 @@ def gemm(call: Call, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
 
 
 def fused_matmul(call: Call, a: Tensor, b: Tensor) -> Any:
-    """Contrib's product of perhaps transposed matrices, with a factor."""
+    """com.microsoft.FusedMatMul: product of optionally transposed matrices, times a factor."""
     if call.attribute("transBatchA", 0) or call.attribute("transBatchB", 0):
         return NotImplemented
     a = a.transpose(-1, -2) if call.attribute("transA", 0) and a.dim() > 1 else a

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from onnxprune.training.converter.call import Call, Op
 
-# PyTorch's gates are ONNX's in another order: input, forget, cell, output of "iofc"; reset, update, new of "zrh"
+# PyTorch's order of ONNX's gates: input, forget, cell, output for "iofc"; reset, update, new for "zrh"
 ORDER = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}
 UNUSUAL = ("activations", "activation_alpha", "activation_beta", "clip", "input_forget", "layout")
 
@@ -48,7 +48,7 @@ def _native(op: str, x: Tensor, w: Tensor, r: Tensor, bias: Tensor, h: Tensor, c
 
 
 def _gru(x: Tensor, w: Tensor, r: Tensor, bias: Tensor, h: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The reset gate acts on the state before its product: ONNX's default, which PyTorch has not."""
+    """The reset gate is applied to the state before the matrix product: ONNX's default, which PyTorch lacks."""
     sequences, last, sizes = [], [], [2 * r.shape[2], r.shape[2]]
     for k in range(w.shape[0]):
         b_w, b_r = bias[k].chunk(2)

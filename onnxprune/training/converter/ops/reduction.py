@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums, means and extremes along axes."""
+"""Sums, means and extrema along axes."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ REDUCTIONS: Mapping[str, Reduction] = {
 
 
 def reduction(function: Reduction) -> Op:
-    """Axes come as an attribute or as an input; none means all of them, or none at all."""
+    """Axes come from an attribute or an input; without them, all axes are reduced, or none."""
 
     def run(call: Call, x: Tensor, given: Any = None) -> Any:
         axes = sorted(reduced_axes(call, max(x.dim(), 1), None if given is None else given.tolist()))
         if not axes:
-            # the axes are none, but each element is still squared, or its logarithm taken
+            # no axis is reduced, but each element is still squared, or its logarithm taken
             found = function(x.unsqueeze(-1), (-1,), False)
         else:
             found = function(x, tuple(axes), bool(call.attribute("keepdims", 1))) if x.dim() else x
@@ -52,7 +52,7 @@ def reduction(function: Reduction) -> Op:
 
 
 def arg_extreme(call: Call, x: Tensor) -> Any:
-    """ArgMax and ArgMin, the first or the last position of the extreme."""
+    """ArgMax and ArgMin: the first or the last position of the extremum."""
     axis, find = int(call.attribute("axis", 0)), torch.argmax if call.op == "ArgMax" else torch.argmin
     if call.attribute("select_last_index", 0):
         return x.shape[axis] - 1 - find(x.flip(axis), axis, keepdim=bool(call.attribute("keepdims", 1)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resize and Upsample: along one axis each is a matrix, and that matrix is the operator's own answer to the identity."""
+"""Resize and Upsample: along each axis, resizing is a matrix product; the matrix is the operator's result for the identity."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEPT = ("mode", "coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a
 
 
 def resize(call: Call, x: Tensor, *given: Any) -> Any:
-    """Resize by scales or to sizes, one axis after the other."""
+    """Resize by scales or to sizes, one axis at a time."""
     if call.text("coordinate_transformation_mode", "") == "tf_crop_and_resize" or not x.is_floating_point():
         return NotImplemented
     if call.text("keep_aspect_ratio_policy", "stretch") != "stretch":
@@ -57,7 +57,7 @@ def matrix(op: str, opset: int, attributes: Sequence[tuple[str, Any]], size: int
 
 
 def _along(x: Tensor, axis: int, weights: Tensor) -> Tensor:
-    """One axis (size,) of a tensor through a (size, new size) matrix; where the matrix only repeats, positions are repeated."""
+    """Multiply one axis (size,) of a tensor by a (size, new size) matrix; if it only repeats positions, repeat them instead."""
     size, new = weights.shape
     if new % size == 0 and torch.equal(weights, torch.eye(size).repeat_interleave(new // size, 1)):
         return x.repeat_interleave(new // size, axis)
