@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Python sees: `prune`, `analyze`, `apply_plan`, `verify_files`."""
+"""The Python interface: `prune`, `analyze`, `apply_plan`, `verify_files`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnxprune.evaluation.verification import Verification
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import load
 from onnxprune.options import HOME, CheckOptions, Options, check_names
-from onnxprune.pipeline.prune import apply_loaded, look_up, prune_loaded, verify_loaded
+from onnxprune.pipeline.prune import apply_loaded, prune_loaded, resolved, verify_loaded
 from onnxprune.pipeline.result import Result
 from onnxprune.rewrite.plan import Plan
 from onnxprune.types import Array, Progress, Shapes, silent
@@ -55,29 +55,29 @@ def prune(
     Args:
         model: a path, an `onnx.ModelProto` or an `onnx_graphsurgeon.Graph`; it is not changed.
         ratio: fraction of prunable channels to remove, 0 <= ratio < 1.
-        macs: instead of `ratio`, the multiply-accumulates that may remain: "50%", "300M", or a number of them.
-        criterion: what makes a channel worth keeping; None: `obs` where there are inputs to recover with, else `ccprune`.
+        macs: instead of `ratio`, the multiply-accumulates that may remain: "50%", "300M", or a number.
+        criterion: how channels are ranked; None: `obs` if there are inputs to recover with, else `ccprune`.
         scores: path of an .npz, or weight name -> one score per channel, instead of the criterion.
-        scope: "global" ranks all channels together; "local" takes the same fraction of every group.
-        align: widths are multiples of what this processor is fast at ("auto"), of a number, or free ("none").
-        include, exclude: patterns of weight names that may, or may not, be cut.
-        carrier: what a split of channels carries: "outer", "inner", "auto", or patterns such as "*attn*=outer".
-        allow_renormalising: whether means, normalisations and softmax over channels may work on those that are kept.
+        scope: "global" ranks all channels together; "local" removes the same fraction of every group.
+        align: round widths to what is fast on this processor ("auto"), to multiples of a number, or not at all ("none").
+        include, exclude: glob patterns of the names of weights that may, or must not, be cut.
+        carrier: which factor of a split axis is cut: "outer", "inner", "auto", or patterns such as "*attn*=outer".
+        allow_renormalising: whether means, normalisations and softmax over channels may work on the kept channels.
         data: typical inputs: a path, `module:function`, "synthetic", "random", arrays by input name, or loaded samples.
-        preprocess: how images become inputs, as in "size=224x224,mean=0.5,std=0.5".
-        samples: how many samples to use at most.
-        labels: one per sample, or a file of them.
+        preprocess: how images are converted to inputs, as in "size=224x224,mean=0.5,std=0.5".
+        samples: maximum number of samples.
+        labels: one per sample, or a file of labels.
         metric: function(outputs, labels or inputs) -> number, higher is better; or its name, `module:function`.
-        input_shape: input name -> shape, for sizes that the file leaves open.
-        seed: of whatever is chosen at random.
-        recover: what is done to keep accuracy: "auto", "none", "bias", "reconstruct" or "distill".
-        rounds: in how many steps to cut, with a recovery after each.
-        time_budget: how long training may take, as "10m" or in seconds.
-        verify: whether to compare the result with the original with those channels zeroed.
-        bench: whether to time both.
-        threads: threads of onnxruntime in the benchmark.
-        progress: told what is being done.
-        unknown: refused, with the nearest name.
+        input_shape: input name -> shape, for dimensions that are dynamic in the file.
+        seed: seed for all random choices.
+        recover: how to recover accuracy: "auto", "none", "bias", "reconstruct" or "distill".
+        rounds: number of steps in which to cut, with a recovery after each.
+        time_budget: time limit for training, as "10m" or in seconds.
+        verify: whether to compare the result with the original in which the removed channels are zeroed.
+        bench: whether to time both models.
+        threads: number of onnxruntime threads in the benchmark.
+        progress: called with the name of a stage and the fraction done, 0 to 1.
+        unknown: rejected, with the nearest option name.
 
     Raises:
         PruneError: the input or an option is wrong, or the result could not be verified.
@@ -115,7 +115,7 @@ def prune(
         bench=bench,
         threads=threads,
     )
-    look_up(options)
+    options = resolved(options)
     return prune_loaded(load(model), options, progress).in_memory()
 
 
@@ -131,8 +131,8 @@ def analyze(
     >>> found = onnxprune.analyze("models/resnet20-fashion-mnist.onnx")
     >>> [(g.name, len(g)) for g in found.groups[:2]]
     [('conv.weight', 16), ('layer1.0.conv1.weight', 16)]
-    >>> print(found.held[0].pin)
-    output 'logits' promises its size to the user
+    >>> print(found.pinned[0].pin)
+    output 'logits' is a model output, so its size is fixed
     """
     return analyse(read_graph(load(model).model, input_shape), Policy(read_carrier(carrier), allow_renormalising))
 
@@ -148,7 +148,7 @@ def apply_plan(
     progress: Progress = silent,
     **unknown: Any,
 ) -> Result:
-    """Cut a model by a plan made earlier, also a retrained copy of the model that the plan was made for.
+    """Cut a model according to an existing plan; it may be a retrained copy of the model that the plan was made for.
 
     Args:
         model, input_shape, verify, bench, threads, progress, unknown: as for `prune`.
@@ -164,10 +164,10 @@ def apply_plan(
 
 
 def verify_files(original: Any, pruned: Any, plan: Plan | str | Path, input_shape: Shapes | None = None) -> Verification:
-    """Verify that `pruned` is `original` with the channels of `plan` removed.
+    """Verify that `pruned` is `original` without the channels that `plan` removes.
 
-    Where the plan says that weights were refitted after the cut, it is the cut that is compared, and `pruned` may differ from
-    it in nothing but the values of weights.
+    If the plan states that weights were refitted after the cut, the cut itself is compared, and `pruned` may differ from it
+    only in weight values.
 
     Args:
         original, pruned: as `model` for `prune`.
@@ -176,7 +176,7 @@ def verify_files(original: Any, pruned: Any, plan: Plan | str | Path, input_shap
 
     Raises:
         PlanError: the plan does not fit the original.
-        VerificationError: the two compute different things.
+        VerificationError: the two do not compute the same outputs.
     """
     plan = plan if isinstance(plan, Plan) else Plan.load(plan)
     return verify_loaded(load(original), load(pruned), plan, input_shape or {})

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Cut every graph of a zoo, prove each cut, and print the table of docs/coverage.md.
+"""Cut every graph of a zoo, verify each cut, and print the table of docs/coverage.md.
 
 usage: python tools/coverage.py [ZOO] [--ratio 0.5] [--scope local] [--only GLOB] [--every N] [--jobs 2] [--page FILE.md]
 Without ZOO: the part of it that lies in tests/cases/zoo. With `--check EXACT.py`, or where the zoo has such a file beside it, a
-cut is proven by that script, which knows nothing of our code; else by `onnxprune.verify_files`. Where float32 cannot tell end
-to end (some synthetic networks multiply rounding errors), our node-by-node proof is taken, and the table says so. A `peer.json`
-in the zoo says what Torch-Pruning keeps of the MACs at ratio 0.5 in every group; that stands beside. Progress: stderr.
-Exit status 1 if any graph crashes or is not proven.
+cut is verified by that script, which is independent of the package; otherwise by `onnxprune.verify_files`. If float32 is too
+coarse end to end (some seeded networks amplify rounding errors), our node-by-node check is used, and the table says so. A
+`peer.json` in the zoo gives the share of the MACs that Torch-Pruning keeps at ratio 0.5 in every group; the table shows it too.
+Progress: stderr. Exit status 1 if any graph crashes or is not verified.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Row:
-    """What came of one graph; `why` is empty where the cut is proven."""
+    """The result for one graph; `why` is empty if the cut is verified."""
 
     graph: str
     exporter: str
@@ -70,13 +70,13 @@ class Row:
     error: float = 0.0
     analysis: float = 0.0
     seconds: float = 0.0
-    proof: str = ""
+    verified_by: str = ""
     why: str = ""
 
 
 @lru_cache(4)
 def module(path: Path) -> ModuleType:
-    """A Python file as a module."""
+    """A Python file, imported as a module."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -86,7 +86,7 @@ def module(path: Path) -> ModuleType:
 
 
 def hydrate(path: Path) -> onnx.ModelProto:
-    """The graph with weights; a zoo may bring its own way to fill them in."""
+    """The graph with weights; a zoo may bring its own script to fill them in."""
     script = path.parent / "hydrate.py"
     if not path.name.endswith(SUFFIX):
         return onnx.load(path)
@@ -95,7 +95,7 @@ def hydrate(path: Path) -> onnx.ModelProto:
 
 
 def exporter_of(path: Path, model: onnx.ModelProto) -> str:
-    """Who wrote the graph: PyTorch's two exporters by the name of the file, others by what they wrote into it."""
+    """The exporter: PyTorch's two by the name of the file, others by the producer recorded in it."""
     form, _, norm = path.name.removesuffix(SUFFIX).rpartition(".")[2].partition("_")
     if form in FORMS and norm in BATCH_NORM:
         return f"{FORMS[form]}, BatchNorm {BATCH_NORM[norm]}"
@@ -103,7 +103,7 @@ def exporter_of(path: Path, model: onnx.ModelProto) -> str:
 
 
 def family_of(model: onnx.ModelProto) -> str:
-    """A rough kind of network, told by its operators and its input."""
+    """A rough kind of network, judged by its operators and its input."""
     ops = {n.op_type for n in model.graph.node}
     if ops & {"QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv"}:
         return "quantized"
@@ -119,11 +119,11 @@ def family_of(model: onnx.ModelProto) -> str:
 
 
 def run(task: Task) -> Row:
-    """Cut one graph and prove it; an exception is a result too."""
+    """Cut one graph and verify it; an exception is a result too."""
     name = task.path.name.removesuffix(SUFFIX)
     try:
         model = hydrate(task.path)
-    except Exception as e:  # whatever goes wrong belongs in the table
+    except Exception as e:  # every failure belongs in the table
         return Row(name, "", "", why=f"cannot be filled in: {type(e).__name__}: {e}"[:200])
     about = (name, exporter_of(task.path, model), family_of(model), len(model.graph.node))
     try:
@@ -150,15 +150,15 @@ def _cut(task: Task, original: str, pruned: str, plan: str) -> dict[str, Any]:
     if task.check is not None:
         said = module(task.check).check(original, pruned, plan)
         if said["ok"]:
-            return found | {"macs": said["macs_kept"], "error": said["rel_err"], "proof": task.check.name}
+            return found | {"macs": said["macs_kept"], "error": said["rel_err"], "verified_by": task.check.name}
         if not said.get("rel_err"):
             return found | {"why": said.get("why", "not exact")}
-    proof = onnxprune.verify_files(original, pruned, plan)
-    return found | {"error": proof.error, "proof": proof.engine}
+    verification = onnxprune.verify_files(original, pruned, plan)
+    return found | {"error": verification.error, "verified_by": verification.engine}
 
 
 def warm_up() -> None:
-    """Import what the first analysis would, so that it is not counted."""
+    """Do the imports of the first analysis, so that they are not timed."""
     onnxprune.analyze(str(HERE / "models" / "resnet20-fashion-mnist.onnx"))
 
 
@@ -176,7 +176,7 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def peers(zoo: Path) -> dict[str, float | None]:
-    """Graph -> MACs that Torch-Pruning keeps, None where it fails; empty without its results."""
+    """Graph -> share of the MACs that Torch-Pruning keeps, None if it fails; empty without its results."""
     files = [zoo / "peer.json", zoo / "index.json"]
     if not all(f.exists() for f in files):
         return {}
@@ -185,8 +185,9 @@ def peers(zoo: Path) -> dict[str, float | None]:
     return {graph: found[name]["macs_kept"] if found[name]["ok"] else None for graph, name in names.items() if name in found}
 
 
-COLUMNS = "graph | exporter | nodes | channels removed | MACs kept | Torch-Pruning | error | analysis | seconds | proof".split(
-    " | "
+COLUMNS = (
+    *("graph", "exporter", "nodes", "channels removed", "MACs kept"),
+    *("Torch-Pruning", "error", "analysis", "seconds", "verified by"),
 )
 HEAD = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
 
@@ -197,13 +198,13 @@ def line(r: Row, peer: dict[str, float | None]) -> str:
     beside = "fails" if theirs is None else f"{theirs:.1%}" if theirs else ""
     if r.why:
         return f"| {r.graph} | {r.exporter} | {r.nodes} | FAILED | | {beside} | | | | {r.why} |"
-    figures = f"{r.channels:.1%} | {r.macs:.1%} | {beside} | {r.error:.0e} | {r.analysis:.1f} | {r.seconds:.1f} | {r.proof}"
-    return f"| {r.graph} | {r.exporter} | {r.nodes} | {figures} |"
+    figures = f"{r.channels:.1%} | {r.macs:.1%} | {beside} | {r.error:.0e} | {r.analysis:.1f} | {r.seconds:.1f}"
+    return f"| {r.graph} | {r.exporter} | {r.nodes} | {figures} | {r.verified_by} |"
 
 
 def summary(found: list[Row], peer: dict[str, float | None]) -> list[str]:
     """A line for each family and exporter, and one for the comparison."""
-    lines = ["| what | graphs | proven | MACs kept, mean | at most 1.05x Torch-Pruning's |", "|---|---|---|---|---|"]
+    lines = ["| kind | graphs | verified | MACs kept, mean | at most 1.05x Torch-Pruning's |", "|---|---|---|---|---|"]
     kinds: dict[str, list[Row]] = {}
     for r in found:
         for kind in (r.family, r.exporter):
@@ -216,29 +217,29 @@ def summary(found: list[Row], peer: dict[str, float | None]) -> list[str]:
         lines.append(f"| {kind} | {len(mine)} | {len(good)} | {mean} | {near} |")
     fails = [r for r in found if not r.why and peer.get(r.graph, 0.0) is None]
     if fails:
-        lines.append(f"\nOf these, {len(fails)} are graphs of networks on which Torch-Pruning fails.")
+        lines.append(f"\nTorch-Pruning fails on the networks of {len(fails)} of these graphs.")
     good = [r for r in found if not r.why]
     if good:
         slow, median = max(good, key=lambda r: r.analysis), statistics.median(r.analysis for r in good)
-        lines.append(f"\nAnalysis takes {median:.2f} s in the median and {slow.analysis:.2f} s at most ({slow.graph}).")
+        lines.append(f"\nAnalysis takes {median:.2f} s (median), {slow.analysis:.2f} s at most ({slow.graph}).")
     return lines
 
 
 def page(options: argparse.Namespace, found: list[Row], peer: dict[str, float | None]) -> str:
     """The text of docs/coverage.md."""
     versions = f"onnxprune {onnxprune.__version__}, onnx {onnx.__version__}, onnxruntime {onnxruntime.__version__}"
-    wish = f"--ratio {options.ratio:g} --scope {options.scope} --criterion l2 --align none --recover none"
+    how = f"--ratio {options.ratio:g} --scope {options.scope} --criterion l2 --align none --recover none"
     about = (
         "# Coverage\n\n"
-        "Graphs of real architectures (torchvision, timm), written by PyTorch's two exporters, filled with seeded weights and "
-        f"cut by\n`{wish}`. Printed by `python tools/coverage.py ZOO --page FILE.md`; {versions}; {processor()}, "
+        "Graphs of real architectures (torchvision, timm), exported by PyTorch's two exporters, filled with seeded weights and "
+        f"cut with\n`{how}`. Printed by `python tools/coverage.py ZOO --page FILE.md`; {versions}; {processor()}, "
         f"Python {platform.python_version()}, {options.jobs} graphs at a time. [Other ratios](coverage-ratios.md).\n\n"
         "- **error**: largest difference between the outputs of the pruned model and of the original with the removed channels "
-        "zeroed,\n  over the largest output, on seeded inputs; at most 1e-3 counts as proven. **proof** says who compared: "
-        "`exact.py` is an\n  independent script that reads the two files and the plan; `onnxruntime, node by node` is our own, "
-        "taken where a synthetic\n  network multiplies rounding until its outputs tell nothing.\n"
+        "zeroed,\n  relative to the largest output, on seeded inputs; at most 1e-3 counts as verified. **verified by**: "
+        "`exact.py` is an\n  independent script that reads the two files and the plan; `onnxruntime, node by node` is our own "
+        "check, used if a seeded\n  network amplifies rounding until its outputs carry no information.\n"
         "- **analysis**: processor seconds from the file to the groups of channels. **seconds**: wall time to load, analyse, "
-        "choose and\n  cut, without proof.\n"
+        "select and\n  cut, without verification.\n"
         "- **Torch-Pruning**: version 1.6.1 on the same PyTorch module: L2 norm, half of every group, no rounding, classifier "
         "kept.\n  It counts MACs of convolutions and linear layers; here products of two computed tensors (in attention) count "
         "too.\n"
@@ -251,7 +252,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("zoo", nargs="?", default=str(OWN_ZOO))
-    parser.add_argument("--check", type=Path, help="a script that proves a cut: check(original, pruned, plan) -> dict")
+    parser.add_argument("--check", type=Path, help="a script that verifies a cut: check(original, pruned, plan) -> dict")
     parser.add_argument("--only", default="*", metavar="GLOB", help="names of graphs")
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--scope", choices=("local", "global"), default="local")
@@ -270,7 +271,7 @@ def main() -> None:
     print("\n".join(["", *summary(found, peer), ""]))
     if options.page:
         options.page.write_text(page(options, found, peer), encoding="utf-8")
-    print(f"zoo check: {len(found)} graphs cut at ratio {options.ratio:g}, {len(found) - bad} proven, {bad} not")
+    print(f"zoo check: {len(found)} graphs cut at ratio {options.ratio:g}, {len(found) - bad} verified, {bad} not")
     sys.exit(1 if bad or not found else 0)
 
 

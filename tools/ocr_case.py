@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""A text recogniser loses a third and a half of its latency: what it still reads, with every way to recover.
+"""A text recogniser pruned to 2/3 and 1/2 of its latency: its accuracy with every recovery method.
 
 usage: python tools/ocr_case.py MODEL.onnx [--fonts FOLDER] [--words FILE] [--calibration 256] [--test 300] [--out docs/ocr]
 The model is a recogniser of PaddleOCR (input [N, 3, 48, W], its characters in the metadata). Words are rendered with the
-system's fonts; those to calibrate with and those to test with are disjoint. Prints a markdown table: characters and words read
-right; +- is the standard error over test words. Draws OUT/words.png: the first test words, and what each model reads.
+system's fonts; calibration words and test words are disjoint. Prints a Markdown table: characters and words read right; ± is
+the standard error over test words. Draws OUT/words.png: the first test words, and what each model reads.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from onnxprune.recovery.methods import Method, Task, batches_of, by_bias, by_dis
 from onnxprune.types import silent
 
 TIMED = (1, 3, 48, 320)
-TARGETS = {"a third": 2 / 3, "half": 1 / 2}
+TARGETS = {"2/3": 2 / 3, "1/2": 1 / 2}
 NEAR, TRIES = 0.015, 4
-"""A cut is near enough if its share of the latency is within NEAR of what is wanted; so many cuts are tried at most."""
+"""A cut is accepted if its fraction of the latency is within NEAR of the target; at most TRIES cuts are tried per target."""
 WAYS: dict[str, Method] = {
     "none": lambda task, progress: Fitted(task.pruned),
     "bias": by_bias,
@@ -58,8 +58,8 @@ class Bench:
     """What every row is measured with.
 
     Attributes:
-        fit, held_out: calibration words, those to fit to and those by which `auto` chooses.
-        test: words that nothing else sees.
+        fit, held_out: calibration words, for fitting and for the selection by `auto`.
+        test: words used for nothing else.
         seconds: time for distillation.
     """
 
@@ -71,7 +71,7 @@ class Bench:
     seconds: float = 240.0
 
     def texts(self, model: ModelProto) -> list[str]:
-        """What a model reads in each test word."""
+        """The text that a model reads in each test word."""
         opened = session(model.SerializeToString(), 1)
         scores = (opened.run(None, {"x": sample.pixels[None]})[0][0] for sample in self.test)
         return ["".join(self.classes[k] for k in ocr.read(s)) for s in scores]
@@ -79,10 +79,10 @@ class Bench:
 
 @dataclass(frozen=True)
 class Cut:
-    """A cut, and how long it and the original take, in turn, at 48 x 320.
+    """A cut, and its latency and the original's at 48 x 320, measured in turn.
 
     Attributes:
-        share: of the multiply-accumulates, asked for.
+        share: requested fraction of the MACs.
     """
 
     share: float
@@ -90,28 +90,28 @@ class Cut:
     timing: Benchmark
 
     @property
-    def left(self) -> float:
-        """What is left of the latency."""
+    def kept(self) -> float:
+        """Fraction of the original's latency."""
         return 1 / self.timing.speedup[1]
 
     def __str__(self) -> str:
         before, after = (x.median_ms for x in self.timing.latencies)
         low, high = 1 / self.timing.speedup_high[1], 1 / self.timing.speedup_low[1]
         return (
-            f"{self.share:.1%} of the MACs: {before:.2f} -> {after:.2f} ms, {self.left:.0%} of the latency "
+            f"{self.share:.1%} of the MACs: {before:.2f} -> {after:.2f} ms, {self.kept:.0%} of the latency "
             f"(10-90 %: {low:.0%}-{high:.0%})"
         )
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a model did on the test words.
+    """The result of a model on the test words.
 
     Attributes:
         texts: what it read.
-        characters, words: shares that are right.
+        characters, words: fractions read right.
         spread: standard error of `characters`.
-        seconds: that recovery took.
+        seconds: time for recovery.
     """
 
     texts: Sequence[str] = field(repr=False)
@@ -125,7 +125,7 @@ class Reading:
 
 
 def judged(bench: Bench, model: ModelProto, seconds: float = 0.0) -> Reading:
-    """Let a model read the test words."""
+    """Evaluate a model on the test words."""
     texts = bench.texts(model)
     lengths = np.array([len(s.word) for s in bench.test])
     errors = np.array([ocr.distance(text, s.word) for text, s in zip(texts, bench.test, strict=True)])
@@ -135,9 +135,9 @@ def judged(bench: Bench, model: ModelProto, seconds: float = 0.0) -> Reading:
 
 
 def cut_at(bench: Bench, share: float) -> Cut:
-    """Cut to a share of the multiply-accumulates, widths by `obs`, and time it."""
-    wish = Options.of(macs=f"{share:.2%}", criterion="obs", data="words")
-    decision = decide(analyse(read_graph(bench.model)), wish, "model", batches_of(bench.fit))
+    """Cut to a fraction of the MACs, widths by `obs`, and time it."""
+    options = Options.of(macs=f"{share:.2%}", criterion="obs", data="words")
+    decision = decide(analyse(read_graph(bench.model)), options, "model", batches_of(bench.fit))
     feeds = random_feeds(bench.model, {"x": TIMED})
     cut = Cut(share, decision, benchmark((bench.model, decision.pruned), feeds, seconds=8.0))
     print(f"tried {cut}", file=sys.stderr, flush=True)
@@ -145,26 +145,26 @@ def cut_at(bench: Bench, share: float) -> Cut:
 
 
 def find_cut(bench: Bench, wanted: float, known: list[Cut]) -> Cut:
-    """The cut whose share of the latency comes nearest to what is wanted; cuts that are tried are added to `known`."""
+    """The cut whose fraction of the latency is closest to `wanted`; tried cuts are added to `known`."""
     for _ in range(TRIES):
-        if any(abs(c.left - wanted) <= NEAR for c in known):
+        if any(abs(c.kept - wanted) <= NEAR for c in known):
             break
-        points = sorted([(0.0, 0.0), (1.0, 1.0), *((c.left, c.share) for c in known)])
+        points = sorted([(0.0, 0.0), (1.0, 1.0), *((c.kept, c.share) for c in known)])
         share = float(np.interp(wanted, [p[0] for p in points], [p[1] for p in points]))
         if any(abs(c.share - share) < 0.005 for c in known):
             break
         known.append(cut_at(bench, share))
-    return min(known, key=lambda c: abs(c.left - wanted))
+    return min(known, key=lambda c: abs(c.kept - wanted))
 
 
 def ways() -> dict[str, Method]:
-    """What can be tried here: distillation needs torch."""
+    """The recovery methods available here: distillation needs torch."""
     able = importlib.util.find_spec("torch") and importlib.util.find_spec("onnxprune.training.distillation.distill")
     return {name: way for name, way in WAYS.items() if able or name != "distill"}
 
 
 def column(bench: Bench, cut: Cut) -> dict[str, Reading]:
-    """Every recovery of one cut; `auto` is the one that reads the held-out calibration words best."""
+    """Every recovery of one cut; `auto` selects the one that reads the held-out calibration words best."""
     d, judge = cut.decision, Evaluator(bench.model, bench.held_out, ocr.characters)
     task = Task(d.analysis.coupled, d.dropped, d.pruned, d.pruned, bench.fit, bench.held_out, seconds=bench.seconds)
     found, losses = dict[str, Reading](), dict[str, float]()
@@ -175,15 +175,15 @@ def column(bench: Bench, cut: Cut) -> dict[str, Reading]:
         losses[name] = judge.judge(model).loss
         print(f"{name}: {found[name]}, {found[name].seconds:.0f} s", file=sys.stderr, flush=True)
     best = min(losses, key=losses.__getitem__)
-    return {**found, f"auto (takes {best})": found[best]}
+    return {**found, f"auto (selects {best})": found[best]}
 
 
 def table(before: Reading, cuts: dict[str, Cut], columns: dict[str, dict[str, Reading]]) -> Iterator[str]:
     """Markdown."""
     for name, cut in cuts.items():
-        yield f"- {name} of the latency taken: {cut}"
+        yield f"- {name} of the latency: {cut}"
     yield ""
-    yield "| recovery |" + "".join(f" characters, {name} taken | words | seconds |" for name in cuts)
+    yield "| recovery |" + "".join(f" characters, {name} of the latency | words | seconds |" for name in cuts)
     yield "|---" * (1 + 3 * len(cuts)) + "|"
     yield f"| the original |{f' {before} | |' * len(cuts)}"
     for rows in zip(*(c.items() for c in columns.values()), strict=True):
@@ -192,12 +192,12 @@ def table(before: Reading, cuts: dict[str, Cut], columns: dict[str, dict[str, Re
 
 
 def picture(bench: Bench, before: Reading, columns: dict[str, dict[str, Reading]], font: Path, out: Path) -> None:
-    """The first test words as the original, the plain cut and the best recovery of the deepest cut read them."""
+    """The first test words as read by the original, the deepest plain cut and its best recovery."""
     rows = list(columns.values())[-1]
     name, best = list(rows.items())[-1]
     readers = {"original": before, "plain cut": rows["none"], f"recovered: {name}": best}
     shown = [Shown(s.pixels, s.word, [r.texts[k] for r in readers.values()]) for k, s in enumerate(bench.test[:12])]
-    bars = [Bars(f"{name} of the latency taken", {k: r.characters for k, r in c.items()}) for name, c in columns.items()]
+    bars = [Bars(f"{name} of the latency", {k: r.characters for k, r in c.items()}) for name, c in columns.items()]
     draw(list(readers), shown, bars, font, out / "words.png")
 
 
@@ -218,9 +218,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--fonts", type=Path, default=ocr.FOLDER, help="folder of .ttf files")
-    parser.add_argument("--words", type=Path, default=ocr.LIST, help="one word a line")
-    parser.add_argument("--calibration", type=int, default=256, help="words to fit to; a fifth of them is held out")
-    parser.add_argument("--test", type=int, default=300, help="words to measure with")
+    parser.add_argument("--words", type=Path, default=ocr.LIST, help="one word per line")
+    parser.add_argument("--calibration", type=int, default=256, help="number of calibration words; a fifth of them is held out")
+    parser.add_argument("--test", type=int, default=300, help="number of test words")
     parser.add_argument("--seconds", type=float, default=240, help="time for distillation")
     parser.add_argument("--out", type=Path, default=Path("docs/ocr"))
     options = parser.parse_args()
@@ -229,12 +229,12 @@ def main() -> None:
     except ocr.MissingError as e:
         parser.error(str(e))
     before, known = judged(bench, bench.model), list[Cut]()
-    cuts = {name: find_cut(bench, left, known) for name, left in TARGETS.items()}
+    cuts = {name: find_cut(bench, kept, known) for name, kept in TARGETS.items()}
     columns = {name: column(bench, cut) for name, cut in cuts.items()}
     print(
-        f"{processor()}, one thread, onnxruntime {onnxruntime.__version__}; {options.calibration} calibration words, of which"
+        f"{processor()}, one thread, onnxruntime {onnxruntime.__version__}; {options.calibration} calibration words "
+        f"({len(bench.held_out)} held out); {options.test} test words; latency at 48 x 320\n"
     )
-    print(f"{len(bench.held_out)} are held out; {options.test} test words; latency at 48 x 320\n")
     print("\n".join(table(before, cuts, columns)))
     options.out.mkdir(parents=True, exist_ok=True)
     picture(bench, before, columns, font, options.out)

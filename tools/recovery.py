@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy after a cut with every way to recover, side by side: medians of three seeds on the whole test set.
+"""Accuracy after a cut with every recovery method: medians of three seeds on the whole test set.
 
 usage: python tools/recovery.py MODEL.onnx --fit TRAIN.npz --test TEST.npz [--seconds 300] [--seeds 3] [--out FILE.md]
-   or: python tools/recovery.py --fashion-mnist FOLDER [--torch-pruning]     the model in models/, with the data set in FOLDER
+   or: python tools/recovery.py --fashion-mnist FOLDER [--torch-pruning]     the model in models/, the data set in FOLDER
 
-Rows are ways to recover, columns what is left of the multiply-accumulates: the same fraction of every group by L2 norm
-(residual spine included), then widths chosen freely by `obs`. Fitting sees N unlabelled samples of TRAIN, chosen by the seed;
-accuracy is measured on all of TEST. With --torch-pruning, Torch-Pruning cuts the network's PyTorch module to the same
-multiply-accumulates and its BatchNorm statistics are re-estimated on the same samples (`torch_pruning_peer.py`). --only,
---without, --columns and --seeds print parts of the table; --knobs top=1,share=0 distils in another way.
+Rows are recovery methods, columns the MACs kept: the same fraction of every group removed by L2 norm (residual spine
+included), then free widths by `obs`. Fitting uses N unlabelled samples of TRAIN, chosen by the seed; accuracy is measured on
+all of TEST. With --torch-pruning, Torch-Pruning cuts the network's PyTorch module to the same MACs and its BatchNorm statistics
+are re-estimated on the same samples (`torch_pruning_peer.py`). --only, --without, --columns and --seeds restrict the table;
+--knobs top=1,share=0 changes settings of distillation.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Row:
-    """A way to recover: what it is fitted to, and how."""
+    """A recovery method, and what it is fitted to."""
 
     name: str
     samples: int | str
@@ -86,12 +86,12 @@ def plain(task: Task) -> ModelProto:
 
 
 def closed_form(task: Task) -> ModelProto:
-    """Biases from BatchNormalization, without a single input."""
+    """Biases from BatchNormalization, without any input."""
     return absorb(task.coupled, task.dropped, task.pruned).model
 
 
 def quietly(way: Method) -> Callable[[Task], ModelProto]:
-    """A way to recover that reports to nobody."""
+    """A recovery method without progress reports."""
     return lambda task: way(task, silent).model
 
 
@@ -103,14 +103,14 @@ ROWS = (
     Row("reconstruct", 1000, quietly(by_least_squares)),
     Row("reconstruct", 32, quietly(by_least_squares)),
     Row("reconstruct", "synthetic", quietly(by_least_squares)),
-    Row("reconstruct", "bred only", quietly(by_least_squares)),
+    Row("reconstruct", "evolved only", quietly(by_least_squares)),
     Row("reconstruct", "random", quietly(by_least_squares)),
     Row("distill", 1000, quietly(by_distillation)),
 )
 
 
 def chosen(only: str, without: str, knobs: str) -> list[Row]:
-    """The rows that are asked for; with knobs, distillation has those."""
+    """The requested rows; `knobs` are settings of distillation."""
     turned = {name: ast.literal_eval(value) for name, _, value in (k.partition("=") for k in knobs.split(",") if k)}
     rows = [r for r in ROWS if only in f"{r.name} {r.samples}" and not (without and without in r.name)]
     if not turned:
@@ -120,15 +120,15 @@ def chosen(only: str, without: str, knobs: str) -> list[Row]:
 
 
 def cut(bench: Bench, macs: str, free: bool, fit: Data) -> Decision:
-    """The cut that a column stands for."""
-    wish = {"criterion": "obs"} if free else {"criterion": "l2", "scope": "local"}
-    options = Options.of(macs=macs, align="none", data="x", **wish)
+    """The cut of a column."""
+    selection = {"criterion": "obs"} if free else {"criterion": "l2", "scope": "local"}
+    options = Options.of(macs=macs, align="none", data="x", **selection)
     return decide(analyse(read_graph(bench.model)), options, "model", batches_of(fit) if free else ())
 
 
 def inputs(bench: Bench, row: Row, seed: int) -> Data:
-    """What a row is fitted to."""
-    if row.samples == "bred only":  # synthetic, as without torch
+    """The samples that a row is fitted to."""
+    if row.samples == "evolved only":  # synthetic, as without torch
         return synthesize(bench.model, 256, seed)
     if isinstance(row.samples, str):
         return load_data(row.samples, bench.model, samples=256, seed=seed, refine=refinement())
@@ -166,7 +166,7 @@ def lines(bench: Bench, rows: Sequence[Row]) -> Iterator[str]:
 
 
 def peer(bench: Bench) -> Iterator[str]:
-    """Torch-Pruning on the same network, and re-estimated BatchNorm."""
+    """Rows of Torch-Pruning on the same network: plain, and with BatchNorm re-estimated."""
     import torch_pruning_peer as other
 
     images, labels = bench.test.chunks[0]["image"], bench.test.labels
@@ -207,14 +207,14 @@ def main() -> None:
     parser.add_argument("--fashion-mnist", type=Path)
     parser.add_argument("--seconds", type=float, default=300, help="time for distillation")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--columns", default=",".join(COLUMNS), help=f"some of {', '.join(COLUMNS)}")
+    parser.add_argument("--columns", default=",".join(COLUMNS), help=f"some of {', '.join(COLUMNS)}".replace("%", "%%"))
     parser.add_argument(
-        "--knobs", default="", metavar="NAME=VALUE,...", help="for distillation, as training.course.Knobs has them"
+        "--knobs", default="", metavar="NAME=VALUE,...", help="distillation settings: fields of TrainingSettings"
     )
-    parser.add_argument("--only", default="", help="rows whose name or inputs contain this")
-    parser.add_argument("--without", default="", help="no rows whose name contains this")
-    parser.add_argument("--torch-pruning", action="store_true", help="the peer too, for the model in models/")
-    parser.add_argument("--out", type=Path, help="write the table there as well")
+    parser.add_argument("--only", default="", help="only rows whose name or inputs contain this")
+    parser.add_argument("--without", default="", help="omit rows whose name contains this")
+    parser.add_argument("--torch-pruning", action="store_true", help="also Torch-Pruning, for the model in models/")
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
     options = parser.parse_args()
     model = load(options.model).model
     if options.fashion_mnist:
@@ -222,7 +222,7 @@ def main() -> None:
     elif options.fit and options.test:
         train, test = (load_data(x, model) for x in (options.fit, options.test))
     else:
-        parser.error("name --fit and --test, or --fashion-mnist")
+        parser.error("give --fit and --test, or --fashion-mnist")
     columns = [COLUMNS[c] for c in options.columns.split(",")]
     bench = Bench(model, train, test, options.seconds, range(options.seeds), columns)
     told = [f"{platform.processor() or platform.machine()}, onnxruntime {onnxruntime.__version__}"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a tensor keeps its channels: the shortest chain of ties from it to a pin, and what goes with those that may go."""
+"""Why a tensor keeps its channels: the shortest chain of ties to a pin, and what is cut together with its free channels."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class AxisStory:
 
     Attributes:
         axis, size: which axis, and its size (None = dynamic).
-        free: how many of its channels can be removed.
-        chain: how a channel that cannot be removed hangs together with what pins it.
-        reason: why it stays, or why the axis has no channels at all.
+        free: the number of its channels that can be removed.
+        chain: how a channel that cannot be removed is tied to what pins it.
+        reason: why it is kept, or why the axis has no channels at all.
         partners: weight axes that are cut together with its free channels.
-        even: for each node that needs the same number of them to stay in several blocks, what it needs.
+        even: for each node that needs the same number of them kept in several blocks, a description of this demand.
     """
 
     axis: int
@@ -47,7 +47,7 @@ class AxisStory:
 
 
 def explain(coupled: Coupled, tensor: str) -> tuple[AxisStory, ...]:
-    """The story of every axis of a tensor: a weight, or any tensor that a node makes; a node stands for its first output.
+    """The story of every axis of a tensor: a weight, or any tensor that a node computes; a node's name means its first output.
 
     Raises:
         OptionError: the model has no such tensor.
@@ -58,21 +58,22 @@ def explain(coupled: Coupled, tensor: str) -> tuple[AxisStory, ...]:
         if tensor in by_node:
             return explain(coupled, by_node[tensor])
         near = difflib.get_close_matches(tensor, [*graph.facts, *by_node], 3, 0.4)
-        raise OptionError(f"'{tensor}' is no tensor or node of the model; near names: {', '.join(near) or 'none'}")
+        hint = f"did you mean {', '.join(near)}?" if near else "'onnxprune inspect' lists the weights"
+        raise OptionError(f"'{tensor}' is not a tensor or node of this model; {hint}")
     shape = graph.shape(tensor) or ()
     return tuple(_axis(coupled, tensor, k, size) for k, size in enumerate(shape))
 
 
 def about(coupled: Coupled, tensor: str) -> str:
-    """What a tensor is: who makes it, and who reads it."""
+    """What a tensor is: what produces it, and what reads it."""
     graph = coupled.graph
     if tensor not in graph.facts:
         tensor = next(n.outputs[0] for n in graph.nodes if n.name == tensor)
     maker = graph.producers.get(tensor)
-    what = "a weight" if tensor in graph.weights else f"made by {maker}" if maker is not None else "an input of the model"
-    readers = [str(n) for n, _ in graph.consumers.get(tensor, ())] + ["the user"] * (tensor in graph.outputs)
+    what = "a weight" if tensor in graph.weights else f"produced by {maker}" if maker is not None else "an input of the model"
+    readers = [str(n) for n, _ in graph.consumers.get(tensor, ())] + ["the caller"] * (tensor in graph.outputs)
     more = f" and {len(readers) - 3} more" if len(readers) > 3 else ""
-    return f"{tensor}: {what}, read by {', '.join(readers[:3]) or 'nobody'}{more}"
+    return f"{tensor}: {what}, read by {', '.join(readers[:3]) or 'no node'}{more}"
 
 
 def _axis(coupled: Coupled, tensor: str, axis: int, size: int | None) -> AxisStory:
@@ -80,7 +81,7 @@ def _axis(coupled: Coupled, tensor: str, axis: int, size: int | None) -> AxisSto
     labels = flow.axes[axis] if flow is not None else None
     if labels is None:
         return AxisStory(axis, size, 0, (), without_channels(coupled, tensor, axis), ())
-    held, free = labels[~coupled.free[labels]], labels[coupled.free[labels]]
+    pinned, free = labels[~coupled.free[labels]], labels[coupled.free[labels]]
     classes = np.zeros(len(coupled.roots), bool)
     classes[coupled.roots[free]] = True
     together = np.unique(coupled.owner_of[classes[coupled.roots]]).tolist()
@@ -91,12 +92,12 @@ def _axis(coupled: Coupled, tensor: str, axis: int, size: int | None) -> AxisSto
         for e in coupled.evens
         if classes[coupled.roots[e.labels]].any()
     )
-    chain, reason = _chain(coupled, held) if len(held) else ((), "")
+    chain, reason = _chain(coupled, pinned) if len(pinned) else ((), "")
     return AxisStory(axis, size, len(free), chain, reason, partners, even)
 
 
 def without_channels(coupled: Coupled, tensor: str, axis: int) -> str:
-    """Why no weight's channels arrive on this axis."""
+    """Why this axis carries no weight's channels."""
     graph = coupled.graph
     size = (graph.shape(tensor) or ())[axis]
     if size is None or size == 1:
@@ -104,19 +105,19 @@ def without_channels(coupled: Coupled, tensor: str, axis: int) -> str:
     if tensor in graph.inputs:
         return "it is an input of the model"
     if tensor in graph.weights:
-        return "it is not a floating-point weight in use" if tensor in graph.consumers else "nobody reads it"
+        return "it is not a floating-point weight in use" if tensor in graph.consumers else "it is unused"
     along = [str(k) for k, x in enumerate(coupled.flows[tensor].axes) if x is not None]
     if along:
         return f"its channels lie along axis {' and '.join(along)}"
     maker = graph.producers.get(tensor)
     if maker is not None and any(maker.index in shuffle.nodes for shuffle in coupled.shuffles):
-        return "it lies inside a shuffle, which a Gather replaces where channels go"
+        return "it is inside a shuffle, which a Gather replaces if channels are removed"
     own = next((pin for _, pin in coupled.pins if maker is not None and pin.node == str(maker)), None)
-    return str(own) if own is not None else _from_afar(coupled, tensor)
+    return str(own) if own is not None else _reason_upstream(coupled, tensor)
 
 
-def _from_afar(coupled: Coupled, tensor: str) -> str:
-    """Why no channels arrive, where the node that makes the tensor has not refused any."""
+def _reason_upstream(coupled: Coupled, tensor: str) -> str:
+    """Why no channels arrive, if the node that computes the tensor has not refused any."""
     graph, sources = coupled.graph, list[str]()
     seen, queue = {tensor}, deque([tensor])
     while queue:
@@ -130,51 +131,53 @@ def _from_afar(coupled: Coupled, tensor: str) -> str:
             return f"{maker} splits or joins channels, and another axis carries them (--carrier may choose)"
         above = [n for n in maker.inputs if n and n not in seen and n not in graph.weights]
         if any(x is not None for n in above for x in coupled.flows[n].axes):
-            return f"none of the channels that {maker} reads come out along it"
+            return f"{maker} passes none of its channels on to it"
         queue.extend(above)
         seen.update(above)
-    return f"it comes from input '{sources[0]}', and no weight makes channels on the way" if sources else "no weight makes it"
+    if not sources:
+        return "no weight produces it"
+    return f"it comes from input '{sources[0]}', and no weight in between makes channels"
 
 
 def _chain(coupled: Coupled, starts: Indices) -> tuple[tuple[Link, ...], str]:
-    """Breadth-first over single ties, from some labels to the nearest pin."""
-    held = np.zeros(len(coupled.roots), bool)
-    held[coupled.roots[starts]] = True
+    """Breadth-first search over single ties, from the labels `starts` to the nearest pin."""
+    reached = np.zeros(len(coupled.roots), bool)
+    reached[coupled.roots[starts]] = True
     pinned: dict[int, Pin] = {}
     for labels, pin in coupled.pins:
-        for label in labels[held[coupled.roots[labels]]].tolist():
+        for label in labels[reached[coupled.roots[labels]]].tolist():
             pinned.setdefault(label, pin)
     links: dict[int, list[tuple[int, int]]] = {}
     for tie in coupled.ties:
-        mine = held[coupled.roots[tie.a]]
+        mine = reached[coupled.roots[tie.a]]
         if mine.any():
             for a, b in zip(tie.a[mine].tolist(), tie.b[mine].tolist(), strict=True):
                 links.setdefault(a, []).append((b, tie.node))
                 links.setdefault(b, []).append((a, tie.node))
-    came: dict[int, tuple[int, int] | None] = dict.fromkeys(starts.tolist())
-    queue = deque(came)
+    previous: dict[int, tuple[int, int] | None] = dict.fromkeys(starts.tolist())
+    queue = deque(previous)
     while queue:
         label = queue.popleft()
         if label in pinned:
-            return tuple(_steps(coupled, came, label))[::-1], _sentence(coupled, pinned[label])
+            return tuple(_steps(coupled, previous, label))[::-1], _sentence(coupled, pinned[label])
         for other, node in links.get(label, ()):
-            if other not in came:
-                came[other] = (label, node)
+            if other not in previous:
+                previous[other] = (label, node)
                 queue.append(other)
     return (), "it is pinned"
 
 
 def _sentence(coupled: Coupled, pin: Pin) -> str:
-    """The reason, with what is behind it where other channels are."""
+    """The reason of a pin; if it refers to another axis, also why that axis carries no channels."""
     if pin.of is None:
         return str(pin)
     tensor, axis = pin.of
-    return f"{pin}: those of '{tensor}', for {without_channels(coupled, tensor, axis)}"
+    return f"{pin}: those of '{tensor}', because {without_channels(coupled, tensor, axis)}"
 
 
-def _steps(coupled: Coupled, came: dict[int, tuple[int, int] | None], end: int) -> Iterable[Link]:
-    """From the end of a chain to its start."""
-    while (link := came[end]) is not None:
+def _steps(coupled: Coupled, previous: dict[int, tuple[int, int] | None], end: int) -> Iterable[Link]:
+    """The links of a chain, from its end to its start."""
+    while (link := previous[end]) is not None:
         yield Link(str(coupled.graph.nodes[link[1]]), _place(coupled, end))
         end = link[0]
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a model piece by piece over all calibration batches, so that weights may change between the pieces.
 
-Every node runs once at most: what a piece has computed and a later one reads is kept, in memory up to a limit and on disk
-beyond it.
+Every node runs at most once: tensors that later pieces read are kept, in memory up to a limit and on disk beyond it.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
+from onnxprune.errors import DataError
 from onnxprune.ir.facts import skeleton
 from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import Node, read_nodes, read_weights
@@ -25,11 +25,11 @@ from onnxprune.ort import session
 from onnxprune.types import Array, Feeds
 
 MEMORY = 2**30
-"""Bytes of activations that one run keeps in memory; what goes beyond lies in files of a temporary folder."""
+"""Bytes of activations that one run keeps in memory; the rest is stored in a temporary folder."""
 
 
 class Store:
-    """Arrays by (tensor, batch): in memory while there is room, else in a file each."""
+    """Arrays by (tensor, batch): in memory while there is room, otherwise in one file each."""
 
     def __init__(self, limit: int = MEMORY) -> None:
         self._limit, self._used = limit, 0
@@ -37,7 +37,7 @@ class Store:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def put(self, name: str, batch: int, array: Array) -> None:
-        """Keep an array."""
+        """Store an array."""
         if self._used + array.nbytes <= self._limit:
             self._used += array.nbytes
             self._arrays[name, batch] = array
@@ -48,12 +48,12 @@ class Store:
         self._arrays[name, batch] = path
 
     def get(self, name: str, batch: int) -> Array:
-        """The array that was put there."""
+        """The array that was stored."""
         found = self._arrays[name, batch]
         return np.load(found) if isinstance(found, Path) else found
 
     def drop(self, name: str) -> None:
-        """Forget a tensor."""
+        """Delete a tensor."""
         for key in [k for k in self._arrays if k[0] == name]:
             found = self._arrays.pop(key)
             if isinstance(found, Path):
@@ -62,7 +62,7 @@ class Store:
                 self._used -= found.nbytes
 
     def close(self) -> None:
-        """Forget everything."""
+        """Delete all arrays."""
         self._arrays.clear()
         if self._folder is not None:
             self._folder.cleanup()
@@ -74,8 +74,8 @@ class Piece:
 
     Attributes:
         nodes: indices, ascending.
-        inputs: tensors kept from before that they read.
-        outputs: tensors to compute: those that are wanted now and those that later pieces read.
+        inputs: kept tensors of earlier pieces that they read.
+        outputs: tensors to compute: those requested now and those that later pieces read.
     """
 
     nodes: tuple[int, ...]
@@ -85,11 +85,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which nodes run when, for a list of wishes.
+    """Which nodes run in which step, for the tensors requested in each step.
 
     Attributes:
-        pieces: one for each step.
-        dropped: for each step the kept tensors that nobody reads after it.
+        pieces: one per step.
+        dropped: for each step, the kept tensors that no later step needs.
     """
 
     pieces: tuple[Piece, ...] = field(repr=False)
@@ -97,7 +97,7 @@ class Schedule:
 
 
 def read_by(node: Node) -> tuple[str, ...]:
-    """All tensors that a node reads, those of its bodies included."""
+    """All tensors that a node reads, including those read by its bodies."""
     return tuple(name for name in (*node.inputs, *node.implicit) if name)
 
 
@@ -105,8 +105,8 @@ def schedule(nodes: Sequence[Node], given: set[str], wants: Sequence[Sequence[st
     """Distribute the nodes over steps; step k computes `wants[k]`.
 
     Args:
-        nodes: of the model, in topological order.
-        given: names of inputs and weights, which need no computing.
+        nodes: the nodes of the model, in topological order.
+        given: names of inputs and weights, which need not be computed.
     """
     maker = {o: n for n in nodes for o in n.outputs if o}
     readers: dict[str, list[int]] = {}
@@ -131,26 +131,26 @@ def schedule(nodes: Sequence[Node], given: set[str], wants: Sequence[Sequence[st
         pieces.append(Piece(tuple(sorted(run)), tuple(sorted(read & kept)), tuple(outputs)))
         done = ran
         kept |= set(outputs)
-        gone = tuple(sorted(name for name in kept if not later(name)))
-        kept -= set(gone)
-        dropped.append(gone)
+        unused = tuple(sorted(name for name in kept if not later(name)))
+        kept -= set(unused)
+        dropped.append(unused)
     return Schedule(tuple(pieces), tuple(dropped))
 
 
-def _needed(maker: Mapping[str, Node], there: set[str], names: Sequence[str]) -> set[int]:
-    """Indices of the nodes that must run to compute `names`, given what is there."""
+def _needed(maker: Mapping[str, Node], available: set[str], names: Sequence[str]) -> set[int]:
+    """Indices of the nodes that must run to compute `names` from the available tensors."""
     found: set[int] = set()
-    stack = [n for n in names if n not in there]
+    stack = [n for n in names if n not in available]
     while stack:
         node = maker.get(stack.pop())
         if node is not None and node.index not in found:
             found.add(node.index)
-            stack += [name for name in read_by(node) if name not in there]
+            stack += [name for name in read_by(node) if name not in available]
     return found
 
 
 def _last_step(nodes: Sequence[Node], maker: Mapping[str, Node], given: set[str], wants: Sequence[Sequence[str]]) -> list[int]:
-    """For each node the last step that depends on it, -1 for none."""
+    """For each node, the last step that depends on it; -1 for none."""
     last = [-1] * len(nodes)
     for k in reversed(range(len(wants))):
         stack = [maker[name] for name in wants[k] if name in maker]
@@ -163,7 +163,7 @@ def _last_step(nodes: Sequence[Node], maker: Mapping[str, Node], given: set[str]
 
 
 class Stages:
-    """A model that runs step by step over all batches. Its weights may be changed between steps."""
+    """A model that runs step by step over all batches. Its weights may change between steps."""
 
     def __init__(self, model: ModelProto, wants: Sequence[Sequence[str]], batches: Sequence[Feeds], threads: int = 0) -> None:
         self.model, self.batches, self.threads = model, batches, threads
@@ -177,7 +177,11 @@ class Stages:
         self._store = Store()
 
     def advance(self, step: int) -> Iterator[dict[str, Array]]:
-        """Run the next step; yields its wanted tensors batch by batch."""
+        """Run the next step; yields its requested tensors batch by batch.
+
+        Raises:
+            DataError: the model does not run on a batch.
+        """
         piece, names = self._schedule.pieces[step], self._wants[step]
         run = self._open(piece)
         keep = set(piece.outputs) - set(self._schedule.dropped[step])
@@ -192,25 +196,31 @@ class Stages:
     def _open(self, piece: Piece) -> Any:
         if not piece.nodes:
             return lambda b, feeds: {}
-        asked = {name for i in piece.nodes for name in read_by(self._nodes[i])} & self._inputs
+        fed = {name for i in piece.nodes for name in read_by(self._nodes[i])} & self._inputs
         opened: list[Any] = []
 
         def run(b: int, feeds: Feeds) -> dict[str, Array]:
-            values = {n: feeds[n] for n in asked} | {n: self._store.get(n, b) for n in piece.inputs}
-            if not opened:
-                with runnable(part(self.model, piece, values)) as source:
-                    opened.append(session(source, self.threads))
-            return dict(zip(piece.outputs, opened[0].run(list(piece.outputs), values), strict=True))
+            values = {n: feeds[n] for n in fed} | {n: self._store.get(n, b) for n in piece.inputs}
+            try:
+                if not opened:
+                    with runnable(part(self.model, piece, values)) as source:
+                        opened.append(session(source, self.threads))
+                found = opened[0].run(list(piece.outputs), values)
+            except Exception as e:  # onnxruntime raises exceptions of its own
+                shapes = ", ".join(f"{n}:{'x'.join(map(str, x.shape))}" for n, x in feeds.items())
+                reason = (str(e).splitlines() or [""])[0][:200]
+                raise DataError(f"--data: the model does not run on {shapes}: {reason}") from e
+            return dict(zip(piece.outputs, found, strict=True))
 
         return run
 
     def close(self) -> None:
-        """Forget everything that was kept."""
+        """Delete all kept tensors."""
         self._store.close()
 
 
 def part(model: ModelProto, piece: Piece, values: Mapping[str, Array]) -> ModelProto:
-    """A model of some of the nodes of another, which reads `values` (only their types and ranks count)."""
+    """A model of some nodes of another, which reads `values` (only their types and ranks matter)."""
     new = skeleton(model)
     for field_name in ("input", "output", "value_info"):
         del getattr(new.graph, field_name)[:]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands as one program: every failure is one line on stderr and an exit status."""
+"""The command-line program: every failure is one line on stderr and an exit status."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from onnxprune.cli.prune import apply, prune
 from onnxprune.cli.verify import verify
 from onnxprune.errors import PruneError, VerificationError
 
-# typer carries a copy of click in newer releases and imports click in older ones; the base class is the same place in both
+# newer releases of typer bundle click and older ones import it; the base class is at the same position in both
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
 INTERRUPTED = 130
 
@@ -28,13 +28,13 @@ class PruneIsDefault(TyperGroup):
     """`onnxprune MODEL --ratio R` means `onnxprune prune MODEL --ratio R`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Take the first argument for a model where it names no command."""
+        """Treat the first argument as a model if it does not name a command."""
         if args and self.get_command(ctx, args[0]) is None:
             args = ["prune", *args]
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        """Options before the model belong to `prune` too, but for those of the program itself."""
+        """Options before the model also belong to `prune`, except those of the program itself."""
         own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
         if args and args[0].startswith("-") and args[0] not in own:
             args = ["prune", *args]
@@ -59,21 +59,24 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+USAGE = (
+    "Make a trained ONNX network smaller and faster: remove channels, verify the result, measure it.\n\n"
+    "Typical usage: [bold]onnxprune MODEL.onnx --ratio 0.5[/]. This writes MODEL.pruned.onnx and its plan, and reports what "
+    "was asked, what was reached and what held it back. [bold]onnxprune prune --help[/] lists all options."
+)
+
+
+@app.callback(help=USAGE)
 def program(
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Make a trained ONNX network smaller and faster: remove channels, verify the result, measure it.
-
-    The usual call is [bold]onnxprune MODEL.onnx --ratio 0.5[/]. It writes MODEL.pruned.onnx and its plan, and reports what was
-    asked, what was reached and what held it back. [bold]onnxprune prune --help[/] lists its options.
-    """
+    """The options of the program itself."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
+    """Run a command line and exit."""
     sys.exit(run(arguments))
 
 
@@ -89,19 +92,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except PruneError as e:
         return _fail(e.message, 2)
     except (typer.Abort, KeyboardInterrupt):
-        return _fail("stopped; nothing was written", INTERRUPTED)
+        return _fail("interrupted; nothing was written", INTERRUPTED)
     except USAGE_ERROR as e:
-        return _fail(e.format_message() + " ('onnxprune --help' lists all commands)", 2)
+        text = e.format_message()  # empty if help was shown because there were no arguments
+        return _fail(f"{text} ('onnxprune --help' lists all commands)", 2) if text else 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except MemoryError:
-        return _fail("out of memory; use a machine with more, or a smaller --input-shape", 2)
-    except Exception as e:  # a mistake of this program; nothing has been written
+        return _fail("out of memory; use a machine with more memory or a smaller --input-shape", 2)
+    except Exception as e:  # a bug in this program; nothing has been written
         if os.environ.get("ONNXPRUNE_TRACEBACK"):
             raise
         why = f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
-        return _fail(f"internal error, nothing was written: {why}; please report it (ONNXPRUNE_TRACEBACK=1 shows where)", 2)
+        return _fail(f"internal error, nothing was written: {why}; please report it (ONNXPRUNE_TRACEBACK=1 for details)", 2)
 
 
 def _fail(message: str, status: int) -> int:

@@ -7,12 +7,11 @@ from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.policy import Policy, read_carrier
 from onnxprune.cli import options as ask
 from onnxprune.cli.progress import console, progress_bars
-from onnxprune.errors import OptionError
 from onnxprune.ir.facts import read_graph
-from onnxprune.ir.files import check_folder, load, write_text
+from onnxprune.ir.files import load, write_text
 from onnxprune.report.inspection import inspect as look_at
 from onnxprune.report.render.json import to_json
-from onnxprune.report.render.svg import to_svg
+from onnxprune.report.render.svg import inspection_to_svg
 from onnxprune.report.render.table import print_inspection
 
 
@@ -24,20 +23,17 @@ def inspect(
     picture: ask.Picture = None,
     format: ask.Printed = ask.Format.TABLE,
 ) -> None:
-    """Show groups of channels, what cannot be cut and who holds it, and how many of the MACs hang on each."""
+    """Show the groups of channels, what cannot be cut and why, and the share of the MACs that each accounts for."""
     policy = Policy(read_carrier(carrier), allow_renormalising)
     ask.check_shapes(input_shape)
-    if picture is not None:
-        if picture.suffix.lower() != ".svg":
-            raise OptionError(f"--picture: got '{picture}', expected a file name that ends in .svg")
-        check_folder(picture)
+    ask.check_picture(picture)
     loaded = load(model)
     with progress_bars() as progress:
         progress("analyse", 0)
         analysis = analyse(read_graph(loaded.model, ask.shapes_of(input_shape, loaded)), policy)
         found = look_at(analysis, str(model))
     if picture is not None:
-        write_text(picture, to_svg(found))
+        write_text(picture, inspection_to_svg(found))
     if format is ask.Format.JSON:
         print(to_json(found))
     else:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxprune.errors import OptionError
-from onnxprune.ir.files import Loaded
+from onnxprune.ir.files import Loaded, check_folder
 from onnxprune.ir.graph import free_inputs
 from onnxprune.recovery import METHODS
 from onnxprune.selection.criteria import NAMES
@@ -39,7 +39,9 @@ Model = Annotated[
 # selection
 Ratio = Annotated[
     float | None,
-    _option(SELECTION, "--ratio", "-r", help="Fraction of prunable channels to REMOVE, 0 <= R < 1.", show_default=False),
+    _option(
+        SELECTION, "--ratio", "-r", metavar="R", help="Fraction of prunable channels to REMOVE, 0 <= R < 1.", show_default=False
+    ),
 ]
 Macs = Annotated[
     str | None,
@@ -47,7 +49,7 @@ Macs = Annotated[
         SELECTION,
         "--macs",
         metavar="V",
-        help="Instead of --ratio: the multiply-accumulates that may REMAIN, such as 50% or 300M.",
+        help="Instead of --ratio: the multiply-accumulates (MACs) that may REMAIN, such as 50% or 300M.",
         show_default=False,
     ),
 ]
@@ -57,8 +59,8 @@ Criterion = Annotated[
         SELECTION,
         "--criterion",
         metavar="NAME",
-        help=f"What makes a channel worth keeping: {', '.join(NAMES)}. Those that look at activations "
-        f"({', '.join(CALIBRATED)}) need --data. [default: obs with --data, else ccprune]",
+        help=f"How channels are ranked: {', '.join(NAMES)}. Criteria that use activations "
+        f"({', '.join(CALIBRATED)}) run on --data, or on synthetic inputs. Default: obs with --data, else ccprune.",
         show_default=False,
     ),
 ]
@@ -68,7 +70,7 @@ Scores = Annotated[
         SELECTION,
         "--scores",
         metavar="FILE.npz",
-        help="Scores made elsewhere, instead of a criterion: weight name -> one score per output channel, higher = keep.",
+        help="Precomputed scores, instead of a criterion: weight name -> one score per output channel, higher = keep.",
         show_default=False,
     ),
 ]
@@ -78,7 +80,7 @@ Scope = Annotated[
         SELECTION,
         "--scope",
         metavar="global|local",
-        help="global: rank all channels together. local: the same fraction of every group.",
+        help="global: rank all channels together. local: remove the same fraction of every group.",
     ),
 ]
 Align = Annotated[
@@ -87,14 +89,16 @@ Align = Annotated[
         SELECTION,
         "--align",
         metavar="auto|N|none",
-        help="Widths in multiples of: what this processor is fast at (auto), a number, or free (none).",
+        help="Round widths to what is fast on this processor (auto), to multiples of N, or not at all (none).",
     ),
 ]
 Include = Annotated[
-    list[str], _option(SELECTION, "--include", metavar="GLOB", help="Only cut weights with such names.", show_default=False)
+    list[str],
+    _option(SELECTION, "--include", metavar="GLOB", help="Cut only weights whose names match GLOB.", show_default=False),
 ]
 Exclude = Annotated[
-    list[str], _option(SELECTION, "--exclude", metavar="GLOB", help="Never cut weights with such names.", show_default=False)
+    list[str],
+    _option(SELECTION, "--exclude", metavar="GLOB", help="Never cut weights whose names match GLOB.", show_default=False),
 ]
 Carrier = Annotated[
     list[str],
@@ -102,9 +106,9 @@ Carrier = Annotated[
         SELECTION,
         "--carrier",
         metavar="[GLOB=]auto|outer|inner",
-        help="How channels that are split in two are cut. In attention, outer: whole heads; inner: the size of every head. "
-        "In grouped convolutions, whole groups or members of every group. auto: what leaves most choice. "
-        "With a pattern, for weights of such names: '*attn*=outer'.",
+        help="Which factor of a split axis is cut. outer: whole attention heads, or whole groups of a grouped convolution. "
+        "inner: the size of every head, or the members of every group. auto: whichever leaves more choice. "
+        "With a pattern, only for weights whose names match: '*attn*=outer'.",
         show_default=False,
     ),
 ]
@@ -113,8 +117,8 @@ AllowRenormalising = Annotated[
     _option(
         SELECTION,
         "--allow-renormalising",
-        help="Let means, normalisations and softmax over channels work on the channels that are kept. More can be cut and the "
-        "graph is faster, but the result is not the original with those channels zeroed.",
+        help="Let means, normalisations and softmax over channels work on the kept channels only. More can be cut and the "
+        "graph is faster, but the result no longer equals the original with the removed channels zeroed.",
     ),
 ]
 
@@ -125,10 +129,10 @@ Data = Annotated[
         DATA,
         "--data",
         metavar="SOURCE",
-        help="Typical inputs, to keep and to measure accuracy with. An .npz or .npy (one array per input, first axis = "
-        "samples, perhaps 'label'); a folder of images (see --preprocess; subfolders are classes where there are as many); a "
-        "Python function that yields dicts input -> array; [bold]synthetic[/]: made up so that they fit the BatchNorm "
-        "statistics that the model carries, where there are no data; random: noise, for smoke tests.",
+        help="Typical inputs, for recovery and for measuring accuracy. An .npz or .npy file (one array per input, first axis = "
+        "samples, optionally 'label'); a folder of images (see --preprocess; subfolders are classes if the number fits); a "
+        "function, as module:function, that yields dicts input name -> array; [bold]synthetic[/]: generated to match the "
+        "BatchNorm statistics stored in the model, if you have no data; random: noise, for smoke tests.",
         show_default=False,
     ),
 ]
@@ -140,7 +144,7 @@ Preprocess = Annotated[
         metavar="KEY=VALUE,...",
         help="How images become inputs: size=224x224, mean=0.485:0.456:0.406, std=0.229:0.224:0.225 (of pixels divided by "
         "scale=255), order=rgb|bgr|grey, layout=nchw|nhwc, resize=crop|stretch|letterbox|height|none, crop=0.875, pad=114. "
-        "What is left out follows from the model's input; the report says what was used.",
+        "Omitted keys follow from the model's input; the report shows what was used.",
         show_default=False,
     ),
 ]
@@ -150,7 +154,7 @@ Samples = Annotated[
         DATA,
         "--samples",
         metavar="N",
-        help="How many samples to use at most, chosen by --seed. [default: all of a file; 1024 images; 256 made up]",
+        help="Maximum number of samples, chosen by --seed. Default: all of a file, 1024 images, or 256 generated ones.",
         show_default=False,
     ),
 ]
@@ -160,7 +164,7 @@ Labels = Annotated[
         DATA,
         "--labels",
         metavar="FILE",
-        help="What is right for each sample, in a file of its own: .npy, .npz, or .csv with one per line (file name, label for "
+        help="The label of each sample, in a separate file: .npy, .npz, or .csv with one label per line (file name, label for "
         "a folder of images).",
         show_default=False,
     ),
@@ -171,7 +175,7 @@ Metric = Annotated[
         DATA,
         "--metric",
         metavar="module:function",
-        help="What a good result is, where that is not the share of right classes: function(outputs, labels or inputs) -> "
+        help="How good the outputs are, if top-1 accuracy is not the right measure: function(outputs, labels or inputs) -> "
         "number, higher is better.",
         show_default=False,
     ),
@@ -182,11 +186,11 @@ InputShape = Annotated[
         DATA,
         "--input-shape",
         metavar="[NAME:]1x3x224x224",
-        help="Sizes of an input that the file leaves open.",
+        help="The shape of an input that has dynamic dimensions.",
         show_default=False,
     ),
 ]
-Seed = Annotated[int, _option(DATA, "--seed", metavar="N", help="Seed of whatever is chosen at random.")]
+Seed = Annotated[int, _option(DATA, "--seed", metavar="N", help="Seed for all random choices.")]
 
 # recovery
 Recover = Annotated[
@@ -195,21 +199,24 @@ Recover = Annotated[
         RECOVERY,
         "--recover",
         metavar="|".join(METHODS),
-        help="What is done to keep accuracy after the cut. none: no kept weight changes. bias: what removed channels gave on "
-        "average goes into biases. reconstruct: layer by layer, the weights that are kept are fitted to what the original "
-        "network computes (seconds to minutes; without --data on synthetic inputs). distill: after that, the network is "
-        "trained to follow the original (needs --data and the extra \\[torch]). auto: what the given inputs allow, judged on "
-        "held-out inputs; the best is kept, never worse than none.",
+        help="How to recover accuracy after the cut. none: kept weights do not change. bias: the mean contribution of removed "
+        "channels is added to biases. reconstruct: layer by layer, the kept weights are fitted to what the original "
+        "network computes (seconds to minutes; on synthetic inputs without --data). distill: the network is then "
+        "trained to follow the original (needs --data and the extra \\[torch]). auto: try what the inputs allow, compare on "
+        "held-out inputs and keep the best, which is never worse than none.",
     ),
 ]
-Rounds = Annotated[int, _option(RECOVERY, "--rounds", metavar="N", help="Cut in N steps: cut a little, recover, score again.")]
+Rounds = Annotated[
+    int,
+    _option(RECOVERY, "--rounds", metavar="N", help="Cut in N rounds: cut a little, recover, and score the channels again."),
+]
 TimeBudget = Annotated[
     str | None,
     _option(
         RECOVERY,
         "--time-budget",
         metavar="TIME",
-        help="How long training may take: 90s, 10m, 1h. With it, auto distils too. [default: 10m for distill]",
+        help="Time limit for training, such as 90s, 10m or 1h. If given, auto also distils. Default: 10m for distill.",
         show_default=False,
     ),
 ]
@@ -217,11 +224,11 @@ TimeBudget = Annotated[
 # checks
 Verify = Annotated[
     bool,
-    _option(CHECKS, "--verify/--no-verify", help="Compare the result with the original with those channels zeroed."),
+    _option(CHECKS, "--verify/--no-verify", help="Compare the result with the original with the removed channels zeroed."),
 ]
 Bench = Annotated[bool, _option(CHECKS, "--bench/--no-bench", help="Time both models in onnxruntime.")]
-Threads = Annotated[int, _option(CHECKS, "--threads", metavar="N", help="Threads of onnxruntime in the benchmark.")]
-Seconds = Annotated[float, _option(CHECKS, "--seconds", metavar="S", help="About how long to measure.")]
+Threads = Annotated[int, _option(CHECKS, "--threads", metavar="N", help="Number of onnxruntime threads in the benchmark.")]
+Seconds = Annotated[float, _option(CHECKS, "--seconds", metavar="S", help="Approximate time to measure, in seconds.")]
 
 # output
 Output = Annotated[
@@ -231,50 +238,67 @@ Output = Annotated[
         "--output",
         "-o",
         metavar="OUT.onnx",
-        help="Where the result goes. [default: MODEL.pruned.onnx]",
+        help="File for the pruned model. Default: MODEL.pruned.onnx.",
         show_default=False,
     ),
 ]
 PlanFile = Annotated[
     Path | None,
-    _option(OUTPUT, "--plan", metavar="FILE", help="Where the plan goes. [default: beside the output]", show_default=False),
+    _option(OUTPUT, "--plan", metavar="FILE", help="File for the plan. Default: next to the output.", show_default=False),
 ]
 Picture = Annotated[
     Path | None,
-    _option(OUTPUT, "--picture", metavar="FILE.svg", help="Also draw it: a bar for each layer.", show_default=False),
+    _option(OUTPUT, "--picture", metavar="FILE.svg", help="Also draw the result, with one bar per layer.", show_default=False),
 ]
-Printed = Annotated[Format, _option(OUTPUT, "--format", help="table for people; json: the report and nothing else on stdout.")]
-Force = Annotated[bool, _option(OUTPUT, "--force", help="Replace an output that exists.")]
+Printed = Annotated[
+    Format,
+    _option(OUTPUT, "--format", metavar="table|json", help="table: for people; json: only the report, on stdout."),
+]
+Force = Annotated[bool, _option(OUTPUT, "--force", help="Overwrite existing output files.")]
+
+
+def check_picture(path: Path | None) -> None:
+    """Reject early a picture that could not be written.
+
+    Raises:
+        OptionError: its name does not end in .svg.
+        OutputError: it is a folder, or its folder is missing or cannot be written to.
+    """
+    if path is not None:
+        if path.suffix.lower() != ".svg":
+            raise OptionError(f"--picture: got '{path}', expected a file name that ends in .svg")
+        check_folder(path)
+
 
 SHAPE = re.compile(r"(?:(?P<name>.*):)?(?P<sizes>[0-9]+(?:[x,][0-9]+)*)", re.IGNORECASE | re.DOTALL)
 
 
 def check_shapes(texts: Sequence[str]) -> None:
-    """Refuse what is no shape, whatever the model.
+    """Reject texts that are not shapes; no model is needed.
 
     Raises:
-        OptionError: a text is none.
+        OptionError: a text is not a shape.
     """
     for text in texts:
-        read = SHAPE.fullmatch(text)
-        if not read or not all(int(s) for s in re.split("[xX,]", read["sizes"])):
+        match = SHAPE.fullmatch(text)
+        if not match or not all(int(s) for s in re.split("[xX,]", match["sizes"])):
             raise OptionError(f"--input-shape: got '{text}', expected sizes such as 1x3x224x224, or NAME:1x3x224x224")
 
 
 def shapes_of(texts: Sequence[str], loaded: Loaded) -> dict[str, tuple[int, ...]]:
-    """`image:1x3x224x224` or, for a model with one input, `1x3x224x224`.
+    """Read `image:1x3x224x224`, or `1x3x224x224` for the first input.
 
     Raises:
-        OptionError: a text is no shape, or does not say which of several inputs it is for.
+        OptionError: a text is not a shape, or names an input that the model does not have.
     """
     check_shapes(texts)
     names = [v.name for v in free_inputs(loaded.model)]
     found = {}
     for text in texts:
-        read = SHAPE.fullmatch(text)
-        assert read is not None
-        name = names[0] if read["name"] is None and names else read["name"]
+        match = SHAPE.fullmatch(text)
+        assert match is not None
+        name = names[0] if match["name"] is None and names else match["name"]
         if name not in names:
-            raise OptionError(f"--input-shape: got '{text}', expected NAME:1x3x224x224 with a name of {', '.join(names)}")
-        found[name] = tuple(int(s) for s in re.split("[xX,]", read["sizes"]))
+            raise OptionError(f"--input-shape: got '{text}', expected NAME:1x3x224x224, with NAME one of {', '.join(names)}")
+        found[name] = tuple(int(s) for s in re.split("[xX,]", match["sizes"]))
     return found

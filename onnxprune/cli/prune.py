@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`onnxprune MODEL`, and `apply`, which ends in the same way."""
+"""`onnxprune MODEL`, and `onnxprune apply`, which shares its last steps."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import typer
 
 from onnxprune.cli import options as ask
 from onnxprune.cli.progress import console, progress_bars
-from onnxprune.ir.files import check_output, load
+from onnxprune.ir.files import check_output, load, write_text
 from onnxprune.options import CheckOptions, Options, OutputOptions
-from onnxprune.pipeline.prune import apply_loaded, look_up, prune_loaded
+from onnxprune.pipeline.prune import apply_loaded, prune_loaded, resolved
 from onnxprune.pipeline.result import Result
+from onnxprune.report.layers import layer_changes
 from onnxprune.report.render.json import to_json
+from onnxprune.report.render.svg import cut_to_svg
 from onnxprune.report.render.table import print_report
+from onnxprune.report.values import Report
 from onnxprune.rewrite.plan import Plan
 
 
@@ -47,6 +50,7 @@ def prune(
     threads: ask.Threads = 1,
     output: ask.Output = None,
     plan: ask.PlanFile = None,
+    picture: ask.Picture = None,
     format: ask.Printed = ask.Format.TABLE,
     force: ask.Force = False,
 ) -> None:
@@ -76,21 +80,27 @@ def prune(
         threads=threads,
     )
     ask.check_shapes(input_shape)
-    look_up(options)
+    ask.check_picture(picture)
+    options = resolved(options)
     out = output or model.with_suffix(".pruned.onnx")
     places = OutputOptions(out, plan or out.with_suffix(".plan.json"), force)
-    _check_places(places, model)
+    inputs = [model, *_files(scores, data, labels)]
+    _check_places(places, *inputs)
     loaded = load(model)
-    _check_places(places, model, *loaded.data)
+    _check_places(places, *inputs, *loaded.data)
     options = replace(options, data=replace(options.data, input_shape=ask.shapes_of(input_shape, loaded)))
     with progress_bars() as progress:
         result = prune_loaded(loaded, options, progress)
-    _deliver(result, places, format)
+    layers = layer_changes(loaded.model, result.model, result.report.inputs) if picture else ()
+    report = _saved(result, places)
+    if picture:
+        write_text(picture, cut_to_svg(report, layers))
+    _show(report, format)
 
 
 def apply(
     model: ask.Model,
-    plan_file: Annotated[Path, typer.Argument(metavar="PLAN.json", help="A plan that onnxprune wrote.")],
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN.json", help="A plan written by onnxprune.")],
     input_shape: ask.InputShape = [],  # noqa: B006
     verify: ask.Verify = True,
     bench: ask.Bench = True,
@@ -99,7 +109,7 @@ def apply(
     format: ask.Printed = ask.Format.TABLE,
     force: ask.Force = False,
 ) -> None:
-    """Cut MODEL by a plan made earlier (also a retrained copy with the same graph)."""
+    """Cut MODEL according to an existing plan; MODEL may be a retrained copy with the same graph."""
     checks = CheckOptions(verify, bench, threads)
     ask.check_shapes(input_shape)
     places = OutputOptions(output or model.with_suffix(".pruned.onnx"), None, force)
@@ -109,20 +119,29 @@ def apply(
     _check_places(places, model, plan_file, *loaded.data)
     with progress_bars() as progress:
         result = apply_loaded(loaded, plan, ask.shapes_of(input_shape, loaded), checks, progress)
-    _deliver(result, places, format)
+    _show(_saved(result, places), format)
+
+
+def _files(*named: str | Path | None) -> list[Path]:
+    """Those of the named inputs that are files."""
+    return [Path(name) for name in named if name is not None and Path(name).is_file()]
 
 
 def _check_places(places: OutputOptions, *inputs: Path) -> None:
-    """Nothing that is read is written to, and all can be written."""
+    """Check that no input would be overwritten and that all outputs can be written."""
     for place in (places.output, places.plan):
         if place is not None:
             check_output(place, places.force, *inputs)
 
 
-def _deliver(result: Result, places: OutputOptions, format: ask.Format) -> None:
-    """Write the files, print the report, and exit with 1 where a stated limit was missed."""
+def _saved(result: Result, places: OutputOptions) -> Report:
+    """Write the files, and name the output in the report."""
     result.save(places.output, places.plan)
-    report = replace(result.report, output=str(places.output))
+    return replace(result.report, output=str(places.output))
+
+
+def _show(report: Report, format: ask.Format) -> None:
+    """Print the report, and exit with 1 if a stated limit was missed."""
     if format is ask.Format.JSON:
         print(to_json(report))
     else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays, from files or given, as samples for the inputs of a model."""
+"""Samples for the inputs of a model, from arrays in files or in memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LABELS = ("label", "labels", "y")
 
 
 def read_arrays(path: str | Path, option: str) -> dict[str, Array]:
-    """The arrays of an .npz by name, or of an .npy under the empty name; pickled objects are refused."""
+    """The arrays of an .npz by name, or the array of an .npy under the empty name; pickled objects are rejected."""
     try:
         with Path(path).open("rb") as file:
             found = np.load(file, allow_pickle=False)
@@ -34,79 +34,79 @@ def read_arrays(path: str | Path, option: str) -> dict[str, Array]:
 
 
 def data_of_arrays(arrays: Mapping[str, Array], model: ModelProto, where: str) -> Data:
-    """Samples from one array for each input, and perhaps one of labels (`label`, `labels` or `y`).
+    """Samples from one array per input and, optionally, one of labels (`label`, `labels` or `y`).
 
     Raises:
-        DataError: an input has no array, or one of another shape or type.
+        DataError: an input has no array, or its array has the wrong shape or type.
     """
     facts = inputs_of(model)
     if list(arrays) == [""]:
         arrays = {next(iter(facts)): arrays[""]}
     missing = [n for n in facts if n not in arrays]
     if missing:
-        raise DataError(f"{where}: has arrays {sorted(arrays)}, expected one for each input: {', '.join(missing)} is missing")
+        raise DataError(f"{where}: got arrays {sorted(arrays)}, expected one per input; missing: {', '.join(missing)}")
     labels = next((arrays[k] for k in LABELS if k in arrays and k not in facts), None)
     return data_of_chunks([{n: arrays[n] for n in facts}], model, where, labels)
 
 
 def data_of_chunks(chunks: Sequence[Feeds], model: ModelProto, where: str, labels: Array | None = None) -> Data:
-    """Samples from arrays with one sample an entry; what the model does not take is said with the input's name.
+    """Samples from arrays whose first axis counts samples; an error names the input that does not match.
 
-    An array may have one axis more than its input: then that axis counts samples, and each is fed alone. Samples that do not
-    fill a batch of the size that the file insists on are left out.
+    An array may have one axis more than its input: that axis then counts samples, and each sample is fed alone. If the file
+    fixes the batch size, samples that do not fill a batch are dropped.
     """
     facts = inputs_of(model)
-    made = [{n: as_typed(n, chunk[n], facts[n], where) for n in facts} for chunk in chunks]
-    stacked = frozenset(n for n, fact in facts.items() if _is_stacked(made[0][n], fact))
-    for chunk in made:
+    typed = [{n: as_typed(n, chunk[n], facts[n], where) for n in facts} for chunk in chunks]
+    stacked = frozenset(n for n, fact in facts.items() if _is_stacked(typed[0][n], fact))
+    for chunk in typed:
         for n, x in chunk.items():
             _check_shape(n, x.shape[1:] if n in stacked else x.shape, facts[n], n not in stacked, where)
     try:
         fixed = 1 if stacked else fixed_batch(facts)
     except DataError as e:
-        raise DataError(f"{where}: {e.message}; give every array one axis more, the samples first (numpy.stack)") from None
+        raise DataError(f"{where}: {e.message}; add a leading sample axis to every array (numpy.stack)") from None
     try:
-        return _whole_batches(Data(tuple(made), labels, None, stacked), fixed)
+        return _whole_batches(Data(tuple(typed), labels, None, stacked), fixed)
     except DataError as e:
         raise DataError(f"{where}: {e.message}") from None
 
 
 def _whole_batches(data: Data, fixed: int | None) -> Data:
-    """The data with a fixed batch size, less the samples that fill no batch."""
+    """The data with a fixed batch size, without the samples that do not fill a batch."""
     counts = [count(chunk) for chunk in data.chunks]
     kept = [n - n % (fixed or 1) for n in counts]
     if not any(kept):
-        raise DataError(f"got {len(data)} samples, expected {fixed} of one shape at least, the model's batch size")
+        raise DataError(f"got {len(data)} samples, expected at least {fixed} of the same shape, the model's batch size")
     if kept == counts:
         return replace(data, fixed=fixed)
     mask = np.concatenate([np.arange(n) < k for n, k in zip(counts, kept, strict=True)])
-    note = f"{len(data) - sum(kept)} of {len(data):,} samples are left out, for the model takes {fixed} at a time"
+    note = f"{len(data) - sum(kept)} of {len(data):,} samples are dropped because the model takes {fixed} at a time"
     return replace(data.where(mask), fixed=fixed, notes=(*data.notes, note))
 
 
 def inputs_of(model: ModelProto) -> dict[str, Fact]:
-    """Type and shape of each input that a caller must feed, as the file states them; sizes left open are -1."""
+    """Type and shape of each input that a caller must feed, as stated in the file; dynamic sizes are -1."""
     return {v.name: fact_of_type(v.type) for v in free_inputs(model)}
 
 
 def fixed_batch(facts: Mapping[str, Fact]) -> int | None:
-    """The batch size that the file insists on, None where it takes any.
+    """The batch size fixed by the file, or None if it accepts any.
 
     Raises:
-        DataError: the first axes of the inputs do not count the same thing.
+        DataError: the first axes of the inputs do not all count samples.
     """
     sizes = {name: fact.shape[0] if fact.shape else 0 for name, fact in facts.items() if fact.shape is not None}
     stated = set(sizes.values()) - {-1}
     if len(stated) > 1 or 0 in stated or (stated - {1} and -1 in sizes.values()):
-        told = ", ".join(f"'{n}' {'any' if size < 0 else size or 'none'}" for n, size in sizes.items())
-        raise DataError(f"the first axes of the inputs ({told}) do not all count samples")
+        listed = ", ".join(f"'{n}' {'any' if size < 0 else size or 'none'}" for n, size in sizes.items())
+        raise DataError(f"the first axes of the inputs ({listed}) do not all count samples")
     return next(iter(stated), None)
 
 
 def data_of_calls(calls: Iterable[Feeds], model: ModelProto, where: str) -> Data:
-    """Samples from feeds as the model takes them, one sample (with or without the axis that counts them) or one batch each.
+    """Samples from feeds for the model, each a single sample (with or without the sample axis) or a batch.
 
-    Where the inputs have no common axis for samples, every feed is one sample. Labels may be among the feeds, as `label`.
+    If the inputs have no common sample axis, every feed is one sample. A feed may include labels, as `label`.
     """
     facts, groups = inputs_of(model), dict[tuple[tuple[int, ...], ...], list[Feeds]]()
     common = counts_samples(facts)
@@ -114,7 +114,7 @@ def data_of_calls(calls: Iterable[Feeds], model: ModelProto, where: str) -> Data
         call = _as_batch(_named(call, facts, where), facts, common)
         groups.setdefault(tuple(call[n].shape[1:] for n in facts), []).append(call)
     if not groups:
-        raise DataError(f"{where}: there are no samples")
+        raise DataError(f"{where}: got no samples, expected at least one")
     names = [n for n in next(iter(groups.values()))[0] if all(n in call for group in groups.values() for call in group)]
     chunks = [{n: np.concatenate([call[n] for call in group]) for n in names} for group in groups.values()]
     labels = [chunk[n] for chunk in chunks for n in names if n not in facts]
@@ -131,34 +131,34 @@ def counts_samples(facts: Mapping[str, Fact]) -> bool:
 
 
 def _named(call: Any, facts: Mapping[str, Fact], where: str) -> Feeds:
-    """The feeds by name: of every input, and the label, if any, as `label`."""
+    """The array of each input by name, and the label, if any, as `label`."""
     if isinstance(call, Mapping) and list(call) == [""]:
         call = call[""]
     if not isinstance(call, Mapping):
         call = {next(iter(facts)): call} if len(facts) == 1 else {}
     missing = [n for n in facts if n not in call]
     if missing:
-        got = f"names {sorted(map(str, call))}" if call else "something that is no dict"
-        raise DataError(f"{where}: a sample has {got}, expected input name -> array; {', '.join(missing)} is missing")
+        got = f"with names {sorted(map(str, call))}" if call else "that is not a dict"
+        raise DataError(f"{where}: got a sample {got}, expected input name -> array; missing: {', '.join(missing)}")
     label = next((call[k] for k in LABELS if k in call and k not in facts), None)
     found = {n: np.asarray(call[n]) for n in facts}
     return found if label is None else {**found, "label": np.asarray(label)}
 
 
 def _as_batch(call: Feeds, facts: Mapping[str, Fact], common: bool) -> Feeds:
-    """The feeds with an axis for samples, which they lack where they are one sample."""
-    made = {}
+    """The feeds with a sample axis, which is added to a single sample."""
+    batch = {}
     for n, fact in facts.items():
-        lacks = not common or (fact.shape is not None and call[n].ndim == len(fact.shape) - 1)
-        made[n] = call[n][None] if lacks else call[n]
-    label, size = call.get("label"), count(made)
+        single = not common or (fact.shape is not None and call[n].ndim == len(fact.shape) - 1)
+        batch[n] = call[n][None] if single else call[n]
+    label, size = call.get("label"), count(batch)
     if label is not None:
-        made["label"] = label if label.shape[:1] == (size,) else label[None]
-    return made
+        batch["label"] = label if label.shape[:1] == (size,) else label[None]
+    return batch
 
 
 def as_typed(name: str, array: Array, fact: Fact, where: str) -> Array:
-    """The array in the type of the input, where that changes no meaning (float64 to float32, int32 to int64)."""
+    """The array in the type of the input, if the conversion preserves meaning (float64 to float32, int32 to int64)."""
     want = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(fact.dtype)) if fact.dtype else array.dtype
     if array.dtype == want:
         return array
@@ -168,7 +168,7 @@ def as_typed(name: str, array: Array, fact: Fact, where: str) -> Array:
         or (want.kind == "f" and array.dtype.kind != "f")
     ):
         raise DataError(
-            f"{where}: '{name}' has type {array.dtype}, the model expects {want}; convert it as your own code does before "
+            f"{where}: '{name}' has type {array.dtype}, the model expects {want}; convert it as in your own code before "
             "inference (scaling included)"
         )
     return array.astype(want)
@@ -176,6 +176,16 @@ def as_typed(name: str, array: Array, fact: Fact, where: str) -> Array:
 
 def _is_stacked(array: Array, fact: Fact) -> bool:
     return fact.shape is not None and array.ndim == len(fact.shape) + 1
+
+
+def check_sample(name: str, sample: Array, fact: Fact, where: str) -> None:
+    """Check that a sample without the sample axis matches the input.
+
+    Raises:
+        DataError: the sample has the wrong shape.
+    """
+    batched = fact.shape is not None and sample.ndim == len(fact.shape) - 1
+    _check_shape(name, (1, *sample.shape) if batched else sample.shape, fact, batched, where)
 
 
 def _check_shape(name: str, got: tuple[int, ...], fact: Fact, batched: bool, where: str) -> None:

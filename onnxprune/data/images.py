@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from onnxprune.data.arrays import data_of_chunks, inputs_of
+from onnxprune.data.arrays import check_sample, data_of_chunks, inputs_of
 from onnxprune.data.preprocess import default_for, image_input, parse
 from onnxprune.data.samples import Data
 from onnxprune.errors import DataError
@@ -25,7 +26,7 @@ MAX_NAMED = 3
 
 
 def image_files(folder: Path) -> list[Path]:
-    """All images in a folder and the folders in it, by name; hidden ones left out."""
+    """All images in a folder and its subfolders, sorted by path; hidden files and folders are skipped."""
     found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
@@ -38,23 +39,25 @@ def data_of_images(
     labels: Array | None,
     progress: Advance = unwatched,
 ) -> Data:
-    """Samples from image files, one decoded at a time.
+    """Samples from image files, which are decoded one at a time.
 
     Args:
-        folder: how messages call the place.
+        folder: the folder, for messages.
         files: the images, in the order of the samples.
-        model: the model that they are for; it has one input.
-        preprocess: how an image becomes an input; what is not said follows from the shape of the input.
-        labels: one a file, or None.
+        model: the model to feed; it has one input.
+        preprocess: how an image becomes an input; settings not given follow from the shape of the input.
+        labels: one per file, or None.
 
     Raises:
-        DataError: Pillow is missing, no image can be read, or what becomes of them does not fit the model.
+        DataError: Pillow is missing, no image can be read, or the prepared images do not match the model.
     """
     name, fact = image_input(inputs_of(model), str(folder))
     whole = bool(fact.dtype) and fact.dtype not in FLOATS
     default = default_for(_shape(model, name, fact), whole)
     how = parse(preprocess or "", default)
     kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(fact.dtype)) if fact.dtype else np.dtype(np.float32)
+    where = f"{folder}, prepared with {how}"
+    advice = f"use --preprocess {default}" if how != default else "use an .npz or module:function instead"
     shapes = _Shapes(len(files))
     unread = []
     for k, image in enumerate(_opened(files)):
@@ -62,46 +65,54 @@ def data_of_images(
             unread.append(f"{files[k].name}: {image}")
         else:
             x = how(image)
+            if not shapes.positions:  # a wrong setting shows at the first image: report it before the rest are decoded
+                with _advising(advice):
+                    check_sample(name, x, fact, where)
             shapes.add(k, (np.rint(x) if whole else x).astype(kind, copy=False))
         progress((k + 1) / len(files))
     if not shapes.positions:
-        raise DataError(f"{folder}: none of {len(files):,} images can be read: {unread[0]}")
+        raise DataError(f"{folder}: none of the {len(files):,} images can be read: {unread[0]}")
     kept = None if labels is None else labels[shapes.positions]
-    chunks = [{name: x} for x in shapes.arrays()]
-    try:
-        data = data_of_chunks(chunks, model, f"{folder}, prepared with {how},", kept)
-    except DataError as e:
-        advice = f"--preprocess {default}" if how != default else "an .npz or module:function instead"
-        raise DataError(f"{e.message}; write {advice}") from None
+    with _advising(advice):
+        data = data_of_chunks([{name: x} for x in shapes.arrays()], model, where, kept)
     return replace(data, notes=(f"images prepared with --preprocess {how}", *_left_out(unread, len(files)), *data.notes))
 
 
-class _Shapes:
-    """Gathers arrays by their shape. Room is made for all at the first, so that no second copy is ever needed."""
+@contextmanager
+def _advising(advice: str) -> Iterator[None]:
+    """Append advice to an error about samples that do not match the model."""
+    try:
+        yield
+    except DataError as e:
+        raise DataError(f"{e.message}; {advice}") from None
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+
+class _Shapes:
+    """Groups arrays by shape. The first array of a shape allocates space for all files, so that no array is copied twice."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
         self._found: dict[tuple[int, ...], tuple[Array, list[int]]] = {}
 
     def add(self, position: int, x: Array) -> None:
         if x.shape not in self._found:
-            self._found[x.shape] = np.empty((self._most, *x.shape), x.dtype), []
-        room, positions = self._found[x.shape]
-        room[len(positions)] = x
+            self._found[x.shape] = np.empty((self._capacity, *x.shape), x.dtype), []
+        buffer, positions = self._found[x.shape]
+        buffer[len(positions)] = x
         positions.append(position)
 
     @property
     def positions(self) -> list[int]:
-        """Positions of all, in the order of the arrays."""
+        """Positions of all arrays, in the order of `arrays`."""
         return [k for _, positions in self._found.values() for k in positions]
 
     def arrays(self) -> Iterator[Array]:
-        for room, positions in self._found.values():
-            yield room[: len(positions)]
+        for buffer, positions in self._found.values():
+            yield buffer[: len(positions)]
 
 
 def _opened(files: Sequence[Path]) -> Iterator[Any]:
-    """Each file's image, upright, or the reason why there is none."""
+    """Each file's image, upright, or the reason why it cannot be read."""
     try:
         from PIL import Image, ImageOps
     except ImportError as e:
@@ -111,7 +122,7 @@ def _opened(files: Sequence[Path]) -> Iterator[Any]:
             with Image.open(file) as image:
                 found: Any = ImageOps.exif_transpose(image)
                 found.load()
-        except Exception as e:  # Pillow raises OSError, ValueError, SyntaxError, struct.error and others of its own
+        except Exception as e:  # Pillow raises OSError, ValueError, SyntaxError, struct.error and its own exceptions
             found = " ".join(str(e).split()).replace(str(file), file.name)[:120] or type(e).__name__
         yield found
 
@@ -120,13 +131,13 @@ def _left_out(unread: Sequence[str], total: int) -> list[str]:
     if not unread:
         return []
     more = f" and {len(unread) - MAX_NAMED} more" if len(unread) > MAX_NAMED else ""
-    return [f"{len(unread)} of {total:,} images cannot be read and are left out: {'; '.join(unread[:MAX_NAMED])}{more}"]
+    return [f"{len(unread)} of {total:,} images cannot be read and are skipped: {'; '.join(unread[:MAX_NAMED])}{more}"]
 
 
 def _shape(model: ModelProto, name: str, fact: Fact) -> tuple[int, ...]:
-    """The shape of the input; channels that the file leaves open are those that the first convolution takes."""
+    """The shape of the input; a dynamic number of channels is replaced by the number that the first convolution takes."""
     if fact.shape is None:
-        raise DataError(f"--data: the model does not tell the shape of '{name}'; give an .npz or module:function")
+        raise DataError(f"--data: the model does not state the shape of '{name}'; use an .npz or module:function")
     if len(fact.shape) == 4 and fact.shape[1] < 0 and fact.shape[3] not in (1, 3):
         filled = read_once(model, CASES_OF_BENCHMARK, {})[0].facts[name].shape or fact.shape
         return (fact.shape[0], filled[1], *fact.shape[2:])
@@ -134,9 +145,9 @@ def _shape(model: ModelProto, name: str, fact: Fact) -> tuple[int, ...]:
 
 
 def subfolder_labels(folder: Path, files: Sequence[Path], classes: int | None) -> tuple[Indices | None, list[str]]:
-    """The subfolder of each image as its class, where there are as many as the model has classes; else a note why not.
+    """Each image's subfolder as its class, if there are as many as the model has classes; else a note that says why not.
 
-    Classes are numbered in the order of the names, as torchvision's ImageFolder does; names that are 0, 1, 2, ... are numbers.
+    Classes are numbered in the order of the names, as in torchvision's ImageFolder; the names 0, 1, 2, ... sort as numbers.
     """
     tops = [p.relative_to(folder).parts for p in files]
     names = sorted({parts[0] for parts in tops if len(parts) > 1})
@@ -144,7 +155,7 @@ def subfolder_labels(folder: Path, files: Sequence[Path], classes: int | None) -
         return None, []
     if classes != len(names):
         has = f"scores {classes} classes" if classes else "scores no classes"
-        return None, [f"the {len(names)} subfolders are not taken for labels, for the model's first output {has}"]
+        return None, [f"the {len(names)} subfolders are not used as labels because the model's first output {has}"]
     if {*names} == {str(k) for k in range(len(names))}:
         names.sort(key=int)
     return np.array([names.index(parts[0]) for parts in tops], np.int64), []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`load_data`: whatever --data names, as samples for a model."""
+"""`load_data`: samples for a model from any source that --data accepts."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ from onnxprune.types import Advance, Array, Shapes, unwatched
 Source = str | Path | Mapping[str, Array] | Data
 Labels = str | Path | Sequence[Any] | Array
 MADE = ("random", "synthetic")
+NOT_PREPARED = "--preprocess: applies only to a folder of images; pass other inputs as the model expects them"
 MOST, MADE_UP = 1024, 256
-"""Samples that are read from a folder or asked of a function, and that are made up, where nobody asks for a number."""
+"""Default number of samples that are read from a folder or requested from a function, and that are generated."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What `load_data` is asked for."""
+    """The arguments of `load_data`."""
 
     source: Source
     model: ModelProto
@@ -63,20 +64,20 @@ def load_data(
     """Samples for the inputs of a model.
 
     Args:
-        source: the path of an .npz or .npy (one array an input, samples first), of a folder of images (or of such files);
-            `module:function`; `synthetic` or `random`; or input name -> array; or samples loaded before.
-        model: the model that they are for.
-        preprocess: how images become inputs, as `size=224x224,mean=...`; what is not said follows from the model's input.
-        samples: how many to use at most, chosen by `seed`; by default all of an .npz, 1024 images, 256 made-up samples.
-        seed: for what is chosen or made up.
-        labels: one a sample, or a file of them (.npy, .npz, .csv), instead of those that the source has.
-        shapes: input name -> shape, for sizes that the file leaves open and the source does not tell.
-        path: of the model, for functions that want it.
-        refine: takes steps of gradient descent on synthetic inputs.
-        progress: told how much of a folder is read, or of synthetic inputs made.
+        source: the path of an .npz or .npy (one array per input, samples first) or of a folder of images or of such files;
+            `module:function`; `synthetic` or `random`; input name -> array; or samples loaded before.
+        model: the model to feed.
+        preprocess: how images become inputs, as `size=224x224,mean=...`; settings not given follow from the model's input.
+        samples: maximum number of samples, chosen by `seed`; by default all of an .npz, 1024 images, 256 generated samples.
+        seed: for choosing and generating samples.
+        labels: one per sample, or a file of labels (.npy, .npz, .csv), instead of those of the source.
+        shapes: input name -> shape, for dynamic sizes that the source does not determine.
+        path: path of the model, for functions that take it.
+        refine: performs steps of gradient descent on synthetic inputs.
+        progress: called with the fraction of a folder that is read, or of synthetic inputs that is generated.
 
     Raises:
-        DataError: the source cannot be read, or does not fit the model's inputs.
+        DataError: the source cannot be read, or does not match the model's inputs.
     """
     if samples is not None and samples < 1:
         raise DataError(f"--samples: got {samples}, expected at least 1")
@@ -86,13 +87,16 @@ def load_data(
     return replace(data, warnings=(*data.warnings, warning)) if warning else data
 
 
-def check_source(source: Source | None) -> None:
-    """Refuse a source that does not exist, before any model is read: no such file or folder, or no such function.
+def check_source(source: Source | None, preprocess: str | None = None) -> None:
+    """Reject a source that does not exist, or that `preprocess` does not apply to, before any model is read.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no such file, folder or function, or `preprocess` is given for anything but a folder of images.
     """
-    if not isinstance(source, str | Path) or str(source) in MADE:
+    path = isinstance(source, str | Path) and str(source) not in MADE
+    if preprocess and source is not None and not (path and Path(str(source)).is_dir()):
+        raise DataError(NOT_PREPARED)
+    if not isinstance(source, str | Path) or not path:
         return
     if is_entry(str(source)):
         function_named(str(source), "--data")
@@ -101,76 +105,78 @@ def check_source(source: Source | None) -> None:
 
 
 def check_exists(path: str | Path, option: str) -> None:
-    """Refuse the path of a file or folder that does not exist.
+    """Reject the path of a file or folder that does not exist.
 
     Raises:
-        DataError: there is none.
+        DataError: the path does not exist.
     """
     if not Path(path).exists():
         raise DataError(f"{option} {path}: no such file or folder; check the path")
 
 
-def _read(ask: _Request) -> Data:
-    if isinstance(ask.source, str | Path):
-        folder = Path(ask.source)
-        if str(ask.source) not in MADE and folder.is_dir() and (files := image_files(folder)):
-            return _images(ask, folder, files)
-    if ask.preprocess:
-        raise DataError("--preprocess: is for a folder of images; other inputs are given as the model takes them")
-    data = _given(ask)
-    if ask.labels is not None:
-        found = read_labels(ask.labels) if isinstance(ask.labels, str | Path) else np.asarray(ask.labels)
+def _read(request: _Request) -> Data:
+    if isinstance(request.source, str | Path):
+        folder = Path(request.source)
+        if str(request.source) not in MADE and folder.is_dir() and (files := image_files(folder)):
+            return _images(request, folder, files)
+    if request.preprocess:
+        raise DataError(NOT_PREPARED)
+    data = _given(request)
+    if request.labels is not None:
+        found = read_labels(request.labels) if isinstance(request.labels, str | Path) else np.asarray(request.labels)
         data = replace(data, labels=found)
-    return data if ask.samples is None else data.take(ask.samples, ask.seed)
+    return data if request.samples is None else data.take(request.samples, request.seed)
 
 
-def _given(ask: _Request) -> Data:
-    """Everything but images."""
-    if isinstance(ask.source, Data):
-        return ask.source
-    if isinstance(ask.source, Mapping):
-        return data_of_arrays(ask.source, ask.model, "data")
-    text = str(ask.source)
+def _given(request: _Request) -> Data:
+    """Samples from any source but a folder of images."""
+    if isinstance(request.source, Data):
+        return request.source
+    if isinstance(request.source, Mapping):
+        return data_of_arrays(request.source, request.model, "data")
+    text = str(request.source)
     if text == "random":
-        return random_data(ask.model, ask.samples or MADE_UP, ask.seed, ask.shapes)
+        return random_data(request.model, request.samples or MADE_UP, request.seed, request.shapes)
     if text == "synthetic":
-        return synthesize(ask.model, ask.samples or MADE_UP, ask.seed, ask.shapes, ask.progress, ask.refine)
+        return synthesize(
+            request.model, request.samples or MADE_UP, request.seed, request.shapes, request.progress, request.refine
+        )
     if is_entry(text):
-        return data_of_entry(text, ask.model, ask.samples or MOST, ask.path)
-    if Path(ask.source).is_dir():
-        return _folder_of_arrays(Path(ask.source), ask.model)
-    return data_of_arrays(read_arrays(ask.source, "--data"), ask.model, text)
+        return data_of_entry(text, request.model, request.samples or MOST, request.path)
+    if Path(request.source).is_dir():
+        return _folder_of_arrays(Path(request.source), request.model)
+    return data_of_arrays(read_arrays(request.source, "--data"), request.model, text)
 
 
-def _images(ask: _Request, folder: Path, files: Sequence[Path]) -> Data:
-    """Some of the images of a folder, with the labels that a file or the folders in it give them."""
+def _images(request: _Request, folder: Path, files: Sequence[Path]) -> Data:
+    """At most the requested number of images of a folder, with labels from a file or from subfolders."""
     names = [p.relative_to(folder).as_posix() for p in files]
     notes: list[str] = []
-    if ask.labels is None:
-        found, notes = subfolder_labels(folder, files, classes_of(ask.model))
+    if request.labels is None:
+        found, notes = subfolder_labels(folder, files, classes_of(request.model))
     else:
-        found = read_labels(ask.labels, names) if isinstance(ask.labels, str | Path) else np.asarray(ask.labels)
+        found = read_labels(request.labels, names) if isinstance(request.labels, str | Path) else np.asarray(request.labels)
         if len(found) != len(files):
-            raise DataError(f"--labels: got {len(found)} labels for {len(files):,} images in {folder}; expected one for each")
-    most = ask.samples or MOST
+            raise DataError(f"--labels: got {len(found)} labels for {len(files):,} images in {folder}; expected one per image")
+    most = request.samples or MOST
     if len(files) > most:
-        chosen = np.sort(np.random.default_rng(ask.seed).permutation(len(files))[:most])
+        chosen = np.sort(np.random.default_rng(request.seed).permutation(len(files))[:most])
         notes.append(f"{most:,} of {len(files):,} images are used, chosen at random (--samples)")
         files, found = [files[k] for k in chosen], None if found is None else found[chosen]
-    data = data_of_images(folder, files, ask.model, ask.preprocess, found, ask.progress)
+    data = data_of_images(folder, files, request.model, request.preprocess, found, request.progress)
     return replace(data, notes=(*data.notes, *notes))
 
 
 def _folder_of_arrays(folder: Path, model: ModelProto) -> Data:
-    """The samples of all .npz and .npy in a folder, one or many a file."""
+    """The samples of all .npz and .npy files in a folder, one or more per file."""
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".npz", ".npy"))
     if not files:
-        raise DataError(f"--data {folder}: holds no images (.png, .jpg, .bmp, .webp, ...) and no .npz or .npy")
+        raise DataError(f"--data {folder}: contains no images (.png, .jpg, .bmp, .webp, ...) and no .npz or .npy files")
     return data_of_calls((read_arrays(file, "--data") for file in files), model, f"--data {folder}")
 
 
 def random_data(model: ModelProto, count: int = MADE_UP, seed: int = 0, shapes: Shapes | None = None) -> Data:
-    """Seeded standard normal numbers, small integers and True for the inputs of a model: for smoke tests."""
+    """Seeded standard normal numbers, small integers and True as inputs of a model, for smoke tests."""
     rng = np.random.default_rng(seed)
     reading, inputs = read_once(model, CASES_OF_BENCHMARK, shapes or {})
     facts = reading.facts

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proof of a cut: the pruned model computes what the original computes with the removed channels set to zero."""
+"""Verification of a cut: the pruned model computes what the original computes with the removed channels set to zero."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.errors import VerificationError
@@ -22,23 +22,25 @@ from onnxprune.ir.spill import spill_for
 from onnxprune.ort import sample, session
 from onnxprune.types import Advance, Array, Feeds, Mask, unwatched
 
-# Rounding differs where sums have fewer terms; a wrong cut differs by far more.
+# Sums of fewer terms are rounded differently; a wrong cut differs by far more.
 TOLERANCE = {np.dtype(np.float16): 3e-2, np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-6}
 LOOSEST = 8e-2
-# What float32 kernels themselves leave undecided around zero (onnxruntime's sigmoid errs by 1e-7 absolute).
+# Types that are compared node by node: floating-point types, and integers, which must be equal.
+NUMBERS = FLOATS | {getattr(TensorProto, name) for name in "BOOL INT8 INT16 INT32 INT64 UINT8 UINT16 UINT32 UINT64".split()}
+# Absolute error of float32 kernels around zero (onnxruntime's sigmoid is off by 1e-7).
 ABSOLUTE = 2e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was compared, and how far apart it was.
+    """What was compared, and the largest error.
 
     Attributes:
-        error: largest difference over largest value, over all outputs and inputs tried.
-        tolerance: what is allowed, for the least precise output type.
-        inputs: the shapes that were fed, one mapping a run.
-        engine: what computed both: onnxruntime, or onnx.reference where onnxruntime cannot run the original.
-        renormalising: how many nodes of the compared original worked on what is left (`reference.py`).
+        error: largest difference divided by largest value, over all outputs and runs.
+        tolerance: the error allowed for the least precise output type.
+        inputs: the shapes that were fed, one mapping per run.
+        engine: what ran both models: onnxruntime, or onnx.reference if onnxruntime cannot run the original.
+        renormalising: number of nodes of the masked original that worked on the kept channels (`reference.py`).
     """
 
     error: float
@@ -49,14 +51,14 @@ class Verification:
 
 
 def verify(coupled: Coupled, dropped: Mask, pruned: ModelProto, progress: Advance = unwatched) -> Verification:
-    """Check a pruned model and compare it on seeded inputs with the masked original.
+    """Check a pruned model and compare it with the masked original on seeded inputs.
 
-    Where the cut was allowed to renormalise, nodes of that original work on the channels that are left (`reference.py`).
+    If the cut was allowed to renormalise, nodes of the masked original work on the kept channels (`reference.py`).
 
-    Inputs are standard normal, one run for each choice of the dynamic sizes and two at least. Some networks multiply
-    rounding errors until nothing can be told from their outputs, or a deep cut leaves outputs so faint that they are
-    nothing but rounding; then every node is compared by itself, given the same inputs as in the masked original, which
-    proves the whole by induction.
+    Inputs are standard normal, with one run for each choice of the dynamic sizes and at least two. Some networks amplify
+    rounding errors until their outputs carry no information, and some deep cuts leave outputs so small that only rounding
+    remains; then every node is compared on its own, given the same inputs as in the masked original, which verifies the
+    whole by induction.
 
     Raises:
         VerificationError: the model is not valid, its interface changed, or its results differ.
@@ -64,7 +66,7 @@ def verify(coupled: Coupled, dropped: Mask, pruned: ModelProto, progress: Advanc
     check_valid(pruned, {n.op_type for n in coupled.graph.model.graph.node})
     _check_interface(coupled.graph.model, pruned)
     tries = [feeds_for(coupled.graph, case, seed) for seed, case in enumerate(_cases(coupled.graph))]
-    spill = spill_for(coupled.graph.model)  # must live until the end: weights of `original` lie in it
+    spill = spill_for(coupled.graph.model)  # must outlive `original`, whose weights it stores
     original = reference(coupled, dropped, spill)
     runs, engine = _runs(original, tries)
     progress(0.5)
@@ -72,36 +74,36 @@ def verify(coupled: Coupled, dropped: Mask, pruned: ModelProto, progress: Advanc
     with runnable(pruned) as b:
         run_b, _ = runner(b, pruned, engine)
         try:
-            proof, telling = _compare(runs, run_b, engine, [v.name for v in original.graph.output])
-            by_nodes = by_nodes and not telling
+            found, conclusive = _compare(runs, run_b, engine, [v.name for v in original.graph.output])
+            by_nodes = by_nodes and not conclusive
         except DifferenceError:
             if not by_nodes:
                 raise
     if by_nodes:
-        proof = _node_by_node(coupled, dropped, original, pruned, [feeds for feeds, _ in runs])
+        found = _node_by_node(coupled, dropped, original, pruned, [feeds for feeds, _ in runs])
     progress(1)
-    return replace(proof, renormalising=len(coupled.renormalising(dropped)))
+    return replace(found, renormalising=len(coupled.renormalising(dropped)))
 
 
 def _runs(original: ModelProto, tries: Sequence[Feeds]) -> tuple[list[tuple[Feeds, list[Any]]], str]:
-    """What the original makes of those tries that it runs on, and what computed it. It leaves memory then."""
+    """The original's outputs for the feeds that it can run on, and the engine. Its memory is then released."""
     found, failures = [], []
     with runnable(original) as source:
         run, engine = runner(source, original)
         for feeds in tries:
             try:
-                found.append(_telling(run, feeds))
-            except Exception as e:  # the sizes may not suit this model; another try may
+                found.append(_finite_run(run, feeds))
+            except Exception as e:  # the model may not accept these sizes; other feeds may work
                 failures.append(str(e).splitlines()[0][:200])
     if not found:
         raise VerificationError(
-            f"the original does not run, so nothing can be proven: {failures[0]}; give its sizes with --input-shape"
+            f"the original does not run, so the cut cannot be verified: {failures[0]}; set its input sizes with --input-shape"
         )
     return found, engine
 
 
-def _telling(run: Callable[[Feeds], list[Any]], feeds: Feeds) -> tuple[Feeds, list[Any]]:
-    """What a model makes of its inputs; integers are zeros and ones (as in an attention mask) where others leave no number."""
+def _finite_run(run: Callable[[Feeds], list[Any]], feeds: Feeds) -> tuple[Feeds, list[Any]]:
+    """A model's feeds and outputs; integers become 0 or 1 (as in an attention mask) if otherwise no output is finite."""
     found = run(feeds)
     if any(x.dtype.kind in "iu" for x in feeds.values()) and not any(
         np.isfinite(x).any() for x in found if x.dtype.kind == "f"
@@ -112,13 +114,13 @@ def _telling(run: Callable[[Feeds], list[Any]], feeds: Feeds) -> tuple[Feeds, li
 
 
 class DifferenceError(VerificationError):
-    """The outputs are further apart than rounding explains."""
+    """The outputs differ by more than rounding explains."""
 
 
 def _node_by_node(
     coupled: Coupled, dropped: Mask, original: ModelProto, pruned: ModelProto, tries: Sequence[Feeds]
 ) -> Verification:
-    """Compare every tensor of the pruned model, computed from what the masked original computed just before it."""
+    """Compare every tensor of the pruned model, computed from the masked original's values of its inputs."""
     graph, names = coupled.graph, _comparable(coupled.graph, pruned)
     given = {name: f"{name} as in the original" for name in names}
     all_of_a, each_of_b = _copy(original), _copy(pruned)
@@ -143,29 +145,29 @@ def _node_by_node(
             inputs = {**feeds, **{given[n]: v for n, v in cut_values.items()}}
             try:
                 found = session_b.run(None, {n: v for n, v in inputs.items() if n in wanted})
-            except Exception as e:  # its weights have other sizes than the plan says
-                raise VerificationError(f"the pruned model is not what the plan says: {str(e).splitlines()[0][:200]}") from e
+            except Exception as e:  # such as weights whose sizes differ from the plan
+                raise VerificationError(f"the pruned model does not match the plan: {str(e).splitlines()[0][:200]}") from e
             for name, got in zip(names, found, strict=True):
                 read = [cut_values[i] for i in graph.producers[name].inputs if i in cut_values]
-                # sums of small numbers leave small errors
-                error, tolerance = difference(name, cut_values[name], got, max(map(_loudest, read), default=1.0))
+                # the error of a sum scales with its terms
+                error, tolerance = difference(name, cut_values[name], got, max(map(_largest, read), default=1.0))
                 worst, allowed = max(worst, error), max(allowed, tolerance)
                 if error > tolerance:
                     at = f"{graph.producers[name]} makes '{name}' differ from the masked original"
-                    raise VerificationError(f"{at}: error {error:.1e}, allowed {tolerance:.0e}")
+                    raise VerificationError(f"{at}: {_describe(got, error, tolerance)}")
             shapes.append({name: tuple(x.shape) for name, x in feeds.items()})
     return Verification(worst, allowed, tuple(shapes), "onnxruntime, node by node")
 
 
 def _comparable(graph: Graph, pruned: ModelProto) -> list[str]:
-    """Tensors that both models compute, that somebody reads (of others no channel is accounted for), and that are no sizes."""
+    """Tensors that both models compute, that have consumers (channels of others are not tracked), and that are not sizes."""
     made = {o for n in pruned.graph.node for o in n.output}
     facts = {name: f.cases[0] for name, f in graph.facts.items()}
     return [
         o
         for n in graph.nodes
         for o in n.outputs
-        if o in graph.read and o in made and n.inputs and facts[o].dtype in FLOATS and facts[o].value is None
+        if o in graph.read and o in made and n.inputs and facts[o].dtype in NUMBERS and facts[o].value is None
     ]
 
 
@@ -189,10 +191,10 @@ def _cases(graph: Graph) -> list[int]:
 
 
 def check_valid(model: ModelProto, given: Iterable[str] = ()) -> None:
-    """onnx.checker and shape inference accept the model; VerificationError says what they do not like.
+    """Raise VerificationError, with the reason, if onnx.checker or shape inference rejects the model.
 
     Args:
-        given: operators of the original, which may be onnxruntime's own.
+        given: operators of the original, which may be specific to onnxruntime.
     """
     try:
         with runnable(model) as source:
@@ -216,9 +218,9 @@ def _check_interface(original: ModelProto, pruned: ModelProto) -> None:
 def _compare(
     runs: Sequence[tuple[Feeds, list[Any]]], run_b: Callable[[Feeds], list[Any]], engine: str, names: list[str]
 ) -> tuple[Verification, bool]:
-    """Compare all outputs on all tries; also whether every output was ever loud enough to tell right from wrong."""
+    """Compare all outputs of all runs; also whether every output was at least once large enough to be conclusive."""
     worst, allowed, compared, shapes = 0.0, 0.0, 0, []
-    loud: set[str] = set()
+    significant: set[str] = set()
     for feeds, expected in runs:
         shapes.append({name: tuple(x.shape) for name, x in feeds.items()})
         try:
@@ -230,20 +232,18 @@ def _compare(
         for name, p, q in zip(names, expected, got, strict=True):
             error, tolerance = difference(name, p, q)
             compared += not math.isnan(error)
-            if np.asarray(p).dtype.kind not in "fV" or _loudest(p) > _floor(np.asarray(p).dtype, tolerance):
-                loud.add(name)
+            if np.asarray(p).dtype.kind not in "fV" or _largest(p) > _floor(np.asarray(p).dtype, tolerance):
+                significant.add(name)
             worst, allowed = max(worst, error), max(allowed, tolerance)
             if error > tolerance:
-                raise DifferenceError(
-                    f"output '{name}' differs from the masked original: error {error:.1e}, allowed {tolerance:.0e}"
-                )
+                raise DifferenceError(f"output '{name}' differs from the masked original: {_describe(p, error, tolerance)}")
     if not compared:
-        raise VerificationError("no output of the masked original is a finite number, so nothing can be proven")
-    return Verification(worst, allowed, tuple(shapes), engine), loud.issuperset(names)
+        raise VerificationError("no output of the masked original has a finite value, so the cut cannot be verified")
+    return Verification(worst, allowed, tuple(shapes), engine), significant.issuperset(names)
 
 
 def as_array(output: Any) -> Array:
-    """An output as one array: the numbers of a sequence or a map (a class -> its probability) one after the other."""
+    """An output as one array: the numbers of a sequence or a map (class -> probability) are concatenated."""
     if isinstance(output, dict):
         return np.asarray(list(output.values()))
     if isinstance(output, list):
@@ -251,7 +251,7 @@ def as_array(output: Any) -> Array:
     return np.asarray(output)
 
 
-def _loudest(x: Any) -> float:
+def _largest(x: Any) -> float:
     """The largest finite magnitude; 0 if there is none."""
     wide = np.abs(np.asarray(x).astype(np.float64))
     return float(wide[np.isfinite(wide)].max(initial=0.0))
@@ -262,17 +262,18 @@ def _floor(kind: np.dtype[Any], tolerance: float) -> float:
 
 
 def difference(name: str, expected: Any, got: Any, scale: float = 1.0) -> tuple[float, float]:
-    """Largest difference over largest expected value, and what is allowed for the type.
+    """The error of an output, and the error allowed for its type.
 
-    A small constant in the denominator, in proportion to `scale`, forgives rounding noise around zero. Where the original
-    is not finite nothing is compared; nan if it is finite nowhere.
+    For floating-point types: largest difference divided by largest expected value. For integers: the fraction that differs,
+    which must be 0. A small constant in the denominator, in proportion to `scale`, absorbs rounding noise around zero. Values
+    that are not finite in the original are not compared; the error is nan if none is finite.
     """
     p, q = np.asarray(expected), np.asarray(got)
     if p.shape != q.shape or p.dtype != q.dtype:
         raise VerificationError(f"output '{name}' is {q.dtype}{q.shape}, the original's is {p.dtype}{p.shape}")
     tolerance = TOLERANCE.get(p.dtype, LOOSEST if p.dtype.kind not in "iub" else 0.0)
     if p.dtype.kind in "iub":
-        return float((p != q).mean()) if p.size else 0.0, 0.05 if p.size > 100 else 0.0
+        return float((p != q).mean()) if p.size else 0.0, 0.0
     if p.dtype.kind not in "fV" or not p.size:
         return 0.0, tolerance
     a, b = p.astype(np.float64), q.astype(np.float64)
@@ -284,15 +285,23 @@ def difference(name: str, expected: Any, got: Any, scale: float = 1.0) -> tuple[
     return float(np.inf if np.isnan(gap) else gap / (np.abs(a[finite]).max() + floor)), tolerance
 
 
+def _describe(values: Any, error: float, tolerance: float) -> str:
+    """The result of `difference` as text."""
+    x = np.asarray(values)
+    if x.dtype.kind in "iub":
+        return f"{round(error * x.size):,} of {x.size:,} integers differ, allowed none"
+    return f"error {error:.1e}, allowed {tolerance:.0e}"
+
+
 def feeds_for(graph: Graph, case: int, seed: int) -> Feeds:
-    """Seeded inputs of the sizes of one case."""
+    """Seeded inputs with the sizes of one case."""
     rng = np.random.default_rng(seed)
     facts = {name: graph.facts[name].cases[case] for name in graph.inputs}
     return {name: sample(rng, f.dtype, tuple(1 if d < 0 else d for d in f.shape or ())) for name, f in facts.items()}
 
 
 def runner(source: bytes | str, model: ModelProto, engine: str | None = None) -> tuple[Callable[[Feeds], list[Any]], str]:
-    """A function that computes a model's outputs: onnxruntime, or onnx.reference where onnxruntime declines the model."""
+    """A function that computes a model's outputs, and its engine: onnxruntime, or onnx.reference if onnxruntime cannot."""
     failure = ""
     if engine != "onnx.reference":
         try:
@@ -308,6 +317,6 @@ def runner(source: bytes | str, model: ModelProto, engine: str | None = None) ->
         evaluator = ReferenceEvaluator(model)
     except Exception as e:
         raise VerificationError(
-            f"neither onnxruntime nor onnx.reference runs the model, so nothing can be proven: {failure}"
+            f"neither onnxruntime nor onnx.reference can run the model, so the cut cannot be verified: {failure}"
         ) from e
     return (lambda feeds: [as_array(x) for x in evaluator.run(None, feeds)]), "onnx.reference"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each tensor is like: type, shape, and the values of sizes and other small constants.
+"""Type, shape and (for sizes and other small constants) values of every tensor.
 
 The graph is read node by node (`infer.py`). Sizes that the file leaves open are filled in twice with different numbers (two
-*cases*); what differs between the cases is dynamic.
+*cases*); whatever differs between the cases is dynamic.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import onnx
 import onnx.shape_inference
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
+from onnxprune.errors import OptionError, did_you_mean
 from onnxprune.ir.graph import UNKNOWN, Fact, Facts, Graph, Node, Weight, free_inputs, read_nodes, read_weights
 from onnxprune.ir.infer import Interpreter, fact_of_type, fact_of_weight
 from onnxprune.ir.tensors import copy_without
+from onnxprune.types import Shapes
 
 # Small sizes keep the analysis fast; they differ in every place so that a mix-up shows, and 16 divides the spatial ones.
-# (height or depth, width); the next pair is tried where a model contradicts the one before.
+# Each pair is (height or depth, width); the next one is tried if the model contradicts the previous one.
 FIRST = ((64, 64), (48, 48), (32, 32), (224, 224), (299, 299), (512, 512))
 CASES_OF_BENCHMARK = ((224, 224), (48, 320), *FIRST)
 SECOND = ((96, 96), (48, 96), (32, 96), (96, 48))
 
 
-def input_fact(
-    value: ValueInfoProto, sizes: Mapping[str, int], named: dict[str, int], fed: Mapping[str, Sequence[int]]
-) -> Fact:
+def input_fact(value: ValueInfoProto, sizes: Mapping[str, int], named: dict[str, int], fed: Shapes) -> Fact:
     """The fact of a graph input with its open sizes filled in.
 
-    A size the user gave (`fed`: input name -> shape) wins; the same symbol gets the same size everywhere.
+    Sizes given by the user (`fed`: input name -> shape) take precedence; the same symbol gets the same size everywhere.
     """
     fact = fact_of_type(value.type)
     if fact.shape is None:
@@ -58,13 +58,13 @@ def input_fact(
 
 
 def _channel_axis(dims: Sequence[Any]) -> int:
-    """Where an image-like input has its channels: at the end, where they are the only size that the file states."""
+    """The channel axis of an image-like input: the last one if it is the only size that the file states, else axis 1."""
     stated = [d.HasField("dim_value") and d.dim_value >= 0 for d in dims]
     return len(dims) - 1 if len(dims) >= 4 and stated[-1] and not any(stated[1:-1]) else 1
 
 
 def _first_channels(nodes: Sequence[Node], weights: Mapping[str, Weight], name: str) -> int:
-    """How many channels the first convolution that reads input `name` expects; 3 if there is none."""
+    """The number of channels that the first convolution on input `name` expects; 3 if there is none."""
     for node in nodes:
         if node.op == "Conv" and node.inputs[0] == name and node.inputs[1] in weights:
             return int(weights[node.inputs[1]].shape[1] * node.attribute("group", 1))
@@ -76,8 +76,8 @@ class Reading:
     """The facts of every tensor for one choice of the open sizes.
 
     Attributes:
-        facts: of every tensor of the main graph, and of those between the parts of fused nodes.
-        contradictions: how often the model contradicts that choice.
+        facts: facts of every tensor of the main graph, and of the tensors between the parts of fused nodes.
+        contradictions: the number of times that the model contradicts that choice.
         parts: index of a fused node -> the nodes that it stands for.
         nodes: the nodes of the main graph.
     """
@@ -88,7 +88,7 @@ class Reading:
     nodes: Sequence[Node]
 
     def elementary(self) -> Iterator[Node]:
-        """All nodes, with the parts of a fused node in its place."""
+        """All nodes, with each fused node replaced by its parts."""
         for node in self.nodes:
             yield from self.parts.get(node.index, (node,))
 
@@ -98,7 +98,7 @@ def interpret(
     nodes: Sequence[Node],
     weights: Mapping[str, Weight],
     sizes: Mapping[str, int],
-    fed: Mapping[str, Sequence[int]] | None = None,
+    fed: Shapes | None = None,
 ) -> Reading:
     """The facts of every tensor of the main graph for one choice of the open sizes."""
     interpreter = Interpreter(model)
@@ -108,7 +108,7 @@ def interpret(
     for value in free_inputs(model):
         channels = {f"channels of {value.name}": _first_channels(nodes, weights, value.name)}
         facts[value.name] = input_fact(value, {**sizes, **channels}, named, fed or {})
-    said, contradictions = _Said(model), 0
+    stated, contradictions = _Stated(model), 0
     parts: dict[int, tuple[Node, ...]] = {}
     for node in nodes:
         if node.inputs or node.outputs[0] not in facts:
@@ -117,23 +117,23 @@ def interpret(
                 pieces, found = interpreter.with_parts(node.proto, inputs)
                 if pieces:
                     parts[node.index] = tuple(node.part(p) for p in pieces)
-            except Exception:  # InferenceError and its kin: what is not known is pinned, and onnxruntime has the last word
+            except Exception:  # InferenceError and the like: unknown tensors are pinned, and onnxruntime has the last word
                 found = {name: UNKNOWN for name in node.outputs if name}
                 contradictions += 1
-            facts.update({name: said.better(name, fact) for name, fact in found.items()})
+            facts.update({name: stated.better(name, fact) for name, fact in found.items()})
             contradictions += node.op == "Reshape" and not _same_count(facts[node.inputs[0]], facts[node.outputs[0]])
     return Reading(facts, contradictions, parts, nodes)
 
 
 def _same_count(a: Fact, b: Fact) -> bool:
-    """Whether two shapes, as far as they are known, hold the same number of elements."""
+    """Whether two shapes, as far as they are known, have the same number of elements."""
     if a.shape is None or b.shape is None or -1 in a.shape or -1 in b.shape:
         return True
     return bool(np.prod(a.shape) == np.prod(b.shape))
 
 
-class _Said:
-    """What the file itself, or inference over the whole model, says of tensors that node-wise inference cannot tell."""
+class _Stated:
+    """What the file itself, or inference over the whole model, states about tensors that node-wise inference leaves open."""
 
     def __init__(self, model: ModelProto) -> None:
         self._model = model
@@ -144,23 +144,23 @@ class _Said:
             return fact
         if self._infos is None:
             self._infos = {v.name: fact_of_type(v.type) for v in self._all_infos()}
-        said = self._infos.get(name, UNKNOWN)
-        if fact.shape is None or said.shape is None or len(said.shape) != len(fact.shape):
-            return said if fact.shape is None and (said.shape is not None or said.dtype) else fact
-        return Fact(fact.dtype, tuple(b if a < 0 else a for a, b in zip(fact.shape, said.shape, strict=True)), fact.value)
+        stated = self._infos.get(name, UNKNOWN)
+        if fact.shape is None or stated.shape is None or len(stated.shape) != len(fact.shape):
+            return stated if fact.shape is None and (stated.shape is not None or stated.dtype) else fact
+        return Fact(fact.dtype, tuple(b if a < 0 else a for a, b in zip(fact.shape, stated.shape, strict=True)), fact.value)
 
     def _all_infos(self) -> Iterator[ValueInfoProto]:
         light = without_large_weights(self._model)
         try:
             inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
-        except Exception:  # inference over the whole model is a bonus
+        except Exception:  # inference over the whole model is optional
             inferred = light
         yield from inferred.graph.value_info
         yield from inferred.graph.output
 
 
 def without_large_weights(model: ModelProto) -> ModelProto:
-    """A copy of the model in which large tensors have a type and a shape but no values."""
+    """A copy of the model in which large tensors keep their type and shape but have no values."""
     light = skeleton(model)
     for t in model.graph.initializer:
         light.graph.initializer.add().CopyFrom(t if int(np.prod(t.dims)) <= 1024 else _hollow(t))
@@ -180,20 +180,44 @@ def _hollow(t: TensorProto) -> TensorProto:
 
 
 def skeleton(model: ModelProto) -> ModelProto:
-    """A copy of everything in the model but the nodes and initializers of its main graph."""
+    """A copy of the model without the nodes and initializers of its main graph."""
     copy = ModelProto()
     copy_without(model, copy, {"graph"})
     copy_without(model.graph, copy.graph, {"node", "initializer"})
     return copy
 
 
-def read_graph(model: ModelProto, fed: Mapping[str, Sequence[int]] | None = None) -> Graph:
+def check_shapes(model: ModelProto, fed: Shapes) -> None:
+    """Check that the shapes given by the user are for inputs of the model and agree with the sizes that the file states.
+
+    Raises:
+        OptionError: a name is not an input, or a shape contradicts the file.
+    """
+    inputs = {v.name: fact_of_type(v.type).shape for v in free_inputs(model)}
+    for name, sizes in fed.items():
+        if name not in inputs:
+            hint = did_you_mean(name, inputs)
+            raise OptionError(f"--input-shape: '{name}' is not an input; {hint}the inputs are {', '.join(inputs)}")
+        stated = inputs[name]
+        if stated is None:
+            continue
+        fits = len(stated) == len(sizes) and all(a < 0 or b <= 0 or a == b for a, b in zip(stated, sizes, strict=False))
+        if not fits:
+            got, expected = ("x".join("?" if n <= 0 else str(n) for n in shape) for shape in (sizes, stated))
+            raise OptionError(f"--input-shape: got {got} for '{name}', but the file says {expected} (? is any size)")
+
+
+def read_graph(model: ModelProto, fed: Shapes | None = None) -> Graph:
     """The frozen view of a model: nodes, weights, and facts in every case.
 
     Args:
         model: a valid model with its weights in memory.
-        fed: input name -> shape, where the user knows the sizes that the file leaves open.
+        fed: input name -> shape, for inputs whose open sizes the user has given.
+
+    Raises:
+        OptionError: `fed` contradicts the model.
     """
+    check_shapes(model, fed or {})
     nodes, weights = read_nodes(model), read_weights(model)
     inputs = free_inputs(model)
     dynamic = any(-1 in (fact_of_type(v.type).shape or (-1,)) for v in inputs)
@@ -206,10 +230,8 @@ def read_graph(model: ModelProto, fed: Mapping[str, Sequence[int]] | None = None
     return Graph(model, nodes, weights, facts, tuple(v.name for v in inputs), outputs, fed or {}, readings[0].parts)
 
 
-def read_once(
-    model: ModelProto, pairs: Sequence[tuple[int, int]], fed: Mapping[str, Sequence[int]]
-) -> tuple[Reading, tuple[str, ...]]:
-    """The reading for the first of some (height, width) that the model does not contradict, and the names of its inputs."""
+def read_once(model: ModelProto, pairs: Sequence[tuple[int, int]], fed: Shapes) -> tuple[Reading, tuple[str, ...]]:
+    """The reading for the first (height, width) that the model does not contradict, and the names of the model's inputs."""
     nodes, weights = read_nodes(model), read_weights(model)
     reading = _best_reading(model, nodes, weights, pairs, {"batch": 1, "other": 16}, fed)
     return reading, tuple(v.name for v in free_inputs(model))
@@ -221,7 +243,7 @@ def _best_reading(
     weights: Mapping[str, Weight],
     pairs: Sequence[tuple[int, int]],
     sizes: Mapping[str, int],
-    fed: Mapping[str, Sequence[int]],
+    fed: Shapes,
 ) -> Reading:
     best: Reading | None = None
     for height, width in pairs:

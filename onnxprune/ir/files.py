@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The border to files, onnx and onnx-graphsurgeon: what comes in is checked, what goes out appears whole or not at all."""
+"""Input and output of models: files, onnx and onnx-graphsurgeon. Input is checked; output is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class Loaded:
     """A model in memory.
 
     Attributes:
-        model: the model. Large weights may be left in their file (`tensors.py`); `Weight.array` finds them there.
-        name: how messages call it: the path, or a stand-in.
-        sha256: digest of the file; empty for a model that came from no file.
-        data: other files in which the file keeps weights.
-        size: bytes of the file and its external data; None for a model that came from no file.
+        model: the model. Large weights may be left in their file (`tensors.py`); `Weight.array` reads them from there.
+        name: how messages refer to the model: the path, or a stand-in.
+        sha256: digest of the file; empty if the model does not come from a file.
+        data: other files that store weights of the model.
+        size: bytes of the file and its external data; None if the model does not come from a file.
     """
 
     model: ModelProto = field(repr=False)
@@ -61,7 +61,7 @@ class Loaded:
 
     @property
     def external(self) -> bool:
-        """Whether the file keeps weights in other files."""
+        """Whether weights are stored in other files."""
         return bool(self.data)
 
 
@@ -69,7 +69,7 @@ def load(source: Any) -> Loaded:
     """Read a model from a path, an `onnx.ModelProto`, or an onnx-graphsurgeon graph.
 
     Raises:
-        ModelError: it cannot be read, or is not an ONNX model that this program supports.
+        ModelError: the model cannot be read, or is not an ONNX model that this program supports.
     """
     if isinstance(source, ModelProto):
         loaded = Loaded(source, "the given model")
@@ -86,23 +86,34 @@ def _load_file(path: Path) -> Loaded:
         size = path.stat().st_size
         if not size:
             raise ModelError(f"{path}: the file is empty; expected an ONNX model")
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while data := file.read(CHUNK):
-                digest.update(data)
         try:
-            model = read(path) if size >= LARGE_FILE else ModelProto.FromString(path.read_bytes())
+            digest, model = _read_large(path) if size >= LARGE_FILE else _read_small(path)
         except DecodeError as e:
             why = f"not an ONNX model, or a damaged one ({size} bytes do not parse)"
             raise ModelError(f"{path}: {why}; export it again") from e
     places = _take_external(path, model)
-    return Loaded(model, str(path), digest.hexdigest(), tuple(places), size + sum(p.stat().st_size for p in places))
+    return Loaded(model, str(path), digest, tuple(places), size + sum(p.stat().st_size for p in places))
+
+
+def _read_small(path: Path) -> tuple[str, ModelProto]:
+    """The digest of a file and the model in it, from one read."""
+    data = path.read_bytes()
+    return hashlib.sha256(data).hexdigest(), ModelProto.FromString(data)
+
+
+def _read_large(path: Path) -> tuple[str, ModelProto]:
+    """The digest of a file and the model in it, whose large weights are left in the file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(CHUNK):
+            digest.update(data)
+    return digest.hexdigest(), read(path)
 
 
 def _take_external(path: Path, model: ModelProto) -> set[Path]:
-    """Read weights that the file keeps in other files, or leave them there if they are large; returns those files."""
+    """Load weights stored in other files, or leave them there if they are large; return those files."""
     places = [(t, place) for t in model.graph.initializer if (place := range_of(t))]
-    left = [(t, place) for t, place in places if place.file == str(path.resolve())]
+    unread = [(t, place) for t, place in places if place.file == str(path.resolve())]
     others = [(t, place) for t, place in places if place.file != str(path.resolve())]
     for tensor, _ in others:
         _check_external(path, tensor)
@@ -111,21 +122,21 @@ def _take_external(path: Path, model: ModelProto) -> set[Path]:
         for t, place in others:
             length = place.length or nbytes(t)
             if length >= LARGE_TENSOR:
-                left.append((t, FileRange(str((path.parent / place.file).resolve()), place.offset, length)))
-    for t, _ in left:
-        t.ClearField("data_location")  # so that it is not read now
+                unread.append((t, FileRange(str((path.parent / place.file).resolve()), place.offset, length)))
+    for t, _ in unread:
+        t.ClearField("data_location")  # so that onnx does not read it now
     try:
         load_external_data_for_model(model, str(path.parent))
     except Exception as e:  # onnx raises its own ValidationError, ValueError or OSError here
         raise ModelError(f"{path}: its external data cannot be read: {_first_line(e)}") from e
-    for t, place in left:
+    for t, place in unread:
         leave(t, place)
     return files
 
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """ModelError says why a file cannot be read."""
+    """Raise ModelError with the reason if a file cannot be read."""
     try:
         if path.is_dir():
             raise ModelError(f"{path}: is a folder; name the .onnx file in it")
@@ -137,28 +148,26 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _check_external(path: Path, tensor: TensorProto) -> None:
-    """External data lies inside the model's folder, exists, and is long enough."""
+    """Check that external data lies inside the model's folder, exists, and is long enough."""
     info = ExternalDataInfo(tensor)
     folder = path.parent.resolve()
     file = folder / info.location
-    where = f"{path}: weight '{tensor.name}' lies in '{info.location}'"
+    where = f"{path}: weight '{tensor.name}' is stored in '{info.location}'"
     if not info.location or not file.resolve().is_relative_to(folder):
-        raise ModelError(f"{where}, outside the model's folder; move the data beside the model and export it again")
+        raise ModelError(f"{where}, outside the model's folder; move it into that folder and export the model again")
     if not file.is_file():
-        raise ModelError(f"{where}, which is missing; copy it beside the model")
+        raise ModelError(f"{where}, which is missing; copy it next to the model")
     start, size = info.offset or 0, file.stat().st_size
     need = max(info.length if info.length is not None else size - start, nbytes(tensor))
     if start + need > size:
-        raise ModelError(f"{where}, which is cut short: got {size} bytes, expected at least {start + need}; copy it again")
+        raise ModelError(f"{where}, which is truncated: got {size} bytes, expected at least {start + need}; copy it again")
 
 
 def _check(loaded: Loaded) -> None:
-    """The versions are supported, names are in order, and weights are as long as they say."""
+    """Check that the versions are supported, every name is defined, and every weight has the length that it states."""
     model, name = loaded.model, loaded.name
     if not model.graph.node or not model.opset_import:
-        raise ModelError(
-            f"{name}: not an ONNX model (it has no nodes or names no opset); expected a file written by an exporter"
-        )
+        raise ModelError(f"{name}: not an ONNX model (it has no nodes or no opset); expected a file written by an exporter")
     if not OLDEST_IR <= model.ir_version <= onnx.IR_VERSION:
         raise ModelError(
             f"{name}: IR version {model.ir_version}, expected {OLDEST_IR} to {onnx.IR_VERSION}; update onnx or export again"
@@ -172,27 +181,27 @@ def _check(loaded: Loaded) -> None:
     for node in model.graph.node:
         for used in (*node.input, *captured(node)):
             if used not in known:
-                raise ModelError(
-                    f"{name}: node '{node.name or node.op_type}' reads '{used}', which nothing before it makes; export again"
-                )
+                at = f"{name}: node '{node.name or node.op_type}' reads '{used}'"
+                raise ModelError(f"{at}, which no earlier node produces; export the model again")
         known.update(node.output)
     for v in model.graph.output:
         if v.name not in known:
-            raise ModelError(f"{name}: output '{v.name}' is made by no node; export the model again")
+            raise ModelError(f"{name}: output '{v.name}' is not produced by any node; export the model again")
     for t in model.graph.initializer:
         place = range_of(t)
         if place is not None and not Path(place.file).is_absolute():
-            raise ModelError(f"{name}: weight '{t.name}' lies in '{place.file}'; load the weights too, or give the file's path")
+            stored = f"{name}: weight '{t.name}' is stored in '{place.file}'"
+            raise ModelError(f"{stored}; load the weights too, or give the file's path")
         got, need = length_of(t), nbytes(t)
         if (place or t.HasField("raw_data")) and need and got != need:
             raise ModelError(f"{name}: weight '{t.name}' has {got} bytes, expected {need}; export the model again")
 
 
 def check_output(path: Path, force: bool, *inputs: Path) -> None:
-    """Refuse early what could not be written, or should not.
+    """Check early that an output file can and may be written.
 
     Raises:
-        OptionError: the path is one of the inputs, or exists and `force` is not given.
+        OptionError: the path is one of the inputs, or exists and `force` is not set.
         OutputError: its folder is missing or cannot be written to.
     """
     for place, source in product((path, data_beside(path)), inputs):
@@ -200,11 +209,11 @@ def check_output(path: Path, force: bool, *inputs: Path) -> None:
             raise OptionError(f"{place}: is the input itself, which is never overwritten; choose another name with --output")
     check_folder(path)
     if path.exists() and not force:
-        raise OptionError(f"{path}: exists already; use --force to replace it, or choose another name")
+        raise OptionError(f"{path}: already exists; use --force to replace it, or choose another name")
 
 
 def check_folder(path: Path) -> None:
-    """Refuse early a file that has no folder to be written to.
+    """Check early that a file can be written to its folder.
 
     Raises:
         OutputError: the path is a folder, or its folder is missing or cannot be written to.
@@ -213,17 +222,17 @@ def check_folder(path: Path) -> None:
     if path.is_dir():
         raise OutputError(f"{path}: is a folder; name a file in it")
     if not folder.is_dir():
-        raise OutputError(f"{folder}: no such folder; make it first, or choose another place for {path.name}")
+        raise OutputError(f"{folder}: no such folder; create it first, or choose another place for {path.name}")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{folder}: cannot be written to; choose another place for {path.name}")
 
 
 @contextlib.contextmanager
 def written_whole(*paths: Path) -> Iterator[list[Path]]:
-    """Places beside `paths` to write to; all are moved into place at the end, or none is.
+    """Draft paths beside `paths` to write to; at the end all drafts are moved into place, or none is.
 
     Raises:
-        OutputError: writing failed (a full disk, no permission); nothing is left behind.
+        OutputError: writing failed (e.g. a full disk, no permission); no drafts are left behind.
     """
     drafts = [p.with_name(f".{p.name}.{os.getpid()}.part") for p in paths]
     try:
@@ -249,7 +258,7 @@ def save(model: ModelProto, path: Path, text_files: dict[Path, str], external: b
     """Write the model and some text files, all or none.
 
     Args:
-        external: keep weights in a file beside it (`NAME.onnx.data`), as the input did; always done from 2 GiB on.
+        external: store weights in a file beside it (`NAME.onnx.data`), as the input did; always done from 2 GiB on.
     """
     size = size_of(model)
     data = data_beside(path)
@@ -266,7 +275,7 @@ def save(model: ModelProto, path: Path, text_files: dict[Path, str], external: b
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole, or not at all.
+    """Write a text file whole or not at all.
 
     Raises:
         OutputError: it cannot be written.
@@ -276,19 +285,19 @@ def write_text(path: Path, text: str) -> None:
 
 
 def data_beside(path: Path) -> Path:
-    """Where weights go that do not fit into the file itself."""
+    """The file for weights that are not stored in the model file itself."""
     return path.with_name(path.name + ".data")
 
 
 @contextlib.contextmanager
 def runnable(model: ModelProto) -> Iterator[bytes | str]:
-    """What onnxruntime can open: the serialized model, or for a large one a path in a temporary folder."""
+    """A model that onnxruntime can open: the serialized model, or for a large one a path in a temporary folder."""
     places = [place for t in model.graph.initializer if (place := range_of(t))]
     if not places and size_of(model) < LARGE_FILE:
         yield model.SerializeToString()
         return
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as new:
-        # beside weights that were spilled there is no need to copy them
+        # in the folder of spilled weights, there is no need to copy them
         folder = next((Path(p.file).parent for p in places if Path(p.file).name == SPILLED), Path(new))
         path = folder / f"{Path(new).name}.onnx"
         data = path.with_suffix(".data")

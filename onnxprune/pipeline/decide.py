@@ -15,7 +15,6 @@ from onnxprune.analysis.analyse import Analysis, check_patterns, refuse
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
 from onnxprune.cost.macs import macs_model
-from onnxprune.data.arrays import read_arrays
 from onnxprune.errors import CutError, ModelError, OptionError, PruneError
 from onnxprune.ir.graph import Graph
 from onnxprune.ir.spill import Spill, spill_for
@@ -26,10 +25,10 @@ from onnxprune.selection.sizing import Sizing
 from onnxprune.selection.space import Space
 from onnxprune.selection.strategy import Limit, Strategy, greedy
 from onnxprune.selection.units import units_of
-from onnxprune.types import Array, Feeds, Mask
+from onnxprune.types import Feeds, Mask
 
 MAX_REFUSALS = 30
-"""How often a cut may show that a node cannot follow."""
+"""How many times a cut may be rejected because a node cannot follow it."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +36,12 @@ class Decision:
     """Which labels are dropped, and the model without them.
 
     Attributes:
-        analysis: what the decision was made from.
+        analysis: the analysis that the decision is based on.
         dropped: (n_labels,) True for labels that are dropped.
         pruned: the model without them.
         groups: the groups that were allowed to shrink.
-        notes: what the reader should know.
-        spill: where large weights of `pruned` lie, as long as this object lives.
+        notes: sentences for the report.
+        spill: storage of the large weights of `pruned`; it exists as long as this object does.
     """
 
     analysis: Analysis = field(repr=False)
@@ -53,35 +52,35 @@ class Decision:
     spill: Spill | None = field(default=None, repr=False)
 
 
-def check_selection(analysis: Analysis, wish: SelectionOptions, name: str) -> None:
-    """Refuse, before any sample is made or read, what cannot be selected from this model.
+def check_selection(analysis: Analysis, selection: SelectionOptions, name: str) -> None:
+    """Reject a selection that this model does not allow, before any sample is generated or read.
 
     Raises:
         ModelError: there is no prunable channel.
-        OptionError, DataError: a pattern matches nothing, patterns leave nothing, or scores do not fit.
+        OptionError, DataError: a pattern matches nothing, patterns leave no group, or scores do not fit.
     """
-    groups = eligible(analysis, wish, name)
-    if wish.scores is not None:
-        check_scores(analysis.coupled, groups, _given_scores(wish))
+    groups = eligible(analysis, selection, name)
+    if isinstance(selection.scores, Mapping):
+        check_scores(analysis.coupled, groups, selection.scores)
 
 
 def decide(
     analysis: Analysis, options: Options, name: str, batches: Sequence[Feeds] = (), strategy: Strategy = greedy
 ) -> Decision:
-    """Choose channels and cut them; a node that cannot follow keeps its channels, and the choice is made again.
+    """Choose channels and cut them; a node that cannot follow keeps its channels, and the choice is repeated.
 
     Args:
-        analysis: of the model.
-        name: how messages call the model.
-        batches: calibration inputs, for criteria that look at activations.
+        analysis: the analysis of the model.
+        name: name of the model in messages.
+        batches: calibration inputs, for criteria that use activations.
         strategy: how limits are met.
     """
-    graph, wish = analysis.coupled.graph, options.selection
+    graph, selection = analysis.coupled.graph, options.selection
     spill = spill_for(graph.model)
-    given = None if wish.scores is None else _given_scores(wish)
+    given = selection.scores if isinstance(selection.scores, Mapping) else None
     scorer = Scorer(options.criterion, options.data.seed, batches) if given is None else None
     for _ in range(MAX_REFUSALS):
-        coupled, groups = analysis.coupled, eligible(analysis, wish, name)
+        coupled, groups = analysis.coupled, eligible(analysis, selection, name)
         scored = scorer.score(coupled, groups) if scorer else scores_from_file(coupled, groups, given or {})
         dropped = _choose(coupled, groups, scored, options, strategy)
         try:
@@ -94,11 +93,11 @@ def decide(
             around = _around(graph, e.node_index) if e.node_index in analysis.refused else [e.node_index]
             analysis = refuse(analysis, dict.fromkeys(around, f"cannot follow a cut ({e})"))
     last = list(analysis.refused.values())[-1]
-    raise PruneError(f"{name}: could not be cut after {MAX_REFUSALS} tries; last: {last}")
+    raise PruneError(f"{name}: could not be cut in {MAX_REFUSALS} attempts; the last one failed because a node {last}")
 
 
 def _around(graph: Graph, index: int) -> list[int]:
-    """All nodes that a node depends on: where it fails although its own inputs are kept, sizes come from further up."""
+    """A node and all that it depends on: if it fails although its inputs are kept, the sizes come from further up."""
     found, queue = {index}, [index]
     while queue:
         node = graph.nodes[queue.pop()]
@@ -110,20 +109,20 @@ def _around(graph: Graph, index: int) -> list[int]:
     return sorted(found)
 
 
-def eligible(analysis: Analysis, wish: SelectionOptions, name: str) -> tuple[Group, ...]:
-    """Groups that --include and --exclude leave: every producer included, no member excluded.
+def eligible(analysis: Analysis, selection: SelectionOptions, name: str) -> tuple[Group, ...]:
+    """Groups that --include and --exclude allow: every producer is included, and no member is excluded.
 
     Raises:
         ModelError: there are no groups at all.
         OptionError: a pattern matches nothing, or together they leave no group.
     """
     if not analysis.groups:
-        held = analysis.pinned
-        reason = f"; most are held because {held[0].pin}" if held else " (no convolution or matrix product)"
-        raise ModelError(f"{name}: has no prunable channel{reason}. 'onnxprune inspect' lists all reasons")
+        pinned = analysis.pinned
+        reason = f"; most are kept because {pinned[0].pin}" if pinned else " (no convolution or matrix product)"
+        raise ModelError(f"{name}: has no prunable channels{reason}. 'onnxprune inspect' lists all reasons")
     coupled = analysis.coupled
-    check_patterns("--include", wish.include, coupled)
-    check_patterns("--exclude", wish.exclude, coupled)
+    check_patterns("--include", selection.include, coupled)
+    check_patterns("--exclude", selection.exclude, coupled)
 
     def matches(weight: str, patterns: Sequence[str]) -> bool:
         return any(fnmatch.fnmatchcase(weight, p) for p in patterns)
@@ -135,30 +134,25 @@ def eligible(analysis: Analysis, wish: SelectionOptions, name: str) -> tuple[Gro
     found = tuple(
         g
         for g in analysis.groups
-        if (not wish.include or all(matches(w, wish.include) for w in makers(g)))
-        and not any(matches(w, wish.exclude) for w, _ in g.members)
+        if (not selection.include or all(matches(w, selection.include) for w in makers(g)))
+        and not any(matches(w, selection.exclude) for w, _ in g.members)
     )
     if not found:
         raise OptionError(
-            "--include/--exclude: leave no prunable channel; every weight that makes the channels of a group must match"
+            "--include/--exclude: no prunable channel remains; every weight that produces a group's channels must match"
         )
     return found
-
-
-def _given_scores(wish: SelectionOptions) -> Mapping[str, Array]:
-    assert wish.scores is not None
-    return wish.scores if isinstance(wish.scores, Mapping) else read_arrays(wish.scores, "--scores")
 
 
 def _choose(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options: Options, strategy: Strategy) -> Mask:
     """The labels (n_labels,) that are dropped."""
     known = [(g, s) for g, s in zip(groups, scored.scores, strict=True) if s is not None]
-    wish = options.selection
-    sizing = Sizing(wish.scope, wish.alignment().multiple)
+    selection = options.selection
+    sizing = Sizing(selection.scope, selection.alignment().multiple)
     space = Space(coupled, tuple(g for g, _ in known), tuple(units_of(g, s) for g, s in known), sizing)
-    limit = wish.limit()
+    limit = selection.limit()
     if limit is None:
-        return space.dropped(space.by_ratio(wish.ratio or 0.0))
+        return space.dropped(space.by_ratio(selection.ratio or 0.0))
     cost = macs_model(coupled)
     if options.calibrated and sizing.scope == "global":
         space = space.per(cost)
@@ -166,21 +160,21 @@ def _choose(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options
 
 
 def _added(graph: Graph, pruned: ModelProto) -> tuple[str, ...]:
-    """What the cut had to add to stay exact."""
+    """A note on the nodes that the cut had to add to stay exact."""
     kinds = Counter(n.op_type for n in pruned.graph.node) - Counter(n.proto.op_type for n in graph.nodes)
     if not kinds:
         return ()
     listed = ", ".join(f"{n} {op}" for op, n in kinds.most_common(4))
     what = f"{sum(kinds.values())} small nodes were added ({listed})"
-    return (f"{what}, so that sizes, means and normalisations stay what they were for the channels that are left",)
+    return (f"{what} so that sizes, means and normalisations of the kept channels do not change",)
 
 
 def _notes(refused: Mapping[int, str], scored: Scored, groups: tuple[Group, ...]) -> tuple[str, ...]:
     notes = []
     bare = len(scored.without_batch_norm)
     if bare:
-        lost = "so the scale's own vote is lost and the L1 norm of the folded filter decides"
-        cure = "to keep it, export with training=TrainingMode.PRESERVE in eval mode"
+        lost = "so its scale is not scored separately and the L1 norm of the folded filter decides"
+        cure = "to score both, export with training=TrainingMode.PRESERVE in eval mode"
         notes.append(f"{bare} of {len(groups)} groups have no BatchNormalization after their weights, {lost}; {cure}")
-    notes += [f"kept channels because a node {why}" for why in refused.values()][:5]
+    notes += [f"some channels are kept because a node {why}" for why in refused.values()][:5]
     return tuple(notes)

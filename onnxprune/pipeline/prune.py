@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One pruning from a loaded model to a result, and what is done with a plan that exists."""
+"""Prune a loaded model, or apply or verify an existing plan."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from onnxprune.data.load import check_exists, check_source, load_data
 from onnxprune.data.samples import Data
 from onnxprune.data.user_code import function_named
 from onnxprune.errors import CutError, PlanError
-from onnxprune.evaluation.evaluator import Evaluator, Metric
+from onnxprune.evaluation.evaluator import Evaluator
 from onnxprune.evaluation.structure import check_contract, only_weights
 from onnxprune.evaluation.verification import Verification, verify
 from onnxprune.ir.facts import read_graph
@@ -29,7 +29,7 @@ from onnxprune.options import CheckOptions, Options
 from onnxprune.pipeline.decide import Decision, check_selection
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.rounds import Outcome, in_rounds
-from onnxprune.pipeline.samples import Maker, Samples, synthetic_samples, provide, refinement
+from onnxprune.pipeline.samples import Maker, Samples, provide, refinement, synthetic_samples
 from onnxprune.pipeline.summary import Findings, report_of, shortfall
 from onnxprune.recovery.methods import Recovery, Task, batches_of, recover
 from onnxprune.rewrite.cut import cut
@@ -38,21 +38,23 @@ from onnxprune.types import Progress, Shapes, silent
 
 
 def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, make: Maker = synthetic_samples) -> Result:
-    """Analyse a model that was read, decide which channels are dropped, verify, recover and measure the rest.
+    """Analyse a loaded model, drop channels, then verify, recover and measure the result.
 
-    The weights of a large model are not in memory: they lie in its file, or in one of the result, until that is saved.
+    The weights of a large model are not held in memory: until the result is saved, they are in the model's file or in a
+    temporary one.
 
     Args:
         loaded: the model.
-        options: what the user asks for.
-        progress: told what is being done.
-        make: makes up inputs where there are none.
+        options: the user's options, as returned by `resolved`.
+        progress: called with the name of a stage and the fraction done, 0 to 1.
+        make: generates inputs if the user gives none.
 
     Raises:
-        PruneError: the input or an option is wrong, or the result could not be verified. Whatever the options and the graph
-            can tell is told before any sample is made or read.
+        PruneError: the input or an option is wrong, or the result could not be verified. Errors that follow from the
+            options and the graph alone are raised before any sample is generated or read.
     """
-    metric = look_up(options)
+    metric = options.data.metric
+    assert not isinstance(metric, str)
     progress("analyse", 0)
     graph = read_graph(loaded.model, options.data.input_shape)
     analysis = analyse(graph, options.selection.policy())
@@ -60,19 +62,20 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     progress("analyse", 1)
     data = _read_data(loaded, options, progress)
     samples = provide(loaded, options, data, make, progress)
+    judge = Evaluator(loaded.model, samples.held_out, metric, options.data.seed) if samples else None
     calibrates = options.recovery.rounds > 1 or options.calibrated
     batches = batches_of(samples.fit) if samples and calibrates else ()
     outcome = in_rounds(analysis, options, loaded.name, batches, progress=lambda done: progress("cut", done))
     decision = outcome.decision
-    proof = _verified(decision, options.checks, progress)
-    recovery = _recovered(loaded, options, outcome, samples, metric, progress)
+    verification = _verified(decision, options.checks, progress)
+    recovery = _recovered(options, outcome, samples, judge, progress)
     method = recovery.method if recovery else "none"
     made_by = {**options.asked(), **({"recovered": method} if method != "none" else {})}
     plan = plan_of(decision.analysis.coupled, decision.dropped, loaded.sha256, made_by)
     model = recovery.model if recovery else decision.pruned
     found = _measured(loaded, model, options.data.input_shape, options.checks, progress)
     measure = metric.__name__ if metric else found.measure
-    found = replace(found, verification=proof, recovery=recovery, samples=samples, measure=measure)
+    found = replace(found, verification=verification, recovery=recovery, samples=samples, measure=measure)
     report = report_of(loaded.name, decision, found)
     short = shortfall(options, decision, report)
     report = replace(
@@ -85,39 +88,41 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     return Result(model, plan, report, loaded.external, decision.spill)
 
 
-def look_up(options: Options) -> Metric | None:
-    """Look up what options name: files, functions, packages. No model is needed for that, and none is run.
+def resolved(options: Options) -> Options:
+    """Look up the files, functions and packages that options name. No model is needed or run.
 
     Returns:
-        The metric.
+        The options with arrays as scores and a function as metric.
 
     Raises:
         DataError, TrainingError: there is no such file or function, or PyTorch is not installed.
     """
+    selection, data = options.selection, options.data
     if options.recovery.recover == "distill":
-        importlib.import_module("onnxprune.training")  # says what to install
-    if isinstance(options.selection.scores, str | Path):
-        read_arrays(options.selection.scores, "--scores")
-    if isinstance(options.data.labels, str | Path):
-        check_exists(options.data.labels, "--labels")
-    check_source(options.data.data)
-    metric = options.data.metric
-    return function_named(metric, "--metric") if isinstance(metric, str) else metric
+        importlib.import_module("onnxprune.training")  # raises an error that says what to install
+    if isinstance(selection.scores, str | Path):
+        selection = replace(selection, scores=read_arrays(selection.scores, "--scores"))
+    if isinstance(data.labels, str | Path):
+        check_exists(data.labels, "--labels")
+    check_source(data.data, data.preprocess)
+    if isinstance(data.metric, str):
+        data = replace(data, metric=function_named(data.metric, "--metric"))
+    return replace(options, selection=selection, data=data)
 
 
 def _read_data(loaded: Loaded, options: Options, progress: Progress) -> Data | None:
-    """What --data names."""
-    wish = options.data
-    if wish.data is None:
+    """The samples that --data names."""
+    given = options.data
+    if given.data is None:
         return None
     return load_data(
-        wish.data,
+        given.data,
         loaded.model,
-        preprocess=wish.preprocess,
-        samples=wish.samples,
-        seed=wish.seed,
-        labels=wish.labels,
-        shapes=wish.input_shape,
+        preprocess=given.preprocess,
+        samples=given.samples,
+        seed=given.seed,
+        labels=given.labels,
+        shapes=given.input_shape,
         path=loaded.name,
         refine=refinement(),
         progress=lambda done: progress("data", done),
@@ -132,15 +137,10 @@ def _verified(decision: Decision, checks: CheckOptions, progress: Progress) -> V
 
 
 def _recovered(
-    loaded: Loaded,
-    options: Options,
-    outcome: Outcome,
-    samples: Samples | None,
-    metric: Metric | None,
-    progress: Progress,
+    options: Options, outcome: Outcome, samples: Samples | None, judge: Evaluator | None, progress: Progress
 ) -> Recovery | None:
-    """The best that recovery makes of the cut model; it may differ from what was verified in nothing but weights."""
-    if samples is None:
+    """The best recovered model; it may differ from the verified one only in its weights."""
+    if samples is None or judge is None:
         return None
     decision, seed = outcome.decision, options.data.seed
     task = Task(
@@ -154,14 +154,13 @@ def _recovered(
         options.recovery.seconds(),
         seed,
     )
-    judge = Evaluator(loaded.model, samples.held_out, metric, seed)
     recovery = recover(task, options.recovery.recover, judge, progress)
     check_contract(decision.pruned, recovery.model, only_weights(recovery.added | outcome.added))
     return recovery
 
 
 def _measured(loaded: Loaded, model: ModelProto, shapes: Shapes, checks: CheckOptions, progress: Progress) -> Findings:
-    """What the original and the result cost."""
+    """The cost of the original and of the result."""
     before = cost(loaded.model, shapes, loaded.size)
     after = cost(model, before.inputs)
     if not checks.bench:
@@ -172,7 +171,7 @@ def _measured(loaded: Loaded, model: ModelProto, shapes: Shapes, checks: CheckOp
 
 
 def apply_loaded(loaded: Loaded, plan: Plan, shapes: Shapes, checks: CheckOptions, progress: Progress = silent) -> Result:
-    """Cut a model that was read by a plan made earlier.
+    """Cut a loaded model according to an existing plan.
 
     Raises:
         PlanError: the plan does not fit this model.
@@ -183,24 +182,26 @@ def apply_loaded(loaded: Loaded, plan: Plan, shapes: Shapes, checks: CheckOption
     try:
         pruned = cut(analysis.coupled, dropped, spill := spill_for(loaded.model))
     except CutError as e:
-        raise PlanError(f"{loaded.name}: the plan cannot be carried out: {e.message}") from e
+        raise PlanError(f"{loaded.name}: the plan cannot be applied: {e.message}") from e
     progress("analyse", 1)
-    other = bool(plan.model_sha256 and loaded.sha256 and plan.model_sha256 != loaded.sha256)
-    notes = ("the plan was made for a file with other contents (a retrained copy?); names and shapes fit",) if other else ()
+    differs = bool(plan.model_sha256 and loaded.sha256 and plan.model_sha256 != loaded.sha256)
+    notes = (
+        ("the plan was made for a file with different contents (a retrained copy?); names and shapes match",) if differs else ()
+    )
     decision = Decision(analysis, dropped, pruned, analysis.groups, notes, spill)
-    proof = _verified(decision, checks, progress)
-    found = replace(_measured(loaded, pruned, shapes, checks, progress), verification=proof)
+    verification = _verified(decision, checks, progress)
+    found = replace(_measured(loaded, pruned, shapes, checks, progress), verification=verification)
     made_by: Mapping[str, Any] = {k: v for k, v in plan.made_by.items() if k != "recovered"}
     report = replace(report_of(loaded.name, decision, found), asked=made_by or {"plan": "given"})
     return Result(pruned, replace(plan, made_by=made_by, model_sha256=loaded.sha256), report, loaded.external, spill)
 
 
 def verify_loaded(original: Loaded, pruned: Loaded, plan: Plan, shapes: Shapes) -> Verification:
-    """Compare a pruned model that was read with its original, less the channels of a plan.
+    """Compare a loaded pruned model with its original without the channels that a plan removes.
 
     Raises:
         PlanError: the plan does not fit the original.
-        VerificationError: the two compute different things.
+        VerificationError: the two do not compute the same outputs.
     """
     coupled = analyse(read_graph(original.model, shapes), plan.policy).coupled
     dropped = dropped_by(coupled, plan)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `inspect` tells: what can be removed, what cannot, who holds it, and how many of the MACs hang on each."""
+"""What `inspect` shows: what can be removed, what cannot and why, and the share of the MACs that each accounts for."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class GroupView:
     """Channels that can be removed.
 
     Attributes:
-        name: the first weight that makes them.
-        channels: how many can be removed or kept one by one.
-        each: how many output channels of that weight one of them stands for.
-        made_by: nodes that make them.
-        members: weight axes (`weight[axis]`) that lose a slice with each.
-        macs: share of all MACs that go if the whole group goes.
-        blocks: for each demand that the same number stays in every block, how many blocks there are.
+        name: the first weight that produces them.
+        channels: the number that can be removed or kept individually.
+        each: number of output channels of that weight per channel of the group.
+        made_by: nodes that produce them.
+        members: weight axes (`weight[axis]`) that lose a slice with each of them.
+        macs: share of all MACs that is saved if the whole group is removed.
+        blocks: for each constraint that all blocks keep the same number, the number of blocks.
     """
 
     name: str
@@ -45,14 +45,14 @@ class GroupView:
 
 @dataclass(frozen=True, slots=True)
 class PinView:
-    """Channels that cannot be removed, by who needs them.
+    """Channels that cannot be removed because one operator or output needs them.
 
     Attributes:
         op, node, why: the operator, the name of the node (or output), and what it does with them.
         reason: the same as a sentence.
-        channels: how many.
-        weights, made_by: the weights and nodes that make them.
-        macs: share of all MACs that makes them.
+        channels: their number.
+        weights, made_by: the weights and nodes that produce them.
+        macs: share of all MACs spent on them.
     """
 
     op: str
@@ -67,7 +67,7 @@ class PinView:
 
 @dataclass(frozen=True, slots=True)
 class RestView:
-    """MACs that no cut changes: a node whose products are between sizes that all stay, their share, and why."""
+    """A node with MACs that remain when all removable channels are removed: their share of all MACs, and why they remain."""
 
     op: str
     node: str
@@ -77,7 +77,7 @@ class RestView:
 
 @dataclass(frozen=True, slots=True)
 class LayerView:
-    """One node that multiplies: its share of all MACs, and how many of its output channels can be removed or must stay."""
+    """One node with MACs: its share of all MACs, and how many of its output channels can be removed or must be kept."""
 
     op: str
     node: str
@@ -89,16 +89,16 @@ class LayerView:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that there is to tell before a cut.
+    """Everything known about a model before a cut.
 
     Attributes:
-        model: how it is called.
-        nodes: how many nodes its main graph has.
+        model: its name.
+        nodes: number of nodes in its main graph.
         macs: multiply-accumulates for `inputs`.
-        prunable: channels that can be removed.
-        held_macs: share of the MACs that makes channels that cannot be removed.
-        fixed_macs: share of the MACs that is left if everything goes that can.
-        groups, pins, rest, layers: the parts; pins and rest largest first, groups and layers in the order of the graph.
+        prunable: number of channels that can be removed.
+        held_macs: share of the MACs spent on channels that cannot be removed.
+        fixed_macs: share of the MACs that remains if everything that can be removed is removed.
+        groups, pins, rest, layers: the parts; pins and rest largest first, groups and layers in graph order.
     """
 
     model: str
@@ -115,7 +115,7 @@ class Inspection:
 
 
 def inspect(analysis: Analysis, name: str) -> Inspection:
-    """Look at an analysis from all sides."""
+    """Summarise an analysis."""
     coupled, graph = analysis.coupled, analysis.coupled.graph
     facts = coupled.sizes
     total = _count(coupled, facts, np.zeros(len(coupled.roots), bool))
@@ -128,21 +128,21 @@ def inspect(analysis: Analysis, name: str) -> Inspection:
         macs=total,
         inputs={n: facts[n].shape or () for n in graph.inputs},
         prunable=analysis.prunable,
-        held_macs=sum(h.macs for h in analysis.pinned),
+        held_macs=sum(p.macs for p in analysis.pinned),
         fixed_macs=fixed,
         groups=tuple(_group(coupled, g, macs, total) for g in analysis.groups),
-        pins=tuple(_held(coupled, h) for h in analysis.pinned),
+        pins=tuple(_pin(coupled, p) for p in analysis.pinned),
         rest=tuple(_rest(coupled, facts, total)),
         layers=layers,
     )
 
 
 def _count(coupled: Coupled, facts: Mapping[str, Fact], dropped: Any) -> int:
-    return sum(_left(coupled, node, facts, dropped) for node in coupled.graph.elementary)
+    return sum(_macs_without(coupled, node, facts, dropped) for node in coupled.graph.elementary)
 
 
-def _left(coupled: Coupled, node: Node, facts: Mapping[str, Fact], dropped: Any) -> int:
-    """Multiply-accumulates of a node without some labels."""
+def _macs_without(coupled: Coupled, node: Node, facts: Mapping[str, Fact], dropped: Any) -> int:
+    """Multiply-accumulates of a node without the dropped labels."""
     total = 0
     for found in products(node, facts):
         count = 1
@@ -154,39 +154,39 @@ def _left(coupled: Coupled, node: Node, facts: Mapping[str, Fact], dropped: Any)
 
 
 def _group(coupled: Coupled, group: Group, macs: CostModel, total: int) -> GroupView:
-    gone = np.zeros(len(coupled.roots), bool)
-    gone[group.roots] = True
-    share = 1 - macs.of(gone[coupled.roots]) / max(1, total)
+    removed = np.zeros(len(coupled.roots), bool)
+    removed[group.roots] = True
+    share = 1 - macs.of(removed[coupled.roots]) / max(1, total)
     nodes = dict.fromkeys(str(coupled.graph.nodes[coupled.uses[u].node]) for u in group.producers)
     members = tuple(f"{weight}[{axis}]" for weight, axis in group.members)
     blocks = tuple(len(b) for b in group.blocks)
     return GroupView(group.name, len(group), group.channels, tuple(nodes), members, share, blocks)
 
 
-def _held(coupled: Coupled, held: Pinned) -> PinView:
-    makers = (str(node) for w in held.weights for node, _ in coupled.graph.consumers.get(w, ()))
-    pin = held.pin
-    return PinView(pin.op, pin.name, pin.why, str(pin), held.channels, held.weights, tuple(dict.fromkeys(makers)), held.macs)
+def _pin(coupled: Coupled, pinned: Pinned) -> PinView:
+    makers = (str(node) for w in pinned.weights for node, _ in coupled.graph.consumers.get(w, ()))
+    pin, made_by = pinned.pin, tuple(dict.fromkeys(makers))
+    return PinView(pin.op, pin.name, pin.why, str(pin), pinned.channels, pinned.weights, made_by, pinned.macs)
 
 
 def _rest(coupled: Coupled, facts: Mapping[str, Fact], total: int) -> list[RestView]:
-    """Nodes of which something is left when all free channels are gone, largest first."""
+    """Nodes with MACs that remain when all free channels are removed, largest first."""
     found = []
     for node in coupled.graph.elementary:
-        left = _left(coupled, node, facts, coupled.free)
-        if left:
-            found.append(RestView(node.op, node.name or node.outputs[0], left / total, _why(coupled, node, facts)))
+        remaining = _macs_without(coupled, node, facts, coupled.free)
+        if remaining:
+            found.append(RestView(node.op, node.name or node.outputs[0], remaining / total, _why(coupled, node, facts)))
     return sorted(found, key=lambda r: -r.macs)
 
 
 def _why(coupled: Coupled, node: Node, facts: Mapping[str, Fact]) -> str:
-    """What holds the sizes that a node multiplies."""
+    """Why the sizes that a node multiplies cannot shrink."""
     pins: dict[str, None] = {}
     for tensor, axis in (place for found in products(node, facts) for place in found):
         labels = coupled.flows[tensor].axes[axis] if tensor in coupled.flows else None
         if labels is not None:
-            held = labels[~coupled.free[labels]]
-            for root in coupled.roots[held[:1]].tolist():
+            pinned = labels[~coupled.free[labels]]
+            for root in coupled.roots[pinned[:1]].tolist():
                 pin = coupled.first_pin[int(root)]
                 if pin.of is not None:
                     pins[without_channels(coupled, *pin.of)] = None
@@ -196,18 +196,19 @@ def _why(coupled: Coupled, node: Node, facts: Mapping[str, Fact]) -> str:
 
 
 def _layers(coupled: Coupled, facts: Mapping[str, Fact], total: int) -> list[LayerView]:
-    """Every node that multiplies, in the order of the graph."""
+    """Every node with MACs, in graph order."""
     makes = {u.node: u for u in coupled.uses if u.produces and u.operand != 2 and u.op in PRODUCERS}
     none = np.zeros(len(coupled.roots), bool)
     found = []
     for node in coupled.graph.elementary:
-        macs = _left(coupled, node, facts, none)
+        macs = _macs_without(coupled, node, facts, none)
         if not macs:
             continue
         use = makes.get(node.index)
         labels = use.labels if use is not None else np.zeros(0, np.int64)
         free = int(coupled.free[labels].sum())
-        held = labels[~coupled.free[labels]]
-        why = str(coupled.first_pin[int(coupled.roots[held[0]])]) if len(held) else "" if free else _why(coupled, node, facts)
-        found.append(LayerView(node.op, node.name or node.outputs[0], macs / total, free, len(held), why))
+        pinned = labels[~coupled.free[labels]]
+        pins = [str(coupled.first_pin[root]) for root in coupled.roots[pinned[:1]].tolist()]
+        why = pins[0] if pins else "" if free else _why(coupled, node, facts)
+        found.append(LayerView(node.op, node.name or node.outputs[0], macs / total, free, len(pinned), why))
     return found

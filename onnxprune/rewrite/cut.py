@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dropped labels -> a smaller model. One generic loop cuts weights; operators that store sizes are refitted (`ops/refit.py`).
+"""Dropped labels -> a smaller model. One generic loop cuts weights; operators that store sizes have a fix-up (`fixups/`).
 
-The original graph is read once more with the smaller weights, node by node: whatever shape then comes out must be the
-original one with the dropped positions taken away, or the node is refused (`CutError`) and its channels stay.
+The original graph is interpreted again with the smaller weights, node by node. Every resulting shape must be the original one
+without the dropped positions; otherwise the node is rejected (`CutError`) and its channels are kept.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def cut(coupled: Coupled, dropped: Mask, spill: Spill | None = None) -> ModelPro
 
     Args:
         dropped: (n_labels,) True for labels to remove, the same for all labels of a class.
-        spill: where large weights go that were cut; None keeps them in memory.
+        spill: where large cut weights are stored; None keeps them in memory.
 
     Raises:
-        CutError: a node could not be brought to its new sizes.
+        CutError: a node could not be adapted to its new sizes.
     """
     for even in coupled.evens:
         if uneven := uneven_blocks(even, dropped):
@@ -47,10 +47,10 @@ def cut(coupled: Coupled, dropped: Mask, spill: Spill | None = None) -> ModelPro
 
 
 def cut_tensor(tensor: TensorProto, masks: Sequence[Mask | None], spill: Spill | None = None) -> TensorProto:
-    """A tensor with only the positions that the masks keep; name, type and doc string stay.
+    """A tensor with only the positions that the masks keep; name, type and doc string are unchanged.
 
     Args:
-        spill: where the result goes if it is large.
+        spill: where the result is stored if it is large.
     """
     if spill is not None and is_large(tensor):
         dims = [n if m is None else int(m.sum()) for n, m in zip(tensor.dims, masks, strict=True)]
@@ -72,7 +72,7 @@ def _cut_slabs(tensor: TensorProto, masks: Sequence[Mask | None]) -> Iterator[ND
 
 
 class _Cutter:
-    """Builds the pruned model; `run` once."""
+    """Builds the pruned model; call `run` once."""
 
     def __init__(self, coupled: Coupled, dropped: Mask, spill: Spill | None) -> None:
         self.coupled, self.graph, self.dropped, self.spill = coupled, coupled.graph, dropped, spill
@@ -102,7 +102,7 @@ class _Cutter:
         return self.model
 
     def masks(self, name: str) -> list[Mask | None]:
-        """For each axis of a tensor which positions stay; None for an axis without labels."""
+        """The kept positions of each axis of a tensor; None for an axis without labels."""
         return [None if x is None else ~self.dropped[x] for x in self.coupled.flows[name].axes]
 
     def _cut_weight(self, weight: Weight) -> None:
@@ -118,7 +118,7 @@ class _Cutter:
             case[weight.name] = old
 
     def expected(self, name: str, case: int) -> tuple[int, ...] | None:
-        """The shape that a tensor must have once cut."""
+        """The shape that a tensor must have after the cut."""
         shape = self.graph.facts[name].cases[case].shape
         if shape is None:
             return None
@@ -162,7 +162,7 @@ class _Cutter:
         self._compare(node)
 
     def _gather(self, node: Node, shuffle: Shuffle) -> None:
-        """One Gather in the place of a shuffle."""
+        """Replace a shuffle with one Gather."""
         labels = self.coupled.flows[shuffle.source].axes[shuffle.axis]
         assert labels is not None
         kept = ~self.dropped[labels]
@@ -173,7 +173,7 @@ class _Cutter:
         self._compare(node)
 
     def _trace_sizes(self, node: Node) -> None:
-        """Note numbers that are computed from sizes; what carries channels is data, whatever sizes it was made with."""
+        """Record tensors computed from sizes. A tensor that carries channels is data, even if sizes were used to compute it."""
         outputs = [name for name in node.outputs if name]
         known = all(c.value is not None for name in outputs for c in self.graph.facts[name].cases)
         data = any(axis is not None for name in outputs for axis in self.coupled.flows[name].axes)
@@ -181,7 +181,7 @@ class _Cutter:
             self.sized.update(outputs)
 
     def _touched(self, node: Node) -> bool:
-        """Whether anything that the node reads or makes changes."""
+        """Whether any input or output of the node changes."""
         if any(self._cuts(name) for name in node.outputs if name):
             return True
         for case, old in enumerate(self.facts):
@@ -191,13 +191,13 @@ class _Cutter:
         return False
 
     def _freeze(self, patch: Patch, node: Node) -> None:
-        """Numbers that the graph computes from sizes keep their old values, unless they only make other such numbers."""
+        """Give operands computed from sizes their old values, unless the node only computes other sizes."""
         if all(name in self.sized for name in node.outputs if name):
             return
         for name in node.implicit:
             for case, old in enumerate(self.facts):
                 if not _same_value(old.get(name, UNKNOWN), self.graph.facts[name].cases[case]):
-                    raise Unsupported("uses inside its body a size that would change")
+                    raise Unsupported("uses a size that would change inside its body")
         for k, name in enumerate(node.inputs):
             if name in self.sized and k not in patch.settled:
                 before = [c.value for c in self.graph.facts[name].cases if c.value is not None]
@@ -205,33 +205,33 @@ class _Cutter:
                     patch.set_operand(k, before)
 
     def add(self, proto: NodeProto, index: int) -> None:
-        """Append a node and learn the facts of its outputs."""
+        """Append a node and infer the facts of its outputs."""
         self.nodes.append(proto)
         self.taken.update(proto.output)
         for case in self.facts:
             try:
                 case.update(self.interpret(proto, case))
-            except Exception as e:  # InferenceError and its kin: the operator does not accept the new sizes
+            except Exception as e:  # InferenceError and the like: the operator does not accept the new sizes
                 why = str(e).splitlines()[0][:200]
                 raise CutError(f"{self.graph.nodes[index]} does not accept the smaller sizes: {why}", index) from e
 
     def _compare(self, node: Node) -> None:
-        """The shapes that come out are the expected ones; what inference cannot tell must not have been labelled."""
+        """Check inferred output shapes against the expected ones; where inference finds none, the expected one is used."""
         for case, facts in enumerate(self.facts):
             for name in node.outputs:
                 if name in self.sized or not self._read(name):
                     continue
                 want, old = self.expected(name, case), self.graph.facts[name].cases[case]
                 got = facts.get(name, UNKNOWN)
-                if want is not None and -1 not in want and got.shape != want and not _open(got.shape):
-                    raise CutError(f"{node} would make {got.shape} where {want} is expected", node.index)
+                if want is not None and -1 not in want and got.shape != want and not _is_dynamic(got.shape):
+                    raise CutError(f"{node} would produce shape {got.shape}, expected {want}", node.index)
                 if got.shape != want or not got.dtype:
                     got = Fact(old.dtype, want, got.value)
-                # the same fact object says that nothing has changed here
+                # `_touched` compares facts by identity, so an unchanged tensor keeps its old fact
                 facts[name] = old if want == old.shape and _same_value(got, old) and not self._cuts(name) else got
 
     def _read(self, name: str) -> bool:
-        """Whether anybody reads the tensor."""
+        """Whether the tensor is used."""
         return name in self.graph.read
 
     def _cuts(self, name: str) -> bool:
@@ -243,34 +243,34 @@ class _Cutter:
             for case, facts in enumerate(self.facts):
                 if name in self.sized and not _same_value(facts[name], self.graph.facts[name].cases[case]):
                     raise CutError(f"output '{name}' reports a size that would change", self.graph.producers[name].index)
-        nodes = self._without_dead(self.nodes)
+        nodes = self._without_unused(self.nodes)
         graph.node.extend(nodes)
         used = {name for n in nodes for name in n.input} | set(self.graph.outputs)
         used |= self.captured
         for t in self.graph.model.graph.initializer:
             if t.name in used or t.name not in self.graph.consumers:
-                # taken out at once, so that no weight is in memory twice
+                # popped while copying, so that no weight is in memory twice
                 graph.initializer.add().CopyFrom(self.weights.pop(t.name, t))
         known = {t.name for t in graph.initializer}
         graph.initializer.extend(t for name, t in self.weights.items() if name not in self.graph.weights and name in used)
-        gone = {t.name for t in self.graph.model.graph.initializer} - known
-        for value in [v for v in graph.input if v.name in gone]:
+        removed = {t.name for t in self.graph.model.graph.initializer} - known
+        for value in [v for v in graph.input if v.name in removed]:
             graph.input.remove(value)
         self._update_shapes(graph)
 
-    def _without_dead(self, nodes: list[NodeProto]) -> list[NodeProto]:
-        """Leave out nodes that only served what a refit replaced; nodes that were idle in the original stay."""
-        idle = {n.outputs[0] for n in self.graph.nodes if not any(o in self.graph.consumers for o in n.outputs if o)}
+    def _without_unused(self, nodes: list[NodeProto]) -> list[NodeProto]:
+        """Drop nodes that only served what a fix-up replaced; nodes that were unused in the original are kept."""
+        unused = {n.outputs[0] for n in self.graph.nodes if not any(o in self.graph.consumers for o in n.outputs if o)}
         used = set(self.graph.outputs) | self.captured
-        alive = []
+        kept = []
         for n in reversed(nodes):
-            if any(o in used for o in n.output) or (n.output and n.output[0] in idle):
+            if any(o in used for o in n.output) or (n.output and n.output[0] in unused):
                 used.update(n.input)
-                alive.append(n)
-        return alive[::-1]
+                kept.append(n)
+        return kept[::-1]
 
     def _update_shapes(self, graph: GraphProto) -> None:
-        """Value infos follow; those of tensors that are gone go."""
+        """Update the shapes of inputs and value infos; remove value infos of tensors that no longer exist."""
         made = {o for n in graph.node for o in n.output} | {t.name for t in graph.initializer} | {v.name for v in graph.input}
         for value in [v for v in graph.value_info if v.name in self.graph.facts and v.name not in made]:
             graph.value_info.remove(value)
@@ -289,7 +289,7 @@ class _Cutter:
                         dim.dim_value = after
 
 
-def _open(shape: tuple[int, ...] | None) -> bool:
+def _is_dynamic(shape: tuple[int, ...] | None) -> bool:
     return shape is None or -1 in shape
 
 

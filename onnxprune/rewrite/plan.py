@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plan: which positions of which axes of which weights are kept. A small JSON file, all that the rewrite needs."""
+"""The plan: which positions of which weight axes are kept. A small JSON file with everything that the rewrite needs."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Plan:
     """Which channels are kept.
 
     Attributes:
-        model_sha256: digest of the file that the plan was made for; empty for a model that came from no file.
+        model_sha256: digest of the file that the plan was made for; empty if the model was not read from a file.
         kept: weight -> axis -> kept positions of the original axis, ascending. Every axis that is cut is listed.
-        made_by: how the plan came about (ratio, criterion, ...), for the reader.
-        policy: what was wished of the analysis; the same wishes tie the same channels.
+        made_by: how the plan was made (ratio, criterion, ...), for the user.
+        policy: the policy of the analysis; the same policy ties the same channels.
     """
 
     model_sha256: str
@@ -39,7 +39,7 @@ class Plan:
 
     @property
     def recovered(self) -> str:
-        """The method by which weights were refitted after the cut; empty where they were not."""
+        """The method that refitted the weights after the cut; empty if they were not refitted."""
         return str(self.made_by.get("recovered", ""))
 
     def save(self, path: str | Path) -> None:
@@ -50,8 +50,8 @@ class Plan:
         """The text of a plan file."""
         kept = {name: {str(axis): list(p) for axis, p in axes.items()} for name, axes in self.kept.items()}
         head = {"format": FORMAT, "model_sha256": self.model_sha256, "made_by": dict(self.made_by)}
-        if wishes := self.policy.to_dict():
-            head["policy"] = wishes
+        if policy := self.policy.to_dict():
+            head["policy"] = policy
         lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(axes)}" for name, axes in kept.items())
         return json.dumps(head, indent=1)[:-2] + f',\n "kept": {{\n{lines}\n }}\n}}\n'
 
@@ -66,7 +66,7 @@ class Plan:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as e:
             reason = getattr(e, "strerror", None) or "not a text file"
-            raise PlanError(f"{path}: cannot read the plan: {reason}; name the .plan.json that onnxprune wrote") from e
+            raise PlanError(f"{path}: cannot read the plan: {reason}; pass the .plan.json written by onnxprune") from e
         try:
             return cls.from_json(json.loads(text))
         except (ValueError, TypeError, AttributeError, KeyError) as e:
@@ -74,7 +74,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, data: Any) -> Plan:
-        """A plan from parsed JSON; ValueError says what is wrong."""
+        """A plan from parsed JSON; a ValueError describes what is wrong."""
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             got = data.get("format") if isinstance(data, dict) else type(data).__name__
             raise ValueError(f"got format {got!r}")
@@ -83,22 +83,25 @@ class Plan:
             kept[name] = {int(axis): tuple(int(p) for p in positions) for axis, positions in axes.items()}
             for axis, positions in kept[name].items():
                 if not positions or any(a >= b for a, b in pairwise(positions)) or positions[0] < 0:
-                    raise ValueError(f"'{name}' axis {axis}: kept positions must be ascending and at least one")
+                    raise ValueError(f"'{name}' axis {axis}: expected kept positions in ascending order, at least one")
         policy = Policy.from_dict(data.get("policy", {}))
-        return cls(str(data.get("model_sha256", "")), kept, data.get("made_by", {}), policy)
+        made_by = data.get("made_by", {})
+        if not isinstance(made_by, dict):
+            raise ValueError(f"'made_by' is {type(made_by).__name__}, expected an object")
+        return cls(str(data.get("model_sha256", "")), kept, made_by, policy)
 
 
 def plan_of(coupled: Coupled, dropped: Mask, sha256: str, made_by: Mapping[str, Any]) -> Plan:
-    """The plan that drops some labels.
+    """The plan that drops the given labels.
 
     Args:
         dropped: (n_labels,) True for labels to remove; the same for all labels of a class.
     """
     kept: dict[str, dict[int, tuple[int, ...]]] = {}
     for o in coupled.owners:
-        gone = dropped[o.start : o.start + o.size]
-        if gone.any():
-            kept.setdefault(o.weight, {})[o.axis] = tuple(np.flatnonzero(~gone).tolist())
+        removed = dropped[o.start : o.start + o.size]
+        if removed.any():
+            kept.setdefault(o.weight, {})[o.axis] = tuple(np.flatnonzero(~removed).tolist())
     return Plan(sha256, kept, made_by, coupled.policy)
 
 
@@ -106,7 +109,7 @@ def dropped_by(coupled: Coupled, plan: Plan) -> Mask:
     """The labels (n_labels,) that a plan drops in this graph.
 
     Raises:
-        PlanError: the plan names what the model lacks, cuts what must stay, or cuts tied channels apart.
+        PlanError: the plan does not fit the model, cuts pinned channels, or separates tied channels.
     """
     if plan.policy != coupled.policy:
         raise PlanError(f"the plan was made with {plan.policy}, the analysis with {coupled.policy}; analyse with `plan.policy`")
@@ -120,20 +123,22 @@ def dropped_by(coupled: Coupled, plan: Plan) -> Mask:
                     f"the plan cuts axis {axis} of '{name}', which this model does not have: is it for another model?"
                 )
             if positions[-1] >= owner.size:
-                raise PlanError(f"the plan keeps position {positions[-1]} of '{name}' axis {axis}, which has only {owner.size}")
-            gone = np.ones(owner.size, bool)
-            gone[list(positions)] = False
-            dropped[owner.start : owner.start + owner.size] = gone
+                raise PlanError(
+                    f"the plan keeps position {positions[-1]} of '{name}' axis {axis}, which has only {owner.size} positions"
+                )
+            removed = np.ones(owner.size, bool)
+            removed[list(positions)] = False
+            dropped[owner.start : owner.start + owner.size] = removed
     classes = np.zeros(len(coupled.roots), bool)
     classes[coupled.roots[dropped]] = True
     everywhere = classes[coupled.roots]
     for o in coupled.owners:
-        gone, tied = dropped[o.start : o.start + o.size], everywhere[o.start : o.start + o.size]
-        if not np.array_equal(gone, tied):
-            position = int(np.flatnonzero(gone != tied)[0])
+        removed, tied = dropped[o.start : o.start + o.size], everywhere[o.start : o.start + o.size]
+        if not np.array_equal(removed, tied):
+            position = int(np.flatnonzero(removed != tied)[0])
             raise PlanError(f"the plan keeps position {position} of '{o.weight}' axis {o.axis}, but cuts channels tied to it")
-        if (gone & ~coupled.free[o.start : o.start + o.size]).any():
-            position = int(np.flatnonzero(gone & ~coupled.free[o.start : o.start + o.size])[0])
+        if (removed & ~coupled.free[o.start : o.start + o.size]).any():
+            position = int(np.flatnonzero(removed & ~coupled.free[o.start : o.start + o.size])[0])
             pin = coupled.first_pin[int(coupled.roots[o.start + position])]
             raise PlanError(f"the plan cuts position {position} of '{o.weight}' axis {o.axis}, but {pin}")
     for even in coupled.evens:

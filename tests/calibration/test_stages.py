@@ -10,8 +10,10 @@ from onnx import ModelProto
 
 from onnxprune.calibration import stages as stages_module
 from onnxprune.calibration.stages import Stages, Store, schedule, stages
+from onnxprune.errors import DataError
 from onnxprune.ir.graph import read_nodes
 from onnxprune.ort import session
+from tests.cases.nets import small
 from tests.cases.text import model
 
 
@@ -21,7 +23,7 @@ def deep(layers: int = 4) -> ModelProto:
     return model(f"g (float[N,8] x, {weights}) => (float[N,8] y) {{ r0 = Identity(x)\n{body} y = Relu(r{layers}) }}")
 
 
-def test_pieces_compute_what_the_whole_computes_and_every_node_runs_once() -> None:
+def test_pieces_compute_what_the_whole_model_computes_and_every_node_runs_once() -> None:
     net = deep()
     wants = [["g0"], ["g1", "r1"], ["g2"], ["g2", "x"], ["y"]]
     batches = [{"x": np.random.default_rng(k).standard_normal((3, 8)).astype("f")} for k in range(3)]
@@ -43,7 +45,7 @@ def test_pieces_compute_what_the_whole_computes_and_every_node_runs_once() -> No
     assert sorted(ran) == sorted(set(ran)) == list(range(len(nodes)))
 
 
-def test_a_weight_changed_between_pieces_counts_from_then_on() -> None:
+def test_a_weight_changed_between_pieces_takes_effect_in_later_pieces() -> None:
     net = deep(2)
     x = np.ones((1, 8), "f")
     with stages(net, [["g0"], ["g1"]], [{"x": x}]) as run:
@@ -54,7 +56,17 @@ def test_a_weight_changed_between_pieces_counts_from_then_on() -> None:
     np.testing.assert_allclose(values["g1"], x + np.tanh(first["g0"]), rtol=1e-6)
 
 
-def test_what_does_not_fit_into_memory_lies_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_on_which_onnxruntime_fails_gives_a_one_line_error() -> None:
+    batches = [{"x": np.ones((2, channels, 8, 8), "f")} for channels in (3, 4)]
+    with stages(small(), [["c1"]], batches) as run:
+        results = run.advance(0)
+        assert next(results)["c1"].shape == (2, 16, 8, 8)
+        with pytest.raises(DataError, match=r"^`data`: the model does not run on x:2x4x8x8: .") as e:
+            next(results)
+    assert "\n" not in str(e.value)
+
+
+def test_arrays_that_do_not_fit_into_memory_are_stored_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(limit=100)
     arrays = [np.arange(20.0), np.arange(20.0) + 1]
     for k, x in enumerate(arrays):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verification catches cuts that are wrong, however little."""
+"""The verification catches wrong cuts, however small the error."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from onnxprune.analysis.couple import couple
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import find_groups
 from onnxprune.errors import VerificationError
+from onnxprune.evaluation.reference import reference
 from onnxprune.evaluation.verification import verify
 from onnxprune.ir.facts import read_graph
+from onnxprune.ort import session
 from onnxprune.rewrite.cut import cut
 from tests.cases.choosing import choose
 from tests.cases.nets import small
@@ -55,7 +57,7 @@ WRONG: dict[str, tuple[str, Callable[[Array], Array]]] = {
 }
 
 
-def test_a_right_cut_is_verified() -> None:
+def test_a_correct_cut_is_verified() -> None:
     found = verify(*made(small()))
     assert found.error < 1e-5
     assert found.engine == "onnxruntime"
@@ -64,20 +66,20 @@ def test_a_right_cut_is_verified() -> None:
 
 
 @pytest.mark.parametrize(("name", "change"), WRONG.values(), ids=WRONG)
-def test_a_wrong_cut_is_noticed(name: str, change: Callable[[Array], Array]) -> None:
+def test_a_wrong_cut_is_detected(name: str, change: Callable[[Array], Array]) -> None:
     coupled, dropped, pruned = made(small())
     spoil(pruned, name, change)
     with pytest.raises(VerificationError, match="differ from the masked original"):
         verify(coupled, dropped, pruned)
 
 
-def test_a_channel_too_few_is_noticed() -> None:
-    """The cut is consistent, but it is not the cut that was decided."""
+def test_one_channel_too_few_is_detected() -> None:
+    """The cut is consistent, but it is not the one that was decided."""
     coupled, dropped, _ = made(small())
     more = dropped.copy()
     group = find_groups(coupled)[0]
     more[np.isin(coupled.roots, group.roots[~dropped[group.roots]][:1])] = True
-    with pytest.raises(VerificationError, match="is not what the plan says"):
+    with pytest.raises(VerificationError, match="does not match the plan"):
         verify(coupled, dropped, cut(coupled, more))
 
 
@@ -90,14 +92,14 @@ def retype(m: ModelProto) -> None:
 
 
 @pytest.mark.parametrize("change", [rename, retype])
-def test_a_changed_interface_is_noticed(change: Callable[[ModelProto], None]) -> None:
+def test_a_changed_interface_is_detected(change: Callable[[ModelProto], None]) -> None:
     coupled, dropped, pruned = made(small())
     change(pruned)
     with pytest.raises(VerificationError, match="differ in name, type or shape"):
         verify(coupled, dropped, pruned)
 
 
-def test_a_model_that_is_not_valid_is_refused() -> None:
+def test_an_invalid_model_is_refused() -> None:
     coupled, dropped, pruned = made(small())
     pruned.graph.node[0].op_type = "Convolution"
     with pytest.raises(VerificationError, match=r"onnx\.checker rejects"):
@@ -123,7 +125,7 @@ FAINT = """g (float[N,3,6,6] x, float[8,3,3,3] w1, float[4,8,1,1] w3) => (float[
     a = Conv(x, w1)  b = Relu(a)  c = Conv(b, w3)  s = Mul(c, big)  d = Add(s, low)  y = Sigmoid(d) }"""
 
 
-def test_outputs_that_are_nothing_but_rounding_verify_nothing_by_themselves() -> None:
+def test_outputs_dominated_by_rounding_do_not_suffice_to_verify_a_cut() -> None:
     coupled, dropped, pruned = made(model(FAINT))
     assert "node by node" in verify(coupled, dropped, pruned).engine
     spoil(pruned, "w3", lambda x: x[:, ::-1])
@@ -131,26 +133,66 @@ def test_outputs_that_are_nothing_but_rounding_verify_nothing_by_themselves() ->
         verify(coupled, dropped, pruned)
 
 
-def test_a_part_that_nobody_reads_verifies_nothing() -> None:
-    split = FAINT.replace("a = Conv(x, w1)", "both = Conv(x, w)  unread, a = Split <axis = 1> (both, sizes)")
+def test_a_network_with_an_unused_part_is_verified_node_by_node() -> None:
+    split = FAINT.replace("a = Conv(x, w1)", "both = Conv(x, w)  unused, a = Split <axis = 1> (both, sizes)")
     split = split.replace("float[8,3,3,3] w1", "float[16,3,3,3] w").replace("float big", "int64[2] sizes = {8, 8}, float big")
     coupled, dropped, pruned = made(model(split))
     assert "node by node" in verify(coupled, dropped, pruned).engine
 
 
-def test_outputs_without_a_finite_number_verify_nothing() -> None:
+CLASSES = """g (float[N,3,24,24] x, float[64,3,3,3] w1, float[5,64,3,3] w2) => (int64[N,1,20,20] y) {
+    a = Conv(x, w1)  b = Relu(a)  c = Conv(b, w2)  y = ArgMax <axis = 1> (c) }"""
+
+
+def with_equal_classes(net: ModelProto) -> ModelProto:
+    """Channels 32 to 63 repeat channels 0 to 31, and two classes add them in different orders: rounding decides."""
+    weights = {t.name: onnx.numpy_helper.to_array(t).copy() for t in net.graph.initializer}
+    weights["w1"][32:] = weights["w1"][:32]
+    weights["w2"][1] = np.concatenate([weights["w2"][0][32:], weights["w2"][0][:32]])
+    weights["w2"][2:] = 0
+    for name, x in weights.items():
+        spoil(net, name, lambda _, x=x: x)  # type: ignore[misc]
+    return net
+
+
+def positions_that_differ(coupled: Coupled, dropped: NDArray[np.bool_], pruned: ModelProto) -> float:
+    feeds = {"x": np.random.default_rng(0).standard_normal((2, 3, 24, 24)).astype("f")}
+    a, b = (session(m.SerializeToString()).run(None, feeds)[0] for m in (reference(coupled, dropped, None), pruned))
+    return float((a != b).mean())
+
+
+def test_equal_class_scores_decided_by_rounding_are_verified() -> None:
+    net = with_equal_classes(model(CLASSES))
+    coupled = couple(read_graph(net))
+    [owner] = [o for o in coupled.owners if (o.weight, o.axis) == ("w1", 0)]
+    dropped = np.isin(coupled.roots, coupled.roots[[owner.start + p for p in (0, 1, 2, 32, 33, 34)]])
+    pruned = cut(coupled, dropped)
+    found = verify(coupled, dropped, pruned)
+    assert ("node by node" in found.engine) == (positions_that_differ(coupled, dropped, pruned) > 0)
+    assert found.error < 1e-5
+
+
+def test_integers_that_differ_in_a_few_places_are_noticed() -> None:
+    coupled, dropped, pruned = made(model(CLASSES))
+    spoil(pruned, "w2", lambda w: w * np.array([1, 1, 1.1, 1, 1], "f").reshape(5, 1, 1, 1))
+    assert 0 < positions_that_differ(coupled, dropped, pruned) < 0.05
+    with pytest.raises(VerificationError, match="differ from the masked original"):
+        verify(coupled, dropped, pruned)
+
+
+def test_outputs_without_a_finite_value_do_not_verify_a_cut() -> None:
     net = model(
         """g (float[N,3,8,8] x, float[8,3,1,1] w1, float[4,8,1,1] w2) => (float[N,4,8,8] y) {
         a = Conv(x, w1)  m = Abs(a)  n = Neg(m)  b = Log(n)  y = Conv(b, w2) }"""
     )
     coupled = couple(read_graph(net))
     dropped = np.zeros(len(coupled.roots), bool)
-    with pytest.raises(VerificationError, match="no output of the masked original is a finite number"):
+    with pytest.raises(VerificationError, match="no output of the masked original has a finite value"):
         verify(coupled, dropped, cut(coupled, dropped))
 
 
-def test_a_mask_is_fed_with_zeros_and_ones() -> None:
-    """Exporters write (1 - mask) * lowest: larger integers make infinities, and then nothing is a number."""
+def test_a_mask_input_is_filled_with_zeros_and_ones() -> None:
+    """Exporters write (1 - mask) * lowest: larger integers give infinities, and then NaN."""
     found = verify(
         *made(
             model("""g (float[2,5,6] x, int64[2,1,5] mask, float[6,8] w1, float[6,8] w2, float[6,8] w3,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes in is checked, and what is written appears whole or not at all."""
+"""Input files are checked, and output files are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def one_line(e: BaseException, path: Path) -> bool:
 FILES: dict[str, tuple[bytes | None, str]] = {
     "missing": (None, "no such file"),
     "empty": (b"", "is empty"),
-    "text": (b"hello, this is no model\n" * 9, "not an ONNX model"),
+    "text": (b"hello, this is not a model\n" * 9, "not an ONNX model"),
     "random bytes": (np.random.default_rng(0).bytes(4000), "not an ONNX model"),
     "a valid message of another kind": (onnx.TensorProto(dims=[3]).SerializeToString(), "not an ONNX model"),
 }
 
 
 @pytest.mark.parametrize(("content", "why"), FILES.values(), ids=FILES)
-def test_a_file_that_is_no_model_gives_one_line(content: bytes | None, why: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_model_is_reported_in_one_line(content: bytes | None, why: str, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     if content is not None:
         path.write_bytes(content)
@@ -40,13 +40,13 @@ def test_a_file_that_is_no_model_gives_one_line(content: bytes | None, why: str,
     assert one_line(e.value, path)
 
 
-def test_a_folder_is_no_model(tmp_path: Path) -> None:
+def test_a_folder_instead_of_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is a folder"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.9, 0.999])
-def test_a_truncated_file_gives_one_line(keep: float, tmp_path: Path) -> None:
+def test_a_truncated_file_is_reported_in_one_line(keep: float, tmp_path: Path) -> None:
     path = write(tmp_path)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * keep)])
@@ -72,11 +72,11 @@ def new_opset(m: ModelProto) -> None:
 
 
 def unknown_input(m: ModelProto) -> None:
-    m.graph.node[2].input[0] = "nobody"
+    m.graph.node[2].input[0] = "missing"
 
 
 def unknown_output(m: ModelProto) -> None:
-    m.graph.output[0].name = "nobody"
+    m.graph.output[0].name = "missing"
 
 
 def short_weight(m: ModelProto) -> None:
@@ -92,15 +92,15 @@ SPOILS: list[tuple[Callable[[ModelProto], None], str]] = [
     (new_ir, "update onnx"),
     (old_opset, "opset 8, expected 9 to"),
     (new_opset, "update onnx"),
-    (unknown_input, "reads 'nobody'"),
-    (unknown_output, "output 'nobody' is made by no node"),
+    (unknown_input, "reads 'missing'"),
+    (unknown_output, "output 'missing' is not produced by any node"),
     (short_weight, "bytes, expected"),
     (no_nodes, "has no nodes"),
 ]
 
 
 @pytest.mark.parametrize(("spoil", "why"), SPOILS, ids=[s.__name__ for s, _ in SPOILS])
-def test_a_model_that_is_not_supported_gives_one_line(spoil: Callable[[ModelProto], None], why: str, tmp_path: Path) -> None:
+def test_an_unsupported_model_is_reported_in_one_line(spoil: Callable[[ModelProto], None], why: str, tmp_path: Path) -> None:
     net = small()
     spoil(net)
     path = tmp_path / "m.onnx"
@@ -122,17 +122,17 @@ def test_external_data_is_read_and_written(tmp_path: Path) -> None:
     }
 
 
-def test_external_data_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_missing_external_data_is_named(tmp_path: Path) -> None:
     path = external(tmp_path)
     (tmp_path / "net.bin").unlink()
-    with pytest.raises(ModelError, match=r"'net\.bin', which is missing; copy it beside the model"):
+    with pytest.raises(ModelError, match=r"'net\.bin', which is missing; copy it next to the model"):
         load(path)
 
 
-def test_external_data_that_is_cut_short_is_refused(tmp_path: Path) -> None:
+def test_truncated_external_data_is_refused(tmp_path: Path) -> None:
     path = external(tmp_path)
     (tmp_path / "net.bin").write_bytes((tmp_path / "net.bin").read_bytes()[:-10])
-    with pytest.raises(ModelError, match="which is cut short: got"):
+    with pytest.raises(ModelError, match="which is truncated: got"):
         load(path)
 
 
@@ -151,7 +151,7 @@ def test_external_data_outside_the_folder_is_not_read(place: str, tmp_path: Path
 
 
 class FullDisk:
-    """A file on which nothing more fits."""
+    """A file on a full disk."""
 
     def __init__(self, *_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -170,7 +170,7 @@ def test_a_full_disk_leaves_nothing_behind(replaces: bool, tmp_path: Path, monke
     assert not replaces or out.read_bytes() == b"what was there"
 
 
-def test_the_input_is_never_the_output(tmp_path: Path) -> None:
+def test_the_input_file_is_never_overwritten(tmp_path: Path) -> None:
     path = write(tmp_path)
     link = tmp_path / "link.onnx"
     link.symlink_to(path)
@@ -179,21 +179,21 @@ def test_the_input_is_never_the_output(tmp_path: Path) -> None:
             check_output(name, True, path)
 
 
-def test_an_output_that_exists_needs_force(tmp_path: Path) -> None:
+def test_overwriting_an_output_needs_force(tmp_path: Path) -> None:
     path = write(tmp_path)
     with pytest.raises(OptionError, match="`force`"):
         check_output(path, False)
     check_output(path, True)
 
 
-def test_an_output_in_no_folder_is_refused(tmp_path: Path) -> None:
+def test_an_output_without_a_folder_or_a_file_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no such folder"):
         check_output(tmp_path / "nowhere" / "out.onnx", False)
     with pytest.raises(OutputError, match="is a folder"):
         check_output(tmp_path, True)
 
 
-def test_an_output_in_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_in_a_read_only_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
     with pytest.raises(OutputError, match="cannot be written to"):
         check_output(tmp_path / "out.onnx", False)

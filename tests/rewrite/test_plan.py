@@ -22,7 +22,7 @@ def made() -> Plan:
     return pruned(small(), 0.5, align="none", verify=False).plan
 
 
-def test_a_plan_survives_a_file(tmp_path: Path) -> None:
+def test_a_plan_survives_saving_and_loading(tmp_path: Path) -> None:
     plan = made()
     plan.save(tmp_path / "p.json")
     assert Plan.load(tmp_path / "p.json") == plan
@@ -47,9 +47,12 @@ def test_every_cut_axis_is_listed_with_positions_of_the_original() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"format": "other/1", "kept": {}}', '{"format": "onnxprune-plan/1"}', "\x00", '{"format":'],
+    [
+        *("", "[]", "{}", '{"format": "other/1", "kept": {}}', '{"format": "onnxprune-plan/1"}', "\x00", '{"format":'),
+        '{"format": "onnxprune-plan/1", "kept": {}, "made_by": 5}',
+    ],
 )
-def test_what_is_no_plan_gives_one_line(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_plan_gives_a_one_line_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text(text)
     with pytest.raises(PlanError, match="not a plan") as e:
         Plan.load(tmp_path / "p.json")
@@ -63,11 +66,11 @@ def to_json(change: Callable[[Kept], Any]) -> Plan:
 
 
 @pytest.mark.parametrize("positions", [[], [2, 1], [1, 1], [-1, 2]])
-def test_positions_that_do_not_ascend_are_refused(positions: list[int]) -> None:
+def test_positions_that_are_empty_negative_or_not_ascending_are_refused(positions: list[int]) -> None:
     def spoil(kept: Kept) -> None:
         kept["w1"]["0"] = positions
 
-    with pytest.raises(ValueError, match="'w1' axis 0: kept positions"):
+    with pytest.raises(ValueError, match="'w1' axis 0: expected kept positions"):
         to_json(spoil)
 
 
@@ -83,7 +86,7 @@ def too_far(kept: Kept) -> None:
     kept["w2"]["0"] = [0, 12]
 
 
-def apart(kept: Kept) -> None:
+def untied(kept: Kept) -> None:
     kept["w3"]["0"] = [p for p in range(16) if p not in kept["w3"]["0"]]
 
 
@@ -97,15 +100,15 @@ def an_output(kept: Kept) -> None:
         (another_name, "which this model does not have"),
         (another_axis, "which this model does not have"),
         (too_far, "keeps position 12 of 'w2' axis 0, which has only 12"),
-        (apart, "but cuts channels tied to it"),
-        (an_output, "promises its size to the user"),
+        (untied, "but cuts channels tied to it"),
+        (an_output, "is a model output, so its size is fixed"),
     ],
 )
-def test_a_plan_that_does_not_fit_is_refused(spoil: Callable[[Kept], Any], why: str) -> None:
+def test_a_plan_that_does_not_fit_the_model_is_refused(spoil: Callable[[Kept], Any], why: str) -> None:
     with pytest.raises(PlanError, match=why):
         onnxprune.apply_plan(small(), to_json(spoil), bench=False)
 
 
-def test_a_plan_remembers_that_weights_were_refitted() -> None:
+def test_a_plan_records_that_weights_were_refitted() -> None:
     assert Plan("", {}, {"recovered": "bias"}).recovered == "bias"
     assert Plan("", {}, {}).recovered == ""

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from onnxprune.cost.benchmark import Benchmark, Latency
 from onnxprune.evaluation.verification import Verification
-from onnxprune.report.inspection import PinView, Inspection
+from onnxprune.report.inspection import Inspection, PinView
 from onnxprune.report.values import Change, MixRow, PinRow, RecoveryRow, Report
 
 MAX_ROWS = 60
@@ -37,13 +37,16 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def _headline(report: Report) -> Text:
-    asked = report.asked
+    asked, ratio = report.asked, report.asked.get("ratio")
     text = Text.assemble(("onnxprune ", "bold"), report.model)
-    what = f"at most {asked['macs']} of MACs" if "macs" in asked else f"{asked.get('ratio', 0):.0%} of the prunable channels"
-    text.append(f"\nasked: {what}, scope {asked.get('scope')}, criterion {asked.get('criterion')}, ")
-    text.append(f"align {asked.get('align')} ({report.align_reason})")
-    if "carrier" in asked:
-        text.append(f", carrier {' '.join(asked['carrier'])}")
+    if "macs" in asked:
+        what = f"at most {asked['macs']} of the MACs"
+    else:
+        what = f"{ratio:.0%} of the prunable channels" if isinstance(ratio, int | float) else "the channels of the plan"
+    options = ", ".join(f"{name} {asked[name]}" for name in ("scope", "criterion", "align") if name in asked)
+    text.append(f"\nasked: {what}" + (f", {options} ({report.align_reason})" if options else ""))
+    if isinstance(asked.get("carrier"), list):
+        text.append(f", carrier {' '.join(map(str, asked['carrier']))}")
     if asked.get("allow_renormalising"):
         text.append(", renormalising allowed")
     return text
@@ -54,28 +57,28 @@ def _costs(report: Report) -> Table:
     for column in table.columns[1:4]:
         column.justify = "right"
     kept = report.prunable - report.removed
-    note = f"{report.ratio:.1%} of them removed"
+    note = f"{report.ratio:.1%} removed"
     table.add_row("prunable channels", f"{report.prunable:,}", f"{kept:,}", f"{1 - report.ratio:.1%}", note)
     at = shapes_text(report.inputs)
-    table.add_row("MACs", *_change(report.macs, 1e6, "M"), f"one input of {at}")
+    table.add_row("MACs", *_change(report.macs, 1e6, "M"), f"input: {at}")
     table.add_row("parameters", *_change(report.params, 1e3, "k"))
-    table.add_row("file", *_change(report.bytes, 1e6, "MB"))
+    table.add_row("file size", *_change(report.bytes, 1e6, "MB"))
     if report.benchmark:
         a, b = report.benchmark.latencies[:2]
         table.add_row("latency", _ms(a), _ms(b), f"{b.median_ms / a.median_ms:.1%}", _spread(a, b))
         table.add_row("speed-up", "", *_speedup(report.benchmark))
     if report.accuracy:
-        shown = "{:.2%}" if report.measure == "top-1" else "{:.4g}"  # a metric may be anything
+        shown = "{:.2%}" if report.measure == "top-1" else "{:.4g}"  # a metric may have any scale
         values = (shown.format(v) for v in (report.accuracy.before, report.accuracy.after))
         table.add_row("accuracy", *values, "", escape(_samples(report, shown)))
     return table
 
 
 def _samples(report: Report, shown: str) -> str:
-    """What accuracy was measured on, and what the cut alone left of it where something was recovered."""
+    """What accuracy was measured on and, if weights were fitted, the accuracy of the cut alone."""
     fitted = report.recovery is not None and report.recovery.fitted
-    alone = f"; {shown.format(report.accuracy_cut)} after the cut alone" if fitted and report.accuracy_cut is not None else ""
-    return f"{report.samples:,} {'held-out ' if fitted else ''}samples, {report.measure}{alone}"
+    alone = f"; {shown.format(report.accuracy_cut)} before recovery" if fitted and report.accuracy_cut is not None else ""
+    return f"{report.measure} on {report.samples:,} {'held-out ' if fitted else ''}samples{alone}"
 
 
 def _change(change: Change, unit: float, name: str) -> tuple[str, str, str]:
@@ -97,7 +100,7 @@ def _speedup(result: Benchmark) -> tuple[str, str, str]:
 
 
 def _groups(report: Report) -> Table:
-    table = _plain_table("group", "width", "kept", title="groups of channels")
+    table = _plain_table("group", "width", "kept", title="channel groups")
     table.columns[1].justify = table.columns[2].justify = "right"
     rows = sorted(report.groups, key=lambda g: -g.before)[:MAX_ROWS] if len(report.groups) > MAX_ROWS else report.groups
     for g in rows:
@@ -108,12 +111,16 @@ def _groups(report: Report) -> Table:
 
 
 def _recovery(row: RecoveryRow, measure: str) -> Table:
-    """What was tried to keep accuracy; what was kept is marked."""
-    fitted = f"fitted to {row.fitted:,} samples, judged on {row.judged:,} others" if row.fitted else f"judged on {row.judged:,}"
+    """The recovery methods that were tried; the one that was kept is marked."""
+    fitted = (
+        f"fitted to {row.fitted:,} samples, tested on {row.judged:,} others"
+        if row.fitted
+        else f"tested on {row.judged:,} samples"
+    )
     where = f"{fitted} ({row.source})"
     scored = row.before.accuracy is not None
-    heads = ["recovery", "output error", "cosine", "same top-1", *([measure] if scored else []), "seconds"]
-    table = _plain_table(*heads, title=f"after the cut: {where}")
+    heads = ["method", "output error", "cosine", "top-1 agreement", *([measure] if scored else []), "seconds"]
+    table = _plain_table(*heads, title=f"recovery: {where}")
     for column in table.columns[1:]:
         column.justify = "right"
     for a in row.attempts:
@@ -130,7 +137,7 @@ def _recovery(row: RecoveryRow, measure: str) -> Table:
 
 def pins_table(pins: Sequence[PinRow] | Sequence[PinView]) -> Table:
     """What cannot be cut, largest first."""
-    table = _plain_table("channels", "of MACs", "kept because", "made by", title="cannot be cut")
+    table = _plain_table("channels", "share of MACs", "kept because", "weights", title="channels that cannot be cut")
     table.columns[0].justify = table.columns[1].justify = "right"
     for p in pins[:MAX_PINS]:
         more = f" and {len(p.weights) - 2} more" if len(p.weights) > 2 else ""
@@ -144,7 +151,7 @@ def pins_table(pins: Sequence[PinRow] | Sequence[PinView]) -> Table:
 
 def _mixes(mixes: Sequence[MixRow]) -> Table:
     """Nodes that renormalise."""
-    table = _plain_table("channels", "node", title="work on the channels that are left (--allow-renormalising)")
+    table = _plain_table("channels", "node", title="nodes that work on the kept channels only (--allow-renormalising)")
     table.columns[0].justify = "right"
     for m in mixes[:MAX_PINS]:
         table.add_row(f"{m.before:,} -> {m.after:,}", escape(m.node))
@@ -160,10 +167,10 @@ def _plain_table(*columns: str, title: str) -> Table:
 
 
 def _closing(report: Report) -> Iterable[RenderableType]:
-    proof = report.verification
-    if proof is not None:
-        refitted = f"; then weights were refitted ({report.recovery.method})" if _refitted(report) and report.recovery else ""
-        yield Text("proven: ", style="green").append(Text(verification_text(proof) + refitted, style="default"))
+    verification = report.verification
+    if verification is not None:
+        refitted = f"; weights were then refitted ({report.recovery.method})" if _refitted(report) and report.recovery else ""
+        yield Text("verified: ", style="green").append(Text(verification_text(verification) + refitted, style="default"))
     else:
         yield Text("not verified (--no-verify)", style="yellow")
     for note in report.notes:
@@ -178,14 +185,15 @@ def _refitted(report: Report) -> bool:
     return report.recovery is not None and report.recovery.method != "none"
 
 
-def verification_text(proof: Verification) -> str:
-    """One sentence on what was proven and how well."""
-    count = proof.renormalising
+def verification_text(verification: Verification) -> str:
+    """What was verified and how closely, in one sentence."""
+    count = verification.renormalising
     nodes = "1 node works" if count == 1 else f"{count:,} nodes work"
-    mixes = f", in which {nodes} on the channels that are left" if count else ""
+    mixes = f", in which {nodes} on the kept channels only" if count else ""
     return (
         f"equal to the original with the removed channels zeroed{mixes}, "
-        f"error {proof.error:.1e} (allowed {proof.tolerance:.0e}) on {len(proof.inputs)} seeded inputs in {proof.engine}"
+        f"largest relative difference {verification.error:.1e} (tolerance {verification.tolerance:.0e}) "
+        f"on {len(verification.inputs)} seeded inputs in {verification.engine}"
     )
 
 
@@ -197,18 +205,16 @@ def shapes_text(shapes: Mapping[str, tuple[int, ...]]) -> str:
 def print_inspection(found: Inspection, console: Console) -> None:
     """What `inspect` shows: groups with their members, what cannot be cut, and what no cut changes."""
     held = sum(p.channels for p in found.pins)
-    console.print(
-        f"{found.nodes:,} nodes, {found.macs / 1e6:,.2f} M MACs for one input of {shapes_text(found.inputs)}", markup=False
-    )
+    console.print(f"{found.nodes:,} nodes, {found.macs / 1e6:,.2f} M MACs (input: {shapes_text(found.inputs)})", markup=False)
     console.print(
         f"{found.prunable:,} prunable channels in {len(found.groups)} groups; {held:,} channels cannot be cut "
-        f"({found.held_macs:.1%} of the MACs make them)"
+        f"({found.held_macs:.1%} of the MACs)"
     )
     bars = console.encoding.lower().startswith("utf")
-    table = Table("group", "channels", "of MACs", "", "made by", escape("lives in (weight[axis])"), **PLAIN)
+    table = Table("group", "channels", "share of MACs", "", "made by", escape("weight[axis]"), **PLAIN)
     table.columns[1].justify = table.columns[2].justify = "right"
     for column in (table.columns[0], *table.columns[4:]):
-        column.overflow = "fold"  # names are only useful whole
+        column.overflow = "fold"  # a truncated name is useless
     for g in found.groups:
         width = f"{g.channels:,}" if g.each == 1 else f"{g.channels:,} x {g.each}"
         blocks = f" in {g.blocks[0]} equal blocks" if g.blocks else ""
@@ -238,14 +244,14 @@ def _some(names: Sequence[str], most: int) -> str:
 
 def _rest_table(found: Inspection) -> Table:
     """What no cut changes, largest first."""
-    title = f"left if everything goes that can: {found.fixed_macs:.1%} of the MACs"
-    table = Table("of MACs", "node", "because", title=title, title_justify="left", title_style="bold", **PLAIN)
+    title = f"left if all prunable channels are removed: {found.fixed_macs:.1%} of the MACs"
+    table = Table("share of MACs", "node", "left because", title=title, title_justify="left", title_style="bold", **PLAIN)
     table.columns[0].justify = "right"
     for r in found.rest[:MAX_PINS]:
         table.add_row(f"{r.macs:.1%}", escape(f"{r.op} '{r.node}'"), escape(r.why))
     if len(found.rest) > MAX_PINS:
-        left = found.rest[MAX_PINS:]
-        table.add_row(f"{sum(r.macs for r in left):.1%}", f"... {len(left)} more nodes (--format json lists all)", "")
+        more = found.rest[MAX_PINS:]
+        table.add_row(f"{sum(r.macs for r in more):.1%}", f"... {len(more)} more nodes (--format json lists all)", "")
     return table
 
 
@@ -259,5 +265,5 @@ def print_benchmark(result: Benchmark, names: Sequence[str], console: Console) -
         spread = f"{result.speedup_low[k]:.2f}-{result.speedup_high[k]:.2f}" if k else ""
         table.add_row(escape(name), _ms(t), f"{t.low_ms:.3f}-{t.high_ms:.3f}", f"{result.speedup[k]:.2f}x", spread)
     threads = f"{result.threads} thread{'s' if result.threads > 1 else ''}"
-    about = f"{result.latencies[0].runs} rounds, models in turn, {threads}, {result.provider}, {shapes_text(result.inputs)}"
+    about = f"{result.latencies[0].runs} rounds of alternating runs, {threads}, {result.provider}, {shapes_text(result.inputs)}"
     console.print(Group(table, Text(about)))

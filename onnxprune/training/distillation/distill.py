@@ -31,7 +31,7 @@ LOOKS = (1 / 48, 1 / 24, *(k / 12 for k in range(1, 10)), *(k / 24 for k in rang
 """When the student is validated, as fractions of the training; early too, so that excessive step sizes are noticed."""
 LATE, PATIENCE, WORSE = 0.75, 3, 1.5
 """In the last part of the training (from `LATE` on), steps only become smaller. `PATIENCE` validations, each worse than the one
-before and the last one worse than the best by a factor of `WORSE`, then end it. (Pinned-out samples may be few, and small
+before and the last one worse than the best by a factor of `WORSE`, then end it. (Held-out samples may be few, and small
 differences between validations are noise.)"""
 LOOK_SHARE, WARM_SHARE, WARM_STEPS = 0.01, 0.03, 20
 """Fraction of the time for one validation; warm-up as a fraction of the training and as a number of steps (the longer one)."""

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A wrong option ends the run in one line before anything slow: nothing is generated, run or written.
+
+Errors that the command line alone shows are reported before the model is read; those that need the graph, before any sample is
+generated and any model is run.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.main import get_command
+
+from onnxprune.cli.app import app
+from tests.cases.commands import Capture, files, refused
+from tests.cases.nets import TRAINED, external
+
+RATIO = ("--ratio", "0.5")
+NAMES: dict[str, tuple[tuple[str, ...], str]] = {
+    "ratio below": (("--ratio", "-1"), "expected 0 <= ratio < 1"),
+    "ratio of one": (("--ratio", "1"), "expected 0 <= ratio < 1"),
+    "ratio above": (("--ratio", "7"), "expected 0 <= ratio < 1"),
+    "ratio nan": (("--ratio", "nan"), "expected 0 <= ratio < 1"),
+    "ratio abc": (("--ratio", "abc"), "--ratio"),
+    "no ratio": ((), "--ratio, --macs: got neither"),
+    "ratio and macs": ((*RATIO, "--macs", "50%"), "got both"),
+    "macs": (("--macs", "0.5"), "such as 50%"),
+    "criterion": ((*RATIO, "--criterion", "ccprun"), "did you mean 'ccprune'"),
+    "criterion without inputs": ((*RATIO, "--criterion", "obs", "--recover", "none"), "--criterion obs: "),
+    "scores missing": ((*RATIO, "--scores", "HERE/no.npz"), "--scores"),
+    "scores unreadable": ((*RATIO, "--scores", "HERE/net.onnx"), "--scores"),
+    "scope": ((*RATIO, "--scope", "all"), "expected one of global, local"),
+    "align": ((*RATIO, "--align", "wide"), "expected auto, none, or a number"),
+    "align zero": ((*RATIO, "--align", "0"), "expected auto, none, or a number"),
+    "carrier": ((*RATIO, "--carrier", "both"), "--carrier"),
+    "data missing": ((*RATIO, "--data", "HERE/no.npz"), "no such file"),
+    "data nowhere": ((*RATIO, "--data", "nowhere"), "--data nowhere: no such file"),
+    "data: unknown module": ((*RATIO, "--data", "no_such_module:samples"), "no_such_module"),
+    "data: unknown function": ((*RATIO, "--data", "json:samples"), "samples"),
+    "preprocess alone": ((*RATIO, "--preprocess", "size=8x8"), "--preprocess: "),
+    "preprocess key": ((*RATIO, "--data", "HERE/images", "--preprocess", "sise=8"), "size"),
+    "preprocess with noise": ((*RATIO, "--data", "random", "--preprocess", "size=8"), "a folder of images"),
+    "samples": ((*RATIO, "--data", "random", "--samples", "-1"), "expected at least 1"),
+    "samples alone": ((*RATIO, "--samples", "9"), "--samples: "),
+    "labels alone": ((*RATIO, "--labels", "l.csv"), "--labels: "),
+    "labels missing": ((*RATIO, "--data", "random", "--labels", "HERE/no.csv"), "no such file"),
+    "metric": ((*RATIO, "--data", "random", "--metric", "mine"), "expected module:function"),
+    "metric: unknown module": ((*RATIO, "--data", "random", "--metric", "no_such_module:f"), "no_such_module"),
+    "metric: unknown function": ((*RATIO, "--data", "random", "--metric", "json:no_such_function"), "no_such_function"),
+    "input shape": ((*RATIO, "--input-shape", "x:1xbig"), "or NAME:1x3x224x224"),
+    "input shape zero": ((*RATIO, "--input-shape", "1x0x8x8"), "or NAME:1x3x224x224"),
+    "seed": ((*RATIO, "--seed", "-3"), "--seed: got -3"),
+    "recover": ((*RATIO, "--recover", "magic"), "--recover: got 'magic'"),
+    "rounds": ((*RATIO, "--rounds", "0"), "--rounds: got 0"),
+    "rounds without recovery": ((*RATIO, "--rounds", "2", "--recover", "none"), "--rounds: "),
+    "time budget": ((*RATIO, "--time-budget", "soon"), "--time-budget: got 'soon'"),
+    "threads": ((*RATIO, "--threads", "0"), "expected at least 1"),
+    "output folder": ((*RATIO, "-o", "HERE/no/o.onnx"), "no such folder"),
+    "output is a folder": ((*RATIO, "-o", "HERE/images"), "is a folder"),
+    "output is input": ((*RATIO, "-o", "HERE/net.onnx", "--force"), "is the input itself"),
+    "output is data": ((*RATIO, "--data", "HERE/d.npz", "-o", "HERE/d.npz", "--force"), "is the input itself"),
+    "output exists": ((*RATIO, "-o", "HERE/d.npz"), "use --force"),
+    "plan is input": ((*RATIO, "--plan", "HERE/net.onnx", "--force"), "is the input itself"),
+    "plan is output": ((*RATIO, "-o", "HERE/o", "--plan", "HERE/o"), "for both the model and the plan"),
+    "plan folder": ((*RATIO, "--plan", "HERE/no/p.json"), "no such folder"),
+    "picture": ((*RATIO, "--picture", "HERE/p.png"), "ends in .svg"),
+    "picture folder": ((*RATIO, "--picture", "HERE/no/p.svg"), "no such folder"),
+    "format": ((*RATIO, "--format", "xml"), "xml"),
+    "unknown option": ((*RATIO, "--fast"), "--fast"),
+}
+"""Options, and a text that the error line contains; HERE is the folder of the model."""
+
+GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
+    "include": ((*RATIO, "--include", "nothing*"), "matches no weight"),
+    "exclude": ((*RATIO, "--exclude", "nothing*"), "matches no weight"),
+    "all excluded": ((*RATIO, "--exclude", "w*"), "--include/--exclude"),
+    "carrier pattern": ((*RATIO, "--carrier", "nothing*=outer"), "matches no weight"),
+    "scores length": ((*RATIO, "--scores", "HERE/short.npz"), "expected (16,)"),
+    "scores weight": ((*RATIO, "--scores", "HERE/d.npz"), "--scores"),
+    "input shape name": ((*RATIO, "--input-shape", "z:1x3x8x8"), "NAME"),
+    "input shape rank": ((*RATIO, "--input-shape", "x:1x3x8"), "--input-shape"),
+    "input shape size": ((*RATIO, "--input-shape", "x:1x4x8x8"), "--input-shape"),
+    "output is weights": ((*RATIO, "-o", "HERE/net.bin", "--force"), "is the input itself"),
+    "plan is weights": ((*RATIO, "--plan", "HERE/net.bin", "--force"), "is the input itself"),
+    "data of another model": ((*RATIO, "--data", "HERE/short.npz"), "missing: x"),
+    "number of labels": ((*RATIO, "--data", "HERE/d.npz", "--labels", "HERE/l.csv"), "label"),
+    "preprocess with other channels": ((*RATIO, "--data", "HERE/images", "--preprocess", "order=grey"), "grey"),
+}
+
+SWITCHES = {"allow_renormalising", "verify", "bench"}
+"""Options that cannot be wrong."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a model, its weights in a separate file, and the files that the options name."""
+    from PIL import Image
+
+    external(tmp_path)
+    np.savez(tmp_path / "short.npz", w1=np.ones(3))
+    np.savez(tmp_path / "d.npz", x=np.ones((6, 3, 8, 8), np.float32))
+    (tmp_path / "l.csv").write_text("0\n1\n")
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "images" / "a.png")
+    return tmp_path
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, *places: str) -> None:
+    """Fail the test if one of these functions is called."""
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise AssertionError("too late")
+
+    for place in places:
+        monkeypatch.setattr(place, fails)
+
+
+def error_line(folder: Path, options: tuple[str, ...], capsys: Capture) -> str:
+    before = files(folder)
+    line = refused([str(folder / "net.onnx"), *(o.replace("HERE", str(folder)) for o in options)], capsys)
+    assert files(folder) == before
+    return line
+
+
+@pytest.mark.parametrize(("options", "why"), NAMES.values(), ids=NAMES)
+def test_a_wrong_option_is_noticed_before_the_model_is_read(
+    options: tuple[str, ...], why: str, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid(monkeypatch, "onnxprune.cli.prune.load")
+    assert why in error_line(folder, options, capsys)
+
+
+@pytest.mark.parametrize(("options", "why"), GRAPH.values(), ids=GRAPH)
+def test_an_option_that_does_not_fit_the_graph_is_noticed_before_any_sample_is_generated_or_any_model_runs(
+    options: tuple[str, ...], why: str, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid(monkeypatch, "onnxruntime.InferenceSession", "onnxprune.data.load.synthesize", "onnxprune.pipeline.prune.provide")
+    assert why in error_line(folder, options, capsys)
+
+
+def test_every_option_has_a_test_with_a_wrong_value() -> None:
+    prune = get_command(app).commands["prune"]  # type: ignore[attr-defined]
+    tried = {word for options, _ in (*NAMES.values(), *GRAPH.values()) for word in options if word.startswith("-")}
+    untried = {p.name for p in prune.params if not tried & {*p.opts}} - {"model"}
+    assert untried == SWITCHES
+
+
+@pytest.mark.parametrize("command", ["apply", "inspect", "explain", "verify", "bench"])
+def test_a_wrong_shape_is_noticed_by_every_command_before_a_model_is_read(
+    command: str, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "prune" if command == "apply" else command
+    forbid(monkeypatch, f"onnxprune.cli.{module}.load")
+    model = str(folder / "net.onnx")
+    others = {"apply": ["p.json"], "explain": ["w1"], "verify": [model, "p.json"]}.get(command, [])
+    assert "--input-shape" in refused([command, model, *others, "--input-shape", "big"], capsys)
+
+
+def seconds(*arguments: str) -> tuple[float, subprocess.CompletedProcess[str]]:
+    """The run time of a command, the shorter of two, and the finished process."""
+    best, done = float("inf"), subprocess.CompletedProcess[str]([], 0)
+    for _ in range(2):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "onnxprune", *arguments], capture_output=True, text=True, check=False)
+        best = min(best, time.perf_counter() - start)
+    return best, done
+
+
+def test_a_wrong_option_is_reported_quickly() -> None:
+    """Wrong names within two seconds; if the graph is needed, within a second more than `inspect` takes."""
+    by_names, done = seconds(str(TRAINED), *RATIO, "--criterion", "best")
+    assert done.returncode == 2
+    assert by_names < 2
+    inspecting, _ = seconds("inspect", str(TRAINED))
+    by_graph, done = seconds(str(TRAINED), *RATIO, "--include", "nothing*")
+    assert done.returncode == 2
+    assert by_graph < inspecting + 1
