@@ -74,12 +74,12 @@ class _KeptOnly:
         after: list[NodeProto] = []
         for k, name in enumerate(self.node.input):
             for axis, kept in self._masks(name):
-                node.input[k] = self._gather(before, node.input[k], axis, np.flatnonzero(kept), f"{name} left {axis}")
+                node.input[k] = self._gather(before, node.input[k], axis, np.flatnonzero(kept), f"{name} kept {axis}")
         for k, name in enumerate(self.node.output):
             masks = self._masks(name)
             if not masks:
                 continue
-            node.output[k] = full = self._name(f"{name} of what is left")
+            node.output[k] = full = self._name(f"{name} of what is kept")
             for axis, kept in masks:
                 full = self._gather(after, full, axis, np.where(kept, np.cumsum(kept) - 1, 0), f"{name} full {axis}")
                 full = self._fill(after, full, name, axis, kept)

@@ -6,7 +6,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import zip_longest
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -25,10 +26,28 @@ from onnxprune.types import Advance, Array, Feeds, Mask, unwatched
 # Sums of fewer terms are rounded differently; a wrong cut differs by far more.
 TOLERANCE = {np.dtype(np.float16): 3e-2, np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-6}
 LOOSEST = 8e-2
-# Types that are compared node by node: floating-point types, and integers, which must be equal.
-NUMBERS = FLOATS | {getattr(TensorProto, name) for name in "BOOL INT8 INT16 INT32 INT64 UINT8 UINT16 UINT32 UINT64".split()}
+# Types that are compared node by node: floating-point types, and integers and strings, which must be equal.
+COMPARED = FLOATS | {
+    getattr(TensorProto, name) for name in "BOOL INT8 INT16 INT32 INT64 UINT8 UINT16 UINT32 UINT64 STRING".split()
+}
 # Absolute error of float32 kernels around zero (onnxruntime's sigmoid is off by 1e-7).
 ABSOLUTE = 2e-6
+
+
+class Output(NamedTuple):
+    """An output as arrays.
+
+    Attributes:
+        values: a tensor; or the values of all elements of a sequence or map (class -> probability), in order.
+        keys: the keys of all maps, in the order of `values`.
+    """
+
+    values: Array
+    keys: tuple[Any, ...] = ()
+
+
+Run = Callable[[Feeds], list[Output]]
+"""Computes all outputs of a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +104,7 @@ def verify(coupled: Coupled, dropped: Mask, pruned: ModelProto, progress: Advanc
     return replace(found, renormalising=len(coupled.renormalising(dropped)))
 
 
-def _runs(original: ModelProto, tries: Sequence[Feeds]) -> tuple[list[tuple[Feeds, list[Any]]], str]:
+def _runs(original: ModelProto, tries: Sequence[Feeds]) -> tuple[list[tuple[Feeds, list[Output]]], str]:
     """The original's outputs for the feeds that it can run on, and the engine. Its memory is then released."""
     found, failures = [], []
     with runnable(original) as source:
@@ -102,11 +121,11 @@ def _runs(original: ModelProto, tries: Sequence[Feeds]) -> tuple[list[tuple[Feed
     return found, engine
 
 
-def _finite_run(run: Callable[[Feeds], list[Any]], feeds: Feeds) -> tuple[Feeds, list[Any]]:
+def _finite_run(run: Run, feeds: Feeds) -> tuple[Feeds, list[Output]]:
     """A model's feeds and outputs; integers become 0 or 1 (as in an attention mask) if otherwise no output is finite."""
     found = run(feeds)
     if any(x.dtype.kind in "iu" for x in feeds.values()) and not any(
-        np.isfinite(x).any() for x in found if x.dtype.kind == "f"
+        np.isfinite(x).any() for x, _ in found if x.dtype.kind == "f"
     ):
         bits = {name: np.minimum(x, 1) if x.dtype.kind in "iu" else x for name, x in feeds.items()}
         return bits, run(bits)
@@ -122,6 +141,8 @@ def _node_by_node(
 ) -> Verification:
     """Compare every tensor of the pruned model, computed from the masked original's values of its inputs."""
     graph, names = coupled.graph, _comparable(coupled.graph, pruned)
+    # maps and sequences are compared, but not passed on
+    compared = [*names, *(v.name for v in original.graph.output if not v.type.HasField("tensor_type"))]
     given = {name: f"{name} as in the original" for name in names}
     all_of_a, each_of_b = _copy(original), _copy(pruned)
     for node in each_of_b.graph.node:
@@ -129,7 +150,7 @@ def _node_by_node(
             node.input[k] = given.get(name, name)
     for model in (all_of_a, each_of_b):
         del model.graph.output[:]
-        model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+        model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in compared)
     for name in names:
         fact = graph.facts[name].cases[0]
         shape = [None] * len(fact.shape) if fact.shape is not None else None
@@ -140,17 +161,18 @@ def _node_by_node(
         session_a, session_b = session(a, plain=True), session(b, plain=True)
         wanted = {v.name for v in session_b.get_inputs()}
         for feeds in tries:
-            values = dict(zip(names, session_a.run(None, feeds), strict=True))
-            cut_values = {name: _cut_value(coupled, dropped, name, v) for name, v in values.items()}
+            values = dict(zip(compared, session_a.run(None, feeds), strict=True))
+            cut_values = {name: _cut_value(coupled, dropped, name, values[name]) for name in names}
             inputs = {**feeds, **{given[n]: v for n, v in cut_values.items()}}
             try:
-                found = session_b.run(None, {n: v for n, v in inputs.items() if n in wanted})
+                found = [as_output(x) for x in session_b.run(None, {n: v for n, v in inputs.items() if n in wanted})]
             except Exception as e:  # such as weights whose sizes differ from the plan
                 raise VerificationError(f"the pruned model does not match the plan: {str(e).splitlines()[0][:200]}") from e
-            for name, got in zip(names, found, strict=True):
-                read = [cut_values[i] for i in graph.producers[name].inputs if i in cut_values]
+            expected = [as_output(x) for x in {**values, **cut_values}.values()]
+            for name, (want, _), (got, _) in zip(compared, expected, found, strict=True):
+                read = [x for i in graph.producers[name].inputs if (x := cut_values.get(i)) is not None and x.dtype != object]
                 # the error of a sum scales with its terms
-                error, tolerance = difference(name, cut_values[name], got, max(map(_largest, read), default=1.0))
+                error, tolerance = difference(name, want, got, max(map(_largest, read), default=1.0))
                 worst, allowed = max(worst, error), max(allowed, tolerance)
                 if error > tolerance:
                     at = f"{graph.producers[name]} makes '{name}' differ from the masked original"
@@ -167,7 +189,7 @@ def _comparable(graph: Graph, pruned: ModelProto) -> list[str]:
         o
         for n in graph.nodes
         for o in n.outputs
-        if o in graph.read and o in made and n.inputs and facts[o].dtype in NUMBERS and facts[o].value is None
+        if o in graph.read and o in made and n.inputs and facts[o].dtype in COMPARED and facts[o].value is None
     ]
 
 
@@ -216,7 +238,7 @@ def _check_interface(original: ModelProto, pruned: ModelProto) -> None:
 
 
 def _compare(
-    runs: Sequence[tuple[Feeds, list[Any]]], run_b: Callable[[Feeds], list[Any]], engine: str, names: list[str]
+    runs: Sequence[tuple[Feeds, list[Output]]], run_b: Run, engine: str, names: list[str]
 ) -> tuple[Verification, bool]:
     """Compare all outputs of all runs; also whether every output was at least once large enough to be conclusive."""
     worst, allowed, compared, shapes = 0.0, 0.0, 0, []
@@ -229,10 +251,11 @@ def _compare(
             raise VerificationError(
                 f"the pruned model does not run where the original does: {str(e).splitlines()[0][:200]}"
             ) from e
-        for name, p, q in zip(names, expected, got, strict=True):
+        _check_keys(names, expected, got)
+        for name, (p, _), (q, _) in zip(names, expected, got, strict=True):
             error, tolerance = difference(name, p, q)
             compared += not math.isnan(error)
-            if np.asarray(p).dtype.kind not in "fV" or _largest(p) > _floor(np.asarray(p).dtype, tolerance):
+            if p.dtype.kind not in "fV" or _largest(p) > _floor(p.dtype, tolerance):
                 significant.add(name)
             worst, allowed = max(worst, error), max(allowed, tolerance)
             if error > tolerance:
@@ -242,13 +265,23 @@ def _compare(
     return Verification(worst, allowed, tuple(shapes), engine), significant.issuperset(names)
 
 
-def as_array(output: Any) -> Array:
-    """An output as one array: the numbers of a sequence or a map (class -> probability) are concatenated."""
+def _check_keys(names: Iterable[str], expected: Iterable[Output], got: Iterable[Output]) -> None:
+    """Check that maps have the same keys. These are attributes of a node: unlike other results, rounding never changes them."""
+    for name, p, q in zip(names, expected, got, strict=True):
+        if p.keys != q.keys:
+            a, b = next((a, b) for a, b in zip_longest(p.keys, q.keys) if a != b)
+            raise VerificationError(f"output '{name}' has the key {b!r} where the masked original has {a!r}")
+
+
+def as_output(output: Any) -> Output:
+    """A tensor, sequence or map as arrays."""
     if isinstance(output, dict):
-        return np.asarray(list(output.values()))
+        return Output(np.asarray(list(output.values())), tuple(output))
     if isinstance(output, list):
-        return np.concatenate([as_array(x).ravel() for x in output] or [np.zeros(0)])
-    return np.asarray(output)
+        parts = [as_output(x) for x in output]
+        values = np.concatenate([x.values.ravel() for x in parts] or [np.zeros(0)])
+        return Output(values, tuple(key for x in parts for key in x.keys))
+    return Output(np.asarray(output))
 
 
 def _largest(x: Any) -> float:
@@ -264,17 +297,17 @@ def _floor(kind: np.dtype[Any], tolerance: float) -> float:
 def difference(name: str, expected: Any, got: Any, scale: float = 1.0) -> tuple[float, float]:
     """The error of an output, and the error allowed for its type.
 
-    For floating-point types: largest difference divided by largest expected value. For integers: the fraction that differs,
-    which must be 0. A small constant in the denominator, in proportion to `scale`, absorbs rounding noise around zero. Values
-    that are not finite in the original are not compared; the error is nan if none is finite.
+    For floating-point types: largest difference divided by largest expected value. For all others (integers, strings): the
+    fraction that differs, which must be 0. A small constant in the denominator, in proportion to `scale`, absorbs rounding
+    noise around zero. Values that are not finite in the original are not compared; the error is nan if none is finite.
     """
     p, q = np.asarray(expected), np.asarray(got)
     if p.shape != q.shape or p.dtype != q.dtype:
         raise VerificationError(f"output '{name}' is {q.dtype}{q.shape}, the original's is {p.dtype}{p.shape}")
-    tolerance = TOLERANCE.get(p.dtype, LOOSEST if p.dtype.kind not in "iub" else 0.0)
-    if p.dtype.kind in "iub":
+    if p.dtype.kind not in "fV":
         return float((p != q).mean()) if p.size else 0.0, 0.0
-    if p.dtype.kind not in "fV" or not p.size:
+    tolerance = TOLERANCE.get(p.dtype, LOOSEST)
+    if not p.size:
         return 0.0, tolerance
     a, b = p.astype(np.float64), q.astype(np.float64)
     finite = np.isfinite(a)
@@ -288,8 +321,9 @@ def difference(name: str, expected: Any, got: Any, scale: float = 1.0) -> tuple[
 def _describe(values: Any, error: float, tolerance: float) -> str:
     """The result of `difference` as text."""
     x = np.asarray(values)
-    if x.dtype.kind in "iub":
-        return f"{round(error * x.size):,} of {x.size:,} integers differ, allowed none"
+    if x.dtype.kind not in "fV":
+        what = "integers" if x.dtype.kind in "iub" else "values"
+        return f"{round(error * x.size):,} of {x.size:,} {what} differ, allowed none"
     return f"error {error:.1e}, allowed {tolerance:.0e}"
 
 
@@ -300,13 +334,13 @@ def feeds_for(graph: Graph, case: int, seed: int) -> Feeds:
     return {name: sample(rng, f.dtype, tuple(1 if d < 0 else d for d in f.shape or ())) for name, f in facts.items()}
 
 
-def runner(source: bytes | str, model: ModelProto, engine: str | None = None) -> tuple[Callable[[Feeds], list[Any]], str]:
+def runner(source: bytes | str, model: ModelProto, engine: str | None = None) -> tuple[Run, str]:
     """A function that computes a model's outputs, and its engine: onnxruntime, or onnx.reference if onnxruntime cannot."""
     failure = ""
     if engine != "onnx.reference":
         try:
             ort_session = session(source, plain=isinstance(source, str))
-            return (lambda feeds: [as_array(x) for x in ort_session.run(None, feeds)]), "onnxruntime"
+            return (lambda feeds: [as_output(x) for x in ort_session.run(None, feeds)]), "onnxruntime"
         except Exception as e:  # not implemented in onnxruntime, for example bfloat16 convolutions
             failure = str(e).splitlines()[0][:200]
             if engine == "onnxruntime":
@@ -319,4 +353,4 @@ def runner(source: bytes | str, model: ModelProto, engine: str | None = None) ->
         raise VerificationError(
             f"neither onnxruntime nor onnx.reference can run the model, so the cut cannot be verified: {failure}"
         ) from e
-    return (lambda feeds: [as_array(x) for x in evaluator.run(None, feeds)]), "onnx.reference"
+    return (lambda feeds: [as_output(x) for x in evaluator.run(None, feeds)]), "onnx.reference"

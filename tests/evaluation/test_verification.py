@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,13 +17,14 @@ from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import find_groups
 from onnxprune.errors import VerificationError
 from onnxprune.evaluation.reference import reference
-from onnxprune.evaluation.verification import verify
+from onnxprune.evaluation.verification import as_output, difference, verify
 from onnxprune.ir.facts import read_graph
 from onnxprune.ort import session
 from onnxprune.rewrite.cut import cut
+from tests.cases import exported
 from tests.cases.choosing import choose
 from tests.cases.nets import small
-from tests.cases.text import model
+from tests.cases.text import model, stored
 
 Array = NDArray[np.float32]
 
@@ -203,3 +205,46 @@ def test_a_mask_input_is_filled_with_zeros_and_ones() -> None:
         )
     )
     assert found.error < 1e-5
+
+
+def classifier() -> tuple[Coupled, NDArray[np.bool_], ModelProto]:
+    """A cut of a classifier by scikit-learn, whose outputs are the name of a class and a map: class -> probability."""
+    return made(exported.read("skl2onnx_classifier"))
+
+
+def test_class_names_that_differ_are_detected() -> None:
+    """Neither a comparison of the outputs nor one node by node overlooks them."""
+    coupled, dropped, pruned = classifier()
+    assert verify(coupled, dropped, pruned).error < 1e-5
+    stored(pruned)["classes"].string_data[:] = [b"yes", b"no"]
+    with pytest.raises(VerificationError, match=r"ArrayFeatureExtractor .* values differ, allowed none"):
+        verify(coupled, dropped, pruned)
+
+
+KEYS: dict[str, tuple[list[bytes], str]] = {
+    "another key": ([b"no", b"yeah"], "output 'output_probability' has the key 'yeah' where the masked original has 'yes'"),
+    "another first key": ([b"no", b"maybe"], "output 'output_probability' has the key 'maybe' where .* has 'no'"),
+    "two keys swapped": ([b"yes", b"no"], "ZipMap 'ZipMap' makes 'output_probability' differ"),
+}
+
+
+@pytest.mark.parametrize(("names", "message"), KEYS.values(), ids=KEYS)
+def test_keys_of_maps_that_differ_are_detected(names: list[bytes], message: str) -> None:
+    coupled, dropped, pruned = classifier()
+    next(n for n in pruned.graph.node if n.op_type == "ZipMap").attribute[0].strings[:] = names
+    with pytest.raises(VerificationError, match=message):
+        verify(coupled, dropped, pruned)
+
+
+@pytest.mark.parametrize("kind", [object, np.str_, np.int64, np.bool_, np.complex64])
+def test_a_value_that_differs_is_an_error_for_every_type_that_is_not_rounded(kind: type) -> None:
+    a: Any = np.array([0, 1, 1, 0]).astype(kind)
+    b: Any = np.array([0, 1, 0, 0]).astype(kind)
+    assert difference("y", a, a) == (0, 0)
+    assert difference("y", a, b) == (0.25, 0)
+
+
+def test_keys_and_values_of_a_sequence_of_maps_are_in_order() -> None:
+    values, keys = as_output([{"a": 0.25, "b": 0.75}, {"a": 0.5, "b": 0.5}])
+    assert values.tolist() == [0.25, 0.75, 0.5, 0.5]
+    assert keys == ("a", "b", "a", "b")
