@@ -18,17 +18,15 @@ if TYPE_CHECKING:
     from onnxprune.analysis.analyse import Analysis
     from onnxprune.api import analyze, apply_plan, prune, verify_files
     from onnxprune.errors import PruneError
-    from onnxprune.options import Options
     from onnxprune.pipeline.result import Result
     from onnxprune.report.values import Report
     from onnxprune.rewrite.plan import Plan
 
-__all__ = ["Analysis", "Options", "Plan", "PruneError", "Report", "Result", "analyze", "apply_plan", "prune", "verify_files"]
+__all__ = ["Analysis", "Plan", "PruneError", "Report", "Result", "analyze", "apply_plan", "prune", "verify_files"]
 __version__ = "0.1.0"
 
 _HOMES = {
     "Analysis": "analysis.analyse",
-    "Options": "options",
     "Plan": "rewrite.plan",
     "PruneError": "errors",
     "Report": "report.values",

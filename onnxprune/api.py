@@ -10,11 +10,12 @@ from typing import Any
 from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.policy import Policy, read_carrier
 from onnxprune.data.load import Labels, Source
+from onnxprune.errors import PlanError
 from onnxprune.evaluation.evaluator import Metric
 from onnxprune.evaluation.verification import Verification
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import load
-from onnxprune.options import HOME, CheckOptions, Options, check_names
+from onnxprune.options import HOME, CheckOptions, Options, check_input_shape, check_names
 from onnxprune.pipeline.prune import apply_loaded, prune_loaded, resolved, verify_loaded
 from onnxprune.pipeline.result import Result
 from onnxprune.rewrite.plan import Plan
@@ -30,8 +31,8 @@ def prune(
     scores: str | Path | Mapping[str, Array] | None = None,
     scope: str = "global",
     align: str | int = "auto",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     carrier: str | Sequence[str] = (),
     allow_renormalising: bool = False,
     data: Source | None = None,
@@ -60,7 +61,7 @@ def prune(
         scores: path of an .npz, or weight name -> one score per channel, instead of the criterion.
         scope: "global" ranks all channels together; "local" removes the same fraction of every group.
         align: round widths to what is fast on this processor ("auto"), to multiples of a number, or not at all ("none").
-        include, exclude: glob patterns of the names of weights that may, or must not, be cut.
+        include, exclude: glob patterns (one, or several) of the names of weights that may, or must not, be cut.
         carrier: which factor of a split axis is cut: "outer", "inner", "auto", or patterns such as "*attn*=outer".
         allow_renormalising: whether means, normalisations and softmax over channels may work on the kept channels.
         data: typical inputs: a path, `module:function`, "synthetic", "random", arrays by input name, or loaded samples.
@@ -120,12 +121,19 @@ def prune(
 
 
 def analyze(
-    model: Any, input_shape: Shapes | None = None, carrier: str | Sequence[str] = (), allow_renormalising: bool = False
+    model: Any,
+    input_shape: Shapes | None = None,
+    carrier: str | Sequence[str] = (),
+    allow_renormalising: bool = False,
+    **unknown: Any,
 ) -> Analysis:
     """Find the channels of a model that can be removed.
 
     Args:
-        model, input_shape, carrier, allow_renormalising: as for `prune`.
+        model, input_shape, carrier, allow_renormalising, unknown: as for `prune`.
+
+    Raises:
+        PruneError: the model or an option is wrong.
 
     >>> import onnxprune
     >>> found = onnxprune.analyze("models/resnet20-fashion-mnist.onnx")
@@ -134,6 +142,8 @@ def analyze(
     >>> print(found.pinned[0].pin)
     output 'logits' is a model output, so its size is fixed
     """
+    check_names(unknown, ("input_shape", "carrier", "allow_renormalising"))
+    check_input_shape(input_shape or {})
     return analyse(read_graph(load(model).model, input_shape), Policy(read_carrier(carrier), allow_renormalising))
 
 
@@ -158,16 +168,16 @@ def apply_plan(
         PlanError: the plan does not fit this model.
     """
     check_names(unknown, ("input_shape", "verify", "bench", "threads"))
+    check_input_shape(input_shape or {})
     checks = CheckOptions(verify, bench, threads)
-    plan = plan if isinstance(plan, Plan) else Plan.load(plan)
-    return apply_loaded(load(model), plan, input_shape or {}, checks, progress).in_memory()
+    return apply_loaded(load(model), _plan(plan), input_shape or {}, checks, progress).in_memory()
 
 
 def verify_files(original: Any, pruned: Any, plan: Plan | str | Path, input_shape: Shapes | None = None) -> Verification:
     """Verify that `pruned` is `original` without the channels that `plan` removes.
 
     If the plan states that weights were refitted after the cut, the cut itself is compared, and `pruned` may differ from it
-    only in weight values.
+    only in values of floating-point weights and added biases.
 
     Args:
         original, pruned: as `model` for `prune`.
@@ -178,5 +188,13 @@ def verify_files(original: Any, pruned: Any, plan: Plan | str | Path, input_shap
         PlanError: the plan does not fit the original.
         VerificationError: the two do not compute the same outputs.
     """
-    plan = plan if isinstance(plan, Plan) else Plan.load(plan)
-    return verify_loaded(load(original), load(pruned), plan, input_shape or {})
+    check_input_shape(input_shape or {})
+    return verify_loaded(load(original), load(pruned), _plan(plan), input_shape or {})
+
+
+def _plan(given: Plan | str | Path) -> Plan:
+    if isinstance(given, Plan):
+        return given
+    if not isinstance(given, str | Path):
+        raise PlanError(f"the plan: got {given!r}, expected a Plan, or the path of one")
+    return Plan.load(given)

@@ -10,7 +10,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
-OPTION = re.compile(r"--(no-)?([a-z][a-z-]*[a-z])")
+OPTION = re.compile(r"(?<![\w.-])--(no-)?([a-z][a-z-]*[a-z])(?![\w-]|\.\w|/\w)")
+"""An option in a message, but not a part of a path."""
 
 
 def as_arguments(text: str) -> str:
@@ -18,6 +19,8 @@ def as_arguments(text: str) -> str:
 
     >>> as_arguments("--ratio: got 7; use --input-shape, or --no-bench")
     '`ratio`: got 7; use `input_shape`, or `bench=False`'
+    >>> as_arguments("/tmp/my--model.onnx: no such file")
+    '/tmp/my--model.onnx: no such file'
     """
     return OPTION.sub(lambda m: f"`{m[2].replace('-', '_')}{'=False' if m[1] else ''}`", text)
 

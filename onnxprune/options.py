@@ -4,17 +4,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import combinations
+from numbers import Integral, Real
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from types import MappingProxyType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from onnxprune.analysis.policy import Policy, read_carrier
-from onnxprune.data.load import Labels, Source
+from onnxprune.data.load import MADE, Labels, Source
 from onnxprune.data.preprocess import settings_of
+from onnxprune.data.samples import Data
 from onnxprune.errors import OptionError, did_you_mean
 from onnxprune.evaluation.evaluator import Metric
+from onnxprune.ir.files import data_beside
 from onnxprune.recovery import METHODS
 from onnxprune.selection.alignment import Alignment, auto_alignment
 from onnxprune.selection.budget import Amount, amount
@@ -24,6 +31,21 @@ from onnxprune.types import Array, Shapes
 
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 SCOPES = ("global", "local")
+KINDS: Mapping[Any, str] = MappingProxyType(
+    {
+        bool: "True or False",
+        Integral: "a whole number",
+        Real: "a number",
+        str: "text",
+        Path: "a path",
+        Collection: "a list",
+        np.ndarray: "an array",
+        Mapping: "a mapping",
+        Callable: "a function",
+        Data: "loaded samples",
+    }
+)
+"""Class of an option's value -> its name in messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +59,7 @@ class SelectionOptions:
         scores: path of an .npz, or weight name -> scores, instead of the criterion.
         scope: "global" or "local".
         align: "auto", "none", or a number of channels.
-        include, exclude: glob patterns of the names of weights that may, or must not, be cut.
+        include, exclude: glob patterns of the names of weights that may, or must not, be cut; a tuple, even if one is given.
         carrier: which factor of a split axis is cut: "outer" (whole heads, whole groups), "inner" (the size of every head, the
             members of every group) or "auto"; also by patterns of weight names, `["*attn*=outer"]`.
         allow_renormalising: whether means, normalisations and softmax over channels may work on the kept channels.
@@ -49,13 +71,20 @@ class SelectionOptions:
     scores: str | Path | Mapping[str, Array] | None = None
     scope: str = "global"
     align: str | int = "auto"
-    include: Sequence[str] = ()
-    exclude: Sequence[str] = ()
+    include: str | Sequence[str] = ()
+    exclude: str | Sequence[str] = ()
     carrier: str | Sequence[str] = ()
     allow_renormalising: bool = False
 
     def __post_init__(self) -> None:
-        """Reject values that are out of range, before any work is done."""
+        """Reject values of a wrong type or out of range, before any work is done."""
+        _check_types(self)
+        for name in ("include", "exclude", "carrier"):
+            given = getattr(self, name)
+            patterns = (given,) if isinstance(given, str) else tuple(given)
+            if not all(isinstance(pattern, str) for pattern in patterns):
+                raise OptionError(f"--{name}: got {_short(given)}, expected text or a list of texts")
+            object.__setattr__(self, name, patterns)
         if (self.ratio is None) == (self.macs is None):
             given = "neither" if self.ratio is None else "both"
             raise OptionError(
@@ -115,7 +144,13 @@ class DataOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Reject values that are out of range, and options about inputs that are not given."""
+        """Reject values of a wrong type or out of range, and options about inputs that are not given or have no answer."""
+        _check_types(self)
+        check_input_shape(self.input_shape)
+        if self.labels is not None and isinstance(self.data, str) and self.data in MADE:
+            raise OptionError(
+                f"--labels: generated inputs (--data {self.data}) have no true labels; give real ones with --data"
+            )
         for name in ("preprocess", "samples", "labels", "metric"):
             if self.data is None and getattr(self, name) is not None:
                 raise OptionError(f"--{name}: requires --data, which is missing; give both")
@@ -146,7 +181,8 @@ class RecoveryOptions:
     time_budget: str | float | None = None
 
     def __post_init__(self) -> None:
-        """Reject values that are out of range."""
+        """Reject values of a wrong type or out of range."""
+        _check_types(self)
         _check_choice("--recover", self.recover, METHODS)
         if self.rounds < 1:
             raise OptionError(f"--rounds: got {self.rounds}, expected at least 1")
@@ -179,7 +215,8 @@ class CheckOptions:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        """Reject values that are out of range."""
+        """Reject values of a wrong type or out of range."""
+        _check_types(self)
         if self.threads < 1:
             raise OptionError(f"--threads: got {self.threads}, expected at least 1")
 
@@ -191,17 +228,27 @@ class OutputOptions:
     Attributes:
         output: file of the pruned model.
         plan: file of the plan, which lists the positions of weights that are kept; None: not written.
+        picture: file of the picture, an SVG; None: not drawn.
         force: whether existing files are replaced.
     """
 
     output: Path
     plan: Path | None = None
+    picture: Path | None = None
     force: bool = False
 
     def __post_init__(self) -> None:
-        """Reject the same path for both files."""
-        if self.output == self.plan:
-            raise OptionError(f"{self.output}: is given for both the model and the plan; choose two different files")
+        """Reject a path for two files, and a picture that is not an SVG."""
+        paths = {"model": self.output, "weights": data_beside(self.output), "plan": self.plan, "picture": self.picture}
+        for (a, path), (b, other) in combinations(paths.items(), 2):
+            if path is not None and path == other:
+                raise OptionError(f"{path}: is given for both the {a} and the {b}; choose two different files")
+        check_picture(self.picture)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that are written."""
+        return tuple(p for p in (self.output, self.plan, self.picture) if p is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +332,63 @@ def check_names(given: Mapping[str, Any], known: Mapping[str, Any] | Sequence[st
     for name in given:
         if name not in known:
             raise OptionError(f"{name}: is not an option; {did_you_mean(name, known)}expected one of {', '.join(known)}")
+
+
+def check_input_shape(shapes: Any) -> None:
+    """Reject shapes that are not a mapping from input names to sizes; a size of 0 or less leaves a dimension open.
+
+    Raises:
+        OptionError: they are not.
+    """
+    if not isinstance(shapes, Mapping):
+        raise OptionError(f"--input-shape: got {_short(shapes)}, expected input name -> sizes such as (1, 3, 224, 224)")
+    for name, shape in shapes.items():
+        sizes = list(shape) if isinstance(shape, Collection) else []
+        if not sizes or not all(isinstance(n, Integral) for n in sizes):
+            raise OptionError(f"--input-shape: got {_short(shape)} for {name!r}, expected sizes such as (1, 3, 224, 224)")
+
+
+def check_picture(path: Path | None) -> None:
+    """Reject a picture that is not an SVG.
+
+    Raises:
+        OptionError: its name does not end in .svg.
+    """
+    if path is not None and path.suffix.lower() != ".svg":
+        raise OptionError(f"--picture: got '{path}', expected a file name that ends in .svg")
+
+
+def _check_types(group: Any) -> None:
+    """Check that the value of every option in a group has a type of the option's annotation.
+
+    Raises:
+        OptionError: it has another type.
+    """
+    for name, kinds in _kinds(type(group)).items():
+        value = getattr(group, name)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            expected = " or ".join(dict.fromkeys(KINDS[k] for k in kinds if k in KINDS))
+            raise OptionError(f"--{name.replace('_', '-')}: got {_short(value)}, expected {expected}")
+
+
+def _kinds(group: type) -> Mapping[str, tuple[Any, ...]]:
+    """Option name -> the classes that its values may have."""
+    return {name: tuple(_classes(hint)) for name, hint in get_type_hints(group).items()}
+
+
+def _short(value: Any) -> str:
+    """A value on one line of a message."""
+    return " ".join(reprlib.repr(value).split())
+
+
+def _classes(hint: Any) -> Iterator[Any]:
+    """The classes that an annotation stands for; NumPy's numbers count as numbers, and anything with elements as a list."""
+    if get_origin(hint) in (Union, UnionType):
+        for part in get_args(hint):
+            yield from _classes(part)
+    else:
+        kind = get_origin(hint) or hint
+        yield from {int: (Integral,), float: (Real,), bool: (bool, np.bool_), Sequence: (Collection,)}.get(kind, (kind,))
 
 
 def _check_choice(option: str, given: str, known: Sequence[str]) -> None:

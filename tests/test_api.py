@@ -14,7 +14,8 @@ import onnxprune
 from onnxprune.errors import OptionError, PlanError
 from onnxprune.selection.criteria import NAMES
 from onnxprune.selection.criteria.names import CALIBRATED
-from tests.cases.nets import TRAINED, pruned, small, write
+from tests.cases.commands import files
+from tests.cases.nets import TRAINED, external, pruned, small, write
 
 
 @pytest.mark.parametrize("criterion", NAMES)
@@ -59,6 +60,18 @@ def test_a_result_can_be_saved_verified_and_applied_again(tmp_path: Path) -> Non
     assert again.model == result.model
     assert again.plan.kept == result.plan.kept
     assert again.report.notes == ()
+
+
+@pytest.mark.parametrize("place", ["output", "plan"])
+def test_a_result_never_replaces_the_file_that_it_was_made_from(place: str, tmp_path: Path) -> None:
+    path = external(tmp_path)
+    before = files(tmp_path)
+    result = pruned(path, 0.5)
+    for name in ("net.onnx", "net.bin"):
+        paths: dict[str, Path] = {"output": tmp_path / "o.onnx", "plan": tmp_path / "o.json", place: tmp_path / name}
+        with pytest.raises(OptionError, match="never overwritten"):
+            result.save(paths["output"], paths["plan"])
+    assert files(tmp_path) == before
 
 
 def test_a_plan_for_another_model_is_refused(tmp_path: Path) -> None:

@@ -63,7 +63,29 @@ BANS = (
         "onnx_graphsurgeon is behind onnxprune/ir/graphsurgeon.py, the only importer",
     ),
 )
-PRINT = ("cli/", "only onnxprune/cli/ prints; others return values or report progress")
+
+
+@dataclass(frozen=True)
+class NameBan:
+    """Names and attributes that only some places may use, under any object or alias, and why."""
+
+    names: frozenset[str]
+    places: tuple[str, ...]
+    why: str
+
+
+NAME_BANS = (
+    NameBan(
+        frozenset({"print", "echo", "stdout", "stderr"}),
+        ("cli/",),
+        "only onnxprune/cli/ prints; others return values or report progress",
+    ),
+    NameBan(
+        frozenset({"import_module", "__import__"}),
+        ("__init__.py", "data/user_code.py"),
+        "an import by name evades these rules: write an import statement",
+    ),
+)
 
 
 def _within(module: str, package: str) -> bool:
@@ -79,15 +101,21 @@ def imported(tree: ast.AST) -> Iterator[str]:
             yield from (f"{node.module or ''}.{a.name}" for a in node.names) if not node.level else ["<relative>"]
 
 
-def prints(tree: ast.AST) -> Iterator[int]:
-    """Lines in which `print` is called."""
+def used(tree: ast.AST) -> dict[str, int]:
+    """Names that a file imports or reads, also as attributes, with the first line of each."""
+    found: list[tuple[int, str]] = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
-            yield node.lineno
+        if isinstance(node, ast.Name):
+            found.append((node.lineno, node.id))
+        elif isinstance(node, ast.Attribute):
+            found.append((node.lineno, node.attr))
+        elif isinstance(node, ast.ImportFrom):
+            found += [(node.lineno, a.name) for a in node.names]
+    return {name: line for line, name in sorted(found, reverse=True)}
 
 
 def violations(root: Path) -> list[str]:
-    """Imports that break a rule, and calls of `print` outside cli/, one line each."""
+    """Imports and uses of names that break a rule, one line each."""
     found, edges = [], dict[str, set[str]]()
     modules = {_module(root, path): path for path in root.rglob("*.py")}
     for name, path in sorted(modules.items()):
@@ -106,8 +134,9 @@ def violations(root: Path) -> list[str]:
             if package != mine and LAYER[package] >= LAYER[mine]:
                 found.append(f"{place} imports {module}: {package} is not below {mine}")
             edges.setdefault(name, set()).add(other if other in modules else other.rpartition(".")[0])
-        if not place.startswith(PRINT[0]):
-            found += [f"{place}:{line} prints: {PRINT[1]}" for line in prints(tree)]
+        lines = used(tree)
+        for ban in (b for b in NAME_BANS if not place.startswith(b.places)):
+            found += [f"{place}:{lines[n]} uses {n}: {ban.why}" for n in sorted(ban.names & lines.keys())]
     try:
         TopologicalSorter({k: v - {k} for k, v in edges.items()}).prepare()
     except CycleError as e:
@@ -156,6 +185,16 @@ def test_an_import_of_a_test_file_or_of_the_tests_by_a_tool_is_detected() -> Non
         ("compression/int8.py", "from onnxruntime import InferenceSession", "compression/ may use its quantization"),
         ("ir/files.py", "import onnx_graphsurgeon as gs", "the only importer"),
         ("report/table.py", "print('done')", "only onnxprune/cli/ prints"),
+        ("report/table.py", "from rich import print as p\np('done')", "table.py:1 uses print"),
+        ("report/table.py", "import builtins\nbuiltins.print('done')", "table.py:2 uses print"),
+        ("report/table.py", "list(map(print, ['done']))", "table.py:1 uses print"),
+        ("report/table.py", "from rich.console import Console\nConsole().print('done')", "table.py:2 uses print"),
+        ("report/table.py", "import typer\ntyper.echo('done')", "table.py:2 uses echo"),
+        ("report/table.py", "import sys\nsys.stdout.write('done')", "table.py:2 uses stdout"),
+        ("report/table.py", "from sys import stderr as err\nerr.write('done')", "table.py:1 uses stderr"),
+        ("recovery/bias.py", "import importlib\nimportlib.import_module('torch')", "bias.py:2 uses import_module"),
+        ("ir/graph.py", "from importlib import import_module\nimport_module('onnxprune.rewrite.cut')", "by name evades"),
+        ("training/trainer.py", "__import__('onnxruntime')", "uses __import__"),
         ("ir/graph.py", "from . import facts", "relative import"),
         ("ir/graph.py", "from onnxprune.ir import facts", "circle: ir.facts -> ir.graph -> ir.facts"),
     ],

@@ -62,6 +62,6 @@ def test_a_wrong_path_in_the_contributing_guide_is_detected() -> None:
 
 
 def test_an_example_in_the_contributing_guide_that_differs_from_the_code_is_detected() -> None:
-    criteria = text("onnxprune/selection/criteria/__init__.py")
+    criteria = text("onnxprune/selection/criteria/weights.py")
     [example] = re.findall(r"```python\n(def .*?)```", text("CONTRIBUTING.md"), re.DOTALL)
     assert example in criteria

@@ -7,12 +7,13 @@ from dataclasses import MISSING, fields
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import pytest
 
 import onnxprune
 from onnxprune.cli.prune import prune as command
-from onnxprune.errors import OptionError
-from onnxprune.options import GROUPS, HOME, OutputOptions, RecoveryOptions
+from onnxprune.errors import ModelError, OptionError, PlanError
+from onnxprune.options import GROUPS, HOME, Options, OutputOptions, RecoveryOptions
 from tests.cases.nets import pruned, small
 
 
@@ -35,7 +36,7 @@ def test_both_or_neither_of_ratio_and_budget_is_refused() -> None:
 )
 def test_an_invalid_option_value_is_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(OptionError, match=says):
-        onnxprune.Options.of(ratio=0.5, **options)
+        Options.of(ratio=0.5, **options)
 
 
 def test_time_budgets_are_read_as_seconds() -> None:
@@ -43,11 +44,76 @@ def test_time_budgets_are_read_as_seconds() -> None:
 
 
 def test_an_unknown_keyword_is_refused_with_the_nearest_name() -> None:
-    for call in (lambda: onnxprune.prune("no.onnx", ratoi=0.5), lambda: onnxprune.Options.of(ratoi=0.5)):
+    for call in (lambda: onnxprune.prune("no.onnx", ratoi=0.5), lambda: Options.of(ratoi=0.5)):
         with pytest.raises(OptionError, match=r"^ratoi: is not an option; did you mean 'ratio'\?"):
             call()
     with pytest.raises(OptionError, match="did you mean 'verify'"):
         onnxprune.apply_plan("no.onnx", "no.json", verfy=False)
+    with pytest.raises(OptionError, match="did you mean 'carrier'"):
+        onnxprune.analyze("no.onnx", carier="outer")
+
+
+MISTYPED: dict[str, Any] = {
+    "ratio": "0.5",
+    "macs": [1],
+    "criterion": 3,
+    "scores": 5,
+    "scope": None,
+    "align": None,
+    "include": 3,
+    "exclude": [3],
+    "carrier": 3,
+    "allow_renormalising": "no",
+    "data": 5,
+    "preprocess": 5,
+    "samples": "3",
+    "labels": 5,
+    "metric": 5,
+    "input_shape": "1x3x8x8",
+    "seed": 1.5,
+    "recover": None,
+    "rounds": 2.5,
+    "time_budget": [],
+    "verify": "no",
+    "bench": 1,
+    "threads": True,
+}
+
+
+def test_every_option_has_a_test_with_a_value_of_a_wrong_type() -> None:
+    assert MISTYPED.keys() == HOME.keys()
+
+
+@pytest.mark.parametrize("name", MISTYPED)
+def test_a_value_of_a_wrong_type_is_refused_in_one_line_that_names_the_argument(name: str) -> None:
+    others = {} if name in ("ratio", "macs") else {"ratio": 0.5}
+    with pytest.raises(OptionError, match=rf"^`{name}`: got .*, expected ") as e:
+        onnxprune.prune("no.onnx", **{**others, name: MISTYPED[name]})
+    assert "\n" not in str(e.value)
+
+
+def test_long_values_are_shortened_in_messages() -> None:
+    with pytest.raises(OptionError) as e:
+        Options.of(ratio=0.5, data=np.ones((8, 3, 9, 9)))
+    assert "\n" not in str(e.value)
+    assert len(str(e.value)) < 200
+
+
+def test_numbers_of_numpy_and_single_patterns_are_accepted() -> None:
+    options = Options.of(ratio=np.float32(0.5), seed=np.int64(3), verify=np.True_, include="a*")
+    assert options.selection.include == ("a*",)
+
+
+@pytest.mark.parametrize("model", [3, None])
+def test_a_model_of_a_wrong_type_is_refused(model: Any) -> None:
+    with pytest.raises(ModelError, match="expected a path"):
+        onnxprune.prune(model, 0.5)
+
+
+def test_a_plan_of_a_wrong_type_is_refused() -> None:
+    for call in (lambda: onnxprune.apply_plan(small(), 5), lambda: onnxprune.verify_files(small(), small(), 5)):  # type: ignore[arg-type]
+        with pytest.raises(PlanError, match="the plan: got 5"):
+            call()
 
 
 def test_a_default_that_differs_between_python_and_the_command_line_is_detected() -> None:
@@ -60,5 +126,5 @@ def test_a_default_that_differs_between_python_and_the_command_line_is_detected(
     defaults = {k: f.default if f.default is not MISSING else () for k, f in groups.items()}
     assert {k: v or None for k, v in keywords.items()} == {k: v or None for k, v in defaults.items() if k in HOME}
     assert keywords.keys() == HOME.keys()
-    assert flags.keys() == {*groups, "picture", "format"}
+    assert flags.keys() == {*groups, "format"}
     assert {k: v or None for k, v in flags.items() if k in HOME} == {k: v or None for k, v in keywords.items()}

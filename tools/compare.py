@@ -7,9 +7,9 @@ usage: python tools/compare.py BEFORE AFTER --models FOLDER [FOLDER ...] [--zoo 
 
 BEFORE and AFTER are folders that hold the package, such as two clones of the repository at different commits. Every job is one
 command line, run in a process of its own; a model is called by the same relative path in both. What is measured (seconds,
-latency) is left out. Each row says `same`; `words` where nothing but text in the report differs (--words FILE: the texts); or
-`DIFFERENT`, and where. With --keep, results that lie in that folder from an earlier call are used again. Exit status 1 if any
-differs in more than words.
+latency) is left out. Each row says `same`; `words` where nothing differs but stderr and sentences of the report (--words FILE:
+the texts); or `DIFFERENT`, and where: a name that differs, such as the criterion or the recovery method, is no matter of words.
+With --keep, results that lie in that folder from an earlier call are used again. Exit status 1 if any is different.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-MEASURED = {"seconds", "benchmark", "why"}
+MEASURED = {"seconds", "benchmark"}
 """Entries of a report that no two runs share."""
+SENTENCES = {"align_reason", "notes", "reason", "source", "warnings", "why"}
+"""Entries of a report that are written for a reader: their wording may differ."""
 QUICK = ["--no-bench", "--format", "json"]
 CUT = ["--recover", "none", *QUICK]
 ZOO_JOBS = {"half": ["--ratio", "0.5", "--scope", "local", *CUT], "inspect": []}
@@ -47,9 +49,9 @@ DATA_JOBS = {
     "data, activation": ["--ratio", "0.4", "--criterion", "activation", "--samples", "100", "--recover", "reconstruct", *QUICK],
     "data, rounds": ["--ratio", "0.5", "--rounds", "3", "--samples", "100", *QUICK],
 }
-MADE_UP = ["--ratio", "0.3", *QUICK]
+SYNTHETIC = ["--ratio", "0.3", *QUICK]
 SMALL = 2**21
-"""Files below this many bytes are also recovered on made-up inputs."""
+"""Files below this many bytes are also recovered on synthetic inputs."""
 
 
 class Job(NamedTuple):
@@ -76,7 +78,7 @@ def jobs(models: list[Path], zoo: list[Path]) -> Iterator[Job]:
     for model in models:
         yield from (Job(name, model, options) for name, options in REAL_JOBS.items())
         if model.stat().st_size < SMALL:
-            yield Job("made up", model, MADE_UP)
+            yield Job("synthetic", model, SYNTHETIC)
         if model.with_suffix(".npz").exists():
             data = ["--data", str(model.with_suffix(".npz").resolve())]
             yield from (Job(name, model, [*options, *data]) for name, options in DATA_JOBS.items())
@@ -103,17 +105,21 @@ def run(package: Path, job: Job, folder: Path) -> Result:
     return result
 
 
-def leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+Place = tuple[str, ...]
+"""The keys on the way to an entry of a report."""
+
+
+def leaves(value: Any, at: Place = ()) -> Iterator[tuple[Place, Any]]:
     """(place, value) of everything in a report that is not measured."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if key not in MEASURED:
-                yield f"{at}/{key}", type(inner).__name__
-                yield from leaves(inner, f"{at}/{key}")
+                yield (*at, key), type(inner).__name__
+                yield from leaves(inner, (*at, key))
     elif isinstance(value, list):
         yield at, len(value)
         for k, inner in enumerate(value):
-            yield from leaves(inner, f"{at}/{k}")
+            yield from leaves(inner, (*at, str(k)))
     else:
         yield at, value
 
@@ -121,8 +127,9 @@ def leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
 def difference(a: Result, b: Result) -> tuple[str, list[str]]:
     """`same`, `words` or `DIFFERENT`, and where."""
     x, y = list(leaves(a.report)), list(leaves(b.report))
-    told = [f"{p}: {v!r} -> {w!r}" for (p, v), (q, w) in zip(x, y, strict=False) if p == q and v != w]
-    hard = [f"{p}: {v!r} -> {w!r}" for (p, v), (q, w) in zip(x, y, strict=False) if p != q or (v != w and not _text(v, w))]
+    unequal = [(p, v, w, p == q and _sentence(p, v, w)) for (p, v), (q, w) in zip(x, y, strict=False) if (p, v) != (q, w)]
+    told = [_change(p, v, w) for p, v, w, sentence in unequal if sentence]
+    hard = [_change(p, v, w) for p, v, w, sentence in unequal if not sentence]
     hard += [f"{len(x)} entries -> {len(y)}"] * (len(x) != len(y))
     hard += [f"status {a.status} -> {b.status}: {b.said[-300:]}"] * (a.status != b.status)
     hard += [f"file {n}" for n in {*a.files, *b.files} if a.files.get(n) != b.files.get(n)]
@@ -130,8 +137,12 @@ def difference(a: Result, b: Result) -> tuple[str, list[str]]:
     return ("DIFFERENT", hard) if hard else ("words", told) if told else ("same", [])
 
 
-def _text(a: Any, b: Any) -> bool:
-    return isinstance(a, str) and isinstance(b, str)
+def _sentence(place: Place, a: Any, b: Any) -> bool:
+    return isinstance(a, str) and isinstance(b, str) and not SENTENCES.isdisjoint(place)
+
+
+def _change(place: Place, a: Any, b: Any) -> str:
+    return f"{'/'.join(place)}: {a!r} -> {b!r}"
 
 
 def hydrated(zoo: Path, count: int, folder: Path) -> list[Path]:

@@ -75,7 +75,7 @@ class Coupled:
         ties, pins: why labels are united, and why they are kept.
         policy: which of several valid results was chosen.
         mixed: channels that a node mixes; after a cut it works on those that are kept, which differs from the masked original.
-        needed: further arrays of labels of which at least one must be kept, as on every axis.
+        needed: further arrays of labels; at least one label of each must be kept, as on every axis.
         evens: blocks of classes; the same number must be kept in each. They are disjoint, free, each within one group.
         shuffles: nodes that permute channels; a Gather replaces them if channels are dropped.
         trail: the record from which a later pass over the same graph can resume.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,7 +18,7 @@ from onnxprune.cli.explain import explain
 from onnxprune.cli.inspect import inspect
 from onnxprune.cli.prune import apply, prune
 from onnxprune.cli.verify import verify
-from onnxprune.errors import PruneError, VerificationError
+from onnxprune.errors import OptionError, PruneError, VerificationError, did_you_mean
 
 # newer releases of typer bundle click and older ones import it; the base class is at the same position in both
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
@@ -28,8 +29,11 @@ class PruneIsDefault(TyperGroup):
     """`onnxprune MODEL --ratio R` means `onnxprune prune MODEL --ratio R`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Treat the first argument as a model if it does not name a command."""
+        """Treat the first argument as a model if it does not name a command, and does not look like a misspelt one."""
         if args and self.get_command(ctx, args[0]) is None:
+            hint = did_you_mean(args[0], self.list_commands(ctx))
+            if hint and not Path(args[0]).exists():
+                raise OptionError(f"'{args[0]}' is neither a command nor a file; {hint.strip()}")
             args = ["prune", *args]
         return super().resolve_command(ctx, args)
 
@@ -49,7 +53,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
 )
-for command in (prune, apply, inspect, explain, verify, bench):
+COMMANDS = {command.__name__: command for command in (prune, apply, inspect, explain, verify, bench)}
+for command in COMMANDS.values():
     app.command()(command)
 
 
@@ -88,17 +93,21 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except VerificationError as e:
-        return _fail(f"verification failed, nothing was written: {e.message}", 1)
+        return _fail(f"verification failed: {e.message}", 1)
     except PruneError as e:
         return _fail(e.message, 2)
     except (typer.Abort, KeyboardInterrupt):
         return _fail("interrupted; nothing was written", INTERRUPTED)
     except USAGE_ERROR as e:
         text = e.format_message()  # empty if help was shown because there were no arguments
-        return _fail(f"{text} ('onnxprune --help' lists all commands)", 2) if text else 2
+        command = getattr(getattr(e, "ctx", None), "info_name", None)
+        page = f"onnxprune {command} --help" if command in COMMANDS else "onnxprune --help"
+        return _fail(f"{text}; see '{page}'", 2) if text else 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as e:
+        return _fail(f"{e.filename or 'standard output'}: {e.strerror}", 2)
     except MemoryError:
         return _fail("out of memory; use a machine with more memory or a smaller --input-shape", 2)
     except Exception as e:  # a bug in this program; nothing has been written

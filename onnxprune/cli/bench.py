@@ -9,14 +9,22 @@ from typing import Annotated
 import typer
 
 from onnxprune.cli import options as ask
-from onnxprune.cli.progress import console, progress_bars
+from onnxprune.cli.progress import print_all, progress_bars
 from onnxprune.cost.benchmark import benchmark, random_feeds
 from onnxprune.cost.size import cost
-from onnxprune.errors import OptionError
-from onnxprune.ir.files import load
+from onnxprune.errors import ModelError, OptionError
+from onnxprune.ir.files import Loaded, load
+from onnxprune.ir.graph import free_inputs
 from onnxprune.options import CheckOptions
 from onnxprune.report.render.json import benchmark_values, to_json
-from onnxprune.report.render.table import print_benchmark
+from onnxprune.report.render.table import benchmark_parts
+
+
+def _check_inputs(first: Loaded, other: Loaded) -> None:
+    mine, theirs = ([v.name for v in free_inputs(m.model)] for m in (first, other))
+    if sorted(mine) != sorted(theirs):
+        got = f"has the inputs {', '.join(theirs)}, but {first.name} has {', '.join(mine)}"
+        raise ModelError(f"{other.name}: {got}; compare models with the same inputs")
 
 
 def bench(
@@ -36,6 +44,8 @@ def bench(
         raise OptionError(f"--seconds: got {seconds:g}, expected more than 0")
     loaded = [load(m) for m in models]
     first = loaded[0]
+    for other in loaded[1:]:
+        _check_inputs(first, other)
     inputs = cost(first.model, ask.shapes_of(input_shape, first), first.size).inputs
     with progress_bars() as progress:
         feeds = random_feeds(first.model, inputs)
@@ -45,4 +55,4 @@ def bench(
     if format is ask.Format.JSON:
         print(to_json(benchmark_values(result, names)))
     else:
-        print_benchmark(result, names, console())
+        print_all(benchmark_parts(result, names))

@@ -7,13 +7,14 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.explain import about
 from onnxprune.analysis.explain import explain as stories_of
 from onnxprune.analysis.policy import Policy, read_carrier
 from onnxprune.cli import options as ask
-from onnxprune.cli.progress import console
+from onnxprune.cli.progress import print_all
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import load
 from onnxprune.report.render.json import to_json
@@ -37,7 +38,4 @@ def explain(
     if format is ask.Format.JSON:
         print(to_json({"tensor": tensor, "axes": [asdict(s) for s in stories]}))
         return
-    out = console()
-    out.print(about(coupled, tensor), markup=False)
-    for story in stories:
-        out.print("  " + sentences(story), markup=False)
+    print_all(Text(line) for line in (about(coupled, tensor), *(f"  {sentences(story)}" for story in stories)))

@@ -6,13 +6,14 @@ from __future__ import annotations
 from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.policy import Policy, read_carrier
 from onnxprune.cli import options as ask
-from onnxprune.cli.progress import console, progress_bars
+from onnxprune.cli.progress import has_blocks, print_all, progress_bars
 from onnxprune.ir.facts import read_graph
-from onnxprune.ir.files import load, write_text
+from onnxprune.ir.files import check_output, load, write_text
+from onnxprune.options import check_picture
 from onnxprune.report.inspection import inspect as look_at
 from onnxprune.report.render.json import to_json
 from onnxprune.report.render.svg import inspection_to_svg
-from onnxprune.report.render.table import print_inspection
+from onnxprune.report.render.table import inspection_parts
 
 
 def inspect(
@@ -26,8 +27,10 @@ def inspect(
     """Show the groups of channels, what cannot be cut and why, and the share of the MACs that each accounts for."""
     policy = Policy(read_carrier(carrier), allow_renormalising)
     ask.check_shapes(input_shape)
-    ask.check_picture(picture)
+    check_picture(picture)
     loaded = load(model)
+    if picture is not None:
+        check_output(picture, True, model, *loaded.data)
     with progress_bars() as progress:
         progress("analyse", 0)
         analysis = analyse(read_graph(loaded.model, ask.shapes_of(input_shape, loaded)), policy)
@@ -37,4 +40,4 @@ def inspect(
     if format is ask.Format.JSON:
         print(to_json(found))
     else:
-        print_inspection(found, console())
+        print_all(inspection_parts(found, has_blocks()))

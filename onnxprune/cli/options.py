@@ -12,8 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from onnxprune.errors import OptionError
-from onnxprune.ir.files import Loaded, check_folder
+from onnxprune.ir.files import Loaded, check_output
 from onnxprune.ir.graph import free_inputs
+from onnxprune.options import OutputOptions
 from onnxprune.recovery import METHODS
 from onnxprune.selection.criteria import NAMES
 from onnxprune.selection.criteria.names import CALIBRATED
@@ -228,7 +229,7 @@ Verify = Annotated[
 ]
 Bench = Annotated[bool, _option(CHECKS, "--bench/--no-bench", help="Time both models in onnxruntime.")]
 Threads = Annotated[int, _option(CHECKS, "--threads", metavar="N", help="Number of onnxruntime threads in the benchmark.")]
-Seconds = Annotated[float, _option(CHECKS, "--seconds", metavar="S", help="Approximate time to measure, in seconds.")]
+Seconds = Annotated[float, _option(CHECKS, "--seconds", metavar="S", help="Measure for at most about S seconds.")]
 
 # output
 Output = Annotated[
@@ -257,17 +258,15 @@ Printed = Annotated[
 Force = Annotated[bool, _option(OUTPUT, "--force", help="Overwrite existing output files.")]
 
 
-def check_picture(path: Path | None) -> None:
-    """Reject early a picture that could not be written.
+def check_places(places: OutputOptions, *inputs: Path) -> None:
+    """Check early that all outputs can be written and that no input would be overwritten.
 
     Raises:
-        OptionError: its name does not end in .svg.
-        OutputError: it is a folder, or its folder is missing or cannot be written to.
+        OptionError: a path is one of the inputs, or exists and may not be replaced.
+        OutputError: its folder is missing or cannot be written to.
     """
-    if path is not None:
-        if path.suffix.lower() != ".svg":
-            raise OptionError(f"--picture: got '{path}', expected a file name that ends in .svg")
-        check_folder(path)
+    for place in places.paths:
+        check_output(place, places.force, *inputs)
 
 
 SHAPE = re.compile(r"(?:(?P<name>.*):)?(?P<sizes>[0-9]+(?:[x,][0-9]+)*)", re.IGNORECASE | re.DOTALL)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The console, and progress bars."""
+"""What reaches the terminal: results on standard output, progress bars on stderr."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
@@ -17,7 +17,19 @@ from onnxprune.types import Progress
 
 def console() -> Console:
     """Standard output; wide if it is not a terminal, so that nothing is truncated."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160, soft_wrap=False)
+    return Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160, soft_wrap=False)
+
+
+def print_all(parts: Iterable[RenderableType]) -> None:
+    """Print tables and texts one below the other."""
+    out = console()
+    for part in parts:
+        out.print(part)
+
+
+def has_blocks() -> bool:
+    """Whether standard output can show block characters."""
+    return console().encoding.lower().startswith("utf")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -10,15 +11,16 @@ from typing import Annotated
 import typer
 
 from onnxprune.cli import options as ask
-from onnxprune.cli.progress import console, progress_bars
-from onnxprune.ir.files import check_output, load, write_text
+from onnxprune.cli.progress import print_all, progress_bars
+from onnxprune.errors import ModelError
+from onnxprune.ir.files import check_folder, load, write_text
 from onnxprune.options import CheckOptions, Options, OutputOptions
 from onnxprune.pipeline.prune import apply_loaded, prune_loaded, resolved
 from onnxprune.pipeline.result import Result
 from onnxprune.report.layers import layer_changes
 from onnxprune.report.render.json import to_json
 from onnxprune.report.render.svg import cut_to_svg
-from onnxprune.report.render.table import print_report
+from onnxprune.report.render.table import report_parts
 from onnxprune.report.values import Report
 from onnxprune.rewrite.plan import Plan
 
@@ -80,14 +82,13 @@ def prune(
         threads=threads,
     )
     ask.check_shapes(input_shape)
-    ask.check_picture(picture)
-    options = resolved(options)
-    out = output or model.with_suffix(".pruned.onnx")
-    places = OutputOptions(out, plan or out.with_suffix(".plan.json"), force)
+    out = _output(output, model)
+    places = OutputOptions(out, plan or out.with_suffix(".plan.json"), picture, force)
     inputs = [model, *_files(scores, data, labels)]
-    _check_places(places, *inputs)
+    ask.check_places(places, *inputs)
+    options = resolved(options)
     loaded = load(model)
-    _check_places(places, *inputs, *loaded.data)
+    ask.check_places(places, *inputs, *loaded.data)
     options = replace(options, data=replace(options.data, input_shape=ask.shapes_of(input_shape, loaded)))
     with progress_bars() as progress:
         result = prune_loaded(loaded, options, progress)
@@ -112,26 +113,29 @@ def apply(
     """Cut MODEL according to an existing plan; MODEL may be a retrained copy with the same graph."""
     checks = CheckOptions(verify, bench, threads)
     ask.check_shapes(input_shape)
-    places = OutputOptions(output or model.with_suffix(".pruned.onnx"), None, force)
-    _check_places(places, model, plan_file)
+    places = OutputOptions(_output(output, model), force=force)
+    ask.check_places(places, model, plan_file)
     plan = Plan.load(plan_file)
     loaded = load(model)
-    _check_places(places, model, plan_file, *loaded.data)
+    ask.check_places(places, model, plan_file, *loaded.data)
     with progress_bars() as progress:
         result = apply_loaded(loaded, plan, ask.shapes_of(input_shape, loaded), checks, progress)
     _show(_saved(result, places), format)
 
 
+def _output(output: Path | None, model: Path) -> Path:
+    """The file of the pruned model: beside the original, if the user names none."""
+    if output is None:
+        if model.is_dir():
+            raise ModelError(f"{model}: is a folder; name the .onnx file in it")
+        output = model.with_suffix(".pruned.onnx")
+    check_folder(output)
+    return output
+
+
 def _files(*named: str | Path | None) -> list[Path]:
     """Those of the named inputs that are files."""
     return [Path(name) for name in named if name is not None and Path(name).is_file()]
-
-
-def _check_places(places: OutputOptions, *inputs: Path) -> None:
-    """Check that no input would be overwritten and that all outputs can be written."""
-    for place in (places.output, places.plan):
-        if place is not None:
-            check_output(place, places.force, *inputs)
 
 
 def _saved(result: Result, places: OutputOptions) -> Report:
@@ -145,6 +149,7 @@ def _show(report: Report, format: ask.Format) -> None:
     if format is ask.Format.JSON:
         print(to_json(report))
     else:
-        print_report(report, console())
+        print_all(report_parts(report))
     if report.missed:
+        print("onnxprune: a requested limit was missed; the files were written, and the report says why", file=sys.stderr)
         raise typer.Exit(1)

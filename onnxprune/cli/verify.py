@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from onnxprune.cli import options as ask
-from onnxprune.cli.progress import console
+from onnxprune.cli.progress import print_all
 from onnxprune.ir.files import load
 from onnxprune.pipeline.prune import verify_loaded
 from onnxprune.report.render.json import to_json
@@ -32,5 +33,12 @@ def verify(
     if format is ask.Format.JSON:
         print(to_json(verification))
         return
-    refitted = "; weights were refitted after the cut, and nothing else was changed" if loaded_plan.recovered else ""
-    console().print(f"verified: {verification_text(verification)}{refitted}", markup=False)
+    print_all([Text(f"verified: {_told(verification_text(verification), loaded_plan.recovered)}")])
+
+
+def _told(verified: str, recovered: str) -> str:
+    """What was verified; of a recovered model, only the cut itself equals the masked original."""
+    if not recovered:
+        return verified
+    now = "it now differs only in values of floating-point weights and added biases, whose effect is not judged here"
+    return f"before its weights were refitted ({recovered}), PRUNED was {verified}; {now}"

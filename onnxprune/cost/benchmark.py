@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -65,13 +66,47 @@ class Runner(Protocol):
         """
 
 
+def in_this_process(
+    models: Sequence[ModelProto], feeds: Feeds, threads: int, seconds: float, progress: Advance = unwatched
+) -> Array:
+    """A `Runner`: one session per model, in onnxruntime on the CPU."""
+    sessions = [_open(m, threads) for m in models]
+    return in_turn([partial(_run, s, feeds) for s in sessions], seconds, progress)
+
+
+def in_turn(calls: Sequence[Callable[[], float]], seconds: float, progress: Advance = unwatched) -> Array:
+    """Times of calls made in turn (A B A B ...), as many rounds as fit into `seconds`, but 7 to 300, after a warm-up.
+
+    Args:
+        calls: each returns the time that it took, in seconds.
+        seconds: approximate total time.
+        progress: called with the fraction of the rounds done, 0 to 1.
+
+    Returns:
+        Times in seconds (rounds, len(calls)).
+    """
+    for call in calls:
+        call()
+    start = time.perf_counter()
+    for call in calls:
+        for _ in range(2):
+            call()
+    per_round = max(1e-5, (time.perf_counter() - start) / 2)
+    rounds = int(np.clip(seconds / per_round, 7, 300))
+    times = np.empty((rounds, len(calls)))
+    for r in range(rounds):
+        times[r] = [call() for call in calls]
+        progress((r + 1) / rounds)
+    return times
+
+
 def benchmark(
     models: Sequence[ModelProto],
     feeds: Feeds,
     threads: int = 1,
     seconds: float = 4.0,
     progress: Advance = unwatched,
-    run: Runner | None = None,
+    run: Runner = in_this_process,
 ) -> Benchmark:
     """Time models in turn (A B A B ...), so that a slowdown of the machine affects all of them.
 
@@ -79,9 +114,9 @@ def benchmark(
         feeds: inputs for all models.
         threads: threads that onnxruntime may use inside an operator.
         seconds: approximate total measuring time; at least 7 rounds are run.
-        run: runs the models; this process by default.
+        run: runs the models.
     """
-    times = (run or in_this_process)(models, feeds, threads, seconds, progress)
+    times = run(models, feeds, threads, seconds, progress)
     ratios = times[:, :1] / times
     low, median, high = np.percentile(times * 1e3, (10, 50, 90), axis=0)
     slow, usual, fast = np.percentile(ratios, (10, 50, 90), axis=0)
@@ -94,27 +129,6 @@ def benchmark(
         "CPUExecutionProvider",
         {name: tuple(x.shape) for name, x in feeds.items()},
     )
-
-
-def in_this_process(
-    models: Sequence[ModelProto], feeds: Feeds, threads: int, seconds: float, progress: Advance = unwatched
-) -> Array:
-    """A `Runner`: one session per model, in onnxruntime on the CPU."""
-    sessions = [_open(m, threads) for m in models]
-    for s in sessions:
-        _run(s, feeds)
-    start = time.perf_counter()
-    for s in sessions:
-        for _ in range(2):
-            _run(s, feeds)
-    per_round = max(1e-5, (time.perf_counter() - start) / 2)
-    rounds = int(np.clip(seconds / per_round, 7, 300))
-    times = np.empty((rounds, len(sessions)))
-    for r in range(rounds):
-        for k, s in enumerate(sessions):
-            times[r, k] = _run(s, feeds)
-        progress((r + 1) / rounds)
-    return times
 
 
 def _open(model: ModelProto, threads: int) -> Any:

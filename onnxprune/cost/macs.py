@@ -31,12 +31,17 @@ class Macs:
     fixed: Vector = field(repr=False)
     axes: Indices = field(repr=False)
     name: str = "MACs"
+    resolution: float = 1.0
 
     def of(self, dropped: Mask) -> float:
         """Multiply-accumulates of the model without the labels `dropped` (n_labels,)."""
         kept = (~dropped[self.labels]).astype(np.int64)
         counts = np.add.reduceat(kept, self.starts) if len(self.starts) else kept
         return float((self.fixed * np.append(counts, 1)[self.axes].prod(1)).sum())
+
+    def text(self, value: float) -> str:
+        """Millions of multiply-accumulates."""
+        return f"{value / 1e6:,.2f} M"
 
 
 def macs_model(coupled: Coupled) -> Macs:

@@ -15,12 +15,19 @@ class CostModel(Protocol):
 
     @property
     def name(self) -> str:
-        """The name of the cost in reports."""
+        """Its name in messages, as in "the budget of 50% MACs"."""
+
+    @property
+    def resolution(self) -> float:
+        """The smallest saving that counts, in the unit of the cost."""
 
     def of(self, dropped: Mask) -> float:
         """The cost of the model without the labels `dropped` (n_labels,)."""
 
+    def text(self, value: float) -> str:
+        """A value of this cost with its unit, for messages."""
 
-def share_kept(cost: CostModel, dropped: Mask) -> float:
-    """The fraction of a cost that remains without the labels `dropped` (n_labels,), 0 to 1."""
-    return cost.of(dropped) / max(1.0, cost.of(np.zeros_like(dropped)))
+
+def of_original(cost: CostModel, labels: int) -> float:
+    """The cost of a model with this number of labels if nothing is dropped."""
+    return cost.of(np.zeros(labels, bool))

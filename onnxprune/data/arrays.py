@@ -39,7 +39,7 @@ def data_of_arrays(arrays: Mapping[str, Array], model: ModelProto, where: str) -
     Raises:
         DataError: an input has no array, or its array has the wrong shape or type.
     """
-    facts = inputs_of(model)
+    facts, arrays = inputs_of(model), {name: np.asarray(x) for name, x in arrays.items()}
     if list(arrays) == [""]:
         arrays = {next(iter(facts)): arrays[""]}
     missing = [n for n in facts if n not in arrays]
@@ -61,6 +61,7 @@ def data_of_chunks(chunks: Sequence[Feeds], model: ModelProto, where: str, label
     for chunk in typed:
         for n, x in chunk.items():
             _check_shape(n, x.shape[1:] if n in stacked else x.shape, facts[n], n not in stacked, where)
+            _check_numbers(n, x, where)
     try:
         fixed = 1 if stacked else fixed_batch(facts)
     except DataError as e:
@@ -69,6 +70,13 @@ def data_of_chunks(chunks: Sequence[Feeds], model: ModelProto, where: str, label
         return _whole_batches(Data(tuple(typed), labels, None, stacked), fixed)
     except DataError as e:
         raise DataError(f"{where}: {e.message}") from None
+
+
+def _check_numbers(name: str, array: Array, where: str) -> None:
+    """Reject NaN; infinities are legitimate in masks."""
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        at = int(np.argwhere(np.isnan(array))[0][0])
+        raise DataError(f"{where}: '{name}' contains NaN, first in sample {at}; expected numbers as the model gets them in use")
 
 
 def _whole_batches(data: Data, fixed: int | None) -> Data:

@@ -28,7 +28,7 @@ Source = str | Path | Mapping[str, Array] | Data
 Labels = str | Path | Sequence[Any] | Array
 MADE = ("random", "synthetic")
 NOT_PREPARED = "--preprocess: applies only to a folder of images; pass other inputs as the model expects them"
-MOST, MADE_UP = 1024, 256
+MOST, GENERATED = 1024, 256
 """Default number of samples that are read from a folder or requested from a function, and that are generated."""
 
 
@@ -121,11 +121,20 @@ def _read(request: _Request) -> Data:
             return _images(request, folder, files)
     if request.preprocess:
         raise DataError(NOT_PREPARED)
+    labels = _labels(request)  # a wrong file is reported before a function is called for samples
     data = _given(request)
-    if request.labels is not None:
-        found = read_labels(request.labels) if isinstance(request.labels, str | Path) else np.asarray(request.labels)
-        data = replace(data, labels=found)
+    if labels is not None:
+        if len(labels) != len(data):
+            raise DataError(f"--labels: got {len(labels):,} labels for {len(data):,} samples; expected one per sample")
+        data = replace(data, labels=labels)
     return data if request.samples is None else data.take(request.samples, request.seed)
+
+
+def _labels(request: _Request) -> Array | None:
+    """The labels that are given beside the source."""
+    if request.labels is None:
+        return None
+    return read_labels(request.labels) if isinstance(request.labels, str | Path) else np.asarray(request.labels)
 
 
 def _given(request: _Request) -> Data:
@@ -136,10 +145,10 @@ def _given(request: _Request) -> Data:
         return data_of_arrays(request.source, request.model, "data")
     text = str(request.source)
     if text == "random":
-        return random_data(request.model, request.samples or MADE_UP, request.seed, request.shapes)
+        return random_data(request.model, request.samples or GENERATED, request.seed, request.shapes)
     if text == "synthetic":
         return synthesize(
-            request.model, request.samples or MADE_UP, request.seed, request.shapes, request.progress, request.refine
+            request.model, request.samples or GENERATED, request.seed, request.shapes, request.progress, request.refine
         )
     if is_entry(text):
         return data_of_entry(text, request.model, request.samples or MOST, request.path)
@@ -175,7 +184,7 @@ def _folder_of_arrays(folder: Path, model: ModelProto) -> Data:
     return data_of_calls((read_arrays(file, "--data") for file in files), model, f"--data {folder}")
 
 
-def random_data(model: ModelProto, count: int = MADE_UP, seed: int = 0, shapes: Shapes | None = None) -> Data:
+def random_data(model: ModelProto, count: int = GENERATED, seed: int = 0, shapes: Shapes | None = None) -> Data:
     """Seeded standard normal numbers, small integers and True as inputs of a model, for smoke tests."""
     rng = np.random.default_rng(seed)
     reading, inputs = read_once(model, CASES_OF_BENCHMARK, shapes or {})

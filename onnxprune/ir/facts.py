@@ -233,6 +233,7 @@ def read_graph(model: ModelProto, fed: Shapes | None = None) -> Graph:
 def read_once(model: ModelProto, pairs: Sequence[tuple[int, int]], fed: Shapes) -> tuple[Reading, tuple[str, ...]]:
     """The reading for the first (height, width) that the model does not contradict, and the names of the model's inputs."""
     nodes, weights = read_nodes(model), read_weights(model)
+    check_shapes(model, fed)
     reading = _best_reading(model, nodes, weights, pairs, {"batch": 1, "other": 16}, fed)
     return reading, tuple(v.name for v in free_inputs(model))
 

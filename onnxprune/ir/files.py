@@ -26,7 +26,6 @@ from onnxprune.ir.normalize import normal_form
 from onnxprune.ir.protobuf import INLINE_LIMIT, read, write, write_external
 from onnxprune.ir.spill import SPILLED
 from onnxprune.ir.tensors import (
-    CHUNK,
     LARGE_FILE,
     LARGE_TENSOR,
     FileRange,
@@ -60,6 +59,11 @@ class Loaded:
     size: int | None = None
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that the model was read from."""
+        return (Path(self.name), *self.data) if self.sha256 else ()
+
+    @property
     def external(self) -> bool:
         """Whether weights are stored in other files."""
         return bool(self.data)
@@ -75,8 +79,10 @@ def load(source: Any) -> Loaded:
         loaded = Loaded(source, "the given model")
     elif is_graphsurgeon(source):
         loaded = Loaded(from_graphsurgeon(source), "the given graph")
-    else:
+    elif isinstance(source, str | os.PathLike):
         loaded = _load_file(Path(source))
+    else:
+        raise ModelError(f"the model: got {source!r}, expected a path, an onnx.ModelProto or an onnx-graphsurgeon graph")
     _check(loaded)
     return replace(loaded, model=normal_form(loaded.model))
 
@@ -87,7 +93,7 @@ def _load_file(path: Path) -> Loaded:
         if not size:
             raise ModelError(f"{path}: the file is empty; expected an ONNX model")
         try:
-            digest, model = _read_large(path) if size >= LARGE_FILE else _read_small(path)
+            digest, model = read(path) if size >= LARGE_FILE else _read_small(path)
         except DecodeError as e:
             why = f"not an ONNX model, or a damaged one ({size} bytes do not parse)"
             raise ModelError(f"{path}: {why}; export it again") from e
@@ -96,18 +102,9 @@ def _load_file(path: Path) -> Loaded:
 
 
 def _read_small(path: Path) -> tuple[str, ModelProto]:
-    """The digest of a file and the model in it, from one read."""
+    """The SHA-256 of a file and the model in it."""
     data = path.read_bytes()
     return hashlib.sha256(data).hexdigest(), ModelProto.FromString(data)
-
-
-def _read_large(path: Path) -> tuple[str, ModelProto]:
-    """The digest of a file and the model in it, whose large weights are left in the file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(CHUNK):
-            digest.update(data)
-    return digest.hexdigest(), read(path)
 
 
 def _take_external(path: Path, model: ModelProto) -> set[Path]:

@@ -6,14 +6,16 @@ Small files are read whole, without this module.
 
 from __future__ import annotations
 
-import mmap
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from google.protobuf.message import DecodeError
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from onnxprune.ir.tensors import (
+    CHUNK,
     LARGE_TENSOR,
     FileRange,
     append_to,
@@ -29,77 +31,109 @@ INLINE_LIMIT = 2**31 - 2**20
 """A protobuf message must be smaller than 2 GiB; larger models keep their weights in a separate file."""
 
 
-# Field numbers in onnx.proto on the path to the bytes of a weight.
-GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
+BYTES = 2
+"""Wire type of fields that state their length."""
 
 
-BYTES = 2  # wire type of length-delimited fields
+GRAPH, INITIALIZER, RAW_DATA = (number << 3 | BYTES for number in (7, 5, 9))
+"""Keys (field number in onnx.proto and wire type) on the path to the bytes of a weight."""
 
 
-def read(path: Path) -> ModelProto:
-    """Read a model; its large initializers are left in the file.
+class _Source:
+    """The bytes of a file from the first to the last, each read once.
+
+    Attributes:
+        at: offset of the next byte.
+        digest: SHA-256 of all bytes before it.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.at, self.digest = file, 0, hashlib.sha256()
+
+    def take(self, count: int) -> bytes:
+        """The next bytes."""
+        data = self._file.read(count)
+        if len(data) < count:
+            raise DecodeError(f"{count} bytes expected at {self.at}, but only {len(data)} remain")
+        self.digest.update(data)
+        self.at += count
+        return data
+
+    def skip(self, count: int) -> None:
+        """Read on without keeping the bytes."""
+        while count:
+            count -= len(self.take(min(count, CHUNK)))
+
+
+def read(path: Path) -> tuple[str, ModelProto]:
+    """The SHA-256 of a file and the model in it, whose large initializers are left in the file.
 
     Raises:
         DecodeError: the bytes are not an ONNX model.
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        model, rest = ModelProto(), bytearray()
-        for number, begin, value, end in _fields(data, 0, len(data)):
-            if number == GRAPH:
-                _read_graph(model, data, value, end, str(path.resolve()))
+    with path.open("rb") as file:
+        source, model, rest = _Source(file), ModelProto(), bytearray()
+        for key, head, end in _fields(source, path.stat().st_size):
+            if key == GRAPH:
+                _read_graph(model, source, end, str(path.resolve()))
             else:
-                rest += data[begin:end]
+                rest += head + source.take(end - source.at)
         model.MergeFromString(bytes(rest))
-        return model
+        return source.digest.hexdigest(), model
 
 
-def _read_graph(model: ModelProto, data: mmap.mmap, start: int, stop: int, file: str) -> None:
+def _read_graph(model: ModelProto, source: _Source, stop: int, file: str) -> None:
     rest = bytearray()
-    for number, begin, value, end in _fields(data, start, stop):
-        if number != INITIALIZER:
-            rest += data[begin:end]
-            continue
-        tensor, raw = model.graph.initializer.add(), None
-        if end - value < LARGE_TENSOR:
-            tensor.MergeFromString(data[value:end])
-            continue
-        for part, first, inner, last in _fields(data, value, end):
-            if part == RAW_DATA:
-                raw = FileRange(file, inner, last - inner)
-            else:
-                tensor.MergeFromString(data[first:last])
-        if raw is not None:
-            leave(tensor, raw)
+    for key, head, end in _fields(source, stop):
+        if key == INITIALIZER:
+            _read_initializer(model.graph.initializer.add(), source, end, file)
+        else:
+            rest += head + source.take(end - source.at)
     model.graph.MergeFromString(bytes(rest))
 
 
-def _fields(data: mmap.mmap, at: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (number, begin, begin of the value, end) for each field of the message from `at` to `stop`."""
-    while at < stop:
-        begin = at
-        key, at = _varint(data, at, stop)
-        number, kind = key >> 3, key & 7
-        if kind == BYTES:
-            length, at = _varint(data, at, stop)
-        elif kind == 0:
-            length = _varint(data, at, stop)[1] - at
+def _read_initializer(tensor: TensorProto, source: _Source, stop: int, file: str) -> None:
+    if stop - source.at < LARGE_TENSOR:
+        tensor.MergeFromString(source.take(stop - source.at))
+        return
+    raw = None
+    for key, head, end in _fields(source, stop):
+        if key == RAW_DATA:
+            raw = FileRange(file, source.at, end - source.at)
+            source.skip(raw.length)
+        else:
+            tensor.MergeFromString(head + source.take(end - source.at))
+    if raw is not None:
+        leave(tensor, raw)
+
+
+def _fields(source: _Source, stop: int) -> Iterator[tuple[int, bytes, int]]:
+    """Yield (key, bytes before the value, end of the value) for each field of the message that ends at `stop`.
+
+    The source is at the value then, and must be at its end before the next field is requested.
+    """
+    while source.at < stop:
+        key, head = _varint(source, stop)
+        kind, length = key & 7, 0
+        if kind in (0, BYTES):
+            number, more = _varint(source, stop)
+            head, length = head + more, number if kind == BYTES else 0
         else:
             length = {1: 8, 5: 4}.get(kind, stop)
-        if at + length > stop or not number:
-            raise DecodeError(f"a field of {length} bytes at {begin}, but only {stop - at} remain")
-        yield number, begin, at, at + length
-        at += length
+        if source.at + length > stop or not key >> 3:
+            raise DecodeError(f"a field of {length} bytes at {source.at}, but only {stop - source.at} remain")
+        yield key, head, source.at + length
 
 
-def _varint(data: mmap.mmap, at: int, stop: int) -> tuple[int, int]:
-    """A varint (seven bits per byte, lowest first), and the offset of its end."""
-    value = shift = 0
-    while at < stop and shift < 70:
-        byte = data[at]
-        value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
-        if byte < 128:
-            return value, at
-    raise DecodeError(f"an unterminated number at {at}")
+def _varint(source: _Source, stop: int) -> tuple[int, bytes]:
+    """A varint (seven bits per byte, lowest first), and its bytes."""
+    value, found = 0, bytearray()
+    while source.at < stop and len(found) < 10:
+        found += source.take(1)
+        value |= (found[-1] & 127) << 7 * (len(found) - 1)
+        if found[-1] < 128:
+            return value, bytes(found)
+    raise DecodeError(f"an unterminated number at {source.at}")
 
 
 def write(model: ModelProto, path: Path) -> None:
@@ -109,15 +143,15 @@ def write(model: ModelProto, path: Path) -> None:
     light.ClearField("graph")
     with path.open("wb") as file:
         file.write(light.SerializeToString())
-        file.write(bytes([GRAPH << 3 | BYTES]))
+        file.write(bytes([GRAPH]))
         # the length is known only at the end: five bytes hold any length that protobuf allows
         mark = file.tell()
         file.write(_number(0, 5))
         file.write(graph)
         for t in model.graph.initializer:
             header, length = header_of(t).SerializeToString(), length_of(t)
-            prefix = bytes([RAW_DATA << 3 | BYTES]) + _number(length) if length else b""
-            file.write(bytes([INITIALIZER << 3 | BYTES]) + _number(len(header) + len(prefix) + length) + header + prefix)
+            prefix = bytes([RAW_DATA]) + _number(length) if length else b""
+            file.write(bytes([INITIALIZER]) + _number(len(header) + len(prefix) + length) + header + prefix)
             for data in bytes_of(t):
                 file.write(data)
         end = file.tell()

@@ -8,19 +8,19 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 from onnx import ModelProto
 
 from onnxprune.analysis.analyse import Analysis, check_patterns, refuse
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
-from onnxprune.cost.macs import macs_model
 from onnxprune.errors import CutError, ModelError, OptionError, PruneError
 from onnxprune.ir.graph import Graph
 from onnxprune.ir.spill import Spill, spill_for
 from onnxprune.options import Options, SelectionOptions
+from onnxprune.pipeline.goal import Goal, goal_of
 from onnxprune.rewrite.cut import cut
-from onnxprune.selection.criteria import Scored, Scorer, check_scores, scores_from_file
+from onnxprune.selection.criteria import Scored, Scorer
+from onnxprune.selection.criteria.given import check_scores, scores_from_file
 from onnxprune.selection.sizing import Sizing
 from onnxprune.selection.space import Space
 from onnxprune.selection.strategy import Limit, Strategy, greedy
@@ -41,6 +41,8 @@ class Decision:
         pruned: the model without them.
         groups: the groups that were allowed to shrink.
         notes: sentences for the report.
+        ratio: fraction of the prunable channels that should be dropped; None if `limits` or a plan decided.
+        limits: what the cost of the model should not exceed.
         spill: storage of the large weights of `pruned`; it exists as long as this object does.
     """
 
@@ -49,6 +51,8 @@ class Decision:
     pruned: ModelProto = field(repr=False)
     groups: tuple[Group, ...] = field(repr=False)
     notes: tuple[str, ...] = ()
+    ratio: float | None = None
+    limits: tuple[Limit, ...] = ()
     spill: Spill | None = field(default=None, repr=False)
 
 
@@ -65,7 +69,12 @@ def check_selection(analysis: Analysis, selection: SelectionOptions, name: str) 
 
 
 def decide(
-    analysis: Analysis, options: Options, name: str, batches: Sequence[Feeds] = (), strategy: Strategy = greedy
+    analysis: Analysis,
+    options: Options,
+    name: str,
+    batches: Sequence[Feeds] = (),
+    strategy: Strategy = greedy,
+    goal: Goal | None = None,
 ) -> Decision:
     """Choose channels and cut them; a node that cannot follow keeps its channels, and the choice is repeated.
 
@@ -74,19 +83,26 @@ def decide(
         name: name of the model in messages.
         batches: calibration inputs, for criteria that use activations.
         strategy: how limits are met.
+        goal: what must be reached; None: what the options state.
+
+    Raises:
+        PruneError: `MAX_REFUSALS` cuts were rejected.
     """
     graph, selection = analysis.coupled.graph, options.selection
+    goal = goal or goal_of(selection)
     spill = spill_for(graph.model)
     given = selection.scores if isinstance(selection.scores, Mapping) else None
     scorer = Scorer(options.criterion, options.data.seed, batches) if given is None else None
     for _ in range(MAX_REFUSALS):
         coupled, groups = analysis.coupled, eligible(analysis, selection, name)
         scored = scorer.score(coupled, groups) if scorer else scores_from_file(coupled, groups, given or {})
-        dropped = _choose(coupled, groups, scored, options, strategy)
+        limits = goal.limits(coupled)
+        space = _space(coupled, groups, scored, options, limits)
+        dropped = space.dropped(strategy(space, limits) if limits else space.by_ratio(goal.ratio or 0.0))
         try:
             pruned = cut(coupled, dropped, spill)
             notes = _notes(analysis.refused, scored, groups) + _added(graph, pruned)
-            return Decision(analysis, dropped, pruned, groups, notes, spill)
+            return Decision(analysis, dropped, pruned, groups, notes, goal.ratio, limits, spill)
         except CutError as e:
             if spill:
                 spill.clear()
@@ -118,7 +134,8 @@ def eligible(analysis: Analysis, selection: SelectionOptions, name: str) -> tupl
     """
     if not analysis.groups:
         pinned = analysis.pinned
-        reason = f"; most are kept because {pinned[0].pin}" if pinned else " (no convolution or matrix product)"
+        none = " (no convolution or matrix product of known shape outside the bodies of If, Loop and Scan)"
+        reason = f"; most are kept because {pinned[0].pin}" if pinned else none
         raise ModelError(f"{name}: has no prunable channels{reason}. 'onnxprune inspect' lists all reasons")
     coupled = analysis.coupled
     check_patterns("--include", selection.include, coupled)
@@ -144,19 +161,13 @@ def eligible(analysis: Analysis, selection: SelectionOptions, name: str) -> tupl
     return found
 
 
-def _choose(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options: Options, strategy: Strategy) -> Mask:
-    """The labels (n_labels,) that are dropped."""
+def _space(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options: Options, limits: Sequence[Limit]) -> Space:
+    """The cuts to choose from: of groups with scores, in the order of their scores."""
     known = [(g, s) for g, s in zip(groups, scored.scores, strict=True) if s is not None]
-    selection = options.selection
-    sizing = Sizing(selection.scope, selection.alignment().multiple)
+    sizing = Sizing(options.selection.scope, options.selection.alignment().multiple)
     space = Space(coupled, tuple(g for g, _ in known), tuple(units_of(g, s) for g, s in known), sizing)
-    limit = selection.limit()
-    if limit is None:
-        return space.dropped(space.by_ratio(selection.ratio or 0.0))
-    cost = macs_model(coupled)
-    if options.calibrated and sizing.scope == "global":
-        space = space.per(cost)
-    return space.dropped(strategy(space, [Limit(cost, limit.of(cost.of(np.zeros(len(coupled.roots), bool))))]))
+    # these scores are errors, to be compared with what they save; under several limits, of the first cost
+    return space.per(limits[0].cost) if limits and options.calibrated and sizing.scope == "global" else space
 
 
 def _added(graph: Graph, pruned: ModelProto) -> tuple[str, ...]:

@@ -3,22 +3,23 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from onnx import ModelProto
 
 from onnxprune.analysis.analyse import analyse
 from onnxprune.cost import benchmark
+from onnxprune.cost.benchmark import Runner, in_this_process
 from onnxprune.cost.size import cost
 from onnxprune.data.arrays import read_arrays
 from onnxprune.data.load import check_exists, check_source, load_data
 from onnxprune.data.samples import Data
 from onnxprune.data.user_code import function_named
-from onnxprune.errors import CutError, PlanError
+from onnxprune.errors import CutError, DataError, PlanError
 from onnxprune.evaluation.evaluator import Evaluator
 from onnxprune.evaluation.structure import check_contract, only_weights
 from onnxprune.evaluation.verification import Verification, verify
@@ -26,18 +27,19 @@ from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import Loaded
 from onnxprune.ir.spill import spill_for
 from onnxprune.options import CheckOptions, Options
+from onnxprune.pipeline.components import DEFAULT, Components
 from onnxprune.pipeline.decide import Decision, check_selection
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.rounds import Outcome, in_rounds
-from onnxprune.pipeline.samples import Maker, Samples, provide, refinement, synthetic_samples
-from onnxprune.pipeline.summary import Findings, report_of, shortfall
+from onnxprune.pipeline.samples import Samples, provide, refinement
+from onnxprune.pipeline.summary import Findings, report_of
 from onnxprune.recovery.methods import Recovery, Task, batches_of, recover
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan, dropped_by, plan_of
-from onnxprune.types import Progress, Shapes, silent
+from onnxprune.types import Array, Progress, Shapes, silent
 
 
-def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, make: Maker = synthetic_samples) -> Result:
+def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, components: Components = DEFAULT) -> Result:
     """Analyse a loaded model, drop channels, then verify, recover and measure the result.
 
     The weights of a large model are not held in memory: until the result is saved, they are in the model's file or in a
@@ -47,7 +49,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
         loaded: the model.
         options: the user's options, as returned by `resolved`.
         progress: called with the name of a stage and the fraction done, 0 to 1.
-        make: generates inputs if the user gives none.
+        components: the steps that can have more than one implementation.
 
     Raises:
         PruneError: the input or an option is wrong, or the result could not be verified. Errors that follow from the
@@ -61,11 +63,20 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     check_selection(analysis, options.selection, loaded.name)
     progress("analyse", 1)
     data = _read_data(loaded, options, progress)
-    samples = provide(loaded, options, data, make, progress)
+    samples = provide(loaded, options, data, components.make, progress)
     judge = Evaluator(loaded.model, samples.held_out, metric, options.data.seed) if samples else None
     calibrates = options.recovery.rounds > 1 or options.calibrated
     batches = batches_of(samples.fit) if samples and calibrates else ()
-    outcome = in_rounds(analysis, options, loaded.name, batches, progress=lambda done: progress("cut", done))
+    outcome = in_rounds(
+        analysis,
+        options,
+        loaded.name,
+        batches,
+        strategy=components.strategy,
+        recover=components.recover,
+        goal=components.goal(options.selection),
+        progress=lambda done: progress("cut", done),
+    )
     decision = outcome.decision
     verification = _verified(decision, options.checks, progress)
     recovery = _recovered(options, outcome, samples, judge, progress)
@@ -73,19 +84,18 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     made_by = {**options.asked(), **({"recovered": method} if method != "none" else {})}
     plan = plan_of(decision.analysis.coupled, decision.dropped, loaded.sha256, made_by)
     model = recovery.model if recovery else decision.pruned
-    found = _measured(loaded, model, options.data.input_shape, options.checks, progress)
+    found = _measured(loaded, model, options.data.input_shape, options.checks, components.run, progress)
     measure = metric.__name__ if metric else found.measure
-    found = replace(found, verification=verification, recovery=recovery, samples=samples, measure=measure)
-    report = report_of(loaded.name, decision, found)
-    short = shortfall(options, decision, report)
-    report = replace(
-        report,
-        asked=options.asked(),
-        align_reason=options.selection.alignment().reason,
-        warnings=(*(data.warnings if data else ()), *([short] if short else []), *report.warnings),
-        missed=bool(short),
+    found = replace(
+        found,
+        verification=verification,
+        recovery=recovery,
+        samples=samples,
+        measure=measure,
+        warnings=data.warnings if data else (),
     )
-    return Result(model, plan, report, loaded.external, decision.spill)
+    report = report_of(loaded.name, decision, found, options.asked(), options.selection.alignment().reason)
+    return Result(model, plan, report, loaded.external, decision.spill, loaded.files)
 
 
 def resolved(options: Options) -> Options:
@@ -98,16 +108,30 @@ def resolved(options: Options) -> Options:
         DataError, TrainingError: there is no such file or function, or PyTorch is not installed.
     """
     selection, data = options.selection, options.data
-    if options.recovery.recover == "distill":
-        importlib.import_module("onnxprune.training")  # raises an error that says what to install
     if isinstance(selection.scores, str | Path):
-        selection = replace(selection, scores=read_arrays(selection.scores, "--scores"))
+        selection = replace(selection, scores=_as_scores(read_arrays(selection.scores, "--scores")))
+    elif selection.scores is not None:
+        selection = replace(selection, scores=_as_scores(selection.scores))
     if isinstance(data.labels, str | Path):
         check_exists(data.labels, "--labels")
     check_source(data.data, data.preprocess)
     if isinstance(data.metric, str):
         data = replace(data, metric=function_named(data.metric, "--metric"))
+    if options.recovery.recover == "distill":
+        import onnxprune.training  # noqa: F401  # slow; raises an error that says what to install
     return replace(options, selection=selection, data=data)
+
+
+def _as_scores(given: Mapping[str, Any]) -> dict[str, Array]:
+    """Scores as arrays of finite numbers; whether they fit the model's weights is checked when there is a graph."""
+    found = {name: np.asarray(x) for name, x in given.items()}
+    for name, scores in found.items():
+        if not name:
+            raise DataError("--scores: got a single array, expected an .npz with one array per weight, named as the weight")
+        if scores.dtype.kind not in "fiub" or not np.isfinite(scores).all():
+            got = "NaN or infinity" if scores.dtype.kind == "f" else f"{scores.dtype} values"
+            raise DataError(f"--scores: '{name}' contains {got}, expected finite numbers, one per output channel")
+    return found
 
 
 def _read_data(loaded: Loaded, options: Options, progress: Progress) -> Data | None:
@@ -159,19 +183,28 @@ def _recovered(
     return recovery
 
 
-def _measured(loaded: Loaded, model: ModelProto, shapes: Shapes, checks: CheckOptions, progress: Progress) -> Findings:
+def _measured(
+    loaded: Loaded, model: ModelProto, shapes: Shapes, checks: CheckOptions, run: Runner, progress: Progress
+) -> Findings:
     """The cost of the original and of the result."""
     before = cost(loaded.model, shapes, loaded.size)
     after = cost(model, before.inputs)
     if not checks.bench:
         return Findings(before, after)
     models, feeds = (loaded.model, model), benchmark.random_feeds(loaded.model, before.inputs)
-    timing = benchmark.benchmark(models, feeds, checks.threads, progress=lambda done: progress("benchmark", done))
+    timing = benchmark.benchmark(models, feeds, checks.threads, progress=lambda done: progress("benchmark", done), run=run)
     return Findings(before, after, timing=timing)
 
 
-def apply_loaded(loaded: Loaded, plan: Plan, shapes: Shapes, checks: CheckOptions, progress: Progress = silent) -> Result:
-    """Cut a loaded model according to an existing plan.
+def apply_loaded(
+    loaded: Loaded,
+    plan: Plan,
+    shapes: Shapes,
+    checks: CheckOptions,
+    progress: Progress = silent,
+    run: Runner = in_this_process,
+) -> Result:
+    """Cut a loaded model according to an existing plan; `run` runs the models to measure their latency.
 
     Raises:
         PlanError: the plan does not fit this model.
@@ -188,12 +221,14 @@ def apply_loaded(loaded: Loaded, plan: Plan, shapes: Shapes, checks: CheckOption
     notes = (
         ("the plan was made for a file with different contents (a retrained copy?); names and shapes match",) if differs else ()
     )
-    decision = Decision(analysis, dropped, pruned, analysis.groups, notes, spill)
+    decision = Decision(analysis, dropped, pruned, analysis.groups, notes, spill=spill)
     verification = _verified(decision, checks, progress)
-    found = replace(_measured(loaded, pruned, shapes, checks, progress), verification=verification)
+    found = replace(_measured(loaded, pruned, shapes, checks, run, progress), verification=verification)
     made_by: Mapping[str, Any] = {k: v for k, v in plan.made_by.items() if k != "recovered"}
-    report = replace(report_of(loaded.name, decision, found), asked=made_by or {"plan": "given"})
-    return Result(pruned, replace(plan, made_by=made_by, model_sha256=loaded.sha256), report, loaded.external, spill)
+    report = report_of(loaded.name, decision, found, made_by or {"plan": "given"}, "from the plan")
+    return Result(
+        pruned, replace(plan, made_by=made_by, model_sha256=loaded.sha256), report, loaded.external, spill, loaded.files
+    )
 
 
 def verify_loaded(original: Loaded, pruned: Loaded, plan: Plan, shapes: Shapes) -> Verification:

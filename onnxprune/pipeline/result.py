@@ -28,6 +28,7 @@ class Result:
         report: what was requested, reached, verified and measured.
         external: whether the original stores its weights in separate files; if so, `save` does the same.
         spill: storage of the large weights of `model` until it is saved.
+        inputs: the files of the original, which are never overwritten.
     """
 
     model: ModelProto = field(repr=False)
@@ -35,6 +36,7 @@ class Result:
     report: Report = field(repr=False)
     external: bool = False
     spill: Spill | None = field(default=None, repr=False, compare=False)
+    inputs: tuple[Path, ...] = field(default=(), repr=False, compare=False)
 
     def in_memory(self) -> Result:
         """The same result with all weights in memory."""
@@ -50,11 +52,12 @@ class Result:
             force: whether existing files are replaced.
 
         Raises:
-            OptionError: a file exists and `force` is not given, or both paths are the same.
+            OptionError: a path is a file of the original, both paths are the same, or a file exists and `force` is False.
             OutputError: they cannot be written.
         """
-        places = OutputOptions(Path(output), Path(plan) if plan else None, force)
-        check_output(places.output, force)
+        places = OutputOptions(Path(output), Path(plan) if plan else None, force=force)
+        for place in places.paths:
+            check_output(place, force, *self.inputs)
         save(self.model, places.output, {places.plan: self.plan.to_json()} if places.plan else {}, self.external)
 
     def to_graphsurgeon(self) -> Any:

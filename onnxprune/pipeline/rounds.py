@@ -1,36 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cutting in rounds: a few channels are removed, the network is recovered, and the remaining ones are scored again.
 
-After CCPrune (Chen et al., 2021), whose rounds retrain. Here the recovery is a callable: least squares, so that no training
+After CCPrune (Chen et al., 2021), whose rounds retrain. Here the recovery is a parameter: least squares, so that no training
 code is needed, or anything else that improves a cut network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-import numpy as np
 from onnx import ModelProto
 
 from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
-from onnxprune.cost.macs import macs_model
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.graph import read_weights
 from onnxprune.ir.tensors import take_all
 from onnxprune.options import Options
 from onnxprune.pipeline.decide import Decision, decide
+from onnxprune.pipeline.goal import Goal, goal_of
 from onnxprune.recovery.editor import Fitted
 from onnxprune.recovery.reconstruct import FitSettings, reconstruct
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan, dropped_by, plan_of
+from onnxprune.selection.strategy import Strategy, greedy
 from onnxprune.types import Advance, Feeds, Mask, unwatched
 
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
-RoundRecovery = Callable[[Coupled, Mask, ModelProto, Sequence[Feeds]], Fitted]
-"""The recovery after a round: (analysis of the original, dropped labels, cut model, inputs) -> the recovered model."""
+
+
+@dataclass(frozen=True)
+class RoundRecovery:
+    """The recovery after each round but the last.
+
+    Attributes:
+        name: its name in reports, with an article, as in "a reconstruction".
+        run: (analysis of the original, dropped labels (n_labels,), cut model, inputs, seed) -> the recovered model.
+    """
+
+    name: str
+    run: Callable[[Coupled, Mask, ModelProto, Sequence[Feeds], int], Fitted]
 
 
 @dataclass(frozen=True)
@@ -62,13 +73,12 @@ def composed(first: Kept, second: Kept) -> dict[str, dict[int, tuple[int, ...]]]
     return found
 
 
-def by_least_squares(seed: int) -> RoundRecovery:
-    """A recovery that fits the layers to what the original computes."""
+def by_least_squares(coupled: Coupled, dropped: Mask, model: ModelProto, batches: Sequence[Feeds], seed: int) -> Fitted:
+    """Fit the layers to what the original computes."""
+    return reconstruct(coupled, dropped, model, batches, FitSettings(seed=seed))
 
-    def step(coupled: Coupled, dropped: Mask, model: ModelProto, batches: Sequence[Feeds]) -> Fitted:
-        return reconstruct(coupled, dropped, model, batches, FitSettings(seed=seed))
 
-    return step
+LEAST_SQUARES = RoundRecovery("a reconstruction", by_least_squares)
 
 
 def in_rounds(
@@ -76,7 +86,10 @@ def in_rounds(
     options: Options,
     name: str,
     batches: Sequence[Feeds],
-    recover: RoundRecovery | None = None,
+    *,
+    strategy: Strategy = greedy,
+    recover: RoundRecovery = LEAST_SQUARES,
+    goal: Goal | None = None,
     progress: Advance = unwatched,
 ) -> Outcome:
     """Cut in `options.recovery.rounds` rounds; each but the last is followed by a recovery.
@@ -85,17 +98,19 @@ def in_rounds(
         analysis: the analysis of the original.
         name: name of the model in messages.
         batches: calibration inputs.
-        recover: the recovery after each round; least squares by default.
+        strategy: how limits are met, in every round.
+        recover: the recovery after each round.
+        goal: what all rounds together must reach; None: what the options state.
         progress: called with the fraction done, 0 to 1.
     """
     rounds, graph = options.recovery.rounds, analysis.coupled.graph
+    goal = goal or goal_of(options.selection)
     if rounds == 1:
-        decision = decide(analysis, options, name, batches)
+        decision = decide(analysis, options, name, batches, strategy, goal)
         return Outcome(decision, decision.pruned)
-    recover = recover or by_least_squares(options.data.seed)
     now, kept, added = analysis, dict[str, dict[int, tuple[int, ...]]](), frozenset[str]()
     for k in range(rounds):
-        decision = decide(now, _round_options(options, analysis, k, now), name, batches)
+        decision = decide(now, options, name, batches, strategy, goal.part((k + 1) / rounds, analysis, now))
         plan = plan_of(decision.analysis.coupled, decision.dropped, "", {})
         kept = composed(kept, {name: axes for name, axes in plan.kept.items() if name in graph.weights})
         dropped = dropped_by(analysis.coupled, Plan("", kept, {}, analysis.coupled.policy))
@@ -103,12 +118,13 @@ def in_rounds(
         model = transplanted(decision.pruned, copy_of(pruned), added)
         take_all(model)  # weights in a temporary file would be deleted with this round's decision
         if k + 1 < rounds:
-            fitted = recover(analysis.coupled, dropped, model, batches)
+            fitted = recover.run(analysis.coupled, dropped, model, batches, options.data.seed)
             model, added = fitted.model, added | fitted.added
             now = analyse(read_graph(model, graph.fed), analysis.coupled.policy)
         progress((k + 1) / rounds)
-    notes = (*decision.notes, f"cut in {rounds} rounds, with a reconstruction after each")
-    return Outcome(Decision(analysis, dropped, pruned, _allowed(analysis, decision), notes), model, added)
+    notes = (*decision.notes, f"cut in {rounds} rounds, with {recover.name} after each")
+    groups, limits = _allowed(analysis, decision), goal.limits(analysis.coupled)
+    return Outcome(Decision(analysis, dropped, pruned, groups, notes, goal.ratio, limits), model, added)
 
 
 def copy_of(model: ModelProto) -> ModelProto:
@@ -122,20 +138,6 @@ def _allowed(analysis: Analysis, last: Decision) -> tuple[Group, ...]:
     """The groups of the original that the options allow to shrink."""
     names = {g.name for g in last.groups}
     return tuple(g for g in analysis.groups if g.name in names) or analysis.groups
-
-
-def _round_options(options: Options, analysis: Analysis, k: int, now: Analysis) -> Options:
-    """Options of round `k`, relative to the model before that round: every round shrinks by the same factor."""
-    share = (k + 1) / options.recovery.rounds
-    selection = options.selection
-    limit = selection.limit()
-    if limit is None:
-        kept = analysis.prunable * (1 - (selection.ratio or 0.0)) ** share
-        selection = replace(selection, ratio=float(np.clip(1 - kept / max(now.prunable, 1), 0.0, 0.999)))
-    else:
-        whole = macs_model(analysis.coupled).of(np.zeros(len(analysis.coupled.roots), bool))
-        selection = replace(selection, macs=max(1.0, whole * (limit.of(whole) / whole) ** share))
-    return replace(options, selection=selection)
 
 
 def transplanted(source: ModelProto, target: ModelProto, added: Collection[str]) -> ModelProto:

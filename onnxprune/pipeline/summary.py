@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from onnxprune.cost.benchmark import Benchmark
+from onnxprune.cost.model import of_original
 from onnxprune.cost.size import Cost
 from onnxprune.evaluation.verification import Verification
-from onnxprune.options import Options, SelectionOptions
 from onnxprune.pipeline.decide import Decision
 from onnxprune.pipeline.samples import Samples
 from onnxprune.recovery.methods import Recovery
 from onnxprune.report.values import Change, GroupRow, MixRow, PinRow, RecoveryRow, Report
+from onnxprune.selection.strategy import Limit
 
 FLOORS = "every group keeps at least a tenth of its channels, and every layer at least one"
 
@@ -27,6 +29,7 @@ class Findings:
         verification, timing: the verification and the benchmark; None if skipped.
         recovery, samples: what was tried to recover accuracy, and on which samples; None if there were no inputs.
         measure: what accuracy means.
+        warnings: sentences about the user's inputs.
     """
 
     before: Cost
@@ -36,22 +39,33 @@ class Findings:
     recovery: Recovery | None = None
     samples: Samples | None = None
     measure: str = "top-1"
+    warnings: tuple[str, ...] = ()
 
 
-def report_of(name: str, decision: Decision, found: Findings) -> Report:
-    """The report of a cut, however it was decided."""
+def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str, Any], align_reason: str) -> Report:
+    """The report of a cut, however it was decided.
+
+    Args:
+        name: the model's file.
+        asked: the options that decided the cut.
+        align_reason: why widths are rounded.
+    """
     rows = tuple(
         GroupRow(g.name, len(g), int((~decision.dropped[g.roots]).sum()), tuple(f"{w}[{axis}]" for w, axis in g.members))
         for g in decision.groups
     )
-    removed = sum(r.before - r.after for r in rows)
+    prunable, removed = sum(r.before for r in rows), sum(r.before - r.after for r in rows)
+    missed = [
+        *_short_of_ratio(decision.ratio, removed / max(prunable, 1)),
+        *(text for limit in decision.limits for text in _short_of_limit(limit, decision)),
+    ]
     notes = found.samples.notes if found.samples and found.recovery else ()
     return Report(
         model=name,
         output="",
-        asked={},
-        align_reason="from the plan",
-        prunable=sum(r.before for r in rows),
+        asked=asked,
+        align_reason=align_reason,
+        prunable=prunable,
         removed=removed,
         macs=Change(found.before.macs, found.after.macs),
         params=Change(found.before.params, found.after.params),
@@ -64,14 +78,10 @@ def report_of(name: str, decision: Decision, found: Findings) -> Report:
         benchmark=found.timing,
         measure=found.measure,
         notes=(*decision.notes, *notes),
-        warnings=(*_slower(found.timing, removed), *_recovery_warnings(found.recovery)),
+        warnings=(*found.warnings, *missed, *_slower(found.timing, removed), *_recovery_warnings(found.recovery)),
+        missed=bool(missed),
         **_recovered(found.recovery, found.samples),
     )
-
-
-def shortfall(options: Options, decision: Decision, report: Report) -> str:
-    """Why the requested ratio or limit was missed; empty if it was reached."""
-    return _short_of_ratio(options.selection, report.ratio) or _short_of_limit(options.selection, decision, report.macs)
 
 
 def _mixes(decision: Decision) -> tuple[MixRow, ...]:
@@ -111,21 +121,22 @@ def _recovered(recovery: Recovery | None, samples: Samples | None) -> dict[str, 
     return {"recovery": row, "accuracy": Change(before, after), "accuracy_cut": cut, "samples": judged}
 
 
-def _short_of_ratio(selection: SelectionOptions, removed: float) -> str:
+def _short_of_ratio(wanted: float | None, removed: float) -> list[str]:
     """Why the ratio was missed; empty if it was reached."""
-    if selection.ratio is None or removed >= selection.ratio - 0.02:
-        return ""
-    return f"removed {removed:.0%} of the channels instead of {selection.ratio:.0%}: {FLOORS}"
+    if wanted is None or removed >= wanted - 0.02:
+        return []
+    return [f"removed {removed:.0%} of the channels instead of {wanted:.0%}: {FLOORS}"]
 
 
-def _short_of_limit(selection: SelectionOptions, decision: Decision, macs: Change) -> str:
-    """Why the limit was exceeded; empty if it was met."""
-    limit = selection.limit()
-    if limit is None or macs.after <= limit.of(macs.before):
-        return ""
+def _short_of_limit(limit: Limit, decision: Decision) -> list[str]:
+    """Why a limit was exceeded; empty if it was met."""
+    cost, dropped = limit.cost, decision.dropped
+    remaining = cost.of(dropped)
+    if remaining <= limit.most:
+        return []
     pinned = decision.analysis.pinned
     share = sum(p.macs for p in pinned)
     most = max(pinned, key=lambda p: p.macs, default=None)
     pins = f"; channels that cannot be cut account for {share:.1%} of the MACs, mostly because {most.pin}" if most else ""
-    reached = f"{macs.after / macs.before:.1%} ({macs.after / 1e6:,.2f} M)"
-    return f"the budget of {selection.macs} MACs cannot be reached, {reached} remain: {FLOORS}{pins}"
+    reached = f"{remaining / of_original(cost, len(dropped)):.1%} ({cost.text(remaining)})"
+    return [f"the budget of {limit.asked} {cost.name} cannot be reached, {reached} remain: {FLOORS}{pins}"]

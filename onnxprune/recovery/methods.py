@@ -214,4 +214,5 @@ def _attempt(name: str, way: Method, task: Task, judge: Evaluator, progress: Pro
         fitted = way(task, progress)
         return _Result(Attempt(name, judge.judge(fitted.model), time.perf_counter() - start), fitted)
     except (PruneError, np.linalg.LinAlgError, MemoryError) as e:
-        return _Result(Attempt(name, None, time.perf_counter() - start, str(e)), Fitted(task.pruned))
+        why = e.message if isinstance(e, PruneError) else str(e)
+        return _Result(Attempt(name, None, time.perf_counter() - start, why), Fitted(task.pruned))

@@ -16,6 +16,7 @@ from onnxprune.analysis.constraints import uneven_blocks
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.policy import DEFAULT, Policy
 from onnxprune.errors import PlanError
+from onnxprune.ir.files import write_text
 from onnxprune.types import Mask
 
 FORMAT = "onnxprune-plan/1"
@@ -43,8 +44,12 @@ class Plan:
         return str(self.made_by.get("recovered", ""))
 
     def save(self, path: str | Path) -> None:
-        """Write the plan as JSON."""
-        Path(path).write_text(self.to_json(), encoding="utf-8")
+        """Write the plan as JSON.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        write_text(Path(path), self.to_json())
 
     def to_json(self) -> str:
         """The text of a plan file."""
@@ -69,7 +74,7 @@ class Plan:
             raise PlanError(f"{path}: cannot read the plan: {reason}; pass the .plan.json written by onnxprune") from e
         try:
             return cls.from_json(json.loads(text))
-        except (ValueError, TypeError, AttributeError, KeyError) as e:
+        except (ValueError, TypeError, AttributeError) as e:
             raise PlanError(f"{path}: not a plan ({e}); expected JSON with format '{FORMAT}' and 'kept'") from e
 
     @classmethod
@@ -78,17 +83,25 @@ class Plan:
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             got = data.get("format") if isinstance(data, dict) else type(data).__name__
             raise ValueError(f"got format {got!r}")
-        kept: dict[str, dict[int, tuple[int, ...]]] = {}
-        for name, axes in data["kept"].items():
-            kept[name] = {int(axis): tuple(int(p) for p in positions) for axis, positions in axes.items()}
-            for axis, positions in kept[name].items():
-                if not positions or any(a >= b for a, b in pairwise(positions)) or positions[0] < 0:
-                    raise ValueError(f"'{name}' axis {axis}: expected kept positions in ascending order, at least one")
+        if not isinstance(data.get("kept"), dict):
+            raise ValueError("'kept' is missing or not an object")
+        kept = {name: _kept_axes(name, axes) for name, axes in data["kept"].items()}
         policy = Policy.from_dict(data.get("policy", {}))
         made_by = data.get("made_by", {})
         if not isinstance(made_by, dict):
             raise ValueError(f"'made_by' is {type(made_by).__name__}, expected an object")
         return cls(str(data.get("model_sha256", "")), kept, made_by, policy)
+
+
+def _kept_axes(name: str, axes: Any) -> dict[int, tuple[int, ...]]:
+    """Axis -> kept positions of a weight; a ValueError describes what is wrong."""
+    if not isinstance(axes, dict) or not all(axis.isdecimal() for axis in axes):
+        raise ValueError(f"'{name}': expected an object, axis -> kept positions")
+    for axis, positions in axes.items():
+        whole = isinstance(positions, list) and all(type(p) is int for p in positions)
+        if not whole or not positions or any(a >= b for a, b in pairwise(positions)) or positions[0] < 0:
+            raise ValueError(f"'{name}' axis {axis}: expected kept positions in ascending order, at least one")
+    return {int(axis): tuple(positions) for axis, positions in axes.items()}
 
 
 def plan_of(coupled: Coupled, dropped: Mask, sha256: str, made_by: Mapping[str, Any]) -> Plan:

@@ -27,7 +27,7 @@ def amount(text: str | float, option: str) -> Amount:
     """Read `50%`, `300M`, `1.5G` or a plain number, as given to `option`.
 
     Raises:
-        OptionError: it is none of these, or it leaves nothing.
+        OptionError: it is none of these, it leaves nothing, or it is more than the whole.
 
     >>> amount("50%", "--macs"), amount("300M", "--macs").number
     (Amount(number=0.5, relative=True), 300000000.0)
@@ -36,4 +36,6 @@ def amount(text: str | float, option: str) -> Amount:
     found = read and Amount(float(read[1]) * (0.01 if read[2] == "%" else UNITS[read[2].upper()]), read[2] == "%")
     if not found or found.number <= 0 or (not found.relative and found.number < 1):
         raise OptionError(f"{option}: got '{text}', expected the cost that may remain, such as 50% or 300M")
+    if found.relative and found.number > 1:
+        raise OptionError(f"{option}: got '{text}', expected at most 100%, the cost of the original")
     return found

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
-from onnxprune.cost.model import CostModel
+from onnxprune.cost.model import CostModel, of_original
 from onnxprune.selection import alignment
 from onnxprune.selection.sizing import Sizing
 from onnxprune.selection.units import Units
@@ -63,11 +63,11 @@ class Space:
 
     def per(self, cost: CostModel) -> Space:
         """Divide scores by the cost of an atom: if scores are errors, this minimises the error per unit of cost saved."""
-        whole = cost.of(np.zeros(len(self.coupled.roots), bool))
+        whole = of_original(cost, len(self.coupled.roots))
         found = []
         for group, units in zip(self.groups, self.units, strict=True):
             saved = (whole - cost.of(np.isin(self.coupled.roots, group.roots))) / len(group)
-            found.append(replace(units, scores=units.scores / max(saved, 1.0)))
+            found.append(replace(units, scores=units.scores / max(saved, cost.resolution)))
         return replace(self, units=tuple(found))
 
 

@@ -22,10 +22,17 @@ NEAR = 0.99
 
 @dataclass(frozen=True)
 class Limit:
-    """The maximum cost of a cut."""
+    """The maximum cost of a cut.
+
+    Attributes:
+        cost: the cost of any cut.
+        most: what may remain, in the unit of `cost`.
+        asked: the same as the user stated it, such as "50%"; for messages.
+    """
 
     cost: CostModel
     most: float
+    asked: str = ""
 
 
 Strategy = Callable[[Space, Sequence[Limit]], Widths]

@@ -3,13 +3,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from onnx import ModelProto
 
+from onnxprune.analysis import couple as engine
 from onnxprune.analysis.analyse import Analysis, analyse, refuse
+from onnxprune.analysis.labels import Flow
 from onnxprune.analysis.policy import DEFAULT, Policy
+from onnxprune.analysis.rules import RULES
+from onnxprune.analysis.rules.site import Rule, Site
 from onnxprune.ir.facts import read_graph
+from tests.cases.nets import small
 from tests.cases.operators import SEVERAL
 from tests.cases.renormalising import MIXES
 from tests.cases.topologies import NETS
@@ -64,3 +71,36 @@ def test_a_refusal_that_changes_the_earlier_analysis_is_detected() -> None:
     assert np.array_equal(whole.coupled.roots, before[0])
     assert np.array_equal(whole.coupled.free, before[1])
     assert len(whole.groups) == before[2]
+
+
+def visited(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The indices of the nodes whose rules are applied from now on."""
+    found: list[int] = []
+
+    def watched(rule: Rule) -> Rule:
+        def visit(site: Site) -> list[Flow]:
+            found.append(site.node.index)
+            return rule.visit(site)
+
+        return replace(rule, visit=visit)
+
+    monkeypatch.setattr(engine, "RULES", {op: watched(rule) for op, rule in RULES.items()})
+    return found
+
+
+def test_a_refusal_that_visits_earlier_nodes_again_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = read_graph(small())
+    nodes = visited(monkeypatch)
+    whole = analyse(graph)
+    assert nodes == list(range(len(graph.nodes)))
+    for node in graph.nodes:
+        nodes.clear()
+        refuse(whole, {node.index: WHY})
+        assert nodes == list(range(node.index, len(graph.nodes)))
+
+
+def test_a_refusal_that_adds_nothing_visits_no_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = analyse(read_graph(small()), refused={3: WHY})
+    nodes = visited(monkeypatch)
+    assert_same(refuse(whole, {3: "and again"}), replace(whole, refused={3: "and again"}))
+    assert nodes == []

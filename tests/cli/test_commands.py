@@ -42,6 +42,15 @@ def test_verify_accepts_a_correct_cut_and_refuses_a_wrong_one(tmp_path: Path, ca
     assert "verification failed" in refused(command, capsys, 1)
 
 
+def test_verify_does_not_call_a_recovered_model_equal_to_the_masked_original(tmp_path: Path, capsys: Capture) -> None:
+    path, out = write(tmp_path), tmp_path / "o.onnx"
+    options = ["--recover", "bias", "--data", "random", "--samples", "8", "--no-bench"]
+    assert run([str(path), "--ratio", "0.5", *options, "-o", str(out)]) == 0
+    capsys.readouterr()
+    assert run(["verify", str(path), str(out), str(tmp_path / "o.plan.json")]) == 0
+    assert "before its weights were refitted (bias), PRUNED was equal to the original" in capsys.readouterr().out
+
+
 def test_apply_cuts_a_retrained_copy_in_the_same_way(tmp_path: Path, capsys: Capture) -> None:
     _, pruned, plan = pruned_pair(tmp_path)
     retrained = write(tmp_path, small(seed=5), "again.onnx")

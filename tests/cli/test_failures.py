@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,29 @@ def test_ctrl_c_leaves_nothing_behind(place: str, tmp_path: Path, capsys: Captur
     monkeypatch.setattr(place, interrupted)
     assert "interrupted" in refused([str(path), "--ratio", "0.5", *FAST], capsys, 130)
     assert sorted(files(tmp_path)) == ["net.onnx"]
+
+
+def test_a_full_standard_output_is_not_reported_as_an_internal_error(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("onnxprune.cli.prune.print_all", is_full)
+    command = [str(write(tmp_path)), "--ratio", "0.5", *FAST]
+    assert refused(command, capsys) == "onnxprune: standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "why"), [(["inspekt", "no.onnx"], "did you mean 'inspect'"), ([".", "--ratio", "0.5"], "a folder")]
+)
+def test_a_misspelt_command_and_a_folder_are_not_taken_for_a_model(words: list[str], why: str, capsys: Capture) -> None:
+    assert why in refused(words, capsys)
+
+
+def test_an_unknown_option_points_to_the_help_of_its_command(capsys: Capture) -> None:
+    assert "see 'onnxprune prune --help'" in refused(["no.onnx", "--rato", "0.5"], capsys)
+    assert "see 'onnxprune bench --help'" in refused(["bench", "no.onnx", "--second", "1"], capsys)
 
 
 def test_an_internal_error_is_one_line_too(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,10 @@ def test_accuracy_is_measured_on_samples_not_used_for_fitting(tmp_path: Path, ca
 def test_a_missed_ratio_gives_exit_status_one(tmp_path: Path, capsys: Capture) -> None:
     path = write(tmp_path)
     assert run([str(path), "--ratio", "0.99", "--align", "none", *FAST]) == 1
-    assert "instead of 99%" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "asked: 99% of" in shown.out
+    assert "instead of 99%" in shown.out
+    assert "a requested limit was missed" in shown.err
     assert (tmp_path / "net.pruned.onnx").exists()
 
 

@@ -30,10 +30,13 @@ NAMES: dict[str, tuple[tuple[str, ...], str]] = {
     "ratio abc": (("--ratio", "abc"), "--ratio"),
     "no ratio": ((), "--ratio, --macs: got neither"),
     "ratio and macs": ((*RATIO, "--macs", "50%"), "got both"),
+    "macs above": (("--macs", "150%"), "expected at most 100%"),
     "macs": (("--macs", "0.5"), "such as 50%"),
     "criterion": ((*RATIO, "--criterion", "ccprun"), "did you mean 'ccprune'"),
     "criterion without inputs": ((*RATIO, "--criterion", "obs", "--recover", "none"), "--criterion obs: "),
     "scores missing": ((*RATIO, "--scores", "HERE/no.npz"), "--scores"),
+    "scores not numbers": ((*RATIO, "--scores", "HERE/text.npz"), "expected finite numbers"),
+    "scores without names": ((*RATIO, "--scores", "HERE/d.npy"), "expected an .npz"),
     "scores unreadable": ((*RATIO, "--scores", "HERE/net.onnx"), "--scores"),
     "scope": ((*RATIO, "--scope", "all"), "expected one of global, local"),
     "align": ((*RATIO, "--align", "wide"), "expected auto, none, or a number"),
@@ -49,7 +52,8 @@ NAMES: dict[str, tuple[tuple[str, ...], str]] = {
     "samples": ((*RATIO, "--data", "random", "--samples", "-1"), "expected at least 1"),
     "samples alone": ((*RATIO, "--samples", "9"), "--samples: "),
     "labels alone": ((*RATIO, "--labels", "l.csv"), "--labels: "),
-    "labels missing": ((*RATIO, "--data", "random", "--labels", "HERE/no.csv"), "no such file"),
+    "labels of generated inputs": ((*RATIO, "--data", "synthetic", "--labels", "HERE/l.csv"), "have no true labels"),
+    "labels missing": ((*RATIO, "--data", "HERE/d.npz", "--labels", "HERE/no.csv"), "no such file"),
     "metric": ((*RATIO, "--data", "random", "--metric", "mine"), "expected module:function"),
     "metric: unknown module": ((*RATIO, "--data", "random", "--metric", "no_such_module:f"), "no_such_module"),
     "metric: unknown function": ((*RATIO, "--data", "random", "--metric", "json:no_such_function"), "no_such_function"),
@@ -69,6 +73,11 @@ NAMES: dict[str, tuple[tuple[str, ...], str]] = {
     "plan is input": ((*RATIO, "--plan", "HERE/net.onnx", "--force"), "is the input itself"),
     "plan is output": ((*RATIO, "-o", "HERE/o", "--plan", "HERE/o"), "for both the model and the plan"),
     "plan folder": ((*RATIO, "--plan", "HERE/no/p.json"), "no such folder"),
+    "output without a name": ((*RATIO, "-o", ""), "name a file in it"),
+    "plan is the output's weights": ((*RATIO, "-o", "HERE/o", "--plan", "HERE/o.data"), "for both the weights and the plan"),
+    "picture is output": ((*RATIO, "-o", "HERE/o.svg", "--picture", "HERE/o.svg"), "for both the model and the picture"),
+    "picture is plan": ((*RATIO, "--plan", "HERE/o.svg", "--picture", "HERE/o.svg"), "for both the plan and the picture"),
+    "picture exists": ((*RATIO, "--picture", "HERE/old.svg"), "use --force"),
     "picture": ((*RATIO, "--picture", "HERE/p.png"), "ends in .svg"),
     "picture folder": ((*RATIO, "--picture", "HERE/no/p.svg"), "no such folder"),
     "format": ((*RATIO, "--format", "xml"), "xml"),
@@ -89,6 +98,8 @@ GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
     "output is weights": ((*RATIO, "-o", "HERE/net.bin", "--force"), "is the input itself"),
     "plan is weights": ((*RATIO, "--plan", "HERE/net.bin", "--force"), "is the input itself"),
     "data of another model": ((*RATIO, "--data", "HERE/short.npz"), "missing: x"),
+    "data with NaN": ((*RATIO, "--data", "HERE/nan.npz"), "'x' contains NaN, first in sample 2"),
+    "labels unreadable": ((*RATIO, "--data", "HERE/d.npz", "--labels", "HERE/net.onnx"), "--labels"),
     "number of labels": ((*RATIO, "--data", "HERE/d.npz", "--labels", "HERE/l.csv"), "label"),
     "preprocess with other channels": ((*RATIO, "--data", "HERE/images", "--preprocess", "order=grey"), "grey"),
 }
@@ -105,6 +116,12 @@ def folder(tmp_path: Path) -> Path:
     external(tmp_path)
     np.savez(tmp_path / "short.npz", w1=np.ones(3))
     np.savez(tmp_path / "d.npz", x=np.ones((6, 3, 8, 8), np.float32))
+    np.save(tmp_path / "d.npy", np.ones(16))
+    np.savez(tmp_path / "text.npz", w1=np.array(["a"] * 16))
+    np.savez(
+        tmp_path / "nan.npz", x=np.where(np.arange(6) == 2, np.nan, 1).reshape(6, 1, 1, 1) * np.ones((3, 8, 8), np.float32)
+    )
+    (tmp_path / "old.svg").write_text("<svg/>")
     (tmp_path / "l.csv").write_text("0\n1\n")
     (tmp_path / "images").mkdir()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "images" / "a.png")
@@ -151,15 +168,78 @@ def test_every_option_has_a_test_with_a_wrong_value() -> None:
     assert untried == SWITCHES
 
 
-@pytest.mark.parametrize("command", ["apply", "inspect", "explain", "verify", "bench"])
-def test_a_wrong_shape_is_noticed_by_every_command_before_a_model_is_read(
-    command: str, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+ARGUMENTS = {
+    "apply": ["HERE/net.onnx", "HERE/p.json"],
+    "inspect": ["HERE/net.onnx"],
+    "explain": ["HERE/net.onnx", "w1"],
+    "verify": ["HERE/net.onnx", "HERE/net.onnx", "HERE/p.json"],
+    "bench": ["HERE/net.onnx"],
+}
+"""What each of the other commands is given, besides options."""
+WRONG = {
+    "--input-shape": ("big", "or NAME:1x3x224x224"),
+    "--carrier": ("both", "expected auto, outer, inner"),
+    "--threads": ("0", "--threads: got 0"),
+    "--seconds": ("0", "--seconds: got 0"),
+    "--picture": ("HERE/p.png", "ends in .svg"),
+    "--output": ("HERE/no/o.onnx", "no such folder"),
+    "--format": ("xml", "xml"),
+}
+"""A wrong value of each of their options, and a text that the error line contains."""
+
+
+@pytest.mark.parametrize(("option", "value", "why"), [(option, *wrong) for option, wrong in WRONG.items()], ids=WRONG)
+@pytest.mark.parametrize("command", ARGUMENTS)
+def test_a_wrong_option_of_another_command_is_noticed_before_the_model_is_read(
+    command: str, option: str, value: str, why: str, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = "prune" if command == "apply" else command
-    forbid(monkeypatch, f"onnxprune.cli.{module}.load")
-    model = str(folder / "net.onnx")
-    others = {"apply": ["p.json"], "explain": ["w1"], "verify": [model, "p.json"]}.get(command, [])
-    assert "--input-shape" in refused([command, model, *others, "--input-shape", "big"], capsys)
+    if option not in options_of(command):
+        assert f"No such option: {option}" in refused([command, *ARGUMENTS[command], option, value], capsys)
+        return
+    forbid(monkeypatch, f"onnxprune.cli.{'prune' if command == 'apply' else command}.load")
+    words = [w.replace("HERE", str(folder)) for w in (command, *ARGUMENTS[command], option, value)]
+    assert why in refused(words, capsys)
+
+
+def options_of(command: str) -> set[str]:
+    found = get_command(app).commands[command].params  # type: ignore[attr-defined]
+    return {name for p in found if p.param_type_name == "option" for name in p.opts if name.startswith("--")}
+
+
+def test_every_option_of_another_command_has_a_test_with_a_wrong_value() -> None:
+    tried = {*WRONG, "--verify", "--bench", "--force", "--allow-renormalising"}
+    assert {option for command in ARGUMENTS for option in options_of(command)} <= tried
+
+
+def test_a_picture_never_replaces_the_model_that_it_shows(folder: Path, capsys: Capture) -> None:
+    (folder / "net.onnx").rename(folder / "net.svg")
+    for command in (["inspect"], [*RATIO, "--force"]):
+        assert "is the input itself" in refused(
+            [*command, str(folder / "net.svg"), "--picture", str(folder / "net.svg")], capsys
+        )
+
+
+def test_labels_are_read_before_a_function_is_called_for_samples(
+    folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "mine.py").write_text("def feeds():\n    raise SystemExit('too late')\n")
+    monkeypatch.chdir(folder)
+    options = (*RATIO, "--data", "mine:feeds", "--labels", str(folder / "net.onnx"))
+    assert "--labels" in error_line(folder, options, capsys)
+
+
+def test_wrong_paths_are_noticed_before_pytorch_is_imported(folder: Path) -> None:
+    code = (
+        "import sys; from onnxprune.cli.app import run; "
+        "status = run(sys.argv[1:]); print(status, 'torch' in sys.modules, 'onnxruntime' in sys.modules)"
+    )
+    words = [str(folder / "net.onnx"), *RATIO, "--recover", "distill", "-o", str(folder / "no" / "o.onnx")]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "False", "False"]
+
+
+def test_models_with_other_inputs_are_not_compared(folder: Path, capsys: Capture) -> None:
+    assert "compare models with the same inputs" in refused(["bench", str(folder / "net.onnx"), str(TRAINED)], capsys)
 
 
 def seconds(*arguments: str) -> tuple[float, subprocess.CompletedProcess[str]]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,25 @@ def test_a_model_is_read_without_its_weights(other_files: bool, tmp_path: Path) 
     assert read.size == load_small(path).size
 
 
+@pytest.mark.usefixtures("all_is_large")
+def test_a_second_read_of_a_file_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, opened, read = write(tmp_path), list[Path](), list[int]()
+
+    class Counting(io.FileIO):
+        def readinto(self, buffer: Any) -> int | None:
+            read.append(super().readinto(buffer) or 0)
+            return read[-1]
+
+    def counted(place: Path, mode: str) -> io.BufferedReader:
+        opened.append(place)
+        return io.BufferedReader(Counting(place, mode))
+
+    monkeypatch.setattr(Path, "open", counted)
+    load(path)
+    assert opened == [path]
+    assert sum(read) == path.stat().st_size
+
+
 def load_small(path: Path) -> files.Loaded:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "LARGE_FILE", 2**40)
@@ -103,7 +123,7 @@ def test_one_file_is_written_and_read_without_loss(tmp_path: Path) -> None:
     net, path = fields(), tmp_path / "net.onnx"
     protobuf.write(net, path)
     assert onnx.load(path) == net
-    again = protobuf.read(path)
+    _, again = protobuf.read(path)
     protobuf.write(again, tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == path.read_bytes()
     assert abs(size_of(net) - path.stat().st_size) < 20 * len(net.graph.initializer)
@@ -211,7 +231,7 @@ def test_a_damaged_file_is_refused_or_read_as_protobuf_reads_it(where: float, no
             path = Path(folder) / "damaged.onnx"
             path.write_bytes(content)
             try:
-                found = protobuf.read(path) if content else ModelProto()
+                _, found = protobuf.read(path)
                 take_all(found)
             except DecodeError:
                 continue

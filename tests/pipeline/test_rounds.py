@@ -41,6 +41,14 @@ def test_rounds_reach_the_requested_cut_of_the_original(tmp_path: Path, budget: 
     assert any("3 rounds" in note for note in result.report.notes)
 
 
+@pytest.mark.parametrize(("goal", "why"), [({"ratio": 0.99}, "instead of 99%"), ({"macs": "1%"}, "the budget of 1% MACs")])
+def test_a_goal_that_the_rounds_miss_is_reported(goal: dict[str, Any], why: str) -> None:
+    options: dict[str, Any] = {"align": "none", "bench": False, "data": data_for(small()), "recover": "bias", **goal}
+    report = onnxprune.prune(small(), rounds=2, **options).report
+    assert report.missed
+    assert why in report.warnings[0]
+
+
 OPEN = """g (float[N,3,H,W] x, float[16,3,3,3] w1, float[24,16,3,3] w2, float[5,24,1,1] w3) => (float[N,5,P,Q] y) {
     a = Conv(x, w1)  b = Relu(a)  c = Conv(b, w2)  y = Conv(c, w3) }"""
 GROUPS = """g (float[N,3,6,6] x, float[16,3,1,1] w1, float[32,2,3,3] w2, float[5,32,1,1] w3) => (float[] y) {

@@ -11,9 +11,14 @@ from onnx import ModelProto
 
 from onnxprune.evaluation.evaluator import Evaluator
 from onnxprune.pipeline.samples import given
-from onnxprune.recovery.methods import Task, recover
+from onnxprune.recovery import METHODS
+from onnxprune.recovery.methods import WAYS, Task, recover
 from tests.cases.nets import small
 from tests.cases.recovery import data_for, drop
+
+
+def test_a_value_of_recover_without_methods_is_detected() -> None:
+    assert sorted(METHODS) == sorted(WAYS)
 
 
 @pytest.mark.parametrize("method", ["auto", "bias", "reconstruct", "none"])

@@ -7,11 +7,11 @@ import json
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
+from onnxprune.cli.progress import print_all
 from onnxprune.cost.benchmark import Benchmark, Latency
 from onnxprune.report.render.json import to_json
-from onnxprune.report.render.table import print_report
+from onnxprune.report.render.table import report_parts
 from tests.cases.nets import pruned, small
 from tests.cases.text import model
 
@@ -62,7 +62,7 @@ def test_a_missed_ratio_is_reported() -> None:
 def test_table_and_json_show_the_same_figures(capsys: pytest.CaptureFixture[str]) -> None:
     report = replace(pruned(small(), 0.5).report, benchmark=timed(1.5), output="out.onnx")
     data = json.loads(to_json(report))
-    print_report(report, Console(width=160))
+    print_all(report_parts(report))
     table = capsys.readouterr().out
     assert data["reached"]["ratio"] == report.ratio
     assert data["benchmark"]["speedup"][1] == 1.5

@@ -16,7 +16,8 @@ from onnxprune.analysis.couple import couple
 from onnxprune.analysis.groups import find_groups
 from onnxprune.errors import DataError, OptionError
 from onnxprune.ir.facts import read_graph
-from onnxprune.selection.criteria import NAMES, Scorer, scores_from_file
+from onnxprune.selection.criteria import NAMES, Scorer
+from onnxprune.selection.criteria.given import scores_from_file
 from onnxprune.selection.criteria.names import CALIBRATED
 from tests.cases.nets import pruned, small
 from tests.cases.text import model

@@ -17,13 +17,13 @@ from onnxprune.analysis.rules.site import Rule, Site, Unsupported, rules
 from onnxprune.types import Indices
 
 
-def letters(rank: int, held: Collection[int] = (), first: int = 0) -> str:
-    """The letters of a signature for `rank` axes; those in `held` never shrink.
+def letters(rank: int, pinned: Collection[int] = (), first: int = 0) -> str:
+    """The letters of a signature for `rank` axes; those in `pinned` never shrink.
 
     >>> letters(4, {1})
     'a0 _ a2 a3'
     """
-    return " ".join("_" if k in held else f"a{k + first}" for k in range(rank))
+    return " ".join("_" if k in pinned else f"a{k + first}" for k in range(rank))
 
 
 def gather_elements(site: Site) -> list[Flow]:
@@ -45,7 +45,7 @@ def _no_zeros(flow: Flow) -> Flow:
 
 
 def _along(site: Site) -> str:
-    """All axes except the one that the operator works along and those of which only the first part is used."""
+    """All axes except the one that the operator works along and those whose first part alone is used."""
     data, indices = site.shape(0), site.shape(1)
     parts = {k for k, (a, b) in enumerate(zip(data, indices, strict=True)) if a != b}
     return letters(len(data), {site.node.attribute("axis", 0) % max(1, len(data))} | parts)

@@ -36,7 +36,7 @@ def matmul_nbits(site: Site) -> list[Flow]:
 
 
 def _both(site: Site, labels: Indices | None, other: Indices | None) -> None:
-    """Tie two axes, neither of which shrinks without the other."""
+    """Tie two axes; neither shrinks without the other."""
     if labels is not None and other is not None:
         site.tie(labels, other)
         return

@@ -22,7 +22,7 @@ from onnxprune.types import Array
 MAX_CHANNELS = 256
 """Maximum number of channels examined per layer."""
 ALIVE = 1e-3
-"""A channel whose variance is below this fraction of its layer's median is dead: nothing can be learned from it."""
+"""A channel whose variance is below this fraction of its layer's median is constant: nothing can be learned from it."""
 FED, WORST = 2**22, 1e5
 FEW, ODD = 32, 0.6
 """Number of samples on which inputs are judged, and the mismatch from which they are atypical. Measured: real inputs have less
@@ -103,7 +103,7 @@ def norm_layers(model: ModelProto) -> list[Layer]:
 
 
 def _layer(node: NodeProto, mean: Array, variance: Array) -> list[Layer]:
-    """The layer, unless all its channels are dead."""
+    """The layer, unless all its channels are constant."""
     variance = np.maximum(variance, 0) + next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
     alive = np.flatnonzero((variance > ALIVE * np.median(variance)) & np.isfinite(variance) & np.isfinite(mean))
     if len(alive) > MAX_CHANNELS:

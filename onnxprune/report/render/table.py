@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports as tables for a terminal."""
+"""Reports and other results as tables for a terminal: iterators of what rich can print, from top to bottom."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -21,19 +21,18 @@ MAX_PINS = 12
 PLAIN: dict[str, Any] = {"box": None, "pad_edge": False, "header_style": "bold"}
 
 
-def print_report(report: Report, console: Console) -> None:
+def report_parts(report: Report) -> Iterator[RenderableType]:
     """The whole report."""
-    console.print(_headline(report))
-    console.print(_costs(report))
-    console.print(_groups(report))
+    yield _headline(report)
+    yield _costs(report)
+    yield _groups(report)
     if report.pins:
-        console.print(pins_table(report.pins))
+        yield pins_table(report.pins)
     if report.renormalising:
-        console.print(_mixes(report.renormalising))
+        yield _mixes(report.renormalising)
     if report.recovery:
-        console.print(_recovery(report.recovery, report.measure))
-    for line in _closing(report):
-        console.print(line)
+        yield _recovery(report.recovery, report.measure)
+    yield from _closing(report)
 
 
 def _headline(report: Report) -> Text:
@@ -42,7 +41,7 @@ def _headline(report: Report) -> Text:
     if "macs" in asked:
         what = f"at most {asked['macs']} of the MACs"
     else:
-        what = f"{ratio:.0%} of the prunable channels" if isinstance(ratio, int | float) else "the channels of the plan"
+        what = f"{100 * ratio:.4g}% of the prunable channels" if isinstance(ratio, int | float) else "the channels of the plan"
     options = ", ".join(f"{name} {asked[name]}" for name in ("scope", "criterion", "align") if name in asked)
     text.append(f"\nasked: {what}" + (f", {options} ({report.align_reason})" if options else ""))
     if isinstance(asked.get("carrier"), list):
@@ -166,7 +165,7 @@ def _plain_table(*columns: str, title: str) -> Table:
     return Table(*columns, title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
 
 
-def _closing(report: Report) -> Iterable[RenderableType]:
+def _closing(report: Report) -> Iterator[RenderableType]:
     verification = report.verification
     if verification is not None:
         refitted = f"; weights were then refitted ({report.recovery.method})" if _refitted(report) and report.recovery else ""
@@ -202,15 +201,28 @@ def shapes_text(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{n} {'x'.join(map(str, s)) or 'scalar'}" for n, s in shapes.items())
 
 
-def print_inspection(found: Inspection, console: Console) -> None:
-    """What `inspect` shows: groups with their members, what cannot be cut, and what no cut changes."""
-    held = sum(p.channels for p in found.pins)
-    console.print(f"{found.nodes:,} nodes, {found.macs / 1e6:,.2f} M MACs (input: {shapes_text(found.inputs)})", markup=False)
-    console.print(
-        f"{found.prunable:,} prunable channels in {len(found.groups)} groups; {held:,} channels cannot be cut "
+def inspection_parts(found: Inspection, bars: bool) -> Iterator[RenderableType]:
+    """What `inspect` shows: groups with their members, what cannot be cut, and what no cut changes.
+
+    Args:
+        found: the inspection.
+        bars: show shares of the MACs also as bars of block characters, which not every terminal has.
+    """
+    pinned = sum(p.channels for p in found.pins)
+    yield Text(f"{found.nodes:,} nodes, {found.macs / 1e6:,.2f} M MACs (input: {shapes_text(found.inputs)})")
+    yield Text(
+        f"{found.prunable:,} prunable channels in {len(found.groups)} groups; {pinned:,} channels cannot be cut "
         f"({found.held_macs:.1%} of the MACs)"
     )
-    bars = console.encoding.lower().startswith("utf")
+    yield _groups_table(found, bars)
+    if found.pins:
+        yield pins_table(found.pins)
+    if found.rest:
+        yield _rest_table(found)
+
+
+def _groups_table(found: Inspection, bars: bool) -> Table:
+    """What can be cut, with everything that is cut with it."""
     table = Table("group", "channels", "share of MACs", "", "made by", escape("weight[axis]"), **PLAIN)
     table.columns[1].justify = table.columns[2].justify = "right"
     for column in (table.columns[0], *table.columns[4:]):
@@ -220,11 +232,7 @@ def print_inspection(found: Inspection, console: Console) -> None:
         blocks = f" in {g.blocks[0]} equal blocks" if g.blocks else ""
         cells = (width + blocks, f"{g.macs:.1%}", bar(g.macs) if bars else "", _some(g.made_by, 1), _some(g.members, 3))
         table.add_row(escape(g.name), *map(escape, cells))
-    console.print(table)
-    if found.pins:
-        console.print(pins_table(found.pins))
-    if found.rest:
-        console.print(_rest_table(found))
+    return table
 
 
 def bar(share: float, width: int = 10) -> str:
@@ -244,8 +252,8 @@ def _some(names: Sequence[str], most: int) -> str:
 
 def _rest_table(found: Inspection) -> Table:
     """What no cut changes, largest first."""
-    title = f"left if all prunable channels are removed: {found.fixed_macs:.1%} of the MACs"
-    table = Table("share of MACs", "node", "left because", title=title, title_justify="left", title_style="bold", **PLAIN)
+    title = f"kept if all prunable channels are removed: {found.fixed_macs:.1%} of the MACs"
+    table = Table("share of MACs", "node", "kept because", title=title, title_justify="left", title_style="bold", **PLAIN)
     table.columns[0].justify = "right"
     for r in found.rest[:MAX_PINS]:
         table.add_row(f"{r.macs:.1%}", escape(f"{r.op} '{r.node}'"), escape(r.why))
@@ -255,7 +263,7 @@ def _rest_table(found: Inspection) -> Table:
     return table
 
 
-def print_benchmark(result: Benchmark, names: Sequence[str], console: Console) -> None:
+def benchmark_parts(result: Benchmark, names: Sequence[str]) -> Iterator[RenderableType]:
     """What `bench` shows."""
     table = Table("model", "median", "10-90 %", "speed-up", "10-90 %", box=None, pad_edge=False, header_style="bold")
     for column in table.columns[1:]:
@@ -264,6 +272,7 @@ def print_benchmark(result: Benchmark, names: Sequence[str], console: Console) -
         t = result.latencies[k]
         spread = f"{result.speedup_low[k]:.2f}-{result.speedup_high[k]:.2f}" if k else ""
         table.add_row(escape(name), _ms(t), f"{t.low_ms:.3f}-{t.high_ms:.3f}", f"{result.speedup[k]:.2f}x", spread)
+    yield table
     threads = f"{result.threads} thread{'s' if result.threads > 1 else ''}"
-    about = f"{result.latencies[0].runs} rounds of alternating runs, {threads}, {result.provider}, {shapes_text(result.inputs)}"
-    console.print(Group(table, Text(about)))
+    rounds = f"{result.latencies[0].runs} rounds of alternating runs"
+    yield Text(f"{rounds}, {threads}, {result.provider}, {shapes_text(result.inputs)}")

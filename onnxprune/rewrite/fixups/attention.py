@@ -15,7 +15,7 @@ from onnxprune.types import Mask
 SMALL = "com.microsoft."
 
 
-def left(mask: Mask | None, count: int) -> tuple[int, int] | None:
+def kept(mask: Mask | None, count: int) -> tuple[int, int] | None:
     """The number of heads kept, and of positions per head, on an axis that packs both; None if all are kept."""
     if mask is None or mask.all():
         return None
@@ -43,7 +43,7 @@ def attention(patch: Patch) -> None:
         shape = _shapes(patch, operand)
         count = patch.node.attribute(name, 0) if flat else shape[1]
         mask = patch.mask(operand, len(shape) - 1)
-        found = left(mask, count) if flat else (_count(patch.mask(operand, 1), count), _count(mask, shape[3]))
+        found = kept(mask, count) if flat else (_count(patch.mask(operand, 1), count), _count(mask, shape[3]))
         if found is None:
             continue
         if patch.node.attribute(name, 0):
@@ -59,7 +59,7 @@ def _count(mask: Mask | None, whole: int) -> int:
 def _counted(patch: Patch, name: str, mask: Mask | None) -> None:
     """Update an attribute that counts heads; `mask` marks the kept positions."""
     count = patch.node.attribute(name)
-    found = left(mask, count)
+    found = kept(mask, count)
     if found is None or mask is None:
         return
     patch.set_attribute(name, found[0])
@@ -110,7 +110,7 @@ def rotary(patch: Patch) -> None:
     count = 1
     if len(shape) == 3:
         count = patch.node.attribute("num_heads", 0) or shape[2] // rotated
-        found = left(mask, count)
+        found = kept(mask, count)
         if patch.node.attribute("num_heads", 0) and found:
             patch.set_attribute("num_heads", found[0])
     grid = mask.reshape(count, -1)
@@ -121,14 +121,14 @@ def rotary(patch: Patch) -> None:
 
 def _tables(patch: Patch, operands: tuple[int, int], grid: Mask, interleaved: int) -> None:
     """Keep the angles of kept pairs."""
-    kept = pairs_of(np.asarray(grid.any(0)), bool(interleaved))[0]
-    if kept.all():
+    pairs = pairs_of(np.asarray(grid.any(0)), bool(interleaved))[0]
+    if pairs.all():
         return
     for k in operands:
         weight = patch.cutting.graph.weights.get(patch.node.inputs[k])
         if weight is None:
             raise Unsupported("rotates positions by angles that are not weights")
-        patch.put(k, patch.constant(weight.name, np.compress(kept, weight.array, -1)))
+        patch.put(k, patch.constant(weight.name, np.compress(pairs, weight.array, -1)))
         patch.settled.add(k)
 
 

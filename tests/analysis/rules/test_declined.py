@@ -17,9 +17,6 @@ from tests.cases.law import pins
 from tests.cases.operators.sample import conv
 from tests.cases.text import model
 
-SOMETIMES = set(CHAINS) & set(DECLINED)
-"""Fused operators that are decomposed in most cases and declined in the others."""
-
 
 def test_every_operator_of_onnx_is_covered() -> None:
     names = {s.name for s in onnx.defs.get_all_schemas() if s.domain == ""}

@@ -42,7 +42,6 @@ def weighted(call: str, heads: int, shape: str, more: str = "") -> str:
 EACH = "q_num_heads = 3, kv_num_heads = 3"
 GROUPS = "q_num_heads = 6, kv_num_heads = 2"
 MASKS = "bool[5,5] m = {1,0,0,0,0,1,1,0,0,0,1,1,1,0,0,1,1,1,1,0,1,1,1,1,1}"
-ANGLES = "float[5,2] wc, float[5,2] ws, int64[2,5] at"
 AT = "int64[2,5] at = {0,1,2,3,4,0,1,2,3,4}"
 SHARED = "shares every key and value head"
 OLD = "int32[2] len = {4,4}, int32 total = {5}"

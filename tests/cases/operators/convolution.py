@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from tests.cases.operators.sample import Sample, conv
 
-CONV_HEAD = "g (float[2,3,8,8] x, float[8,3,3,3] w1, float[8] w1b"
-
 
 def grouped(group: int, out: int, kernel: str = "", more: str = "", free: int = 0, bias: bool = True) -> Sample:
     """A grouped convolution from 8 to `out` channels."""

@@ -23,7 +23,7 @@ def axes_of(call: Call, given: Array | None, rank: int) -> list[int] | None:
 
 
 def split(call: Call, x: Tensor, given: Array | None = None) -> Any:
-    """Split by sizes, or into equal parts, the last of which may be smaller."""
+    """Split by sizes, or into equal parts; the last may be smaller."""
     axis, sizes = call.attribute("axis", 0), call.attribute("split") if given is None else given.tolist()
     if sizes is None:
         parts = call.attribute("num_outputs") or call.outputs

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The steps of a pruning that can have more than one implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from onnxprune.cost.benchmark import Runner, in_this_process
+from onnxprune.options import SelectionOptions
+from onnxprune.pipeline.goal import Goal, goal_of
+from onnxprune.pipeline.rounds import LEAST_SQUARES, RoundRecovery
+from onnxprune.pipeline.samples import Maker, synthetic_samples
+from onnxprune.selection.strategy import Strategy, greedy
+
+
+@dataclass(frozen=True)
+class Components:
+    """The exchangeable steps of a pruning.
+
+    Attributes:
+        goal: the user's options -> what a cut must reach, and which costs are limited.
+        strategy: chooses widths within limits.
+        recover: recovers the network after each round but the last.
+        make: provides inputs if the user has none.
+        run: runs models to measure their latency.
+    """
+
+    goal: Callable[[SelectionOptions], Goal] = goal_of
+    strategy: Strategy = greedy
+    recover: RoundRecovery = LEAST_SQUARES
+    make: Maker = synthetic_samples
+    run: Runner = in_this_process
+
+
+DEFAULT = Components()

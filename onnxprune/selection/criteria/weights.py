@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Criteria computed from the weights alone: a function of a `Producer`, and what reads producers from a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from onnxprune.analysis.coupling import Coupled
+from onnxprune.analysis.groups import Group
+from onnxprune.analysis.rules.site import Use
+from onnxprune.ir.quantization import dequantized
+from onnxprune.ir.tensors import slabs
+from onnxprune.types import Array, Indices, Vector
+
+Norms = dict[tuple[str, int], tuple[Vector, Vector]]
+"""(weight, axis) -> the L1 and the L2 norm of each slice."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Producer:
+    """A weight that makes channels, summarised by row.
+
+    Attributes:
+        l1: sum of |w| over each output channel's weights (n,).
+        l2: root of the sum of w^2 (n,).
+        gamma: |scale| of the BatchNormalization that follows (n,); None if there is none (or it was folded).
+        deviation: sqrt(running variance + epsilon) of that BatchNormalization (n,).
+    """
+
+    l1: Vector
+    l2: Vector
+    gamma: Vector | None
+    deviation: Vector | None
+
+
+def unit_mean(x: Vector) -> Vector:
+    """`x` divided by its mean, so that layers of different scale are comparable; zeros stay zeros."""
+    mean = float(x.mean()) if len(x) else 0.0
+    return x / mean if mean > 0 else x
+
+
+def ccprune_product(p: Producer) -> Vector:
+    """|W|_1 / mean * |gamma| / mean: a channel must be strong in both. After CCPrune (Chen et al., 2021)."""
+    return p.l1 if p.gamma is None else unit_mean(p.l1) * unit_mean(p.gamma)
+
+
+def ccprune_sum(p: Producer) -> Vector:
+    """(|W|_1 / mean + |gamma| / mean) / 2: strong in either is enough. After CCPrune (Chen et al., 2021)."""
+    return p.l1 if p.gamma is None else (unit_mean(p.l1) + unit_mean(p.gamma)) / 2
+
+
+def ccprune_folded(p: Producer) -> Vector:
+    """|gamma| / sqrt(var + eps) * |W|_1: the L1 norm of the convolution with BatchNormalization folded in, as in inference."""
+    return p.l1 if p.gamma is None or p.deviation is None else p.l1 * p.gamma / p.deviation
+
+
+def l1(p: Producer) -> Vector:
+    """Sum of absolute weights of the filter. Li et al., Pruning Filters for Efficient ConvNets, 2017."""
+    return p.l1
+
+
+def l2(p: Producer) -> Vector:
+    """Euclidean norm of the filter."""
+    return p.l2
+
+
+def bn_scale(p: Producer) -> Vector:
+    """|gamma| of BatchNormalization. Liu et al., Network Slimming, 2017. Without BatchNormalization: l1."""
+    return p.l1 if p.gamma is None else p.gamma
+
+
+CRITERIA: Mapping[str, Callable[[Producer], Vector]] = MappingProxyType(
+    {
+        "ccprune": ccprune_product,
+        "ccprune.product": ccprune_product,
+        "ccprune.sum": ccprune_sum,
+        "ccprune.folded": ccprune_folded,
+        "l1": l1,
+        "l2": l2,
+        "bn_scale": bn_scale,
+    }
+)
+"""Criteria by name. `random` is separate because it needs no weights. The paper's exact formula is not public, so `ccprune` is
+a family; its default is the member that kept the most accuracy when measured (`tools/criteria.py`, docs/criteria.md)."""
+NEEDS_BATCH_NORM = frozenset({"ccprune", "ccprune.product", "ccprune.sum", "ccprune.folded", "bn_scale"})
+
+
+def score(reader: WeightReader, group: Group, criterion: Callable[[Producer], Vector]) -> Vector:
+    """Scores of a group (n_atoms,): the mean over its producers, each on the scale where its own mean is 1."""
+    total = np.zeros(len(group))
+    for u in group.producers:
+        total += unit_mean(reader.to_atoms(group, u, unit_mean(criterion(reader.producer(u)))))
+    if not group.producers:
+        return reader.by_slices(group)
+    return total / len(group.producers)
+
+
+class WeightReader:
+    """Reads weights of a coupled graph row by row, each weight once."""
+
+    def __init__(self, coupled: Coupled, norms: Norms | None = None) -> None:
+        self.coupled = coupled
+        self._rows = {} if norms is None else norms
+        self._batch_norms: dict[int, dict[int, Use]] = {}
+        nodes = coupled.graph.nodes
+        for use in coupled.uses:
+            if use.op == "BatchNormalization":
+                source = coupled.graph.producers.get(nodes[use.node].inputs[0])
+                if source is not None and len(coupled.graph.consumers[nodes[use.node].inputs[0]]) == 1:
+                    self._batch_norms.setdefault(source.index, {})[use.operand] = use
+
+    def batch_norm(self, use: int) -> Use | None:
+        """The scale of the BatchNormalization that is the only consumer of the use's node."""
+        return self._batch_norms.get(self.coupled.uses[use].node, {}).get(1)
+
+    def producer(self, use: int) -> Producer:
+        """Norms of the weight rows of a use, with the BatchNormalization that follows."""
+        u = self.coupled.uses[use]
+        scale = self.batch_norm(use)
+        variance = self._batch_norms.get(u.node, {}).get(4)
+        gamma = deviation = None
+        if scale is not None and len(scale.labels) == len(u.labels):
+            gamma = self._values(scale.labels, 0)
+            node = self.coupled.graph.nodes[scale.node]
+            if variance is not None:
+                deviation = np.sqrt(self._values(variance.labels, 0) + node.attribute("epsilon", 1e-5))
+        return Producer(self._values(u.labels, 0), self._values(u.labels, 1), gamma, deviation)
+
+    def to_atoms(self, group: Group, use: int, values: Vector) -> Vector:
+        """Mean of `values` (one per position of the use) over the positions of each atom; 0 for atoms it does not make."""
+        roots = self.coupled.roots[self.coupled.uses[use].labels]
+        order = np.argsort(group.roots)
+        place = np.searchsorted(group.roots, roots, sorter=order).clip(0, len(group) - 1)
+        atom = order[place]
+        mine = group.roots[atom] == roots
+        count = np.bincount(atom[mine], minlength=len(group))
+        return np.bincount(atom[mine], values[mine], len(group)) / np.maximum(count, 1)
+
+    def by_slices(self, group: Group) -> Vector:
+        """Scores of channels without a producer: the norm of everything they own."""
+        total = np.zeros(len(group))
+        for o in self.coupled.owners:
+            if (o.weight, o.axis) in group.members:
+                labels = np.arange(o.start, o.start + o.size)
+                place = {root: k for k, root in enumerate(group.roots.tolist())}
+                for label, value in zip(labels, self._values(labels, 1), strict=True):
+                    if (k := place.get(int(self.coupled.roots[label]))) is not None:
+                        total[k] += value
+        return unit_mean(total)
+
+    def _values(self, labels: Indices, which: int) -> Vector:
+        """The L1 (0) or L2 (1) norm of the slice that each label owns; 0 for labels without an owner."""
+        result = np.zeros(len(labels))
+        owner = self.coupled.owner_of[labels]
+        for k in np.unique(owner[owner >= 0]).tolist():
+            o = self.coupled.owners[k]
+            here = owner == k
+            result[here] = self._norms(o.weight, o.axis)[which][labels[here] - o.start]
+        return result
+
+    def _norms(self, weight: str, axis: int) -> tuple[Vector, Vector]:
+        key = (weight, axis)
+        if key not in self._rows:
+            stored = self.coupled.graph.weights[weight]
+            parts = slabs(stored.tensor) if stored.is_float else [(slice(None), dequantized(self.coupled.graph, weight))]
+            sums, squares = np.zeros(stored.shape[axis]), np.zeros(stored.shape[axis])
+            for rows, part in parts:
+                part_sums, part_squares = _sums(part, axis)
+                here = rows if axis == 0 else slice(None)
+                sums[here] += part_sums
+                squares[here] += part_squares
+            self._rows[key] = (sums, np.sqrt(squares))
+        return self._rows[key]
+
+
+def _sums(w: Array, axis: int) -> tuple[Vector, Vector]:
+    """Sums of |w| and of w^2 over all axes but one."""
+    if w.dtype.itemsize != 4:
+        w = w.astype(np.float32 if w.dtype.itemsize < 4 else np.float64)
+    others = tuple(k for k in range(w.ndim) if k != axis)
+    # einsum squares without a copy of the weight
+    letters = "abcdefgh"[: w.ndim]
+    return np.abs(w).sum(others).astype(np.float64), np.einsum(f"{letters},{letters}->{letters[axis]}", w, w)
