@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import ModelProto
@@ -16,13 +16,14 @@ from onnxprune.data.classes import classes_of
 from onnxprune.data.ground_truth import read_labels
 from onnxprune.data.images import data_of_images, image_files, subfolder_labels
 from onnxprune.data.samples import Data
-from onnxprune.data.synthetic.statistics import misfit
-from onnxprune.data.synthetic.synthesize import Refinement, synthesize
 from onnxprune.data.user_code import data_of_entry, function_named, is_entry
 from onnxprune.errors import DataError
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.ort import sample
 from onnxprune.types import Advance, Array, Shapes, unwatched
+
+if TYPE_CHECKING:
+    from onnxprune.data.synthetic.synthesize import Refinement
 
 Source = str | Path | Mapping[str, Array] | Data
 Labels = str | Path | Sequence[Any] | Array
@@ -82,6 +83,8 @@ def load_data(
     if samples is not None and samples < 1:
         raise DataError(f"--samples: got {samples}, expected at least 1")
     data = _read(_Request(source, model, preprocess, samples, seed, labels, shapes, path, refine, progress))
+    from onnxprune.data.synthetic.statistics import misfit  # on demand, for a quick start
+
     known = isinstance(source, Data) or (isinstance(source, str) and source in MADE)
     warning = None if known else misfit(model, data)
     return replace(data, warnings=(*data.warnings, warning)) if warning else data
@@ -147,6 +150,8 @@ def _given(request: _Request) -> Data:
     if text == "random":
         return random_data(request.model, request.samples or GENERATED, request.seed, request.shapes)
     if text == "synthetic":
+        from onnxprune.data.synthetic.synthesize import synthesize  # on demand, for a quick start
+
         return synthesize(
             request.model, request.samples or GENERATED, request.seed, request.shapes, request.progress, request.refine
         )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import ModelProto
@@ -33,10 +33,12 @@ from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.rounds import Outcome, in_rounds
 from onnxprune.pipeline.samples import Samples, provide, refinement
 from onnxprune.pipeline.summary import Findings, report_of
-from onnxprune.recovery.methods import Recovery, Task, batches_of, recover
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan, dropped_by, plan_of
-from onnxprune.types import Array, Progress, Shapes, silent
+from onnxprune.types import Array, Feeds, Progress, Shapes, silent
+
+if TYPE_CHECKING:
+    from onnxprune.recovery.methods import Recovery
 
 
 def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, components: Components = DEFAULT) -> Result:
@@ -66,7 +68,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     samples = provide(loaded, options, data, components.make, progress)
     judge = Evaluator(loaded.model, samples.held_out, metric, options.data.seed) if samples else None
     calibrates = options.recovery.rounds > 1 or options.calibrated
-    batches = batches_of(samples.fit) if samples and calibrates else ()
+    batches = _batches(samples.fit) if samples and calibrates else ()
     outcome = in_rounds(
         analysis,
         options,
@@ -153,6 +155,13 @@ def _read_data(loaded: Loaded, options: Options, progress: Progress) -> Data | N
     )
 
 
+def _batches(data: Data) -> list[Feeds]:
+    """Calibration inputs."""
+    from onnxprune.recovery.methods import batches_of  # on demand, for a quick start
+
+    return batches_of(data)
+
+
 def _verified(decision: Decision, checks: CheckOptions, progress: Progress) -> Verification | None:
     if not checks.verify:
         return None
@@ -166,6 +175,8 @@ def _recovered(
     """The best recovered model; it may differ from the verified one only in its weights."""
     if samples is None or judge is None:
         return None
+    from onnxprune.recovery.methods import Task, recover  # on demand, for a quick start
+
     decision, seed = outcome.decision, options.data.seed
     task = Task(
         decision.analysis.coupled,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
@@ -21,12 +22,13 @@ from onnxprune.ir.tensors import take_all
 from onnxprune.options import Options
 from onnxprune.pipeline.decide import Decision, decide
 from onnxprune.pipeline.goal import Goal, goal_of
-from onnxprune.recovery.editor import Fitted
-from onnxprune.recovery.reconstruct import FitSettings, reconstruct
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan, dropped_by, plan_of
 from onnxprune.selection.strategy import Strategy, greedy
 from onnxprune.types import Advance, Feeds, Mask, unwatched
+
+if TYPE_CHECKING:
+    from onnxprune.recovery.editor import Fitted
 
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
 
@@ -75,6 +77,8 @@ def composed(first: Kept, second: Kept) -> dict[str, dict[int, tuple[int, ...]]]
 
 def by_least_squares(coupled: Coupled, dropped: Mask, model: ModelProto, batches: Sequence[Feeds], seed: int) -> Fitted:
     """Fit the layers to what the original computes."""
+    from onnxprune.recovery.reconstruct import FitSettings, reconstruct  # on demand, for a quick start
+
     return reconstruct(coupled, dropped, model, batches, FitSettings(seed=seed))
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import ModelProto
@@ -13,11 +14,13 @@ from onnx import ModelProto
 from onnxprune.cost.size import cost
 from onnxprune.data.load import load_data
 from onnxprune.data.samples import Data
-from onnxprune.data.synthetic.synthesize import Refinement
 from onnxprune.errors import DataError, TrainingError
 from onnxprune.ir.files import Loaded
 from onnxprune.options import Options
 from onnxprune.types import Advance, Progress
+
+if TYPE_CHECKING:
+    from onnxprune.data.synthetic.synthesize import Refinement
 
 HELD_OUT, MAX_HELD_OUT = 0.2, 1000
 MIN_MADE, MAX_MADE = 16, 256

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxprune.cost.benchmark import Benchmark
 from onnxprune.cost.model import of_original
@@ -13,9 +13,11 @@ from onnxprune.cost.size import Cost
 from onnxprune.evaluation.verification import Verification
 from onnxprune.pipeline.decide import Decision
 from onnxprune.pipeline.samples import Samples
-from onnxprune.recovery.methods import Recovery
 from onnxprune.report.values import Change, GroupRow, MixRow, PinRow, RecoveryRow, Report
 from onnxprune.selection.strategy import Limit
+
+if TYPE_CHECKING:
+    from onnxprune.recovery.methods import Recovery
 
 FLOORS = "every group keeps at least a tenth of its channels, and every layer at least one"
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxprune.cost.benchmark import Benchmark
 from onnxprune.evaluation.evaluator import Judgement
 from onnxprune.evaluation.verification import Verification
-from onnxprune.recovery.methods import Attempt
+
+if TYPE_CHECKING:
+    from onnxprune.recovery.methods import Attempt
 
 
 @dataclass(frozen=True, slots=True)

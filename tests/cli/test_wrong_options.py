@@ -157,7 +157,12 @@ def test_a_wrong_option_is_noticed_before_the_model_is_read(
 def test_an_option_that_does_not_fit_the_graph_is_noticed_before_any_sample_is_generated_or_any_model_runs(
     options: tuple[str, ...], why: str, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forbid(monkeypatch, "onnxruntime.InferenceSession", "onnxprune.data.load.synthesize", "onnxprune.pipeline.prune.provide")
+    forbid(
+        monkeypatch,
+        "onnxruntime.InferenceSession",
+        "onnxprune.data.synthetic.synthesize.synthesize",
+        "onnxprune.pipeline.prune.provide",
+    )
     assert why in error_line(folder, options, capsys)
 
 

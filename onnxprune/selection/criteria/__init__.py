@@ -10,16 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
 from onnxprune.errors import OptionError, did_you_mean
-from onnxprune.selection.criteria import calibrated
 from onnxprune.selection.criteria.names import CALIBRATED
 from onnxprune.selection.criteria.weights import CRITERIA, NEEDS_BATCH_NORM, Norms, WeightReader, l2, score, unit_mean
 from onnxprune.types import Feeds, Vector
+
+if TYPE_CHECKING:
+    from onnxprune.selection.criteria.calibrated import Statistics
 
 NAMES = (*CRITERIA, *CALIBRATED, "random")
 
@@ -60,7 +63,8 @@ class Scorer:
             raise OptionError(f"--criterion {criterion}: uses activations; pass inputs with --data (or use synthetic ones)")
         self._criterion, self._seed = criterion, seed
         self._norms: Norms = {}
-        self._statistics = calibrated.Statistics(batches, seed)
+        self._batches = batches
+        self._statistics: Statistics | None = None
 
     def score(self, coupled: Coupled, groups: tuple[Group, ...]) -> Scored:
         """Scores of all groups."""
@@ -76,6 +80,10 @@ class Scorer:
 
     def _calibrated(self, coupled: Coupled, groups: tuple[Group, ...], reader: WeightReader) -> Scored:
         """Scores by activations; groups that no linear layer reads are scored by their weights, on the scale of the others."""
+        from onnxprune.selection.criteria import calibrated  # on demand, for a quick start
+
+        if self._statistics is None:
+            self._statistics = calibrated.Statistics(self._batches, self._seed)
         readers = self._statistics.read(coupled)
         found: list[Vector | None] = []
         for g in groups:
