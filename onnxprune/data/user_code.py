@@ -96,10 +96,10 @@ def _size(call: Any, facts: Mapping[str, Fact]) -> int:
 
 @contextmanager
 def one_line(what: str) -> Iterator[None]:
-    """Report any exception of the user's code in one line, with its location."""
+    """Report any exception of the user's code in one line, with its location; also if it calls `sys.exit`."""
     try:
         yield
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         frames = [f for f in traceback.extract_tb(e.__traceback__) if f.filename not in OURS and f.filename[0] != "<"]
         at = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
         raise DataError(f"{what}: {type(e).__name__}: {' '.join(str(e).split())[:200]}{at}") from e

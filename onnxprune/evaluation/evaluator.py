@@ -141,7 +141,7 @@ class Truth:
         self._pending.clear()
         try:
             value = float(self._metric(outputs, feeds if labels is None else labels))
-        except Exception as e:  # whatever the user's function raises
+        except (Exception, SystemExit) as e:  # whatever the user's function raises
             raise DataError(f"--metric: the function raised {type(e).__name__}: {_first_line(e)}") from e
         if not math.isfinite(value):
             raise DataError(f"--metric: the function returned {value}, expected a finite number, higher is better")

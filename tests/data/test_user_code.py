@@ -96,7 +96,12 @@ def test_a_function_that_fails_or_yields_something_else_gives_a_one_line_error(s
     assert "\n" not in str(e.value)
 
 
-def test_a_module_that_fails_gives_a_one_line_error_with_its_location(mine: str, tmp_path: Path) -> None:
-    (tmp_path / f"{mine}_bad.py").write_text("x = 1\nx / 0\n")
-    with pytest.raises(DataError, match=r"ZeroDivisionError: division by zero \(mine_.*_bad\.py, line 2\)"):
+@pytest.mark.parametrize(
+    ("line", "why"), [("x / 0", "ZeroDivisionError: division by zero"), ("raise SystemExit(3)", "SystemExit: 3")]
+)
+def test_a_module_that_fails_or_exits_gives_a_one_line_error_with_its_location(
+    line: str, why: str, mine: str, tmp_path: Path
+) -> None:
+    (tmp_path / f"{mine}_bad.py").write_text(f"x = 1\n{line}\n")
+    with pytest.raises(DataError, match=rf"{why} \(mine_.*_bad\.py, line 2\)"):
         load_data(f"{mine}_bad:f", model(TOKENS))
