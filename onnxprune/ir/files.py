@@ -203,7 +203,7 @@ def check_output(path: Path, force: bool, *inputs: Path) -> None:
     """
     for place, source in product((path, data_beside(path)), inputs):
         if place.exists() and source.exists() and place.samefile(source):
-            raise OptionError(f"{place}: is the input itself, which is never overwritten; choose another name with --output")
+            raise OptionError(f"{place}: is the input itself, which is never overwritten; choose another name")
     check_folder(path)
     if path.exists() and not force:
         raise OptionError(f"{path}: already exists; use --force to replace it, or choose another name")

@@ -35,7 +35,10 @@ def test_a_picture_has_a_bar_for_each_layer(tmp_path: Path, capsys: Capture) -> 
 def test_special_characters_in_names_are_escaped_in_svg() -> None:
     net = small()
     net.graph.node[0].name = '<a & "b">'
-    ElementTree.fromstring(inspection_to_svg(inspect(analyse(read_graph(net)), "x < y.onnx")))
+    drawn = ElementTree.fromstring(inspection_to_svg(inspect(analyse(read_graph(net)), "x < y.onnx")))
+    texts = " ".join(drawn.itertext())
+    assert "x < y.onnx" in texts
+    assert '<a & "b">' in texts
 
 
 @pytest.mark.parametrize("name", ["net.png", "net"])
