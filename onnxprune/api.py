@@ -45,6 +45,7 @@ def prune(
     recover: str = "auto",
     rounds: int = 1,
     time_budget: str | float | None = None,
+    work: str | Path | Mapping[str, int] | None = None,
     verify: bool = True,
     bench: bool = True,
     threads: int = 1,
@@ -73,7 +74,8 @@ def prune(
         seed: seed for all random choices.
         recover: how to recover accuracy: "auto", "none", "bias", "reconstruct" or "distill".
         rounds: number of steps in which to cut, with a recovery after each.
-        time_budget: time limit for training, as "10m" or in seconds.
+        time_budget: time for all work on samples, as "10m" or in seconds; by default a minute, for "distill" ten.
+        work: path of a plan, or its record of work, to repeat what time decided in an earlier run.
         verify: whether to compare the result with the original in which the removed channels are zeroed.
         bench: whether to time both models.
         threads: number of onnxruntime threads in the benchmark.
@@ -112,6 +114,7 @@ def prune(
         recover=recover,
         rounds=rounds,
         time_budget=time_budget,
+        work=work,
         verify=verify,
         bench=bench,
         threads=threads,

@@ -30,6 +30,8 @@ from onnxprune.selection.criteria.names import CALIBRATED
 from onnxprune.types import Array, Shapes
 
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
+USUAL, LONG = 60.0, 600.0
+"""Default time budgets in seconds: of most calls, and of training."""
 SCOPES = ("global", "local")
 KINDS: Mapping[Any, str] = MappingProxyType(
     {
@@ -151,7 +153,7 @@ class DataOptions:
             raise OptionError(
                 f"--labels: generated inputs (--data {self.data}) have no true labels; give real ones with --data"
             )
-        for name in ("preprocess", "samples", "labels", "metric"):
+        for name in ("samples", "labels", "metric"):
             if self.data is None and getattr(self, name) is not None:
                 raise OptionError(f"--{name}: requires --data, which is missing; give both")
         settings_of(self.preprocess or "")
@@ -159,6 +161,11 @@ class DataOptions:
             raise OptionError(f"--samples: got {self.samples}, expected at least 1")
         if self.seed < 0:
             raise OptionError(f"--seed: got {self.seed}, expected 0 or more")
+
+    @property
+    def given(self) -> bool:
+        """Whether there are inputs of the user, not generated ones."""
+        return self.data is not None and not (isinstance(self.data, str) and self.data in MADE)
 
     @property
     def source(self) -> str:
@@ -173,12 +180,15 @@ class RecoveryOptions:
     Attributes:
         recover: the method used after the cut: a name in `recovery.METHODS`.
         rounds: number of steps in which to cut, with a recovery after each.
-        time_budget: time limit for training, as "10m" or in seconds; without it, `auto` does not train.
+        time_budget: time for all work on samples, as "10m" or in seconds; None: a minute, for `distill` ten.
+        work: path of a plan, or numbers by name, of an earlier run, which is repeated: what time decided then is not measured
+            again.
     """
 
     recover: str = "auto"
     rounds: int = 1
     time_budget: str | float | None = None
+    work: str | Path | Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
         """Reject values of a wrong type or out of range."""
@@ -190,10 +200,10 @@ class RecoveryOptions:
             raise OptionError("--rounds: needs a recovery after each round, but --recover is none; choose reconstruct or auto")
         self.seconds()
 
-    def seconds(self) -> float | None:
-        """Time limit for training; None if not given."""
+    def seconds(self) -> float:
+        """Time for all work on samples."""
         if self.time_budget is None:
-            return None
+            return LONG if self.recover == "distill" else USUAL
         match = re.fullmatch(r"([0-9]+\.?[0-9]*)\s*([smh]?)", str(self.time_budget).strip().lower())
         if not match or float(match[1]) <= 0:
             raise OptionError(f"--time-budget: got '{self.time_budget}', expected a time such as 90s, 10m or 1h")
@@ -273,6 +283,8 @@ class Options:
         if needs and self.data.data is None and self.recovery.recover == "none":
             what = f"--criterion {self.selection.criterion}"
             raise OptionError(f"{what}: uses activations; give inputs with --data (or --data synthetic)")
+        if self.data.preprocess is not None and self.data.data is None and self.recovery.recover in ("none", "bias"):
+            raise OptionError("--preprocess: requires --data, which is missing; give both")
 
     @classmethod
     def of(cls, **given: Any) -> Options:
@@ -293,9 +305,8 @@ class Options:
         """The criterion, or the default if the user names none."""
         if self.selection.criterion is not None:
             return self.selection.criterion
-        return (
-            "obs" if self.data.data is not None and self.recovery.recover in ("auto", "reconstruct", "distill") else "ccprune"
-        )
+        fits = self.recovery.recover in ("auto", "reconstruct", "distill")
+        return "obs" if self.data.given and fits else "ccprune"
 
     @property
     def calibrated(self) -> bool:

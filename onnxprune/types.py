@@ -20,6 +20,8 @@ Feeds = dict[str, Array]
 """The inputs of one run of a model: input name -> array."""
 Outputs = dict[str, Array]
 """The outputs of one run of a model: output name -> array."""
+Ends = tuple[tuple[float, ...], tuple[float, ...]]
+"""The lowest and the highest value of an input, one of each per channel."""
 Shapes = Mapping[str, Sequence[int]]
 """Input name -> sizes of its axes."""
 Rng = np.random.Generator

@@ -14,9 +14,9 @@ import pytest
 import onnxprune
 
 ROOT = Path(onnxprune.__file__).parent
-TOP = {"__init__.py", "__main__.py", "api.py", "errors.py", "options.py", "ort.py", "py.typed", "types.py"}
+TOP = {"__init__.py", "__main__.py", "api.py", "effort.py", "errors.py", "options.py", "ort.py", "py.typed", "types.py"}
 LAYERS = (
-    ("errors", "types"),
+    ("errors", "types", "effort"),
     ("ort",),
     ("ir",),
     ("analysis", "calibration"),

@@ -40,7 +40,8 @@ def test_an_invalid_option_value_is_refused(options: dict[str, Any], says: str) 
 
 
 def test_time_budgets_are_read_as_seconds() -> None:
-    assert [RecoveryOptions(time_budget=t).seconds() for t in ("90s", "10m", "1h", 5, None)] == [90, 600, 3600, 5, None]
+    assert [RecoveryOptions(time_budget=t).seconds() for t in ("90s", "10m", "1h", 5, None)] == [90, 600, 3600, 5, 60]
+    assert RecoveryOptions("distill").seconds() == 600
 
 
 def test_an_unknown_keyword_is_refused_with_the_nearest_name() -> None:
@@ -74,6 +75,7 @@ MISTYPED: dict[str, Any] = {
     "recover": None,
     "rounds": 2.5,
     "time_budget": [],
+    "work": 5,
     "verify": "no",
     "bench": 1,
     "threads": True,

@@ -29,6 +29,7 @@ from onnxprune.analysis.analyse import analyse
 from onnxprune.cost.benchmark import Benchmark, benchmark, random_feeds
 from onnxprune.data.arrays import data_of_calls
 from onnxprune.data.samples import Data
+from onnxprune.effort import Clock, Effort
 from onnxprune.evaluation.evaluator import Evaluator
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import load
@@ -37,7 +38,7 @@ from onnxprune.ort import session
 from onnxprune.pipeline.decide import Decision, decide
 from onnxprune.pipeline.samples import HELD_OUT
 from onnxprune.recovery.editor import Fitted
-from onnxprune.recovery.methods import Method, Task, batches_of, by_bias, by_distillation, by_least_squares, by_statistics
+from onnxprune.recovery.methods import Method, Task, batches_of, by_bias, by_distillation, by_least_squares
 from onnxprune.types import silent
 
 TIMED = (1, 3, 48, 320)
@@ -47,7 +48,6 @@ NEAR, TRIES = 0.015, 4
 WAYS: dict[str, Method] = {
     "none": lambda task, progress: Fitted(task.pruned),
     "bias": by_bias,
-    "re-estimate": by_statistics,
     "reconstruct": by_least_squares,
     "distill": by_distillation,
 }
@@ -166,7 +166,7 @@ def ways() -> dict[str, Method]:
 def column(bench: Bench, cut: Cut) -> dict[str, Reading]:
     """Every recovery of one cut; `auto` selects the one that reads the held-out calibration words best."""
     d, judge = cut.decision, Evaluator(bench.model, bench.held_out, ocr.characters)
-    task = Task(d.analysis.coupled, d.dropped, d.pruned, d.pruned, bench.fit, bench.held_out, seconds=bench.seconds)
+    task = Task(d.analysis.coupled, d.dropped, d.pruned, bench.fit, Effort(Clock(bench.seconds)))
     found, losses = dict[str, Reading](), dict[str, float]()
     for name, way in ways().items():
         start = time.perf_counter()

@@ -35,6 +35,7 @@ from onnxprune.analysis.analyse import analyse
 from onnxprune.data.load import load_data
 from onnxprune.data.samples import Data
 from onnxprune.data.synthetic.synthesize import synthesize
+from onnxprune.effort import Clock, Effort
 from onnxprune.evaluation.evaluator import accuracy
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import load
@@ -42,7 +43,7 @@ from onnxprune.options import Options
 from onnxprune.pipeline.decide import Decision, decide
 from onnxprune.pipeline.samples import refinement
 from onnxprune.recovery.bias import absorb
-from onnxprune.recovery.methods import Method, Task, batches_of, by_bias, by_distillation, by_least_squares, by_statistics
+from onnxprune.recovery.methods import Method, Task, batches_of, by_bias, by_distillation, by_least_squares
 from onnxprune.types import silent
 
 HERE = Path(__file__).resolve().parent.parent
@@ -99,7 +100,6 @@ ROWS = (
     Row("plain cut", 0, plain),
     Row("bias, closed form", 0, closed_form),
     Row("bias, measured", 1000, quietly(by_bias)),
-    Row("BatchNorm re-estimated", 1000, quietly(by_statistics)),
     Row("reconstruct", 1000, quietly(by_least_squares)),
     Row("reconstruct", 32, quietly(by_least_squares)),
     Row("reconstruct", "synthetic", quietly(by_least_squares)),
@@ -140,7 +140,7 @@ def measure(bench: Bench, row: Row, macs: str, free: bool, seed: int) -> tuple[f
     data = inputs(bench, row, seed)
     decision = cut(bench, macs, free, data)
     coupled, dropped, pruned = decision.analysis.coupled, decision.dropped, decision.pruned
-    task = Task(coupled, dropped, pruned, pruned, data, data, True, bench.seconds, seed)
+    task = Task(coupled, dropped, pruned, data, Effort(Clock(bench.seconds or 600.0)), seed)
     start = time.perf_counter()
     found = row.way(task)
     seconds = time.perf_counter() - start

@@ -217,7 +217,18 @@ TimeBudget = Annotated[
         RECOVERY,
         "--time-budget",
         metavar="TIME",
-        help="Time limit for training, such as 90s, 10m or 1h. If given, auto also distils. Default: 10m for distill.",
+        help="Time for all work on samples: making inputs, scoring, rounds, recovery. Such as 90s, 10m or 1h; more time gives "
+        "more samples, rounds and attempts. Default: 60s, and 10m for --recover distill.",
+        show_default=False,
+    ),
+]
+Work = Annotated[
+    Path | None,
+    _option(
+        RECOVERY,
+        "--work",
+        metavar="PLAN.json",
+        help="Repeat what time decided in the run that wrote this plan: the numbers of samples, rounds and steps.",
         show_default=False,
     ),
 ]

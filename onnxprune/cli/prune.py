@@ -47,6 +47,7 @@ def prune(
     recover: ask.Recover = "auto",
     rounds: ask.Rounds = 1,
     time_budget: ask.TimeBudget = None,
+    work: ask.Work = None,
     verify: ask.Verify = True,
     bench: ask.Bench = True,
     threads: ask.Threads = 1,
@@ -77,6 +78,7 @@ def prune(
         recover=recover,
         rounds=rounds,
         time_budget=time_budget,
+        work=work,
         verify=verify,
         bench=bench,
         threads=threads,
@@ -84,7 +86,7 @@ def prune(
     ask.check_shapes(input_shape)
     out = _output(output, model)
     places = OutputOptions(out, plan or out.with_suffix(".plan.json"), picture, force)
-    inputs = [model, *_files(scores, data, labels)]
+    inputs = [model, *_files(scores, data, labels, work)]
     ask.check_places(places, *inputs)
     options = resolved(options)
     loaded = load(model)

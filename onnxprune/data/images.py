@@ -19,7 +19,7 @@ from onnxprune.data.samples import Data
 from onnxprune.errors import DataError
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.ir.graph import FLOATS, Fact
-from onnxprune.types import Advance, Array, Indices, unwatched
+from onnxprune.types import Advance, Array, Ends, Indices, unwatched
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 MAX_NAMED = 3
@@ -52,7 +52,7 @@ def data_of_images(
         DataError: Pillow is missing, no image can be read, or the prepared images do not match the model.
     """
     name, fact = image_input(inputs_of(model), str(folder))
-    whole = bool(fact.dtype) and fact.dtype not in FLOATS
+    whole = _is_whole(fact)
     default = default_for(_shape(model, name, fact), whole)
     how = parse(preprocess or "", default)
     kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(fact.dtype)) if fact.dtype else np.dtype(np.float32)
@@ -85,6 +85,32 @@ def _advising(advice: str) -> Iterator[None]:
         yield
     except DataError as e:
         raise DataError(f"{e.message}; {advice}") from None
+
+
+def like_images(model: ModelProto, preprocess: str) -> tuple[Ends, dict[str, tuple[int, ...]]]:
+    """The range of the values that images prepared in some way have, and the shape of the input they are for.
+
+    Args:
+        model: the model, with one input.
+        preprocess: how an image becomes an input.
+
+    Raises:
+        DataError: a setting is wrong, or does not fit the input.
+    """
+    name, fact = image_input(inputs_of(model), "--preprocess")
+    shape = _shape(model, name, fact)
+    how = parse(preprocess, default_for(shape, _is_whole(fact)))
+    mean, std = np.array(how.mean), np.array(how.std)
+    low, high = (tuple(np.atleast_1d((pixel / how.scale - mean) / std).tolist()) for pixel in (0, 255))
+    sizes = dict(zip("hw", how.size, strict=True)) if how.size else {}
+    sizes |= {"n": 1, "c": how.channels}
+    layout = how.layout if len(how.layout) == len(shape) else how.layout.removeprefix("n")
+    whole = tuple(n if n > 0 else sizes.get(axis, n) for n, axis in zip(shape, layout, strict=True))
+    return (low, high), {name: whole} if min(whole) > 0 else {}
+
+
+def _is_whole(fact: Fact) -> bool:
+    return bool(fact.dtype) and fact.dtype not in FLOATS
 
 
 class _Shapes:

@@ -14,9 +14,10 @@ from onnx import ModelProto
 from onnxprune.data.arrays import data_of_arrays, data_of_calls, read_arrays
 from onnxprune.data.classes import classes_of
 from onnxprune.data.ground_truth import read_labels
-from onnxprune.data.images import data_of_images, image_files, subfolder_labels
-from onnxprune.data.samples import Data
+from onnxprune.data.images import data_of_images, image_files, like_images, subfolder_labels
+from onnxprune.data.samples import Data, MadeUp
 from onnxprune.data.user_code import data_of_entry, function_named, is_entry
+from onnxprune.effort import Effort
 from onnxprune.errors import DataError
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.ort import sample
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 Source = str | Path | Mapping[str, Array] | Data
 Labels = str | Path | Sequence[Any] | Array
 MADE = ("random", "synthetic")
-NOT_PREPARED = "--preprocess: applies only to a folder of images; pass other inputs as the model expects them"
+NOT_PREPARED = (
+    "--preprocess: applies only to folders of images and to synthetic inputs; pass other inputs as the model expects them"
+)
 MOST, GENERATED = 1024, 256
 """Default number of samples that are read from a folder or requested from a function, and that are generated."""
 
@@ -46,6 +49,7 @@ class _Request:
     shapes: Shapes | None
     path: str | None
     refine: Refinement | None
+    effort: Effort | None
     progress: Advance
 
 
@@ -60,6 +64,7 @@ def load_data(
     shapes: Shapes | None = None,
     path: str | None = None,
     refine: Refinement | None = None,
+    effort: Effort | None = None,
     progress: Advance = unwatched,
 ) -> Data:
     """Samples for the inputs of a model.
@@ -75,6 +80,7 @@ def load_data(
         shapes: input name -> shape, for dynamic sizes that the source does not determine.
         path: path of the model, for functions that take it.
         refine: performs steps of gradient descent on synthetic inputs.
+        effort: the time that there is to generate synthetic inputs.
         progress: called with the fraction of a folder that is read, or of synthetic inputs that is generated.
 
     Raises:
@@ -82,7 +88,7 @@ def load_data(
     """
     if samples is not None and samples < 1:
         raise DataError(f"--samples: got {samples}, expected at least 1")
-    data = _read(_Request(source, model, preprocess, samples, seed, labels, shapes, path, refine, progress))
+    data = _read(_Request(source, model, preprocess, samples, seed, labels, shapes, path, refine, effort, progress))
     from onnxprune.data.synthetic.statistics import misfit  # on demand, for a quick start
 
     known = isinstance(source, Data) or (isinstance(source, str) and source in MADE)
@@ -97,7 +103,7 @@ def check_source(source: Source | None, preprocess: str | None = None) -> None:
         DataError: there is no such file, folder or function, or `preprocess` is given for anything but a folder of images.
     """
     path = isinstance(source, str | Path) and str(source) not in MADE
-    if preprocess and source is not None and not (path and Path(str(source)).is_dir()):
+    if preprocess and source not in (None, "synthetic") and not (path and Path(str(source)).is_dir()):
         raise DataError(NOT_PREPARED)
     if not isinstance(source, str | Path) or not path:
         return
@@ -122,7 +128,7 @@ def _read(request: _Request) -> Data:
         folder = Path(request.source)
         if str(request.source) not in MADE and folder.is_dir() and (files := image_files(folder)):
             return _images(request, folder, files)
-    if request.preprocess:
+    if request.preprocess and request.source != "synthetic":
         raise DataError(NOT_PREPARED)
     labels = _labels(request)  # a wrong file is reported before a function is called for samples
     data = _given(request)
@@ -152,9 +158,11 @@ def _given(request: _Request) -> Data:
     if text == "synthetic":
         from onnxprune.data.synthetic.synthesize import synthesize  # on demand, for a quick start
 
-        return synthesize(
-            request.model, request.samples or GENERATED, request.seed, request.shapes, request.progress, request.refine
-        )
+        count, ends, shapes = request.samples or GENERATED, None, request.shapes or {}
+        if request.preprocess:
+            ends, sizes = like_images(request.model, request.preprocess)
+            shapes = {**sizes, **shapes}
+        return synthesize(request.model, count, request.seed, shapes, request.progress, request.refine, request.effort, ends)
     if is_entry(text):
         return data_of_entry(text, request.model, request.samples or MOST, request.path)
     if Path(request.source).is_dir():
@@ -195,4 +203,4 @@ def random_data(model: ModelProto, count: int = GENERATED, seed: int = 0, shapes
     reading, inputs = read_once(model, CASES_OF_BENCHMARK, shapes or {})
     facts = reading.facts
     calls = ({n: sample(rng, facts[n].dtype, facts[n].shape or ()) for n in inputs} for _ in range(count))
-    return data_of_calls(calls, model, "random")
+    return replace(data_of_calls(calls, model, "random"), made=MadeUp())

@@ -4,13 +4,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from onnxprune.errors import DataError
-from onnxprune.types import Array, Feeds, Mask
+from onnxprune.types import Array, Ends, Feeds, Mask
+
+
+@dataclass(frozen=True)
+class MadeUp:
+    """What made-up samples are like.
+
+    Attributes:
+        ranges: input name -> the lowest and the highest value, per channel, that samples may have.
+        mismatch: distance of the activations that they cause from the BatchNorm statistics of the model, 0 if as in training;
+            None if the model stores no such statistics.
+        layers: number of BatchNorm layers compared.
+    """
+
+    ranges: Mapping[str, Ends] = field(default_factory=dict)
+    mismatch: float | None = None
+    layers: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +40,7 @@ class Data:
         fixed: the batch size fixed by the file; every batch has it. None: any.
         stacked: inputs without a sample axis. Their arrays have one axis more than the model's input, and a batch (always one
             sample: `fixed` is 1) omits it.
+        made: what made-up samples are like; None for the user's own.
         notes, warnings: sentences for the report, such as the number of unreadable images, or that the inputs hardly resemble
             those of training.
     """
@@ -32,6 +49,7 @@ class Data:
     labels: Array | None = field(default=None, repr=False)
     fixed: int | None = None
     stacked: frozenset[str] = frozenset()
+    made: MadeUp | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 

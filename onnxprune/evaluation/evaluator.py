@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from onnx import ModelProto
 from onnxprune.data.classes import class_axis
 from onnxprune.data.samples import Data, count
 from onnxprune.errors import DataError
-from onnxprune.evaluation.divergence import Divergence, divergence_between, rows_of
+from onnxprune.evaluation.measure import Agreement, Yardstick, rows_of
+from onnxprune.evaluation.parts import Part, parts_of
 from onnxprune.ir.files import runnable
 from onnxprune.ort import session
 from onnxprune.types import Array, Feeds, Outputs
@@ -32,8 +33,14 @@ PART = 2**28
 # an error below half a percentage point. A metric always decides, because the user has chosen it.
 CERTAIN = 0.005
 TIE = 1e-3
+SHOWN = 32
+"""Number of samples that show whether an output scores classes."""
 FED = 2**22
 """Maximum number of input values in a batch (which has at least 1 and at most 64 samples)."""
+
+
+RUINED = 0.8
+"""A model that loses this much of an output's variation has lost the original's answers. Measured: docs/judging.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,29 +48,39 @@ class Judgement:
     """A comparison of a candidate with the original.
 
     Attributes:
-        error: ||y - y0|| / ||y0||, where y0 is the original's output; mean over floating-point outputs.
-        cosine: cosine similarity of y and y0; mean over the same outputs.
-        agreement: fraction of samples (of positions, for text and segmentation) whose best class is the original's; None if
-            the first output is not class scores.
+        lost: how much of what the original's outputs tell about their inputs is lost, of the part of the outputs that loses
+            most: 0 if it answers as the original does, 1 if it does no better than a constant (see `evaluation.measure`).
+        part: name of that part; empty if there is only one.
+        agreement: fraction of samples (of positions, for text) whose best class is the original's; None if no output is known
+            to score classes.
+        commonest: share of the class that the original chooses most often: what a constant answer would agree on.
         accuracy: value of the metric; without one, the fraction of labels predicted correctly, in [0, 1]; None without either.
-        loss: what candidates are compared by, lower is better. It follows accuracy if there is a metric or there are enough
-            labels; otherwise it is the divergence from the original's outputs (in nats for class scores, else error^2).
+        loss: what candidates are compared by, lower is better: `lost`, or 1 - accuracy if there is a metric or there are
+            enough labels, and `lost` between equals.
         samples: number of samples compared.
     """
 
-    error: float
-    cosine: float
+    lost: float
+    part: str
     agreement: float | None
+    commonest: float | None
     accuracy: float | None
     loss: float
     samples: int
+
+    @property
+    def ruined(self) -> bool:
+        """Whether the original's answers are lost."""
+        return not self.lost < RUINED
 
 
 class Evaluator:
     """Compares candidates with the original on held-out samples. The original's outputs are computed once.
 
     Attributes:
-        before: the judgement of the original itself: error 0, and its accuracy if there are labels or a metric.
+        before: the judgement of the original itself: nothing is lost, and its accuracy if there are labels or a metric.
+        varies: whether the original's outputs vary over the samples; if not, nothing can be judged on them.
+        by_accuracy: whether candidates are compared by their accuracy, not by `lost`.
 
     Raises:
         DataError: no samples are held out, or the original cannot run on them.
@@ -73,9 +90,15 @@ class Evaluator:
         if not len(held_out):
             raise DataError("no samples are held out for evaluation; provide at least two samples")
         self._data, self._metric, self._seed = held_out, metric, seed
-        self._axis = class_axis(next(iter(_first(original, held_out).values())), held_out.labels)
-        self._old = [self._rows(outputs) for outputs, _ in run(original, held_out)]
+        self._parts, self._axes = _parts(original, held_out)
+        old = [self._rows(outputs) for outputs, _ in run(original, held_out)]
+        pairs = zip(zip(*old, strict=True), self._axes, strict=True)
+        self._yardsticks = [Yardstick(batches, axis is not None) for batches, axis in pairs]
+        self.varies = any(y.varies for y in self._yardsticks)
+        self.by_accuracy = False
         self.before = self.judge(original)
+        accuracy = self.before.accuracy
+        self.by_accuracy = accuracy is not None and (metric is not None or _certain(accuracy, len(held_out)))
 
     def judge(self, model: ModelProto) -> Judgement:
         """Compare a candidate with the original.
@@ -83,24 +106,53 @@ class Evaluator:
         Raises:
             DataError: the candidate or the metric fails on these samples.
         """
-        truth = Truth(self._data.labels, self._metric)
-        gaps = [Divergence()] * len(self._old[0])
-        for (outputs, feeds), old in zip(run(model, self._data), self._old, strict=True):
-            pairs = enumerate(zip(old, self._rows(outputs), strict=True))
-            gaps = [gaps[k] + divergence_between(a, b, k == 0 and self._axis is not None) for k, (a, b) in pairs]
+        truth, agreement = Truth(self._data.labels, self._metric), None
+        distances = [0.0] * len(self._parts)
+        scores = (k for k, axis in enumerate(self._axes) if axis is not None or self._yardsticks[k].is_integer)
+        scored = next(scores, None)
+        for b, (outputs, feeds) in enumerate(run(model, self._data)):
+            for k, new in enumerate(self._rows(outputs)):
+                distances[k] += self._yardsticks[k].compare(b, new)
+                if k == scored:
+                    found = self._yardsticks[k].agreement(b, new)
+                    agreement = found if agreement is None else agreement + found
             truth.see(outputs, feeds)
-        return self._judgement(gaps, truth.accuracy())
+        return self._judgement(distances, agreement, truth.accuracy())
 
     def _rows(self, outputs: Outputs) -> list[Array]:
-        axes = [self._axis, *[None] * (len(outputs) - 1)]
-        return [rows_of(y, axis, len(self._data), self._seed) for y, axis in zip(outputs.values(), axes, strict=True)]
+        pairs = zip(self._parts, self._axes, strict=True)
+        return [rows_of(part.of(outputs), axis, len(self._data), self._seed) for part, axis in pairs]
 
-    def _judgement(self, gaps: Sequence[Divergence], accuracy: float | None) -> Judgement:
-        floats = [g for g, y in zip(gaps, self._old[0], strict=True) if y.dtype.kind == "f"] or gaps
-        error, cosine, loss = (float(np.mean([getattr(g, name) for g in floats])) for name in ("error", "cosine", "divergence"))
-        if accuracy is not None and (self._metric or _certain(accuracy, len(self._data))):
+    def _judgement(self, distances: Sequence[float], agreement: Agreement | None, accuracy: float | None) -> Judgement:
+        varying = [k for k, y in enumerate(self._yardsticks) if y.varies] or list(range(len(distances)))
+        lost = {k: self._yardsticks[k].lost(distances[k]) for k in varying}
+        worst = max(lost, key=lambda k: lost[k])
+        loss = lost[worst]
+        if accuracy is not None and self.by_accuracy:
             loss = 1 - accuracy + TIE * min(loss, 1.0)
-        return Judgement(error, cosine, gaps[0].agreement, accuracy, math.inf if math.isnan(loss) else loss, len(self._data))
+        return Judgement(
+            lost[worst],
+            self._parts[worst].name if len(self._parts) > 1 else "",
+            agreement.share if agreement else None,
+            agreement.commonest if agreement else None,
+            accuracy,
+            loss,
+            len(self._data),
+        )
+
+
+def _parts(original: ModelProto, data: Data) -> tuple[tuple[Part, ...], tuple[int | None, ...]]:
+    """The parts of the outputs, and for each the axis of its classes; the labels tell that of the first output."""
+    outputs = _first(original, data)
+    parts = parts_of(original, next(data.take(1).batches(1)))
+    if data.stacked:  # the outputs of a model without a sample axis get one
+        parts = tuple(replace(p, axis=None if p.axis is None else p.axis + 1) for p in parts)
+    first = next(iter(outputs))
+    axes = (
+        class_axis(p.of(outputs), data.labels if p.output == first and p.axis is None else None, raw=p.axis is None)
+        for p in parts
+    )
+    return parts, tuple(axes)
 
 
 def _certain(accuracy: float, samples: int) -> bool:
@@ -210,7 +262,7 @@ def _as_one(values: Feeds) -> Feeds:
 
 
 def _first(model: ModelProto, data: Data) -> Outputs:
-    return next(iter(run(model, data.take(1))))[0]
+    return next(iter(run(model, data.take(SHOWN), SHOWN)))[0]
 
 
 def _usual_batch(data: Data) -> int:

@@ -10,7 +10,7 @@ from onnxprune.cost.benchmark import Runner, in_this_process
 from onnxprune.options import SelectionOptions
 from onnxprune.pipeline.goal import Goal, goal_of
 from onnxprune.pipeline.rounds import LEAST_SQUARES, RoundRecovery
-from onnxprune.pipeline.samples import Maker, synthetic_samples
+from onnxprune.pipeline.samples import Maker, made_up
 from onnxprune.selection.strategy import Strategy, greedy
 
 
@@ -29,7 +29,7 @@ class Components:
     goal: Callable[[SelectionOptions], Goal] = goal_of
     strategy: Strategy = greedy
     recover: RoundRecovery = LEAST_SQUARES
-    make: Maker = synthetic_samples
+    make: Maker = made_up
     run: Runner = in_this_process
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune.analysis.analyse import analyse
+from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.cost import benchmark
 from onnxprune.cost.benchmark import Runner, in_this_process
 from onnxprune.cost.size import cost
-from onnxprune.data.arrays import read_arrays
+from onnxprune.data.arrays import inputs_of, read_arrays
 from onnxprune.data.load import check_exists, check_source, load_data
 from onnxprune.data.samples import Data
 from onnxprune.data.user_code import function_named
+from onnxprune.effort import Clock, Effort
 from onnxprune.errors import CutError, DataError, PlanError
-from onnxprune.evaluation.evaluator import Evaluator
+from onnxprune.evaluation.evaluator import Evaluator, Metric
 from onnxprune.evaluation.structure import check_contract, only_weights
 from onnxprune.evaluation.verification import Verification, verify
 from onnxprune.ir.facts import read_graph
@@ -30,8 +32,8 @@ from onnxprune.options import CheckOptions, Options
 from onnxprune.pipeline.components import DEFAULT, Components
 from onnxprune.pipeline.decide import Decision, check_selection
 from onnxprune.pipeline.result import Result
-from onnxprune.pipeline.rounds import Outcome, in_rounds
-from onnxprune.pipeline.samples import Samples, provide, refinement
+from onnxprune.pipeline.rounds import in_rounds
+from onnxprune.pipeline.samples import MAKING, Samples, check_inputs, provide, refinement, sizes_of
 from onnxprune.pipeline.summary import Findings, report_of
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan, dropped_by, plan_of
@@ -63,27 +65,28 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     graph = read_graph(loaded.model, options.data.input_shape)
     analysis = analyse(graph, options.selection.policy())
     check_selection(analysis, options.selection, loaded.name)
+    check_inputs(loaded.model, options)
     progress("analyse", 1)
-    data = _read_data(loaded, options, progress)
-    samples = provide(loaded, options, data, components.make, progress)
-    judge = Evaluator(loaded.model, samples.held_out, metric, options.data.seed) if samples else None
-    calibrates = options.recovery.rounds > 1 or options.calibrated
-    batches = _batches(samples.fit) if samples and calibrates else ()
-    outcome = in_rounds(
-        analysis,
-        options,
-        loaded.name,
-        batches,
-        strategy=components.strategy,
-        recover=components.recover,
-        goal=components.goal(options.selection),
-        progress=lambda done: progress("cut", done),
-    )
-    decision = outcome.decision
+    work = options.recovery.work
+    assert not isinstance(work, str | Path)
+    effort = Effort(Clock(math.inf if work else options.recovery.seconds()), work)
+    data = _read_data(loaded, options, effort, progress)
+    if data is not None and data.made is None and (shapes := sizes_of(data)) != options.data.input_shape:
+        options = replace(options, data=replace(options.data, input_shape=shapes))
+        if any(-1 in (f.shape or (-1,)) for f in inputs_of(loaded.model).values()):
+            analysis = analyse(read_graph(loaded.model, shapes), options.selection.policy())
+    samples = provide(loaded, options, data, components.make, effort, progress)
+    judge = _judge(loaded, options, samples, metric)
+    decision, recovery = _best_cut(loaded, analysis, options, components, samples, judge, effort, progress)
     verification = _verified(decision, options.checks, progress)
-    recovery = _recovered(options, outcome, samples, judge, progress)
+    if recovery is not None:
+        check_contract(decision.pruned, recovery.model, only_weights(recovery.added))
     method = recovery.method if recovery else "none"
-    made_by = {**options.asked(), **({"recovered": method} if method != "none" else {})}
+    made_by = {
+        **options.asked(),
+        **({"recovered": method} if method != "none" else {}),
+        **({"work": dict(effort.done)} if effort.done else {}),
+    }
     plan = plan_of(decision.analysis.coupled, decision.dropped, loaded.sha256, made_by)
     model = recovery.model if recovery else decision.pruned
     found = _measured(loaded, model, options.data.input_shape, options.checks, components.run, progress)
@@ -93,11 +96,61 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
         verification=verification,
         recovery=recovery,
         samples=samples,
+        work=dict(effort.done),
         measure=measure,
         warnings=data.warnings if data else (),
     )
     report = report_of(loaded.name, decision, found, options.asked(), options.selection.alignment().reason)
     return Result(model, plan, report, loaded.external, decision.spill, loaded.files)
+
+
+def _judge(loaded: Loaded, options: Options, samples: Samples | None, metric: Metric | None) -> Evaluator | None:
+    """Judges candidates on held-out samples; None if there are none, or only made-up ones that are not like real ones."""
+    if samples is None or not (samples.trusted or options.recovery.recover != "auto"):
+        return None
+    return Evaluator(loaded.model, samples.held_out, metric, options.data.seed)
+
+
+def _best_cut(
+    loaded: Loaded,
+    analysis: Analysis,
+    options: Options,
+    components: Components,
+    samples: Samples | None,
+    judge: Evaluator | None,
+    effort: Effort,
+    progress: Progress,
+) -> tuple[Decision, Recovery | None]:
+    """The cut and its recovery; channels are chosen in rounds only if that does better on held-out samples than one round."""
+    rounds = options.recovery.rounds
+    batches = _batches(samples.fit) if samples and (rounds > 1 or options.calibrated) else ()
+    fit = samples.fit if samples and judge else None
+
+    def attempt(options: Options, effort: Effort) -> tuple[Decision, Recovery | None]:
+        decision = in_rounds(
+            analysis,
+            options,
+            loaded.name,
+            batches,
+            strategy=components.strategy,
+            recover=components.recover,
+            goal=components.goal(options.selection),
+            effort=effort.within(0.5),
+            progress=lambda done: progress("cut", done),
+        )
+        return decision, _recovered(options, decision, fit, judge, effort, progress)
+
+    once = replace(options, recovery=replace(options.recovery, rounds=1))
+    if rounds == 1 or judge is None:
+        return attempt(once, effort)
+    single = attempt(once, effort.within(1 / (rounds + 1)))
+    several = attempt(options, effort)
+    losses = [r.chosen.loss for _, r in (single, several) if r is not None and r.chosen is not None]
+    better = several if losses[1] < losses[0] else single
+    lost = ", ".join(f"{name} {loss:.3f}" for name, loss in zip(("one round", f"{rounds} rounds"), losses, strict=True))
+    kept = "several rounds were" if better is several else "one round was"
+    note = f"loss on held-out samples: {lost}; {kept} kept"
+    return replace(better[0], notes=(*better[0].notes, note)), better[1]
 
 
 def resolved(options: Options) -> Options:
@@ -119,9 +172,20 @@ def resolved(options: Options) -> Options:
     check_source(data.data, data.preprocess)
     if isinstance(data.metric, str):
         data = replace(data, metric=function_named(data.metric, "--metric"))
-    if options.recovery.recover == "distill":
+    recovery = replace(options.recovery, work=_work(options.recovery.work))
+    if recovery.recover == "distill":
         import onnxprune.training  # noqa: F401  # slow; raises an error that says what to install
-    return replace(options, selection=selection, data=data)
+    return replace(options, selection=selection, data=data, recovery=recovery)
+
+
+def _work(given: str | Path | Mapping[str, int] | None) -> Mapping[str, int] | None:
+    """The numbers that time decided in an earlier run."""
+    if given is None or isinstance(given, Mapping):
+        return given
+    found = Plan.load(given).made_by.get("work")
+    if not isinstance(found, dict) or not all(isinstance(n, int) for n in found.values()):
+        raise PlanError(f'--work {given}: holds no record of work; expected a plan of a run with inputs ("made_by": "work")')
+    return found
 
 
 def _as_scores(given: Mapping[str, Any]) -> dict[str, Array]:
@@ -136,7 +200,7 @@ def _as_scores(given: Mapping[str, Any]) -> dict[str, Array]:
     return found
 
 
-def _read_data(loaded: Loaded, options: Options, progress: Progress) -> Data | None:
+def _read_data(loaded: Loaded, options: Options, effort: Effort, progress: Progress) -> Data | None:
     """The samples that --data names."""
     given = options.data
     if given.data is None:
@@ -151,6 +215,7 @@ def _read_data(loaded: Loaded, options: Options, progress: Progress) -> Data | N
         shapes=given.input_shape,
         path=loaded.name,
         refine=refinement(),
+        effort=effort.within(MAKING),
         progress=lambda done: progress("data", done),
     )
 
@@ -170,28 +235,18 @@ def _verified(decision: Decision, checks: CheckOptions, progress: Progress) -> V
 
 
 def _recovered(
-    options: Options, outcome: Outcome, samples: Samples | None, judge: Evaluator | None, progress: Progress
+    options: Options, decision: Decision, fit: Data | None, judge: Evaluator | None, effort: Effort, progress: Progress
 ) -> Recovery | None:
-    """The best recovered model; it may differ from the verified one only in its weights."""
-    if samples is None or judge is None:
+    """The best recovered model; it may differ from the cut one only in its weights."""
+    from onnxprune.data.synthetic.statistics import norm_layers  # on demand, for a quick start
+
+    method = options.recovery.recover
+    if judge is None and (method == "none" or not norm_layers(decision.analysis.coupled.graph.model)):
         return None
     from onnxprune.recovery.methods import Task, recover  # on demand, for a quick start
 
-    decision, seed = outcome.decision, options.data.seed
-    task = Task(
-        decision.analysis.coupled,
-        decision.dropped,
-        decision.pruned,
-        outcome.start,
-        samples.fit,
-        samples.held_out,
-        samples.genuine,
-        options.recovery.seconds(),
-        seed,
-    )
-    recovery = recover(task, options.recovery.recover, judge, progress)
-    check_contract(decision.pruned, recovery.model, only_weights(recovery.added | outcome.added))
-    return recovery
+    task = Task(decision.analysis.coupled, decision.dropped, decision.pruned, fit, effort, options.data.seed)
+    return recover(task, method, judge, progress)
 
 
 def _measured(

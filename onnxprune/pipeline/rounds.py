@@ -7,8 +7,10 @@ code is needed, or anything else that improves a cut network.
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto
@@ -16,6 +18,7 @@ from onnx import ModelProto
 from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
+from onnxprune.effort import Effort
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.graph import read_weights
 from onnxprune.ir.tensors import take_all
@@ -44,21 +47,6 @@ class RoundRecovery:
 
     name: str
     run: Callable[[Coupled, Mask, ModelProto, Sequence[Feeds], int], Fitted]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of all rounds.
-
-    Attributes:
-        decision: the combined cut of the original.
-        start: the same model with the weights after the last round.
-        added: names of stored tensors that recoveries added to it.
-    """
-
-    decision: Decision
-    start: ModelProto = field(repr=False)
-    added: frozenset[str] = frozenset()
 
 
 def composed(first: Kept, second: Kept) -> dict[str, dict[int, tuple[int, ...]]]:
@@ -94,9 +82,13 @@ def in_rounds(
     strategy: Strategy = greedy,
     recover: RoundRecovery = LEAST_SQUARES,
     goal: Goal | None = None,
+    effort: Effort | None = None,
     progress: Advance = unwatched,
-) -> Outcome:
-    """Cut in `options.recovery.rounds` rounds; each but the last is followed by a recovery.
+) -> Decision:
+    """Choose channels in `options.recovery.rounds` rounds; each but the last is followed by a recovery.
+
+    The recoveries are for the scores of the next round. The result is cut from the original, so that its weights are fitted
+    once, not again and again to the same samples.
 
     Args:
         analysis: the analysis of the original.
@@ -105,30 +97,38 @@ def in_rounds(
         strategy: how limits are met, in every round.
         recover: the recovery after each round.
         goal: what all rounds together must reach; None: what the options state.
+        effort: the time that there is; if it is short, there are fewer rounds.
         progress: called with the fraction done, 0 to 1.
     """
     rounds, graph = options.recovery.rounds, analysis.coupled.graph
     goal = goal or goal_of(options.selection)
     if rounds == 1:
-        decision = decide(analysis, options, name, batches, strategy, goal)
-        return Outcome(decision, decision.pruned)
-    now, kept, added = analysis, dict[str, dict[int, tuple[int, ...]]](), frozenset[str]()
-    for k in range(rounds):
-        decision = decide(now, options, name, batches, strategy, goal.part((k + 1) / rounds, analysis, now))
+        return decide(analysis, options, name, batches, strategy, goal)
+    effort = effort or Effort()
+    now, kept, added, done = analysis, dict[str, dict[int, tuple[int, ...]]](), frozenset[str](), 0.0
+    start, count = time.perf_counter(), rounds
+    for k in itertools.count():
+        if k == 1:
+            each = time.perf_counter() - start
+            count = 1 + effort.amount("more rounds", each, 1, rounds - 1)
+        done += (1 - done) / (count - k)
+        decision = decide(now, options, name, batches, strategy, goal.part(done, analysis, now))
         plan = plan_of(decision.analysis.coupled, decision.dropped, "", {})
         kept = composed(kept, {name: axes for name, axes in plan.kept.items() if name in graph.weights})
         dropped = dropped_by(analysis.coupled, Plan("", kept, {}, analysis.coupled.policy))
         pruned = cut(analysis.coupled, dropped)
+        progress(done)
+        if k + 1 == count:
+            break
         model = transplanted(decision.pruned, copy_of(pruned), added)
         take_all(model)  # weights in a temporary file would be deleted with this round's decision
-        if k + 1 < rounds:
-            fitted = recover.run(analysis.coupled, dropped, model, batches, options.data.seed)
-            model, added = fitted.model, added | fitted.added
-            now = analyse(read_graph(model, graph.fed), analysis.coupled.policy)
-        progress((k + 1) / rounds)
-    notes = (*decision.notes, f"cut in {rounds} rounds, with {recover.name} after each")
+        fitted = recover.run(analysis.coupled, dropped, model, batches, options.data.seed)
+        model, added = fitted.model, added | fitted.added
+        now = analyse(read_graph(model, graph.fed), analysis.coupled.policy)
+    fewer = "" if count == rounds else f" (of {rounds}: there is no time for more, --time-budget)"
+    notes = (*decision.notes, f"channels were chosen in {count} rounds{fewer}, with {recover.name} after each")
     groups, limits = _allowed(analysis, decision), goal.limits(analysis.coupled)
-    return Outcome(Decision(analysis, dropped, pruned, groups, notes, goal.ratio, limits), model, added)
+    return Decision(analysis, dropped, pruned, groups, notes, goal.ratio, limits)
 
 
 def copy_of(model: ModelProto) -> ModelProto:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,9 +15,9 @@ from onnx import ModelProto
 
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.data.samples import Data
-from onnxprune.errors import PruneError
+from onnxprune.effort import Effort
+from onnxprune.errors import DataError, PruneError
 from onnxprune.evaluation.evaluator import Evaluator, Judgement
-from onnxprune.recovery.batch_norm import reestimate
 from onnxprune.recovery.bias import absorb
 from onnxprune.recovery.editor import Fitted
 from onnxprune.recovery.reconstruct import FitSettings, reconstruct
@@ -24,7 +25,6 @@ from onnxprune.types import Feeds, Mask, Progress, silent
 
 CHECKPOINT_FRACTION = 0.1
 """Fraction of the fitting samples that is set aside to choose the best checkpoint of training."""
-DISTILL_SECONDS = 600.0
 BATCH_VALUES = 2**22
 """Maximum number of input values per batch; a batch has at least 1 and at most 64 samples."""
 
@@ -36,22 +36,16 @@ class Task:
     Attributes:
         coupled, dropped: the analysis of the original, and the labels (n_labels,) that were removed.
         pruned: the model without them, its kept weights unchanged.
-        start: the starting point of fits: `pruned`, or the result of earlier rounds.
-        fit: samples to fit on.
-        held_out: samples to judge on, none of them in `fit`.
-        genuine: whether the samples are the user's own, not synthetic.
-        seconds: time limit for training; None: `auto` does not train.
+        fit: samples to fit on; None: there are none that may be fitted to.
+        effort: the time that there is.
         seed: seed for all random choices.
     """
 
     coupled: Coupled = field(repr=False)
     dropped: Mask = field(repr=False)
     pruned: ModelProto = field(repr=False)
-    start: ModelProto = field(repr=False)
-    fit: Data
-    held_out: Data
-    genuine: bool = True
-    seconds: float | None = None
+    fit: Data | None
+    effort: Effort = field(default_factory=Effort)
     seed: int = 0
 
     @property
@@ -59,9 +53,24 @@ class Task:
         """The model before the cut."""
         return self.coupled.graph.model
 
+    @property
+    def genuine(self) -> bool:
+        """Whether the samples are the user's own, not made up."""
+        return self.fit is not None and self.fit.made is None
+
+    def samples(self) -> Data:
+        """The samples to fit on.
+
+        Raises:
+            DataError: there are none.
+        """
+        if self.fit is None:
+            raise DataError("there are no inputs to fit to; give some with --data")
+        return self.fit
+
     def batches(self) -> list[Feeds]:
         """The samples to fit on, in batches that fit into memory."""
-        return batches_of(self.fit)
+        return batches_of(self.samples())
 
 
 def batches_of(data: Data) -> list[Feeds]:
@@ -76,7 +85,7 @@ class Attempt:
 
     Attributes:
         name: the method.
-        judgement: how the result performs on held-out samples; None if the method failed.
+        judgement: how the result performs on held-out samples; None if the method failed, or if there are none.
         seconds: how long it took.
         why: why it failed; empty if it did not.
     """
@@ -95,15 +104,24 @@ class Recovery:
         model: the recovered model.
         added: names of stored tensors that it has and the cut model lacks.
         method: the method that produced it.
-        before: the original on the held-out samples.
+        before: the original on the held-out samples; None if there are none.
         attempts: all methods that were tried, `none` first.
+        by_accuracy: whether they were compared by their accuracy, not by what they lost.
+        varies: whether the original's outputs vary over the held-out samples, so that something can be judged on them.
     """
 
     model: ModelProto = field(repr=False)
     added: frozenset[str] = field(repr=False)
     method: str
-    before: Judgement
+    before: Judgement | None
     attempts: tuple[Attempt, ...]
+    by_accuracy: bool = False
+    varies: bool = True
+
+    @property
+    def chosen(self) -> Judgement | None:
+        """How the kept method performed; None if nothing was judged."""
+        return self.of(self.method)
 
     def of(self, name: str) -> Judgement | None:
         """How a method performed; None if it was not tried or failed."""
@@ -120,15 +138,10 @@ def by_bias(task: Task, progress: Progress) -> Fitted:
     return absorb(task.coupled, task.dropped, task.pruned, batches, task.seed)
 
 
-def by_statistics(task: Task, progress: Progress) -> Fitted:
-    """Re-estimate the normalisation statistics."""
-    return reestimate(task.coupled, task.dropped, task.pruned, task.batches(), lambda done: progress("re-estimate", done))
-
-
 def by_least_squares(task: Task, progress: Progress) -> Fitted:
     """Fit the layers to those of the original."""
     settings, advance = FitSettings(seed=task.seed), lambda done: progress("reconstruct", done)
-    return reconstruct(task.coupled, task.dropped, task.start, task.batches(), settings, advance)
+    return reconstruct(task.coupled, task.dropped, task.pruned, task.batches(), settings, advance)
 
 
 def by_distillation(task: Task, progress: Progress, **knobs: Any) -> Fitted:
@@ -137,7 +150,7 @@ def by_distillation(task: Task, progress: Progress, **knobs: Any) -> Fitted:
     from onnxprune.training.distillation.distill import distill
 
     # the best checkpoint is chosen on separate samples, so that those that judge the result remain unseen
-    train, examined = task.fit.split(CHECKPOINT_FRACTION, task.seed)
+    train, examined = task.samples().split(CHECKPOINT_FRACTION, task.seed)
     student = by_least_squares(replace(task, fit=train), progress)
     trained = distill(
         task.original,
@@ -145,7 +158,7 @@ def by_distillation(task: Task, progress: Progress, **knobs: Any) -> Fitted:
         train,
         examined if len(examined) else train,
         kept_positions(task.coupled, task.dropped),
-        seconds=task.seconds or DISTILL_SECONDS,
+        effort=task.effort,
         seed=task.seed,
         progress=lambda stage, done: progress("distill", done),
         knobs=trainer.TrainingSettings(**knobs),
@@ -168,10 +181,12 @@ WAYS: Mapping[str, tuple[tuple[str, Method], ...]] = MappingProxyType(
         "bias": (("bias", by_bias),),
         "reconstruct": (("reconstruct", by_least_squares),),
         "distill": (("reconstruct", by_least_squares), ("distill", by_distillation)),
-        "auto": (("bias", by_bias), ("re-estimate", by_statistics), ("reconstruct", by_least_squares)),
+        "auto": (("bias", by_bias), ("reconstruct", by_least_squares), ("distill", by_distillation)),
     }
 )
-"""The methods tried for each value of --recover. `auto` also distils if the user provides inputs and a time budget."""
+"""The methods tried for each value of --recover."""
+TRAINING_SECONDS = 30.0
+"""Time that must be left for `auto` to distil."""
 
 
 @dataclass(frozen=True)
@@ -188,31 +203,53 @@ class _Result:
         return judgement.loss if judgement is not None else float("inf")
 
 
-def recover(task: Task, method: str, judge: Evaluator, progress: Progress = silent) -> Recovery:
-    """Try the methods that `method` names beside `none`, and keep the best; a method requested by name is kept if it works.
+def recover(task: Task, method: str, judge: Evaluator | None, progress: Progress = silent) -> Recovery:
+    """Try the methods that `method` names beside `none`, and keep the best.
+
+    A method requested by name is kept if it works, whatever it does to the outputs, except that training is undone if the
+    result is not better than that of the fit which it started from. Without held-out samples, nothing is judged and only the
+    closed-form correction of biases is tried.
 
     Args:
         method: one of `onnxprune.recovery.METHODS`.
-        judge: judges on `task.held_out`.
+        judge: judges on held-out samples; None: there are none.
         progress: called with the method being tried and the fraction done.
     """
-    ways = list(WAYS[method])
-    if method == "auto" and task.genuine and task.seconds is not None:
-        ways.append(("distill", by_distillation))
-    results = [_Result(Attempt("none", judge.judge(task.pruned), 0.0), Fitted(task.pruned))]
-    results += [_attempt(name, way, task, judge, progress) for name, way in ways]
-    tried = [r for r in results if r.attempt.judgement is not None]
-    named = [r for r in tried if r.attempt.name == method]
-    best = named[-1] if named and method != "auto" else min(tried, key=lambda r: r.loss)
+    results = [_Result(Attempt("none", judge.judge(task.pruned) if judge else None, 0.0), Fitted(task.pruned))]
+    for name, way in WAYS[method]:
+        if _is_possible(name, method, task):
+            results.append(_attempt(name, way, task, judge, progress))
+    tried = [r for r in results if not r.attempt.why]
+    ways = [name for name, _ in WAYS[method]]
+    if judge is None:
+        best = tried[-1]
+    elif method == "auto":
+        best = min(tried, key=lambda r: r.loss)
+    else:
+        best = min((r for r in tried if r.attempt.name in ways), key=lambda r: r.loss, default=results[0])
     attempts = tuple(r.attempt for r in results)
-    return Recovery(best.fitted.model, best.fitted.added, best.attempt.name, judge.before, attempts)
+    before = judge.before if judge else None
+    varies, by_accuracy = (judge.varies, judge.by_accuracy) if judge else (True, False)
+    return Recovery(best.fitted.model, best.fitted.added, best.attempt.name, before, attempts, by_accuracy, varies)
 
 
-def _attempt(name: str, way: Method, task: Task, judge: Evaluator, progress: Progress) -> _Result:
+def _is_possible(name: str, method: str, task: Task) -> bool:
+    """Whether `auto` has the samples and the time for a method; one asked for by name is always tried."""
+    if method != "auto" or name == "bias":
+        return True
+    if name == "distill":
+        repeated = task.effort.repeated
+        lasts = task.effort.clock.left >= TRAINING_SECONDS if repeated is None else "training steps" in repeated
+        return task.genuine and lasts and importlib.util.find_spec("torch") is not None
+    return task.fit is not None
+
+
+def _attempt(name: str, way: Method, task: Task, judge: Evaluator | None, progress: Progress) -> _Result:
     start = time.perf_counter()
     try:
         fitted = way(task, progress)
-        return _Result(Attempt(name, judge.judge(fitted.model), time.perf_counter() - start), fitted)
+        judgement = judge.judge(fitted.model) if judge else None
+        return _Result(Attempt(name, judgement, time.perf_counter() - start), fitted)
     except (PruneError, np.linalg.LinAlgError, MemoryError) as e:
         why = e.message if isinstance(e, PruneError) else str(e)
-        return _Result(Attempt(name, None, time.perf_counter() - start, why), Fitted(task.pruned))
+        return _Result(Attempt(name, None, time.perf_counter() - start, why or type(e).__name__), Fitted(task.pruned))

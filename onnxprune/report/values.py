@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.cost.benchmark import Benchmark
+from onnxprune.data.samples import MadeUp
 from onnxprune.evaluation.evaluator import Judgement
 from onnxprune.evaluation.verification import Verification
 
@@ -63,18 +64,22 @@ class RecoveryRow:
 
     Attributes:
         method: the method that was kept; `none` if no other did better.
-        attempts: all methods that were tried, judged on held-out samples.
-        before: the original on the same samples.
+        attempts: all methods that were tried; those with a judgement were judged on held-out samples.
+        before: the original on the same samples; None if nothing was judged.
         fitted, judged: number of samples fitted to, and judged on; none is in both.
         source: where the samples come from.
+        by: the measure by which methods were compared: `lost`, or what accuracy means.
+        made: what made-up samples are like; None for the user's own. What was measured on them says nothing about accuracy.
     """
 
     method: str
     attempts: tuple[Attempt, ...]
-    before: Judgement
+    before: Judgement | None
     fitted: int
     judged: int
     source: str
+    by: str = "lost"
+    made: MadeUp | None = None
 
     @property
     def cut(self) -> Judgement | None:
@@ -102,6 +107,8 @@ class Report:
         accuracy: before the cut and at the end, on `samples` held-out samples of the user's data.
         accuracy_cut: the same after the cut, before recovery.
         recovery: what was tried to recover accuracy, and how it performed; None if there were no inputs.
+        unknown: why nothing is known about accuracy, and what to do; empty if something was measured on the user's data.
+        work: what time decided: name -> number of samples, rounds or steps.
         measure: what accuracy means: top-1, or the name of the user's metric.
         groups, pins: the widths; the channels that cannot be cut, largest first.
         renormalising: nodes that now work on the kept channels, so that the cut is not the masked original.
@@ -127,6 +134,8 @@ class Report:
     accuracy: Change | None = None
     accuracy_cut: float | None = None
     recovery: RecoveryRow | None = None
+    unknown: str = ""
+    work: Mapping[str, int] = field(default_factory=dict)
     samples: int = 0
     measure: str = "top-1"
     notes: tuple[str, ...] = ()

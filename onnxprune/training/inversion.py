@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from onnxprune.data.samples import Data
 from onnxprune.data.synthetic.statistics import Layer, fit, norm_layers
+from onnxprune.effort import Effort
 from onnxprune.errors import TrainingError
 from onnxprune.training.converter.module import Module
 from onnxprune.training.converter.ops.elementwise import to_torch
@@ -26,11 +28,14 @@ from onnxprune.types import Advance, unwatched
 
 RATE = 0.02
 """Size of the first step, as a fraction of the range of an input's values. It falls to zero along a cosine."""
+RECORD = "gradient steps to make inputs"
+STEPS, LEAST_STEPS, RUNS = 20, 5, 4
+"""Maximum and minimum number of steps, and the time of a step in runs of the model."""
 LEAST, MOST, FED = 8, 64, 2**21
 """Minimum and maximum number of samples run together, and their maximum number of input values: activations are far larger."""
 
 
-def invert(model: ModelProto, data: Data, steps: int, progress: Advance = unwatched) -> Data:
+def invert(model: ModelProto, data: Data, effort: Effort | None = None, progress: Advance = unwatched) -> Data:
     """Samples that fit a model's BatchNorm statistics better than `data`; `data` itself if none are found.
 
     Values stay within the original range of each input. Inputs that are integers, or the same in every sample, do not change.
@@ -38,7 +43,7 @@ def invert(model: ModelProto, data: Data, steps: int, progress: Advance = unwatc
     Args:
         model: the model, with its weights in memory.
         data: samples, all of one shape.
-        steps: number of gradient descent steps over all samples.
+        effort: the time that there is for at most `STEPS` steps of gradient descent over all samples.
         progress: called with the fraction that is done.
     """
     layers = norm_layers(model)
@@ -47,12 +52,12 @@ def invert(model: ModelProto, data: Data, steps: int, progress: Advance = unwatc
     found = data
     # PyTorch may not support an operator or its gradient, or may run out of memory: the given samples are good enough
     with contextlib.suppress(TrainingError, RuntimeError, TypeError, ValueError, IndexError, MemoryError):
-        found = _gradient_descent(model, layers, data, steps, progress)
+        found = _gradient_descent(model, layers, data, effort or Effort(), progress)
     before, after = fit(model, data), fit(model, found)
     return found if before and after and after.mismatch < before.mismatch else data
 
 
-def _gradient_descent(model: ModelProto, layers: Sequence[Layer], data: Data, steps: int, progress: Advance) -> Data:
+def _gradient_descent(model: ModelProto, layers: Sequence[Layer], data: Data, effort: Effort, progress: Advance) -> Data:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module, statistics = Module(model).to(device).requires_grad_(False), [_Statistics(layer, device) for layer in layers]
     given = {name: to_torch(x).to(device) for name, x in data.chunks[0].items()}
@@ -73,6 +78,15 @@ def _gradient_descent(model: ModelProto, layers: Sequence[Layer], data: Data, st
         share = (min(part.stop, len(data)) - part.start) / len(data)
         return [share * r.moments(found[r.tensor]) for r in statistics]
 
+    run = 0.0
+    for _ in range(2):  # the first run also computes what follows from the shapes
+        start = time.perf_counter()
+        with torch.no_grad():
+            moments(parts[0])
+        run = (time.perf_counter() - start) * len(parts)
+    steps = effort.amount(RECORD, RUNS * run, 0, STEPS)
+    if steps < LEAST_STEPS:
+        steps = effort.record(RECORD, 0)
     for step in range(steps):
         progress(step / steps)
         for group in optimiser.param_groups:

@@ -101,7 +101,7 @@ def test_samples_of_an_incomplete_batch_are_dropped_with_their_labels() -> None:
 
 
 def test_options_that_do_not_apply_to_arrays_are_refused() -> None:
-    with pytest.raises(DataError, match="`preprocess`: applies only to a folder of images"):
+    with pytest.raises(DataError, match="`preprocess`: applies only to folders of images and to synthetic inputs"):
         load_data({"x": X}, small(), preprocess="size=8x8")
     with pytest.raises(DataError, match="`samples`: got 0"):
         load_data({"x": X}, small(), samples=0)

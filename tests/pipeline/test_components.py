@@ -10,22 +10,26 @@ import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper
 
+from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.coupling import Coupled
+from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import load
 from onnxprune.options import CheckOptions, Options
 from onnxprune.pipeline.components import DEFAULT
 from onnxprune.pipeline.goal import Budget, Goal
 from onnxprune.pipeline.prune import apply_loaded, prune_loaded
-from onnxprune.pipeline.rounds import RoundRecovery
-from onnxprune.pipeline.samples import Samples, given
+from onnxprune.pipeline.rounds import RoundRecovery, in_rounds
+from onnxprune.pipeline.samples import Samples
 from onnxprune.recovery.editor import Fitted
 from onnxprune.report.values import Report
+from onnxprune.rewrite.plan import plan_of
 from onnxprune.selection.budget import Amount
 from onnxprune.selection.space import Space
 from onnxprune.selection.strategy import Limit, greedy
 from onnxprune.selection.widths import Widths
 from onnxprune.types import Advance, Array, Feeds, Mask, Vector
 from tests.cases.nets import small
+from tests.cases.pictures import pictures, trained_on
 from tests.cases.recovery import data_for
 
 QUIET = {"recover": "none", "bench": False, "align": "none"}
@@ -46,17 +50,20 @@ def test_a_strategy_that_is_ignored_is_detected(rounds: int) -> None:
 
     options = Options.of(**{**QUIET, "recover": "bias"}, macs="100%", rounds=rounds, data=data_for(small()))
     report = prune_loaded(load(small()), options, components=replace(DEFAULT, strategy=halves)).report
-    assert widths(report) == [16 // 2**rounds, 12 // 2**rounds]
-    assert [(limit.cost.name, limit.most) for limit in asked] == [("MACs", report.macs.before)] * rounds
+    assert widths(report) in ([16 // 2**rounds, 12 // 2**rounds], [16 // 2, 12 // 2])  # rounds that do not help are undone
+    cuts = 1 if rounds == 1 else 1 + rounds
+    assert [(limit.cost.name, limit.most) for limit in asked] == [("MACs", report.macs.before)] * cuts
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_a_maker_of_inputs_that_is_ignored_is_detected(rounds: int) -> None:
-    def make(*_: object) -> Samples:
-        return given(data_for(small(), 20), "made", 0)
+    net = trained_on(pictures(20, 1), 1)
 
-    options = Options.of(**{**QUIET, "recover": "bias"}, ratio=0.5, rounds=rounds)
-    row = prune_loaded(load(small()), options, components=replace(DEFAULT, make=make)).report.recovery
+    def make(*_: object) -> Samples:
+        return Samples(*data_for(net, 20).split(0.2), "made")
+
+    options = Options.of(**{**QUIET, "recover": "reconstruct"}, ratio=0.5, rounds=rounds)
+    row = prune_loaded(load(net), options, components=replace(DEFAULT, make=make)).report.recovery
     assert row is not None
     assert (row.source, row.fitted, row.judged) == ("made", 16, 4)
 
@@ -93,16 +100,20 @@ def test_a_recovery_of_rounds_that_is_ignored_is_detected() -> None:
         tensor.CopyFrom(numpy_helper.from_array(w2, "w2"))
         return Fitted(model)
 
-    options = Options.of(**{**QUIET, "recover": "bias"}, ratio=0.4, rounds=2, seed=3, criterion="l2", data=data_for(small()))
-    plain, other = (
-        prune_loaded(load(small()), options, components=components)
-        for components in (DEFAULT, replace(DEFAULT, recover=RoundRecovery("a silencing", silence)))
-    )
-    assert "cut in 2 rounds, with a reconstruction after each" in plain.report.notes
-    assert "cut in 2 rounds, with a silencing after each" in other.report.notes
+    data = data_for(small())
+    options = Options.of(**{**QUIET, "recover": "bias"}, ratio=0.4, rounds=2, seed=3, criterion="l2", data=data)
+    analysis, batches = analyse(read_graph(small())), list(data.split(0.2, 3)[0].batches(16))
+    plain = in_rounds(analysis, options, "net", batches)
+    other = in_rounds(analysis, options, "net", batches, recover=RoundRecovery("a silencing", silence))
+    assert "channels were chosen in 2 rounds, with a reconstruction after each" in plain.notes
+    assert "channels were chosen in 2 rounds, with a silencing after each" in other.notes
+    plans = [plan_of(d.analysis.coupled, d.dropped, "", {}) for d in (plain, other)]
     (channel,) = silenced
-    assert channel in plain.plan.kept["w2"][0]
-    assert channel not in other.plan.kept["w2"][0]
+    assert channel in plans[0].kept["w2"][0]
+    assert channel not in plans[1].kept["w2"][0]
+    silenced.clear()
+    prune_loaded(load(small()), options, components=replace(DEFAULT, recover=RoundRecovery("a silencing", silence)))
+    assert silenced
 
 
 @dataclass(frozen=True)
@@ -136,7 +147,7 @@ def test_a_cost_that_is_ignored_is_detected(criterion: str, rounds: int) -> None
     common = {**QUIET, "recover": "bias", "rounds": rounds, "criterion": criterion, "data": data_for(small())}
     report = prune_loaded(load(small()), Options.of(**common, macs="100%"), components=components).report
     assert sum(widths(report)) == 7
-    assert [limit.most for limit in asked] == pytest.approx([0.7] if rounds == 1 else [1.4, 0.7])
+    assert [limit.most for limit in asked] == pytest.approx([0.7] if rounds == 1 else [0.7, 1.4, 0.7])
     assert not report.missed
 
 
@@ -162,12 +173,11 @@ def test_only_scores_that_are_errors_are_divided_by_the_cost_that_a_channel_save
         np.testing.assert_allclose(found, whole * factor)
 
 
-@pytest.mark.parametrize(("rounds", "width", "reached"), [(1, 2, "14.3% (0.4 tens)"), (2, 1, "7.1% (0.2 tens)")])
-def test_a_limit_on_another_cost_that_is_missed_is_reported_in_its_unit(rounds: int, width: int, reached: str) -> None:
-    """In every round, a tenth of each group remains."""
+def test_a_limit_on_another_cost_that_is_missed_is_reported_in_its_unit() -> None:
+    """A tenth of each group remains."""
     goal = Goal(None, (Budget(Channels, Amount(0.01, True), "1%"),))
-    options = Options.of(**{**QUIET, "recover": "bias"}, macs="100%", rounds=rounds, data=data_for(small()))
+    options = Options.of(**{**QUIET, "recover": "bias"}, macs="100%", data=data_for(small()))
     report = prune_loaded(load(small()), options, components=replace(DEFAULT, goal=lambda _: goal)).report
-    assert widths(report) == [width, width]
+    assert widths(report) == [2, 2]
     assert report.missed
-    assert report.warnings[0].startswith(f"the budget of 1% channels cannot be reached, {reached} remain: ")
+    assert report.warnings[0].startswith("the budget of 1% channels cannot be reached, 14.3% (0.4 tens) remain: ")

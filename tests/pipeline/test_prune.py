@@ -27,7 +27,7 @@ def test_a_recovered_model_is_verified_from_its_files(tmp_path: Path) -> None:
     assert row is not None
     assert row.chosen is not None
     assert row.cut is not None
-    assert row.chosen.error < row.cut.error
+    assert row.chosen.lost < row.cut.lost
     result.save(tmp_path / "out.onnx", tmp_path / "plan.json")
     assert onnxprune.verify_files(path, tmp_path / "out.onnx", tmp_path / "plan.json").error < 1e-4
     spoilt = onnx.load(tmp_path / "out.onnx")
@@ -57,7 +57,7 @@ def test_without_data_a_cut_is_recovered_on_synthetic_inputs() -> None:
         onnxprune.prune(net, 0.4, recover=name, criterion="l2", align="none", bench=False) for name in ("none", "reconstruct")
     )
     assert recovered.report.recovery is not None
-    assert recovered.report.recovery.source == "synthetic"
+    assert recovered.report.recovery.source == "made-up inputs"
     judge = Evaluator(net, Data(({"x": pictures(30, 1, seed=6)},)))
-    errors = [judge.judge(result.model).error for result in (plain, recovered)]
+    errors = [judge.judge(result.model).lost for result in (plain, recovered)]
     assert errors[1] < 0.7 * errors[0]

@@ -3,18 +3,29 @@
 
 from __future__ import annotations
 
+import importlib.util
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from onnx import ModelProto
 
+from onnxprune.data.samples import MadeUp
+from onnxprune.effort import Clock, Effort
 from onnxprune.evaluation.evaluator import Evaluator
-from onnxprune.pipeline.samples import given
+from onnxprune.options import Options
+from onnxprune.pipeline.samples import Samples, given
 from onnxprune.recovery import METHODS
+from onnxprune.recovery.editor import Fitted
 from onnxprune.recovery.methods import WAYS, Task, recover
+from onnxprune.types import Progress
 from tests.cases.nets import small
 from tests.cases.recovery import data_for, drop
+
+
+def supplied(net: ModelProto, samples: int = 60) -> Samples:
+    return given(data_for(net, samples), net, Options.of(ratio=0.5, data=data_for(net, samples)), Effort())
 
 
 def test_a_value_of_recover_without_methods_is_detected() -> None:
@@ -25,8 +36,8 @@ def test_a_value_of_recover_without_methods_is_detected() -> None:
 def test_every_attempt_is_reported_and_the_best_is_kept(method: str) -> None:
     net = small()
     p = drop(net, "w2", [1, 3, 5, 7])
-    supply = given(data_for(net), "data.npz", 0)
-    task = Task(p.coupled, p.dropped, p.pruned, p.pruned, supply.fit, supply.held_out)
+    supply = supplied(net)
+    task = Task(p.coupled, p.dropped, p.pruned, supply.fit, Effort(Clock(20.0)))
     found = recover(task, method, Evaluator(net, supply.held_out))
     losses = {a.name: a.judgement.loss for a in found.attempts if a.judgement}
     assert found.attempts[0].name == "none"
@@ -41,8 +52,44 @@ def test_a_failed_attempt_is_reported_and_the_plain_cut_is_kept(monkeypatch: pyt
 
     net = small()
     p = drop(net, "w2", [1, 3])
-    supply = given(data_for(net), "data.npz", 0)
+    supply = supplied(net)
     monkeypatch.setattr("onnxprune.recovery.methods.reconstruct", fails)
-    task = Task(p.coupled, p.dropped, p.pruned, p.pruned, supply.fit, supply.held_out)
+    task = Task(p.coupled, p.dropped, p.pruned, supply.fit)
     found = recover(task, "reconstruct", Evaluator(net, supply.held_out))
     assert (found.method, found.attempts[1].why) == ("none", "singular")
+
+
+def test_training_that_does_not_help_on_held_out_samples_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`distill` returns the cut model itself, which is worse than the fit that it started from."""
+    net = small()
+    p = drop(net, "w2", [1, 3, 5, 7])
+    supply = supplied(net)
+    ways = {**WAYS, "distill": (WAYS["distill"][0], ("distill", lambda task, progress: Fitted(task.pruned)))}
+    monkeypatch.setattr("onnxprune.recovery.methods.WAYS", ways)
+    found = recover(Task(p.coupled, p.dropped, p.pruned, supply.fit), "distill", Evaluator(net, supply.held_out))
+    assert (found.method, [a.name for a in found.attempts]) == ("reconstruct", ["none", "reconstruct", "distill"])
+
+
+@pytest.mark.parametrize(("seconds", "genuine", "tried"), [(29, True, False), (40, True, True), (40, False, False)])
+def test_auto_trains_only_on_genuine_samples_with_half_a_minute_left(
+    seconds: float, genuine: bool, tried: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, ran = small(), list[Task]()
+    p, supply = drop(net, "w2", [1, 3]), supplied(net)
+
+    def trains(task: Task, progress: Progress) -> Fitted:
+        ran.append(task)
+        return Fitted(task.pruned)
+
+    ways = tuple((name, trains if name == "distill" else way) for name, way in WAYS["auto"])
+    monkeypatch.setattr("onnxprune.recovery.methods.WAYS", {**WAYS, "auto": ways})
+    fit = supply.fit if genuine else replace(supply.fit, made=MadeUp())
+    recover(Task(p.coupled, p.dropped, p.pruned, fit, Effort(Clock(seconds))), "auto", Evaluator(net, supply.held_out))
+    assert bool(ran) == (tried and importlib.util.find_spec("torch") is not None)
+
+
+def test_without_samples_only_biases_are_corrected_and_nothing_is_judged() -> None:
+    p = drop(small(), "w1", [1, 3])
+    found = recover(Task(p.coupled, p.dropped, p.pruned, None), "auto", None)
+    assert [(a.name, a.judgement, a.why) for a in found.attempts] == [("none", None, ""), ("bias", None, "")]
+    assert (found.method, found.before, found.chosen) == ("bias", None, None)

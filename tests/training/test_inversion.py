@@ -13,6 +13,7 @@ from onnx import ModelProto, numpy_helper
 from onnxprune.data.samples import Data
 from onnxprune.data.synthetic.statistics import fit
 from onnxprune.data.synthetic.synthesize import synthesize
+from onnxprune.effort import Effort
 from onnxprune.pipeline.samples import refinement
 from onnxprune.training.inversion import invert
 from tests.cases.pictures import pictures, trained_on
@@ -26,6 +27,11 @@ def mismatch(net: ModelProto, data: Data) -> float:
     return found.mismatch
 
 
+def steps(number: int) -> Effort:
+    """As many steps as an earlier run."""
+    return Effort(repeated={"gradient steps to make inputs": number})
+
+
 def noise(n: int = 32) -> Array:
     return np.random.default_rng(0).random((n, 1, 12, 12)).astype(np.float32)
 
@@ -33,7 +39,7 @@ def noise(n: int = 32) -> Array:
 def test_inputs_get_closer_and_keep_their_range() -> None:
     net = trained_on(pictures(90, 1), 1)
     before = Data(({"x": noise()},))
-    after = invert(net, before, 20)
+    after = invert(net, before, steps(20))
     assert mismatch(net, after) < 0.7 * mismatch(net, before)
     x = after.chunks[0]["x"]
     assert x.dtype == np.float32
@@ -43,15 +49,15 @@ def test_inputs_get_closer_and_keep_their_range() -> None:
 
 def test_splitting_inputs_to_fit_into_memory_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     net, data = trained_on(pictures(90, 1), 1), Data(({"x": noise(50)},))
-    whole = invert(net, data, 3).chunks[0]["x"]
+    whole = invert(net, data, steps(3)).chunks[0]["x"]
     assert not np.array_equal(whole, noise(50))
     monkeypatch.setattr("onnxprune.training.inversion.MOST", 8)
-    np.testing.assert_allclose(invert(net, data, 3).chunks[0]["x"], whole, atol=1e-3)
+    np.testing.assert_allclose(invert(net, data, steps(3)).chunks[0]["x"], whole, atol=1e-3)
 
 
 def test_the_range_of_values_makes_no_difference() -> None:
     plain, bytes_ = trained_on(pictures(90, 1), 1), trained_on(pictures(90, 1, high=255.0), 1)
-    small, large = (mismatch(n, invert(n, Data(({"x": k * noise()},)), 20)) for n, k in ((plain, 1), (bytes_, 255)))
+    small, large = (mismatch(n, invert(n, Data(({"x": k * noise()},)), steps(20))) for n, k in ((plain, 1), (bytes_, 255)))
     assert large == pytest.approx(small, rel=0.2)
 
 
@@ -65,7 +71,7 @@ def test_other_float_types_are_kept(dtype: str) -> None:
     made = x @ numpy_helper.to_array(known["w1"]).T
     for name, value in (("wm", made.mean(0)), ("wvar", made.var(0))):
         known[name].CopyFrom(numpy_helper.from_array(value.astype(x.dtype), name))
-    after = invert(net, Data(({"x": x / 2},)), 10).chunks[0]["x"]
+    after = invert(net, Data(({"x": x / 2},)), steps(10)).chunks[0]["x"]
     assert after.dtype == x.dtype
     assert not np.array_equal(after, x / 2)
 
@@ -76,7 +82,7 @@ def test_the_given_inputs_are_returned_if_a_step_fails(monkeypatch: pytest.Monke
 
     monkeypatch.setattr("torch.Tensor.backward", full)
     data = Data(({"x": noise(8)},))
-    assert invert(trained_on(pictures(90, 1), 1), data, 3) is data
+    assert invert(trained_on(pictures(90, 1), 1), data, steps(3)) is data
 
 
 TWO = """g (float[N,1,12,12] x, float[N,1,1,1] size, int64[N,12] k, float[8,1,3,3] w1, float[8] ws, float[8] wt, float[8] wm,
@@ -88,7 +94,7 @@ TWO = """g (float[N,1,12,12] x, float[N,1,1,1] size, int64[N,12] k, float[8,1,3,
 def test_integers_and_constant_inputs_are_kept() -> None:
     net = model(TWO)
     given = {"x": noise(8), "size": np.ones((8, 1, 1, 1), np.float32), "k": np.arange(96).reshape(8, 12) % 3}
-    after = invert(net, Data((given,)), 5).chunks[0]
+    after = invert(net, Data((given,)), steps(5)).chunks[0]
     assert not np.array_equal(after["x"], given["x"])
     assert np.array_equal(after["size"], given["size"])
     assert np.array_equal(after["k"], given["k"])
@@ -108,8 +114,8 @@ def test_the_given_inputs_are_returned_if_no_step_is_possible(body: str) -> None
         <float s = {{0.01}}, uint8 o = {{0}}> {{ {body} }}"""
     )
     data = Data(({"x": noise(8)},))
-    assert invert(net, data, 3) is data
-    assert invert(net, replace(data, chunks=data.chunks * 2), 3).chunks == data.chunks * 2
+    assert invert(net, data, steps(3)) is data
+    assert invert(net, replace(data, chunks=data.chunks * 2), steps(3)).chunks == data.chunks * 2
 
 
 def test_refined_synthetic_inputs_are_closer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ match the same statistics by gradient descent on pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -87,15 +87,22 @@ def _imbalance(scores: Array) -> Array:
 
 
 def evolve(
-    sampler: Sampler, probe: Probe, rng: Rng, count: int, first: int, rounds: int, children: int, progress: Advance
+    sampler: Sampler,
+    probe: Probe,
+    rng: Rng,
+    count: int,
+    first: int,
+    rounds: Iterable[int],
+    children: int,
+    progress: Advance,
 ) -> Population:
     """The best `count` samples of `first` new ones and `children` more per round, derived from the best so far."""
     samples = sampler.pool(rng, first)
     rows = sampler.features(samples, probe)
     products = rows @ rows.T
     best = herd(products, count)
-    for k in range(rounds):
-        progress((k + 1) / (rounds + 1))
+    for k in rounds:
+        progress(1 - 0.8 ** (k + 1))  # there may be time for fewer rounds than intended
         samples, rows, products = _of(samples, best), rows[best], products[np.ix_(best, best)]
         added = _joined(sampler.children(rng, samples, children - children // FRESH), sampler.pool(rng, children // FRESH))
         new = sampler.features(added, probe)

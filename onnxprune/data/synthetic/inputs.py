@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,12 @@ from onnxprune.data.synthetic.textures import TEXTURES, coloured, crossed, grid
 from onnxprune.errors import DataError
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.ir.graph import FLOATS, Fact, Node, Weight, read_nodes, read_weights
-from onnxprune.types import Array, Rng
+from onnxprune.types import Array, Ends, Rng
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CAFFE = (104.0, 117.0, 124.0)
+SMALL = ((96, 96), (48, 160), *CASES_OF_BENCHMARK)
+"""Heights and widths of inputs whose size the file leaves open: small ones show the statistics as well, in less time."""
 
 
 @dataclass(frozen=True)
@@ -143,17 +145,30 @@ class Constant:
 Input = Signal | Tokens | Constant
 
 
-def read_inputs(model: ModelProto, shapes: Mapping[str, Sequence[int]] | None = None) -> tuple[Input, ...]:
+def read_inputs(
+    model: ModelProto, shapes: Mapping[str, Sequence[int]] | None = None, ends: Ends | None = None
+) -> tuple[Input, ...]:
     """The kind of each input of a model, by its type, shape, name and first use.
+
+    Args:
+        model: the model.
+        shapes: input name -> shape, for dynamic sizes.
+        ends: the lowest and the highest value of signals; None: guessed from how the model begins.
 
     Raises:
         DataError: an input is not a tensor of numbers, or its rank is unknown.
     """
-    reading, names = read_once(model, CASES_OF_BENCHMARK, shapes or {})
+    reading, names = read_once(model, SMALL, shapes or {})
     uses = _Uses(model)
     common = counts_samples(inputs_of(model))
     facts = {name: reading.facts[name] for name in names}
-    return tuple(_input(name, fact, common, uses, facts) for name, fact in facts.items())
+    found = (_input(name, fact, common, uses, facts) for name, fact in facts.items())
+    return tuple(_with_ends(i, ends) if ends and isinstance(i, Signal) else i for i in found)
+
+
+def _with_ends(signal: Signal, ends: Ends) -> Signal:
+    low, high = (tuple(np.broadcast_to(e, signal.channels).tolist()) for e in ends)
+    return replace(signal, low=low, high=high)
 
 
 def _input(name: str, fact: Fact, common: bool, uses: _Uses, facts: Mapping[str, Fact]) -> Input:

@@ -24,6 +24,8 @@ PLAIN: dict[str, Any] = {"box": None, "pad_edge": False, "header_style": "bold"}
 def report_parts(report: Report) -> Iterator[RenderableType]:
     """The whole report."""
     yield _headline(report)
+    if report.unknown:
+        yield Text("accuracy: unknown: ", style="bold yellow").append(Text(report.unknown, style="default"))
     yield _costs(report)
     yield _groups(report)
     if report.pins:
@@ -31,6 +33,7 @@ def report_parts(report: Report) -> Iterator[RenderableType]:
     if report.renormalising:
         yield _mixes(report.renormalising)
     if report.recovery:
+        yield _recovery_title(report.recovery)
         yield _recovery(report.recovery, report.measure)
     yield from _closing(report)
 
@@ -111,27 +114,39 @@ def _groups(report: Report) -> Table:
 
 def _recovery(row: RecoveryRow, measure: str) -> Table:
     """The recovery methods that were tried; the one that was kept is marked."""
-    fitted = (
-        f"fitted to {row.fitted:,} samples, tested on {row.judged:,} others"
-        if row.fitted
-        else f"tested on {row.judged:,} samples"
-    )
-    where = f"{fitted} ({row.source})"
-    scored = row.before.accuracy is not None
-    heads = ["method", "output error", "cosine", "top-1 agreement", *([measure] if scored else []), "seconds"]
-    table = _plain_table(*heads, title=f"recovery: {where}")
+    judged = [a.judgement for a in row.attempts if a.judgement is not None]
+    scored, classes = row.before is not None and row.before.accuracy is not None, any(j.agreement is not None for j in judged)
+    parts = any(j.part for j in judged)
+    heads = ["lost", *(["most in"] if parts else []), *(["same best class"] if classes else []), *([measure] if scored else [])]
+    table = Table("method", *heads, "seconds", **PLAIN)
     for column in table.columns[1:]:
         column.justify = "right"
     for a in row.attempts:
         j, mark = a.judgement, " (kept)" if a.name == row.method else ""
-        if j is None:
-            table.add_row(a.name, "failed")
-            continue
-        agreement = "" if j.agreement is None else f"{j.agreement:.1%}"
-        accuracy = [("" if j.accuracy is None else f"{j.accuracy:.4g}")] if scored else []
         name = Text(f"{a.name}{mark}", style="bold" if mark else "")
-        table.add_row(name, f"{j.error:.3g}", f"{j.cosine:.4f}", agreement, *accuracy, f"{a.seconds:.1f}")
+        if j is None:
+            table.add_row(name, "failed")
+            continue
+        cells = [f"{min(j.lost, 99.99):.1%}" if j.lost < 100 else "all", *([escape(j.part)] if parts else [])]
+        cells += ["" if j.agreement is None else f"{j.agreement:.1%}"] if classes else []
+        cells += ["" if j.accuracy is None else f"{j.accuracy:.4g}"] if scored else []
+        table.add_row(name, *cells, f"{a.seconds:.1f}")
     return table
+
+
+def _recovery_title(row: RecoveryRow) -> Text:
+    """What the methods were fitted to and tested on, and what the figures mean."""
+    fitted = f"fitted to {row.fitted:,} samples, tested on {row.judged:,} others"
+    where = f"{fitted if row.fitted else f'tested on {row.judged:,} samples'} ({row.source})"
+    if row.made:
+        text = Text("on made-up inputs, which shows nothing about accuracy: ", style="bold yellow").append(where, style="bold")
+    else:
+        kept = "the least lost is kept" if row.by == "lost" else f"the best {row.by} is kept"
+        text = Text(f"recovery: {where}{f'; {kept}' if len(row.attempts) > 1 else ''}", style="bold")
+    share = next((j.commonest for j in (a.judgement for a in row.attempts) if j and j.commonest is not None), None)
+    commonest = "" if share is None else f"; a constant answer reaches {share:.1%} of the same best class"
+    meaning = "lost: of what the outputs tell about the inputs (0 %: as the original, 100 %: as bad as a constant)"
+    return text.append(f"\n{meaning}{commonest}", style="not bold default")
 
 
 def pins_table(pins: Sequence[PinRow] | Sequence[PinView]) -> Table:
@@ -172,6 +187,9 @@ def _closing(report: Report) -> Iterator[RenderableType]:
         yield Text("verified: ", style="green").append(Text(verification_text(verification) + refitted, style="default"))
     else:
         yield Text("not verified (--no-verify)", style="yellow")
+    if report.work:
+        done = ", ".join(f"{name}: {number:,}" for name, number in report.work.items())
+        yield Text("work: ", style="cyan").append(Text(f"{done} (--work PLAN.json repeats it)", style="default"))
     for note in report.notes:
         yield Text("note: ", style="cyan").append(Text(note, style="default"))
     for warning in report.warnings:

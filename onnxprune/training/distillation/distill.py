@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,9 @@ import torch
 from onnx import ModelProto
 
 from onnxprune.data.samples import Data
+from onnxprune.effort import Clock, Effort
 from onnxprune.errors import DataError
+from onnxprune.evaluation.parts import parts_of
 from onnxprune.training.converter.module import Module, write_back
 from onnxprune.training.distillation.losses import Masks, losses_of
 from onnxprune.training.distillation.trainer import Optimiser, Trainer, TrainingSettings
@@ -39,6 +40,8 @@ FEWEST = 200
 """Minimum number of steps that there must be time for; batches are made smaller if necessary."""
 EXACT, ASTRAY = 1e-9, 2.0
 """A student with a loss this small equals the teacher; one with this many times its best loss has diverged."""
+STEPS = "training steps"
+"""What is recorded of a training, besides the sizes of its batches and of its validations."""
 WRITING = 0.01
 """Fraction of the time for writing weights back."""
 
@@ -50,7 +53,7 @@ class Point:
     Attributes:
         seconds: time since the start.
         steps: number of training steps so far.
-        loss: divergence from the teacher's outputs: in nats for class scores, else the squared relative error.
+        loss: how much of the teacher's answers is lost (see `evaluation.measure`).
     """
 
     seconds: float
@@ -65,7 +68,7 @@ class Distilled:
     Attributes:
         model: the student's file with the best weights found.
         steps: number of training steps.
-        history: divergence from the teacher on held-out samples, beginning with that of the untrained student.
+        history: what is lost on held-out samples, beginning with the untrained student.
         samples: number of held-out samples used.
         device: device of the training: cpu or cuda.
     """
@@ -82,24 +85,6 @@ class Distilled:
         return min(self.history, key=lambda p: p.loss, default=None)
 
 
-@dataclass(frozen=True)
-class Clock:
-    """A time budget.
-
-    Attributes:
-        budget: in seconds.
-        start: value of `time.perf_counter` at creation.
-    """
-
-    budget: float
-    start: float = field(default_factory=time.perf_counter)
-
-    @property
-    def spent(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self.start
-
-
 def distill(
     teacher: ModelProto,
     student: ModelProto,
@@ -107,7 +92,7 @@ def distill(
     held_out: Data,
     masks: Masks,
     *,
-    seconds: float = 600,
+    effort: Effort | None = None,
     seed: int = 0,
     labels: bool = True,
     progress: Progress = silent,
@@ -115,8 +100,8 @@ def distill(
 ) -> Distilled:
     """Train a pruned model to follow the model that it was cut from.
 
-    If interrupted (Ctrl-C), it returns the best weights so far. On the held-out samples used, the result never diverges more
-    from the teacher than the student did.
+    If interrupted (Ctrl-C), it returns the best weights so far. On the held-out samples used, the result never loses more of
+    the teacher's answers than the student did.
 
     Args:
         teacher: the original.
@@ -124,8 +109,9 @@ def distill(
         data: samples to train on, with or without labels.
         held_out: samples to choose the best weights by; they are not used for training.
         masks: tensor of the teacher -> for each axis, the mask of the positions that the student keeps, None for all.
-        seconds: time limit for everything, including validation and writing.
-        seed: for the order of samples and for mixtures. (Because of the time limit, no two runs are identical.)
+        effort: time for everything, including validation and writing; by default ten minutes. The step size follows the time,
+            or, if an earlier run is repeated, the number of its steps.
+        seed: for the order of samples and for mixtures.
         labels: whether to learn from labels too, if there are any.
         progress: called with "distill" and the fraction of the time that is over.
         knobs: training settings, if not the defaults.
@@ -138,7 +124,8 @@ def distill(
         raise DataError(f"distillation needs training samples and held-out samples; got {len(data)} and {len(held_out)}")
     training = None
     with contextlib.suppress(KeyboardInterrupt):
-        training = Training(teacher, student, held_out, masks, Clock(seconds), seed, progress, knobs or TrainingSettings())
+        effort = effort or Effort(Clock(600.0))
+        training = Training(teacher, student, held_out, masks, effort, seed, progress, knobs or TrainingSettings())
         training.run(data if labels else replace(data, labels=None))
     if training is None:
         return Distilled(student, 0, (), 0, "")
@@ -154,7 +141,7 @@ class Training:
         student: ModelProto,
         held_out: Data,
         masks: Masks,
-        clock: Clock,
+        effort: Effort,
         seed: int,
         progress: Progress,
         knobs: TrainingSettings,
@@ -162,9 +149,13 @@ class Training:
         """Convert both models, on a GPU if there is one, and validate the untrained student."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         old, new = Module(teacher).to(device).requires_grad_(False), Module(student).to(device)
-        self.clock, self.history = clock, list[Point]()
-        self._validation = Validation(old, held_out, seed, LOOK_SHARE * clock.budget)
-        terms = losses_of(old.program, new.program, self._validation.sample, masks, knobs.features, knobs.share, knobs.top)
+        self.clock, self.history, self._effort = Clock(effort.clock.left), list[Point](), effort
+        parts = parts_of(teacher, next(held_out.take(1).batches(1)))
+        self._validation = Validation(old, parts, held_out, seed, effort.within(LOOK_SHARE))
+        found, labels = self._validation.sample, held_out.labels
+        terms = losses_of(
+            old.program, new.program, found, masks, knobs.features, knobs.share, knobs.top, labels=labels, parts=parts
+        )
         self._trainer, self._optimiser = Trainer(old, new, terms, knobs), Optimiser(new, knobs)
         self._steps, self._rng, self._progress = 0, np.random.default_rng(seed), progress
         self._best = self._optimiser.copy()
@@ -175,18 +166,27 @@ class Training:
         lessons = self._trainer.lessons(data, self._batch(data), self._rng)
         looks, recent, factor, start = iter(LOOKS), deque[float](maxlen=10), 1.0, self.clock.spent
         look = next(looks)
-        while (now := self.clock.spent) < (end := self._end(max(recent, default=0.0))):
-            done = (now - start) / (end - start)
+        while (done := self._done(start, max(recent, default=0.0))) < 1:
             if is_done([p.loss for p in self.history], done):
                 break
-            self._progress("distill", now / self.clock.budget)
+            self._progress("distill", done)
+            now = self.clock.spent
             self._optimiser.step(self._trainer.loss(next(lessons)), factor * rate(done, self._steps))
             self._steps += 1
             recent.append(self.clock.spent - now)
             if done >= look:
                 look = next(x for x in looks if x > done)
                 factor *= self._validate()
+        self._effort.record(STEPS, self._steps)
         self._validate()
+
+    def _done(self, start: float, step: float) -> float:
+        """The fraction of the training that is over: of its time, or of the steps of a repeated run."""
+        total = (self._effort.repeated or {}).get(STEPS)
+        if total is not None:
+            return self._steps / total if total else 1.0
+        end = self._end(step)
+        return min((self.clock.spent - start) / (end - start), 1.0) if end > start else 1.0
 
     def result(self, student: ModelProto) -> Distilled:
         """The student's file with the best weights."""
@@ -198,7 +198,7 @@ class Training:
 
     def _validate(self) -> float:
         """Validate the student; if it has diverged, restore its best weights. Returns the factor by which to reduce steps."""
-        loss = self._validation.divergence(self._trainer.student)
+        loss = self._validation.lost(self._trainer.student)
         self.history.append(Point(self.clock.spent, self._steps, loss))
         if loss <= self._best_point().loss:
             self._best = self._optimiser.copy()
@@ -218,7 +218,7 @@ class Training:
         """The batch size of the settings, or less if there is not enough time or memory."""
         seconds, size = self._trainer.cost(data, self._rng)
         most = min((self.clock.budget - self.clock.spent) / (FEWEST * seconds), self._trainer.knobs.memory / size)
-        return int(np.clip(most, 1, self._trainer.knobs.batch))
+        return self._effort.record("samples in a training batch", int(np.clip(most, 1, self._trainer.knobs.batch)))
 
 
 def rate(done: float, steps: int) -> float:

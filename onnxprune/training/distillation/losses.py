@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from onnxprune.data.classes import are_probabilities, class_axis
+from onnxprune.evaluation.parts import Part
 from onnxprune.training.converter.program import Instruction, Program
 from onnxprune.types import Array, Indices, Mask
 
@@ -120,6 +121,13 @@ def odds(student: Tensor, teacher: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(student, p) - entropy
 
 
+def varied(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared error divided by the teacher's variance over the samples (or its mean square, of a single sample)."""
+    centred = teacher - teacher.mean(0) if len(teacher) > 1 else teacher
+    size = torch.maximum(centred.square().mean(), 1e-6 * teacher.square().mean())
+    return F.mse_loss(student, teacher) / size.clamp_min(FAINT)
+
+
 def values(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared error divided by the teacher's mean square."""
     return F.mse_loss(student, teacher) / teacher.square().mean().clamp_min(FAINT)
@@ -133,6 +141,8 @@ def losses_of(
     features: int,
     share: float,
     top: float = 1.0,
+    labels: Array | None = None,
+    parts: Sequence[Part] = (),
 ) -> tuple[LossTerm, ...]:
     """The terms of the loss.
 
@@ -143,9 +153,15 @@ def losses_of(
         features: number of intermediate tensors that are compared.
         share: their total weight, relative to 1 for all outputs.
         top: average probability of the top class that the teacher is softened to (`temperature`).
+        labels: the labels of some samples, if there are any.
+        parts: the parts of the outputs, which are compared one by one; none for outputs as a whole.
     """
     floats = [(name, y, k == 0) for k, (name, y) in enumerate(outputs.items()) if y.dtype.kind == "f" and y.size]
-    ends = [_end(name, y, first, _last(name, teacher, student), 1 / len(floats), top) for name, y, first in floats]
+    ends = []
+    for name, y, first in floats:
+        split = [p for p in parts if p.output == name and p.axis is not None]
+        last = None if split else _last(name, teacher, student)
+        ends.append(_end(name, y, labels if first else None, last, 1 / len(floats), top, split))
     names = _inside(teacher, student, features) if share else []
     inside = [LossTerm(name, values, share / len(names), _kept(masks.get(name, ()))) for name in names]
     return (*ends, *inside)
@@ -158,7 +174,24 @@ def _last(name: str, teacher: Program, student: Program) -> Instruction | None:
     return found[0] if same else None
 
 
-def _end(name: str, y: Array, first: bool, last: Instruction | None, weight: float, top: float) -> LossTerm:
+def by_parts(loss: Loss, parts: Sequence[Part]) -> Loss:
+    """The mean of a loss over the parts of a tensor."""
+
+    def mean(student: Tensor, teacher: Tensor) -> Tensor:
+        found = []
+        for part in parts:
+            assert part.axis is not None
+            assert part.positions is not None
+            places = torch.from_numpy(part.positions).to(teacher.device)
+            found.append(loss(student.index_select(part.axis, places), teacher.index_select(part.axis, places)))
+        return torch.stack(found).mean()
+
+    return mean
+
+
+def _end(
+    name: str, y: Array, labels: Array | None, last: Instruction | None, weight: float, top: float, split: Sequence[Part] = ()
+) -> LossTerm:
     """How an output is compared: before its softmax or sigmoid, if it ends in one."""
 
     def classes(compared: str, logs: Logs, as_given: Logs) -> LossTerm:
@@ -173,13 +206,14 @@ def _end(name: str, y: Array, first: bool, last: Instruction | None, weight: flo
             return classes(last.inputs[0], log_softmax(axis), as_given)
     if last is not None and last.call.op == "Sigmoid":
         return LossTerm(last.inputs[0], odds, weight)
-    axis = class_axis(y) if first else None
+    if split:
+        return LossTerm(name, by_parts(varied, split), weight)
+    axis = class_axis(y, labels)
     if axis is not None and are_probabilities(y, axis):
         return classes(name, logarithm(axis), logarithm(axis))
-    # as in `evaluation.divergence`: scores at several positions need not be of a single choice
-    if axis is not None and y.size == y.shape[0] * y.shape[axis] and not (y.min() >= 0 and y.max() <= 1):
+    if axis is not None and not (y.min() >= 0 and y.max() <= 1):
         return classes(name, log_softmax(axis), log_softmax(axis))
-    return LossTerm(name, values, weight)
+    return LossTerm(name, varied, weight)
 
 
 def _inside(teacher: Program, student: Program, count: int) -> list[str]:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Divergence of a student from its teacher, on samples that it was not trained on."""
+"""What a student loses of its teacher's answers, on samples that it was not trained on."""
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,9 @@ import torch
 
 from onnxprune.data.classes import class_axis
 from onnxprune.data.samples import Data
-from onnxprune.evaluation.divergence import Divergence, divergence_between, rows_of
+from onnxprune.effort import Effort
+from onnxprune.evaluation.measure import Yardstick, rows_of
+from onnxprune.evaluation.parts import Part
 from onnxprune.training.converter.module import Module
 from onnxprune.types import Array, Outputs
 
@@ -35,7 +37,7 @@ def outputs_of(module: Module, feeds: Any) -> Outputs:
 
 
 class Validation:
-    """The teacher's outputs on held-out samples, and the divergence of students from them.
+    """The teacher's outputs on held-out samples, and what students lose of them.
 
     Attributes:
         sample: the teacher's outputs for one batch.
@@ -43,14 +45,15 @@ class Validation:
         samples: number of samples used.
     """
 
-    def __init__(self, teacher: Module, held_out: Data, seed: int, seconds: float) -> None:
+    def __init__(self, teacher: Module, parts: Sequence[Part], held_out: Data, seed: int, effort: Effort) -> None:
         """Evaluate the teacher.
 
         Args:
             teacher: the original.
+            parts: the parts of its outputs.
             held_out: samples that are not used for training.
             seed: selects samples if there are too many.
-            seconds: time limit of one validation; only some of the samples are used if all would take longer.
+            effort: the time of one validation; only some of the samples are used if all would take longer.
         """
         size = batch_size(held_out)
         first = next(held_out.batches(size))
@@ -58,25 +61,27 @@ class Validation:
         start = time.perf_counter()
         outputs_of(teacher, first)
         each = (time.perf_counter() - start) / size
-        data = held_out.take(max(FEWEST, math.floor(seconds / each)), seed)
+        count = effort.amount("samples to validate training on", each, min(FEWEST, len(held_out)), len(held_out))
+        data = held_out.take(count, seed)
         self.samples, self.seconds = len(data), each * len(data)
-        self._axis = class_axis(next(iter(self.sample.values())), held_out.labels)
+        self._parts, self._axes = parts, tuple(class_axis(p.of(self.sample), raw=p.axis is None) for p in parts)
         self._feeds = list(data.batches(size))
-        self._old = [self._rows(outputs_of(teacher, feeds)) for feeds in self._feeds]
+        self._yardsticks = [
+            Yardstick(batches)
+            for batches in zip(*(self._rows(outputs_of(teacher, feeds)) for feeds in self._feeds), strict=True)
+        ]
 
-    def divergence(self, student: Module) -> float:
-        """Divergence from the teacher: in nats for class scores, else the squared relative error; infinite if it is not finite.
+    def lost(self, student: Module) -> float:
+        """How much of what the teacher's outputs tell the student has lost, of the part that loses most.
 
         This is the measure by which `onnxprune.evaluation.evaluator` compares candidates.
         """
-        gaps = [Divergence()] * len(self._old[0])
-        for feeds, old in zip(self._feeds, self._old, strict=True):
-            for k, (a, b) in enumerate(zip(old, self._rows(outputs_of(student, feeds)), strict=True)):
-                gaps[k] += divergence_between(a, b, k == 0 and self._axis is not None)
-        floats = [g for g, y in zip(gaps, self._old[0], strict=True) if y.dtype.kind == "f"] or gaps
-        found = float(np.mean([g.divergence for g in floats]))
-        return found if math.isfinite(found) else math.inf
+        distances = [0.0] * len(self._yardsticks)
+        for b, feeds in enumerate(self._feeds):
+            for k, new in enumerate(self._rows(outputs_of(student, feeds))):
+                distances[k] += self._yardsticks[k].compare(b, new)
+        pairs = list(zip(self._yardsticks, distances, strict=True))
+        return max(y.lost(d) for y, d in ([p for p in pairs if p[0].varies] or pairs))
 
     def _rows(self, outputs: Outputs) -> list[Array]:
-        axes = [self._axis, *[None] * (len(outputs) - 1)]
-        return [rows_of(y, axis, self.samples) for y, axis in zip(outputs.values(), axes, strict=True)]
+        return [rows_of(p.of(outputs), axis, self.samples) for p, axis in zip(self._parts, self._axes, strict=True)]

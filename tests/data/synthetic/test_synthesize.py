@@ -10,6 +10,8 @@ import pytest
 from onnxprune.data.load import load_data, random_data
 from onnxprune.data.synthetic.statistics import fit, misfit
 from onnxprune.data.synthetic.synthesize import synthesize
+from onnxprune.effort import Clock, Effort
+from onnxprune.pipeline.samples import BORDER
 from tests.cases.nets import TRAINED
 from tests.cases.pictures import TWO_NORMS, pictures, trained_on
 from tests.cases.running import runner
@@ -29,7 +31,9 @@ def test_synthetic_inputs_fit_the_statistics_and_find_the_value_range(low: float
     assert found is not None
     assert noise is not None
     assert found.mismatch < 0.1 < noise.mismatch
-    assert data.notes[0].startswith("48 synthetic inputs, fitted to the BatchNorm statistics: over 2 layers")
+    assert data.made is not None
+    assert data.made.mismatch == found.mismatch
+    assert (data.made.layers, data.made.ranges) == (2, {"x": ((low,), (high,))})
 
 
 def test_an_unusual_value_range_is_found() -> None:
@@ -58,15 +62,32 @@ def test_synthetic_inputs_are_seeded() -> None:
     assert not np.array_equal(a, c)
 
 
-def test_without_statistics_a_mixture_is_used_and_reported() -> None:
+def test_without_statistics_nothing_is_known_of_the_fit() -> None:
     net = model("g (float[N,3,8,8] x, float[4,3,3,3] w1) => (float[N,4,6,6] y) { y = Conv(x, w1) }")
     data = synthesize(net, 10)
     assert len(data) == 10
-    assert "has no BatchNorm statistics" in data.notes[0]
+    assert data.made is not None
+    assert data.made.mismatch is None
     assert fit(net, data) is None
     assert misfit(net, data) is None
 
 
-def test_a_poor_fit_is_reported() -> None:
-    note = synthesize(model(TWO_NORMS.format(c=3)), 8).notes[0]
-    assert note.endswith("this is a poor fit, so evaluate results on real inputs")
+def test_a_poor_fit_is_measured() -> None:
+    made = synthesize(model(TWO_NORMS.format(c=3)), 8).made
+    assert made is not None
+    assert (made.mismatch or 0) > BORDER
+
+
+def test_fewer_samples_and_rounds_are_made_if_time_is_short_and_repeated_whatever_the_time() -> None:
+    net, hurry = trained_on(pictures(90, 1), 1), Effort(Clock(0.0))
+    few = synthesize(net, 64, effort=hurry)
+    assert (len(few), hurry.done["made-up inputs"], hurry.done["rounds to make inputs"]) == (16, 16, 2)
+    again = synthesize(net, 64, effort=Effort(repeated=hurry.done))
+    assert np.array_equal(few.chunks[0]["x"], again.chunks[0]["x"])
+
+
+def test_a_known_range_is_not_searched() -> None:
+    net = trained_on(pictures(90, 1, 0, 255), 1)
+    made = synthesize(net, 16, ends=((-3.0,), (5.0,))).made
+    assert made is not None
+    assert made.ranges == {"x": ((-3.0,), (5.0,))}

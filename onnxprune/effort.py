@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much work on samples there is time for on this machine.
+
+Numbers of samples, rounds and steps are decided by timing the work itself, and recorded, so that a run can be repeated exactly
+on any machine.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A time budget.
+
+    Attributes:
+        budget: in seconds.
+        start: value of `time.perf_counter` at creation.
+    """
+
+    budget: float = math.inf
+    start: float = field(default_factory=time.perf_counter)
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.start
+
+    @property
+    def left(self) -> float:
+        """Seconds until the end, at least 0."""
+        return max(self.budget - self.spent, 0.0)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """The work that there is time for, or that an earlier run did.
+
+    Attributes:
+        clock: the time budget; by default unlimited.
+        repeated: what an earlier run did: name -> number; None: measure.
+        done: what this run did; it grows as numbers are decided.
+    """
+
+    clock: Clock = field(default_factory=Clock)
+    repeated: Mapping[str, int] | None = None
+    done: dict[str, int] = field(default_factory=dict)
+
+    def within(self, share: float) -> Effort:
+        """The same, with a fraction of the time that is left."""
+        return Effort(Clock(share * self.clock.left), self.repeated, self.done)
+
+    def amount(self, name: str, each: float, least: int, most: int) -> int:
+        """How many units of work there is time for.
+
+        Args:
+            name: what is counted, for the record.
+            each: seconds per unit.
+            least, most: the bounds.
+        """
+        found = most if math.isinf(self.clock.budget) else int(self.clock.left / max(each, 1e-9))
+        return self.record(name, min(max(found, least), most))
+
+    def steps(self, name: str, least: int, most: int) -> Iterator[int]:
+        """Count from 0 as long as there is time for another step like the slowest so far."""
+        most = most if self.repeated is None else self.repeated.get(name, most)
+        slowest, self.done[name] = 0.0, 0
+        for k in range(most):
+            start = time.perf_counter()
+            if self.repeated is None and k >= least and self.clock.left < slowest:
+                return
+            yield k
+            self.done[name] = k + 1
+            slowest = max(slowest, time.perf_counter() - start)
+
+    def record(self, name: str, number: int) -> int:
+        """Record a number that was decided; returns it, or that of the repeated run."""
+        self.done[name] = number if self.repeated is None else self.repeated.get(name, number)
+        return self.done[name]
