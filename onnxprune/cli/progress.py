@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,13 +33,20 @@ def has_blocks() -> bool:
     return console().encoding.lower().startswith("utf")
 
 
+QUIET, EVERY = 2.0, 10.0
+"""Where there is no terminal: seconds before the first line, and between two lines about the same stage."""
+
+
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """A progress bar per stage, on stderr if that is a terminal; silent otherwise."""
+    """Shows progress on stderr: a bar per stage on a terminal, otherwise a line per stage, and one every ten seconds."""
     terminal = Console(stderr=True)
+    if not terminal.is_terminal:
+        yield progress_lines(lambda line: print(line, file=sys.stderr, flush=True))
+        return
     times = (TimeElapsedColumn(), TimeRemainingColumn())
     columns = (SpinnerColumn(), TextColumn("{task.description:<10}"), BarColumn(), *times)
-    with Bars(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as bars:
+    with Bars(*columns, console=terminal, transient=True) as bars:
         tasks: dict[str, Any] = {}
 
         def show(stage: str, done: float) -> None:
@@ -47,3 +55,31 @@ def progress_bars() -> Iterator[Progress]:
             bars.update(tasks[stage], completed=done)
 
         yield show
+
+
+def progress_lines(write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> Progress:
+    """Progress as lines: one when a stage begins, and then at most one every `EVERY` seconds.
+
+    In the first `QUIET` seconds lines are held back, so that a wrong option or file is answered by one line.
+
+    Args:
+        write: takes a line.
+        clock: the time in seconds.
+    """
+    stages: dict[str, float] = {}
+    pending: list[str] = []
+    start = clock()
+
+    def show(stage: str, done: float) -> None:
+        now = clock()
+        if stage not in stages:
+            pending.append(f"onnxprune: {stage}")
+            stages[stage] = now
+        elif now - stages[stage] >= EVERY:
+            pending.append(f"onnxprune: {stage}, {done:.0%}")
+            stages[stage] = now
+        if now - start >= QUIET:
+            while pending:
+                write(pending.pop(0))
+
+    return show
