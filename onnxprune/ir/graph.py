@@ -47,8 +47,18 @@ class Node:
 
     def part(self, proto: NodeProto) -> Node:
         """A node that this fused node stands for."""
-        name, opset = self.name or self.outputs[0], onnx.defs.onnx_opset_version()
+        name, opset = self.title, onnx.defs.onnx_opset_version()
         return Node(self.index, proto.op_type, opset, name, tuple(proto.input), tuple(proto.output), (), proto, self.op)
+
+    @property
+    def result(self) -> str:
+        """The first output that is not omitted."""
+        return next((o for o in self.outputs if o), "")
+
+    @property
+    def title(self) -> str:
+        """The name, or else the first output."""
+        return self.name or self.result
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -68,7 +78,7 @@ class Node:
 
     def __str__(self) -> str:
         """Operator and name, as messages and reports show a node."""
-        return f"{self.fused or self.op} '{self.name or self.outputs[0]}'"
+        return f"{self.fused or self.op} '{self.title}'"
 
 
 @dataclass(frozen=True, slots=True)
