@@ -71,7 +71,7 @@ def _attention(node: Node, facts: Facts) -> list[Factors]:
 
 
 def _recurrent(node: Node, facts: Facts) -> list[Factors]:
-    """At every step of every sample, both weights (directions, gates * hidden, in) multiply a vector: the input, and the state."""
+    """At every step, weights (directions, gates * hidden, in) multiply the input, and others the state."""
     steps = _axes(facts, node.inputs[0])[:2]
     return [(*steps, *_axes(facts, weight)) for weight in node.inputs[1:3]]
 

@@ -30,7 +30,7 @@ COSTS: dict[str, tuple[str, int]] = {
     "gemm, transposed": ("float[7,2] x, float[5,7] w1|y = Gemm <transA = 1, transB = 1> (x, w1)", 2 * 7 * 5),
     "matmul": ("float[2,3,7] x, float[7,5] w1|y = MatMul(x, w1)", 2 * 3 * 7 * 5),
     "deformable": (
-        "float[1,4,6,6] x, float[1,18,4,4] off, float[8,2,3,3] w1|y = DeformConv <group = 2, kernel_shape = [3,3]> (x, w1, off)",
+        "float[1,4,6,6] x, float[1,18,4,4] off, float[8,2,3,3] w1|y = DeformConv <group = 2> (x, w1, off)",
         8 * 16 * 2 * 9,
     ),
     "deformable, offset groups": (
