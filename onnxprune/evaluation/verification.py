@@ -60,6 +60,7 @@ class Verification:
         inputs: the shapes that were fed, one mapping per run.
         engine: what ran both models: onnxruntime, or onnx.reference if onnxruntime cannot run the original.
         renormalising: number of nodes of the masked original that worked on the kept channels (`reference.py`).
+        failures: for each further input, its shapes and why the original does not run on it.
     """
 
     error: float
@@ -67,6 +68,7 @@ class Verification:
     inputs: tuple[Mapping[str, tuple[int, ...]], ...]
     engine: str
     renormalising: int = 0
+    failures: tuple[str, ...] = ()
 
 
 def verify(coupled: Coupled, dropped: Mask, pruned: ModelProto, progress: Advance = unwatched) -> Verification:
@@ -87,7 +89,7 @@ def verify(coupled: Coupled, dropped: Mask, pruned: ModelProto, progress: Advanc
     tries = [feeds_for(coupled.graph, case, seed) for seed, case in enumerate(_cases(coupled.graph))]
     spill = spill_for(coupled.graph.model)  # must outlive `original`, whose weights it stores
     original = reference(coupled, dropped, spill)
-    runs, engine = _runs(original, tries)
+    runs, engine, failures = _runs(original, tries)
     progress(0.5)
     by_nodes = engine == "onnxruntime" and bool(_comparable(coupled.graph, pruned))
     with runnable(pruned) as b:
@@ -101,11 +103,14 @@ def verify(coupled: Coupled, dropped: Mask, pruned: ModelProto, progress: Advanc
     if by_nodes:
         found = _node_by_node(coupled, dropped, original, pruned, [feeds for feeds, _ in runs])
     progress(1)
-    return replace(found, renormalising=len(coupled.renormalising(dropped)))
+    return replace(found, renormalising=len(coupled.renormalising(dropped)), failures=failures)
 
 
-def _runs(original: ModelProto, tries: Sequence[Feeds]) -> tuple[list[tuple[Feeds, list[Output]]], str]:
-    """The original's outputs for the feeds that it can run on, and the engine. Its memory is then released."""
+def _runs(original: ModelProto, tries: Sequence[Feeds]) -> tuple[list[tuple[Feeds, list[Output]]], str, tuple[str, ...]]:
+    """The original's outputs for the feeds that it runs on, the engine, and what is wrong with the other feeds.
+
+    The original's memory is then released.
+    """
     found, failures = [], []
     with runnable(original) as source:
         run, engine = runner(source, original)
@@ -113,12 +118,14 @@ def _runs(original: ModelProto, tries: Sequence[Feeds]) -> tuple[list[tuple[Feed
             try:
                 found.append(_finite_run(run, feeds))
             except Exception as e:  # the model may not accept these sizes; other feeds may work
-                failures.append(str(e).splitlines()[0][:200])
+                shapes = ", ".join(f"{name} {'x'.join(map(str, x.shape)) or 'scalar'}" for name, x in feeds.items())
+                failures.append(f"{shapes}: {str(e).splitlines()[0][:200]}")
     if not found:
         raise VerificationError(
-            f"the original does not run, so the cut cannot be verified: {failures[0]}; set its input sizes with --input-shape"
+            f"the original does not run, so the cut cannot be verified: it fails on {failures[0]}; "
+            "set its input sizes with --input-shape"
         )
-    return found, engine
+    return found, engine, tuple(failures)
 
 
 def _finite_run(run: Run, feeds: Feeds) -> tuple[Feeds, list[Output]]:
