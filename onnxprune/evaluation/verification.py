@@ -19,6 +19,7 @@ from onnxprune.evaluation.reference import reference
 from onnxprune.ir.facts import without_large_weights
 from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import FLOATS, Graph
+from onnxprune.ir.ranges import numbers_of
 from onnxprune.ir.spill import spill_for
 from onnxprune.ort import sample, session
 from onnxprune.types import Advance, Array, Feeds, Mask, unwatched
@@ -71,7 +72,13 @@ class Verification:
     failures: tuple[str, ...] = ()
 
 
-def verify(coupled: Coupled, dropped: Mask, pruned: ModelProto, progress: Advance = unwatched) -> Verification:
+def verify(
+    coupled: Coupled,
+    dropped: Mask,
+    pruned: ModelProto,
+    progress: Advance = unwatched,
+    numbers: Mapping[str, Array] | None = None,
+) -> Verification:
     """Check a pruned model and compare it with the masked original on seeded inputs.
 
     If the cut was allowed to renormalise, nodes of the masked original work on the kept channels (`reference.py`).
@@ -81,12 +88,15 @@ def verify(coupled: Coupled, dropped: Mask, pruned: ModelProto, progress: Advanc
     remains; then every node is compared on its own, given the same inputs as in the masked original, which verifies the
     whole by induction.
 
+    Args:
+        numbers: for some inputs of integers, the numbers to draw from; by default, what the tables allow that they index.
+
     Raises:
         VerificationError: the model is not valid, its interface changed, or its results differ.
     """
     check_valid(pruned, {n.op_type for n in coupled.graph.model.graph.node})
     _check_interface(coupled.graph.model, pruned)
-    tries = [feeds_for(coupled.graph, case, seed) for seed, case in enumerate(_cases(coupled.graph))]
+    tries = [feeds_for(coupled.graph, case, seed, numbers or {}) for seed, case in enumerate(_cases(coupled.graph))]
     spill = spill_for(coupled.graph.model)  # must outlive `original`, whose weights it stores
     original = reference(coupled, dropped, spill)
     runs, engine, failures = _runs(original, tries)
@@ -334,11 +344,13 @@ def _describe(values: Any, error: float, tolerance: float) -> str:
     return f"error {error:.1e}, allowed {tolerance:.0e}"
 
 
-def feeds_for(graph: Graph, case: int, seed: int) -> Feeds:
-    """Seeded inputs with the sizes of one case."""
+def feeds_for(graph: Graph, case: int, seed: int, numbers: Mapping[str, Array]) -> Feeds:
+    """Seeded inputs with the sizes of one case, drawn from `numbers` where it lists some."""
     rng = np.random.default_rng(seed)
-    facts = {name: graph.facts[name].cases[case] for name in graph.inputs}
-    return {name: sample(rng, f.dtype, tuple(1 if d < 0 else d for d in f.shape or ())) for name, f in facts.items()}
+    facts = {name: f.cases[case] for name, f in graph.facts.items()}
+    valid = {**numbers_of(graph.inputs, graph.elementary, facts), **numbers}
+    shapes = {name: tuple(1 if d < 0 else d for d in facts[name].shape or ()) for name in graph.inputs}
+    return {name: sample(rng, facts[name].dtype, shape, valid.get(name)) for name, shape in shapes.items()}
 
 
 def runner(source: bytes | str, model: ModelProto, engine: str | None = None) -> tuple[Run, str]:

@@ -255,13 +255,15 @@ def captured(node: NodeProto) -> Iterator[str]:
 def read_nodes(model: ModelProto) -> tuple[Node, ...]:
     """The nodes of the main graph as frozen values."""
     versions = opsets(model)
-    nodes = []
-    for k, n in enumerate(model.graph.node):
-        domain = "" if n.domain == "ai.onnx" else n.domain
-        op = f"{domain}.{n.op_type}" if domain else n.op_type
-        implicit = tuple(captured(n))
-        nodes.append(Node(k, op, versions.get(domain, 1), n.name, tuple(n.input), tuple(n.output), implicit, n))
-    return tuple(nodes)
+    return tuple(read_node(n, k, versions) for k, n in enumerate(model.graph.node))
+
+
+def read_node(proto: NodeProto, index: int = -1, versions: Mapping[str, int] | None = None) -> Node:
+    """One node as a frozen value; an index of -1 stands for a node in a body."""
+    domain = "" if proto.domain == "ai.onnx" else proto.domain
+    op = f"{domain}.{proto.op_type}" if domain else proto.op_type
+    version = (versions or {}).get(domain, 1)
+    return Node(index, op, version, proto.name, tuple(proto.input), tuple(proto.output), tuple(captured(proto)), proto)
 
 
 def constant_tensor(node: NodeProto) -> TensorProto | None:
