@@ -160,6 +160,7 @@ class Graph:
         outputs: names of the graph outputs.
         fed: input name -> shape, for inputs whose open sizes the user has given.
         parts: index of a fused node -> the nodes that it stands for.
+        copies: copy of a shared constant -> the constant (`sharing`); None before any are made.
     """
 
     model: ModelProto = field(repr=False)
@@ -170,6 +171,11 @@ class Graph:
     outputs: tuple[str, ...]
     fed: Mapping[str, Sequence[int]] = field(default_factory=dict)
     parts: Mapping[int, tuple[Node, ...]] = field(default_factory=dict, repr=False)
+    copies: Mapping[str, str] | None = field(default=None, repr=False)
+
+    def origin(self, weight: str) -> str:
+        """The name that the file has for a stored tensor."""
+        return (self.copies or {}).get(weight, weight)
 
     @cached_property
     def elementary(self) -> tuple[Node, ...]:
