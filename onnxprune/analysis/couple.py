@@ -15,13 +15,15 @@ from onnxprune.analysis.coupling import Coupled, Mark, Owner, Trail, owners_of
 from onnxprune.analysis.labels import Axis, Flow, Labels, Pin, Residue
 from onnxprune.analysis.policy import DEFAULT, Policy
 from onnxprune.analysis.rules import RULES
-from onnxprune.analysis.rules.declined import DECLINED
+from onnxprune.analysis.rules.declined import DECLINED, UNREAD
 from onnxprune.analysis.rules.site import Site, Unsupported, Use
 from onnxprune.analysis.shuffles import Shuffle, find_shuffles
 from onnxprune.ir.decompositions import MASKABLE, MASKABLE_INTEGERS
 from onnxprune.ir.graph import Graph, Node, subgraphs
 from onnxprune.ir.quantization import absent, is_quantized
 from onnxprune.types import Indices
+
+UNKNOWN_USE = "uses this axis in a way that no rule describes"
 
 
 def couple(
@@ -67,6 +69,7 @@ class _Pass:
             if shuffle is None or not self._shuffle(node, shuffle):
                 self._visit_parts(node)
         self._pin_outputs()
+        self._pin_copies()
         demands = tuple(self.labels.evens)
         trail = Trail(self.kept, tuple(self.marks), frozenset(self.stored), self.found_shuffles, demands)
         evens = settle(self.labels, demands, owners_of(self.owners, self.labels.count))
@@ -132,11 +135,14 @@ class _Pass:
         """Fresh labels for every axis of every weight that the graph uses, floating-point or quantized."""
         for name, facts in self.graph.facts.items():
             self.flows[name] = Flow.plain(len(facts.cases[0].shape or ()))
+        copies = self.graph.copies or {}
         for weight in self.graph.weights.values():
             users = self.graph.consumers.get(weight.name, ())
             if not users or not (weight.is_float or is_quantized(weight.tensor.data_type, users)):
                 continue
-            zero = all(self._masks(node, k, weight.is_float) for node, k in users)
+            # a copy is not masked: the original has one tensor for all copies, of which others keep other positions
+            zero = not (weight.is_float and weight.name in copies)
+            zero = zero and all(self._masks(node, k, weight.is_float) for node, k in users)
             zero = zero and (weight.is_float or absent(self.graph, weight.name) is not None)
             zero = zero or (weight.is_float and not weight.array.any())  # e.g. an initial state of zeros
             axes: list[Axis] = []
@@ -182,7 +188,7 @@ class _Pass:
             if name and hidden:
                 self._pin(self.flows[name], Pin(str(node), f"has another output '{hidden[0]}' in use"))
             elif name and name not in read:
-                self._pin(self.flows[name], Pin(str(node), "uses this axis in a way that no rule describes"))
+                self._pin(self.flows[name], Pin(str(node), UNREAD.get(node.op, UNKNOWN_USE)))
 
     def _visit(self, node: Node) -> None:
         inputs = tuple(self.flows[name] if name else None for name in node.inputs)
@@ -249,7 +255,7 @@ class _Pass:
         with self.labels.marked(passed) as marks:
             for axis in unmentioned:
                 if not marks[axis].any():
-                    self.labels.pin(axis, Pin(str(node), "uses this axis in a way that no rule describes"))
+                    self.labels.pin(axis, Pin(str(node), UNKNOWN_USE))
 
     def _checked(self, node: Node, name: str, flow: Flow) -> Flow:
         """Labels must match sizes that are static, known and larger than one; others are pinned."""
@@ -275,3 +281,18 @@ class _Pass:
         for name in self.graph.outputs:
             if name in self.flows:
                 self._pin(self.flows[name], Pin(f"output '{name}'", "is a model output, so its size is fixed"))
+
+    def _pin_copies(self) -> None:
+        """Keep channels that only copies have: a plan, which names none of these, could not say what is kept of them."""
+        copies = self.graph.copies or {}
+        mine = [o for o in self.owners if o.weight in copies]
+        if not mine:
+            return
+        roots = self.labels.root(np.arange(self.labels.count))
+        others = [np.arange(o.start, o.start + o.size) for o in self.owners if o.weight not in copies]
+        named = np.isin(roots, roots[np.concatenate([np.zeros(0, np.int64), *others])])
+        for o in mine:
+            labels = np.arange(o.start, o.start + o.size)
+            self.labels.pin(
+                labels[~named[labels]], Pin(f"constant '{copies[o.weight]}'", "is shared, and no weight makes them")
+            )

@@ -78,12 +78,19 @@ class Data:
         """Names of the inputs."""
         return tuple(self.chunks[0]) if self.chunks else ()
 
+    @property
+    def integers(self) -> dict[str, Array]:
+        """The integers that occur in each input of integers: others may index past the end of a table."""
+        whole = [name for name in self.names if self.chunks[0][name].dtype.kind in "iu"]
+        return {name: np.unique(np.concatenate([chunk[name].ravel() for chunk in self.chunks])) for name in whole}
+
     def batches(self, size: int) -> Iterator[Feeds]:
         """Feeds of at most `size` samples (exactly `fixed`, if set), in order; shapes are never mixed."""
         step = self.fixed or max(1, size)
         for chunk in self.chunks:
             for k in range(0, count(chunk), step):
-                yield {name: x[k] if name in self.stacked else x[k : k + step] for name, x in chunk.items()}
+                # `x[k]` of a single axis would be a number, which onnxruntime does not take
+                yield {name: x[k, ...] if name in self.stacked else x[k : k + step] for name, x in chunk.items()}
 
     def split(self, held_out: int | float, seed: int = 0) -> tuple[Data, Data]:
         """Samples to fit on and samples to evaluate on: disjoint, chosen by `seed`, in the original order.

@@ -47,8 +47,18 @@ class Node:
 
     def part(self, proto: NodeProto) -> Node:
         """A node that this fused node stands for."""
-        name, opset = self.name or self.outputs[0], onnx.defs.onnx_opset_version()
+        name, opset = self.title, onnx.defs.onnx_opset_version()
         return Node(self.index, proto.op_type, opset, name, tuple(proto.input), tuple(proto.output), (), proto, self.op)
+
+    @property
+    def result(self) -> str:
+        """The first output that is not omitted."""
+        return next((o for o in self.outputs if o), "")
+
+    @property
+    def title(self) -> str:
+        """The name, or else the first output."""
+        return self.name or self.result
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -68,7 +78,7 @@ class Node:
 
     def __str__(self) -> str:
         """Operator and name, as messages and reports show a node."""
-        return f"{self.fused or self.op} '{self.name or self.outputs[0]}'"
+        return f"{self.fused or self.op} '{self.title}'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +160,7 @@ class Graph:
         outputs: names of the graph outputs.
         fed: input name -> shape, for inputs whose open sizes the user has given.
         parts: index of a fused node -> the nodes that it stands for.
+        copies: copy of a shared constant -> the constant (`sharing`); None before any are made.
     """
 
     model: ModelProto = field(repr=False)
@@ -160,6 +171,11 @@ class Graph:
     outputs: tuple[str, ...]
     fed: Mapping[str, Sequence[int]] = field(default_factory=dict)
     parts: Mapping[int, tuple[Node, ...]] = field(default_factory=dict, repr=False)
+    copies: Mapping[str, str] | None = field(default=None, repr=False)
+
+    def origin(self, weight: str) -> str:
+        """The name that the file has for a stored tensor."""
+        return (self.copies or {}).get(weight, weight)
 
     @cached_property
     def elementary(self) -> tuple[Node, ...]:
@@ -245,13 +261,15 @@ def captured(node: NodeProto) -> Iterator[str]:
 def read_nodes(model: ModelProto) -> tuple[Node, ...]:
     """The nodes of the main graph as frozen values."""
     versions = opsets(model)
-    nodes = []
-    for k, n in enumerate(model.graph.node):
-        domain = "" if n.domain == "ai.onnx" else n.domain
-        op = f"{domain}.{n.op_type}" if domain else n.op_type
-        implicit = tuple(captured(n))
-        nodes.append(Node(k, op, versions.get(domain, 1), n.name, tuple(n.input), tuple(n.output), implicit, n))
-    return tuple(nodes)
+    return tuple(read_node(n, k, versions) for k, n in enumerate(model.graph.node))
+
+
+def read_node(proto: NodeProto, index: int = -1, versions: Mapping[str, int] | None = None) -> Node:
+    """One node as a frozen value; an index of -1 stands for a node in a body."""
+    domain = "" if proto.domain == "ai.onnx" else proto.domain
+    op = f"{domain}.{proto.op_type}" if domain else proto.op_type
+    version = (versions or {}).get(domain, 1)
+    return Node(index, op, version, proto.name, tuple(proto.input), tuple(proto.output), tuple(captured(proto)), proto)
 
 
 def constant_tensor(node: NodeProto) -> TensorProto | None:

@@ -123,7 +123,7 @@ class Interpreter:
         types = {n: _type(inputs[n]) for n in node.input if n}
         schema = self._schema(node.op_type, domain)
         found = onnx.shape_inference.infer_node_outputs(schema, node, types, data, None, self._imports, self._ir)
-        return {name: fact_of_type(t) for name, t in found.items()}
+        return {name: _without_negative(t) for name, t in found.items()}
 
     def _schema(self, op: str, domain: str) -> Any:
         try:
@@ -223,6 +223,15 @@ def fact_of_type(t: TypeProto) -> Fact:
     if t.tensor_type.HasField("shape"):
         shape = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in t.tensor_type.shape.dim)
     return Fact(t.tensor_type.elem_type, shape)
+
+
+def _without_negative(t: TypeProto) -> Fact:
+    """The fact of an inferred type. A window longer than its axis has no position; inference may then return less than zero."""
+    fact = fact_of_type(t)
+    if fact.shape is None:
+        return fact
+    stated = [d.HasField("dim_value") for d in t.tensor_type.shape.dim]
+    return Fact(fact.dtype, tuple(max(n, 0) if known else n for n, known in zip(fact.shape, stated, strict=True)))
 
 
 def fact_of_weight(weight: Weight) -> Fact:

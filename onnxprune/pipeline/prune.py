@@ -27,6 +27,7 @@ from onnxprune.evaluation.structure import check_contract, only_weights
 from onnxprune.evaluation.verification import Verification, verify
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import Loaded
+from onnxprune.ir.sharing import shared_again
 from onnxprune.ir.spill import spill_for
 from onnxprune.options import CheckOptions, Options
 from onnxprune.pipeline.components import DEFAULT, Components
@@ -78,7 +79,8 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     samples = provide(loaded, options, data, components.make, effort, progress)
     judge = _judge(loaded, options, samples, metric)
     decision, recovery = _best_cut(loaded, analysis, options, components, samples, judge, effort, progress)
-    verification = _verified(decision, options.checks, progress)
+    numbers = data.integers if data else None
+    verification = _verified(decision, options.checks, progress, numbers)
     if recovery is not None:
         check_contract(decision.pruned, recovery.model, only_weights(recovery.added))
     method = recovery.method if recovery else "none"
@@ -88,8 +90,8 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
         **({"work": dict(effort.done)} if effort.done else {}),
     }
     plan = plan_of(decision.analysis.coupled, decision.dropped, loaded.sha256, made_by)
-    model = recovery.model if recovery else decision.pruned
-    found = _measured(loaded, model, options.data.input_shape, options.checks, components.run, progress)
+    model = shared_again(recovery.model if recovery else decision.pruned, decision.pruned, decision.analysis.coupled.graph)
+    found = _measured(loaded, model, options.data.input_shape, options.checks, components.run, progress, numbers)
     measure = metric.__name__ if metric else found.measure
     found = replace(
         found,
@@ -227,11 +229,13 @@ def _batches(data: Data) -> list[Feeds]:
     return batches_of(data)
 
 
-def _verified(decision: Decision, checks: CheckOptions, progress: Progress) -> Verification | None:
+def _verified(
+    decision: Decision, checks: CheckOptions, progress: Progress, numbers: Mapping[str, Array] | None = None
+) -> Verification | None:
     if not checks.verify:
         return None
     coupled = decision.analysis.coupled
-    return verify(coupled, decision.dropped, decision.pruned, lambda done: progress("verify", done))
+    return verify(coupled, decision.dropped, decision.pruned, lambda done: progress("verify", done), numbers)
 
 
 def _recovered(
@@ -250,14 +254,20 @@ def _recovered(
 
 
 def _measured(
-    loaded: Loaded, model: ModelProto, shapes: Shapes, checks: CheckOptions, run: Runner, progress: Progress
+    loaded: Loaded,
+    model: ModelProto,
+    shapes: Shapes,
+    checks: CheckOptions,
+    run: Runner,
+    progress: Progress,
+    numbers: Mapping[str, Array] | None = None,
 ) -> Findings:
-    """The cost of the original and of the result."""
+    """The cost of the original and of the result; `numbers` as for `verify`."""
     before = cost(loaded.model, shapes, loaded.size)
     after = cost(model, before.inputs)
     if not checks.bench:
         return Findings(before, after)
-    models, feeds = (loaded.model, model), benchmark.random_feeds(loaded.model, before.inputs)
+    models, feeds = (loaded.model, model), benchmark.random_feeds(loaded.model, before.inputs, numbers)
     timing = benchmark.benchmark(models, feeds, checks.threads, progress=lambda done: progress("benchmark", done), run=run)
     return Findings(before, after, timing=timing)
 
@@ -289,6 +299,7 @@ def apply_loaded(
     )
     decision = Decision(analysis, dropped, pruned, analysis.groups, notes, spill=spill)
     verification = _verified(decision, checks, progress)
+    pruned = shared_again(pruned, pruned, analysis.coupled.graph)
     found = replace(_measured(loaded, pruned, shapes, checks, run, progress), verification=verification)
     made_by: Mapping[str, Any] = {k: v for k, v in plan.made_by.items() if k != "recovered"}
     report = report_of(loaded.name, decision, found, made_by or {"plan": "given"}, "from the plan")
@@ -309,5 +320,5 @@ def verify_loaded(original: Loaded, pruned: Loaded, plan: Plan, shapes: Shapes) 
     if not plan.recovered:
         return verify(coupled, dropped, pruned.model)
     bare = cut(coupled, dropped)
-    check_contract(bare, pruned.model, only_weights())
+    check_contract(shared_again(bare, bare, coupled.graph), pruned.model, only_weights())
     return verify(coupled, dropped, bare)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto
@@ -113,7 +113,7 @@ def in_rounds(
             count = 1 + effort.amount("more rounds", each, 1, rounds - 1)
         done += (1 - done) / (count - k)
         decision = decide(now, options, name, batches, strategy, goal.part(done, analysis, now))
-        plan = plan_of(decision.analysis.coupled, decision.dropped, "", {})
+        plan = plan_of(decision.analysis.coupled, decision.dropped, "", {}, copies=True)
         kept = composed(kept, {name: axes for name, axes in plan.kept.items() if name in graph.weights})
         dropped = dropped_by(analysis.coupled, Plan("", kept, {}, analysis.coupled.policy))
         pruned = cut(analysis.coupled, dropped)
@@ -124,7 +124,7 @@ def in_rounds(
         take_all(model)  # weights in a temporary file would be deleted with this round's decision
         fitted = recover.run(analysis.coupled, dropped, model, batches, options.data.seed)
         model, added = fitted.model, added | fitted.added
-        now = analyse(read_graph(model, graph.fed), analysis.coupled.policy)
+        now = analyse(replace(read_graph(model, graph.fed), copies=graph.copies), analysis.coupled.policy)
     fewer = "" if count == rounds else f" (of {rounds}: there is no time for more, --time-budget)"
     notes = (*decision.notes, f"channels were chosen in {count} rounds{fewer}, with {recover.name} after each")
     groups, limits = _allowed(analysis, decision), goal.limits(analysis.coupled)

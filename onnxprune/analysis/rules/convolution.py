@@ -18,9 +18,17 @@ Pairs = list[Pair]
 
 def convolution(site: Site) -> list[Flow]:
     """Conv and ConvTranspose: a signature, unless there are groups."""
+    _keep_blocks_even(site)
     if site.node.attribute("group", 1) == 1:
         return by_signature(SIGNATURES[site.node.op])(site)
     return grouped(site)
+
+
+def _keep_blocks_even(site: Site) -> None:
+    """A deformable convolution moves each of several blocks of its input by offsets of their own."""
+    blocks, channels = site.node.limit("blocks", 1), site.flow(0).axes[1]
+    if blocks > 1 and channels is not None:
+        site.even(channels.reshape(blocks, -1))
 
 
 def sliding(site: Site) -> list[Flow]:
@@ -79,7 +87,7 @@ def grouped(site: Site) -> list[Flow]:
         site.pin(w.axes[1], "is cut in whole groups")
     elif ins == 1 and w.axes[1] is not None:
         site.labels.touched.append(w.axes[1])
-    zero = bool(w.zero[outs])
+    zero = bool(w.zero[outs]) or (choose_whole and x.zero[1])
     if site.has(2):
         bias = site.flow(2)
         if bias.axes[0] is None:

@@ -68,6 +68,8 @@ def instance_norm(site: Site) -> list[Flow]:
     space = range(2, len(flow.axes))
     mixed = mix_or_hold(site, flow, space)
     [found] = by_signature("~n c s*, c, + c -> n c s*")(site)
+    if flow.zero[1] and site.flow(2).zero[0]:  # a channel of zeros has no deviation, whatever its scale
+        found = Flow(found.axes, tuple(Residue.ZERO if k == 1 else r for k, r in enumerate(found.residue)))
     return [without_trace(found, mixed, space)]
 
 
