@@ -22,9 +22,8 @@ from onnxprune.rewrite.cut import cut
 from onnxprune.selection.criteria import Scored, Scorer
 from onnxprune.selection.criteria.given import check_scores, scores_from_file
 from onnxprune.selection.sizing import Sizing
-from onnxprune.selection.space import Space
+from onnxprune.selection.space import Space, space_of
 from onnxprune.selection.strategy import Limit, Strategy, greedy
-from onnxprune.selection.units import units_of
 from onnxprune.types import Feeds, Mask
 
 MAX_REFUSALS = 30
@@ -165,7 +164,7 @@ def _space(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options:
     """The cuts to choose from: of groups with scores, in the order of their scores."""
     known = [(g, s) for g, s in zip(groups, scored.scores, strict=True) if s is not None]
     sizing = Sizing(options.selection.scope, options.selection.alignment().multiple)
-    space = Space(coupled, tuple(g for g, _ in known), tuple(units_of(g, s) for g, s in known), sizing)
+    space = space_of(coupled, [g for g, _ in known], [s for _, s in known], sizing)
     # these scores are errors, to be compared with what they save; under several limits, of the first cost
     return space.per(limits[0].cost) if limits and options.calibrated and sizing.scope == "global" else space
 

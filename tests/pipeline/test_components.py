@@ -21,9 +21,9 @@ from onnxprune.pipeline.samples import Samples, given
 from onnxprune.recovery.editor import Fitted
 from onnxprune.report.values import Report
 from onnxprune.selection.budget import Amount
+from onnxprune.selection.order import Widths
 from onnxprune.selection.space import Space
 from onnxprune.selection.strategy import Limit, greedy
-from onnxprune.selection.widths import Widths
 from onnxprune.types import Advance, Array, Feeds, Mask, Vector
 from tests.cases.nets import small
 from tests.cases.recovery import data_for
