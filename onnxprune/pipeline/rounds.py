@@ -20,7 +20,7 @@ from onnxprune.ir.facts import read_graph
 from onnxprune.ir.graph import read_weights
 from onnxprune.ir.tensors import take_all
 from onnxprune.options import Options
-from onnxprune.pipeline.decide import Decision, decide
+from onnxprune.pipeline.decide import Decision, decide, eligible
 from onnxprune.pipeline.goal import Goal, goal_of
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan, dropped_by, plan_of
@@ -113,8 +113,10 @@ def in_rounds(
         decision = decide(analysis, options, name, batches, strategy, goal)
         return Outcome(decision, decision.pruned)
     now, kept, added = analysis, dict[str, dict[int, tuple[int, ...]]](), frozenset[str]()
+    channels = sum(map(len, eligible(analysis, options.selection, name)))
     for k in range(rounds):
-        decision = decide(now, options, name, batches, strategy, goal.part((k + 1) / rounds, analysis, now))
+        left = sum(map(len, eligible(now, options.selection, name)))
+        decision = decide(now, options, name, batches, strategy, goal.part((k + 1) / rounds, analysis.coupled, channels, left))
         plan = plan_of(decision.analysis.coupled, decision.dropped, "", {})
         kept = composed(kept, {name: axes for name, axes in plan.kept.items() if name in graph.weights})
         dropped = dropped_by(analysis.coupled, Plan("", kept, {}, analysis.coupled.policy))

@@ -8,18 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.cost.benchmark import Benchmark
-from onnxprune.cost.model import of_original
 from onnxprune.cost.size import Cost
 from onnxprune.evaluation.verification import Verification
 from onnxprune.pipeline.decide import Decision
+from onnxprune.pipeline.remarks import far_below, missed_limit, missed_ratio
 from onnxprune.pipeline.samples import Samples
 from onnxprune.report.values import Change, GroupRow, MixRow, PinRow, RecoveryRow, Report
-from onnxprune.selection.strategy import Limit
 
 if TYPE_CHECKING:
     from onnxprune.recovery.methods import Recovery
-
-FLOORS = "every group keeps at least a tenth of its channels, and every layer at least one"
 
 
 @dataclass(frozen=True)
@@ -57,10 +54,7 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
         for g in decision.groups
     )
     prunable, removed = sum(r.before for r in rows), sum(r.before - r.after for r in rows)
-    missed = [
-        *_short_of_ratio(decision.ratio, removed / max(prunable, 1)),
-        *(text for limit in decision.limits for text in _short_of_limit(limit, decision)),
-    ]
+    missed, near = _reached(decision, removed, prunable, asked)
     notes = found.samples.notes if found.samples and found.recovery else ()
     return Report(
         model=name,
@@ -79,11 +73,31 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
         verification=found.verification,
         benchmark=found.timing,
         measure=found.measure,
-        notes=(*decision.notes, *notes),
+        notes=(*decision.notes, *near, *notes),
         warnings=(*found.warnings, *missed, *_slower(found.timing, removed), *_recovery_warnings(found.recovery)),
         missed=bool(missed),
         **_recovered(found.recovery, found.samples),
     )
+
+
+def _narrowing(asked: Mapping[str, Any]) -> str:
+    """The options that allow only some groups to shrink."""
+    patterns = [f"--{name} {' '.join(asked[name])}" for name in ("include", "exclude") if name in asked]
+    return " with ".join(patterns + ["--scores"] * (asked.get("criterion") == "scores"))
+
+
+def _reached(decision: Decision, removed: int, prunable: int, asked: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """What falls short of the request, and what only differs from it."""
+    coupled, dropped = decision.analysis.coupled, decision.dropped
+    ratio = missed_ratio(decision.ratio, removed, prunable, decision.most)
+    short = decision.ratio is not None and removed / max(prunable, 1) < decision.ratio - 0.02
+    names = {g.name for g in decision.groups}
+    kept = [g for g in decision.analysis.groups if g.name not in names]
+    limits = [missed_limit(x, coupled, dropped, kept, _narrowing(asked)) for x in decision.limits]
+    far = [far_below(x, dropped) for x in decision.limits]
+    found = [ratio] if short else [], [] if short else [ratio]
+    # the tightest limit is what holds a cut back
+    return [x for x in (*found[0], *limits) if x], [x for x in (*found[1], *(far if all(far) else ())) if x]
 
 
 def _mixes(decision: Decision) -> tuple[MixRow, ...]:
@@ -121,24 +135,3 @@ def _recovered(recovery: Recovery | None, samples: Samples | None) -> dict[str, 
     if before is None or after is None:
         return {"recovery": row}
     return {"recovery": row, "accuracy": Change(before, after), "accuracy_cut": cut, "samples": judged}
-
-
-def _short_of_ratio(wanted: float | None, removed: float) -> list[str]:
-    """Why the ratio was missed; empty if it was reached."""
-    if wanted is None or removed >= wanted - 0.02:
-        return []
-    return [f"removed {removed:.0%} of the channels instead of {wanted:.0%}: {FLOORS}"]
-
-
-def _short_of_limit(limit: Limit, decision: Decision) -> list[str]:
-    """Why a limit was exceeded; empty if it was met."""
-    cost, dropped = limit.cost, decision.dropped
-    remaining = cost.of(dropped)
-    if remaining <= limit.most:
-        return []
-    pinned = decision.analysis.pinned
-    share = sum(p.macs for p in pinned)
-    most = max(pinned, key=lambda p: p.macs, default=None)
-    pins = f"; channels that cannot be cut account for {share:.1%} of the MACs, mostly because {most.pin}" if most else ""
-    reached = f"{remaining / of_original(cost, len(dropped)):.1%} ({cost.text(remaining)})"
-    return [f"the budget of {limit.asked} {cost.name} cannot be reached, {reached} remain: {FLOORS}{pins}"]
