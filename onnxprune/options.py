@@ -321,6 +321,8 @@ class Options:
             "criterion": "scores" if selection.scores is not None else self.criterion,
             "scope": selection.scope,
             "align": selection.alignment().multiple,
+            **({"include": list(selection.include)} if selection.include else {}),
+            **({"exclude": list(selection.exclude)} if selection.exclude else {}),
             "recover": self.recovery.recover,
             **({"rounds": self.recovery.rounds} if self.recovery.rounds > 1 else {}),
             **selection.policy().to_dict(),

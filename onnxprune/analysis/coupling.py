@@ -125,6 +125,15 @@ class Coupled:
             return read_once(self.graph.model, CASES_OF_BENCHMARK, self.graph.fed)[0].facts
         return {name: f.cases[0] for name, f in self.graph.facts.items()}
 
+    @cached_property
+    def live(self) -> frozenset[str]:
+        """The tensors that depend on the inputs of the model."""
+        found = set(self.graph.inputs)
+        for node in self.graph.nodes:
+            if not found.isdisjoint((*node.inputs, *node.implicit)):
+                found.update(node.outputs)
+        return frozenset(found)
+
     def spans(self) -> list[Indices]:
         """The classes on every labelled axis of every tensor, without duplicates: at least one of each must be kept."""
         return self._spans

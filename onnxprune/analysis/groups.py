@@ -10,6 +10,9 @@ import numpy as np
 
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.labels import Even, Pin, distinct
+from onnxprune.analysis.rules.recurrent import GATES
+from onnxprune.analysis.rules.site import Use
+from onnxprune.ir.graph import Node
 from onnxprune.ir.products import macs_of
 from onnxprune.ir.semantics import PRODUCERS
 from onnxprune.types import Indices
@@ -43,7 +46,8 @@ class Group:
 def find_groups(coupled: Coupled) -> tuple[Group, ...]:
     """All groups of free atoms, in graph order.
 
-    Channels that no convolution or matrix product produces or reads are left out: keeping them costs nothing.
+    Channels that no convolution or matrix product produces or reads are left out: keeping them costs nothing. So are those of
+    stored values that are not weights, such as coordinates and masks.
     """
     in_products = np.zeros(len(coupled.roots), bool)
     for use in coupled.uses:
@@ -59,7 +63,7 @@ def find_groups(coupled: Coupled) -> tuple[Group, ...]:
         by_owners.setdefault(owner[bounds[k] : bounds[k + 1]].tobytes(), []).append(k)
     uses_of = _producers_by_class(coupled)
     found = [_group(coupled, roots[np.array(ks)], np.frombuffer(owners, np.int64), uses_of) for owners, ks in by_owners.items()]
-    found = [_with_blocks(g, coupled.evens) for g in found]
+    found = [_with_blocks(g, coupled.evens) for g in found if g.producers or not _buffered(coupled, g)]
     order = {name: k for k, name in enumerate(coupled.graph.weights)}
     return tuple(sorted(found, key=lambda g: (g.producers[0] if g.producers else len(coupled.uses), order[g.members[0][0]])))
 
@@ -71,14 +75,41 @@ def _with_blocks(group: Group, evens: Sequence[Even]) -> Group:
     return replace(group, blocks=tuple(order[np.searchsorted(group.roots, rows, sorter=order)] for rows in mine))
 
 
+def producing(coupled: Coupled) -> dict[int, Use]:
+    """Index into `Coupled.uses` -> a use of a weight that produces channels.
+
+    A bias does not, and neither does a stored operand that a weight multiplies: its rows are positions.
+    """
+    found = {k: u for k, u in enumerate(coupled.uses) if u.produces and u.op in PRODUCERS and u.operand != 2}
+    weighted = {u.node for u in found.values() if u.operand == 1}
+    return {k: u for k, u in found.items() if u.operand or u.node not in weighted}
+
+
 def _producers_by_class(coupled: Coupled) -> dict[int, list[int]]:
-    """Class -> uses that produce its channels. A bias is not a producer."""
+    """Class -> uses that produce its channels."""
     found: dict[int, list[int]] = {}
-    for k, use in enumerate(coupled.uses):
-        if use.produces and use.op in PRODUCERS and use.operand != 2:
-            for root in distinct(coupled.roots[use.labels]).tolist():
-                found.setdefault(root, []).append(k)
+    for k, use in producing(coupled).items():
+        for root in distinct(coupled.roots[use.labels]).tolist():
+            found.setdefault(root, []).append(k)
     return found
+
+
+def _buffered(coupled: Coupled, group: Group) -> bool:
+    """Whether stored values that are not weights make these channels: they reach a product as they are, or beside others.
+
+    The values of an embedding and the scales of a normalisation are weights: they meet values that depend on the inputs.
+    """
+    graph, queue, seen = coupled.graph, [weight for weight, _ in group.members], set[str]()
+    while queue:
+        tensor = queue.pop()
+        seen.add(tensor)
+        for node, _ in graph.consumers.get(tensor, ()):
+            if node.op in PRODUCERS or node.op == "Concat":
+                continue
+            if not coupled.live.isdisjoint(node.outputs):
+                return False
+            queue.extend(name for name in node.outputs if name not in seen)
+    return True
 
 
 def _group(coupled: Coupled, roots: Indices, owners: Indices, uses_of: dict[int, list[int]]) -> Group:
@@ -87,7 +118,7 @@ def _group(coupled: Coupled, roots: Indices, owners: Indices, uses_of: dict[int,
     if producers:
         use = coupled.uses[producers[0]]
         name = coupled.owners[coupled.owner_of[use.labels[0]]].weight
-        channels = int(np.isin(coupled.roots[use.labels], roots).sum()) // len(roots)
+        channels = int(np.isin(coupled.roots[use.labels], roots).sum()) // len(roots) // GATES.get(use.op, 1)
     else:
         name, channels = members[0][0], 1
     return Group(name, roots, members, producers, max(1, channels))
@@ -111,23 +142,57 @@ class Pinned:
 
 
 def find_pinned(coupled: Coupled) -> tuple[Pinned, ...]:
-    """Pinned channels by pin, most channels first. Channels of one weight with the same pin are counted once."""
-    counts: dict[Pin, int] = {}
-    macs: dict[Pin, float] = {}
-    weights: dict[Pin, dict[str, None]] = {}
-    facts = coupled.sizes
+    """Pinned channels by pin, most work first. Channels of one weight with the same pin are counted once."""
+    facts, rows = coupled.sizes, list[tuple[Pin, float, str, float]]()
     total = max(1, sum(macs_of(n, facts) for n in coupled.graph.elementary))
-    for use in coupled.uses:
-        if not use.produces or use.operand == 2 or use.op not in PRODUCERS:
-            continue
+    makers = producing(coupled).values()
+    for use in makers:
         pinned = distinct(use.labels[~coupled.free[use.labels]])
-        parts = coupled.graph.parts_of(coupled.graph.nodes[use.node])
-        each = sum(macs_of(part, facts) for part in parts) / total / len(use.labels)
+        each = _share(coupled, coupled.graph.nodes[use.node], total) / len(use.labels)
         for root, count in zip(*np.unique(coupled.roots[pinned], return_counts=True), strict=True):
-            pin = coupled.first_pin[int(root)]
-            counts[pin] = counts.get(pin, 0) + int(count)
-            macs[pin] = macs.get(pin, 0.0) + int(count) * each
-            owner = coupled.owner_of[pinned[0]]
-            weights.setdefault(pin, {})[coupled.owners[owner].weight if owner >= 0 else "?"] = None
-    rows = [Pinned(pin, n, tuple(weights[pin]), macs[pin]) for pin, n in counts.items()]
-    return tuple(sorted(rows, key=lambda h: -h.channels))
+            owner = int(coupled.owner_of[pinned[0]])
+            weight = coupled.owners[owner].weight if owner >= 0 else coupled.graph.nodes[use.node].inputs[use.operand]
+            rows.append((coupled.first_pin[int(root)], count / GATES.get(use.op, 1), weight, count * each))
+    known = {use.node for use in makers}
+    unknown = (n for n in coupled.graph.nodes if n.op in PRODUCERS and n.index not in known and _makes_channels(coupled, n))
+    rows += [(_held(coupled, n), _width(coupled, n), n.inputs[1], _share(coupled, n, total)) for n in unknown]
+    by_pin: dict[Pin, list[tuple[Pin, float, str, float]]] = {}
+    for row in rows:
+        by_pin.setdefault(row[0], []).append(row)
+    found = [
+        Pinned(
+            pin, round(sum(n for _, n, _, _ in mine)), tuple(dict.fromkeys(w for _, _, w, _ in mine)), sum(m for *_, m in mine)
+        )
+        for pin, mine in by_pin.items()
+    ]
+    return tuple(sorted(found, key=lambda h: (-h.macs, -h.channels)))
+
+
+def _share(coupled: Coupled, node: Node, total: int) -> float:
+    """The share of a node in all multiply-accumulates."""
+    return sum(macs_of(part, coupled.sizes) for part in coupled.graph.parts_of(node)) / total
+
+
+def _makes_channels(coupled: Coupled, node: Node) -> bool:
+    """Whether a node whose channels have no labels makes some; a product of two computed tensors only combines them."""
+    return node.op not in ("MatMul", "Gemm", "Einsum") or node.inputs[1] not in coupled.live
+
+
+def _width(coupled: Coupled, node: Node) -> int:
+    """The number of channels that a node makes; 0 if unknown."""
+    windowed = node.op.startswith("Conv")
+    out, weight = coupled.sizes[node.outputs[0]].shape, coupled.graph.shape(node.inputs[1])
+    if out is not None:
+        return max(0, out[1 if windowed else -1])
+    return (weight[0 if windowed else -1] or 0) if weight else 0
+
+
+def _held(coupled: Coupled, node: Node) -> Pin:
+    """Why the channels that a node makes have no labels."""
+    weight = node.inputs[1]
+    own = next((pin for _, pin in coupled.pins if pin.node == str(node)), None)
+    if own is not None and weight in coupled.graph.weights:
+        return own
+    maker = coupled.graph.producers.get(weight)
+    source = "which is an input of the model" if maker is None else f"which {maker} computes"
+    return Pin(str(node), f"takes its weights from '{weight}', {source}")

@@ -18,13 +18,13 @@ from onnxprune.ir.graph import Graph
 from onnxprune.ir.spill import Spill, spill_for
 from onnxprune.options import Options, SelectionOptions
 from onnxprune.pipeline.goal import Goal, goal_of
+from onnxprune.pipeline.remarks import unaligned
 from onnxprune.rewrite.cut import cut
 from onnxprune.selection.criteria import Scored, Scorer
 from onnxprune.selection.criteria.given import check_scores, scores_from_file
 from onnxprune.selection.sizing import Sizing
-from onnxprune.selection.space import Space
+from onnxprune.selection.space import Space, space_of
 from onnxprune.selection.strategy import Limit, Strategy, greedy
-from onnxprune.selection.units import units_of
 from onnxprune.types import Feeds, Mask
 
 MAX_REFUSALS = 30
@@ -44,6 +44,7 @@ class Decision:
         ratio: fraction of the prunable channels that should be dropped; None if `limits` or a plan decided.
         limits: what the cost of the model should not exceed.
         spill: storage of the large weights of `pruned`; it exists as long as this object does.
+        most: number of channels that the deepest cut removes; None if unknown.
     """
 
     analysis: Analysis = field(repr=False)
@@ -54,6 +55,7 @@ class Decision:
     ratio: float | None = None
     limits: tuple[Limit, ...] = ()
     spill: Spill | None = field(default=None, repr=False)
+    most: int | None = None
 
 
 def check_selection(analysis: Analysis, selection: SelectionOptions, name: str) -> None:
@@ -101,8 +103,10 @@ def decide(
         dropped = space.dropped(strategy(space, limits) if limits else space.by_ratio(goal.ratio or 0.0))
         try:
             pruned = cut(coupled, dropped, spill)
-            notes = _notes(analysis.refused, scored, groups) + _added(graph, pruned)
-            return Decision(analysis, dropped, pruned, groups, notes, goal.ratio, limits, spill)
+            widths = () if selection.align == "auto" else unaligned(space.groups, dropped, space.sizing.align)
+            notes = _notes(analysis.refused, scored, groups) + widths + _added(graph, pruned)
+            most = int(space.order.removed[-1])
+            return Decision(analysis, dropped, pruned, space.groups, notes, goal.ratio, limits, spill, most)
         except CutError as e:
             if spill:
                 spill.clear()
@@ -133,10 +137,7 @@ def eligible(analysis: Analysis, selection: SelectionOptions, name: str) -> tupl
         OptionError: a pattern matches nothing, or together they leave no group.
     """
     if not analysis.groups:
-        pinned = analysis.pinned
-        none = " (no convolution or matrix product of known shape outside the bodies of If, Loop and Scan)"
-        reason = f"; most are kept because {pinned[0].pin}" if pinned else none
-        raise ModelError(f"{name}: has no prunable channels{reason}. 'onnxprune inspect' lists all reasons")
+        raise ModelError(f"{name}: has no prunable channels{_most_work(analysis)}. 'onnxprune inspect' lists all reasons")
     coupled = analysis.coupled
     check_patterns("--include", selection.include, coupled)
     check_patterns("--exclude", selection.exclude, coupled)
@@ -161,11 +162,20 @@ def eligible(analysis: Analysis, selection: SelectionOptions, name: str) -> tupl
     return found
 
 
+def _most_work(analysis: Analysis) -> str:
+    """What holds the channels that cost most, as the end of a sentence."""
+    if not analysis.pinned:
+        return " (no convolution or matrix product of known shape outside the bodies of If, Loop and Scan)"
+    first = analysis.pinned[0]  # most work first
+    share = f"{first.macs:.0%} of the MACs make" if first.macs else f"{first.channels} are"
+    return f"; {share} channels that are kept because {first.pin}"
+
+
 def _space(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options: Options, limits: Sequence[Limit]) -> Space:
     """The cuts to choose from: of groups with scores, in the order of their scores."""
     known = [(g, s) for g, s in zip(groups, scored.scores, strict=True) if s is not None]
     sizing = Sizing(options.selection.scope, options.selection.alignment().multiple)
-    space = Space(coupled, tuple(g for g, _ in known), tuple(units_of(g, s) for g, s in known), sizing)
+    space = space_of(coupled, [g for g, _ in known], [s for _, s in known], sizing)
     # these scores are errors, to be compared with what they save; under several limits, of the first cost
     return space.per(limits[0].cost) if limits and options.calibrated and sizing.scope == "global" else space
 
@@ -184,8 +194,9 @@ def _notes(refused: Mapping[int, str], scored: Scored, groups: tuple[Group, ...]
     notes = []
     bare = len(scored.without_batch_norm)
     if bare:
-        lost = "so its scale is not scored separately and the L1 norm of the folded filter decides"
-        cure = "to score both, export with training=TrainingMode.PRESERVE in eval mode"
-        notes.append(f"{bare} of {len(groups)} groups have no BatchNormalization after their weights, {lost}; {cure}")
+        which = f"{bare} of {len(groups)} groups have no BatchNormalization after their weights"
+        lost = "which seems to be folded into them, so its scale is not scored separately and the L1 norm of the filter decides"
+        cure = "to score both, export without folding (PyTorch: training=TrainingMode.PRESERVE in eval mode)"
+        notes.append(f"{which}, {lost}; {cure}" if scored.folded else f"{which}: the L1 norm of these weights decides")
     notes += [f"some channels are kept because a node {why}" for why in refused.values()][:5]
     return tuple(notes)

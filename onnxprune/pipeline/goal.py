@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.cost.macs import macs_model
 from onnxprune.cost.model import CostModel, of_original
@@ -58,15 +57,17 @@ class Goal:
         """The limits on cuts of one model."""
         return tuple(budget.limit(coupled) for budget in self.budgets)
 
-    def part(self, share: float, original: Analysis, now: Analysis) -> Goal:
-        """The goal of a cut of `now`, which was cut from `original`, after the fraction `share` of the way.
+    def part(self, share: float, original: Coupled, channels: int, left: int) -> Goal:
+        """The goal of a cut after the fraction `share` of the way; every step shrinks the model by the same factor.
 
-        Every step shrinks the model by the same factor.
+        Args:
+            channels: number of channels of the original that may be removed.
+            left: how many of them are left before this cut.
         """
         if self.ratio is None:
-            return Goal(None, tuple(budget.part(share, original.coupled) for budget in self.budgets))
-        kept = original.prunable * (1 - self.ratio) ** share
-        return Goal(float(np.clip(1 - kept / max(now.prunable, 1), 0.0, 0.999)))
+            return Goal(None, tuple(budget.part(share, original) for budget in self.budgets))
+        kept = channels * (1 - self.ratio) ** share
+        return Goal(float(np.clip(1 - kept / max(left, 1), 0.0, 0.999)))
 
 
 def goal_of(selection: SelectionOptions) -> Goal:

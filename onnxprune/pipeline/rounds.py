@@ -23,7 +23,7 @@ from onnxprune.ir.facts import read_graph
 from onnxprune.ir.graph import read_weights
 from onnxprune.ir.tensors import take_all
 from onnxprune.options import Options
-from onnxprune.pipeline.decide import Decision, decide
+from onnxprune.pipeline.decide import Decision, decide, eligible
 from onnxprune.pipeline.goal import Goal, goal_of
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan, dropped_by, plan_of
@@ -106,13 +106,15 @@ def in_rounds(
         return decide(analysis, options, name, batches, strategy, goal)
     effort = effort or Effort()
     now, kept, added, done = analysis, dict[str, dict[int, tuple[int, ...]]](), frozenset[str](), 0.0
+    channels = sum(map(len, eligible(analysis, options.selection, name)))
     start, count = time.perf_counter(), rounds
     for k in itertools.count():
         if k == 1:
             each = time.perf_counter() - start
             count = 1 + effort.amount("more rounds", each, 1, rounds - 1)
         done += (1 - done) / (count - k)
-        decision = decide(now, options, name, batches, strategy, goal.part(done, analysis, now))
+        left = sum(map(len, eligible(now, options.selection, name)))
+        decision = decide(now, options, name, batches, strategy, goal.part(done, analysis.coupled, channels, left))
         plan = plan_of(decision.analysis.coupled, decision.dropped, "", {}, copies=True)
         kept = composed(kept, {name: axes for name, axes in plan.kept.items() if name in graph.weights})
         dropped = dropped_by(analysis.coupled, Plan("", kept, {}, analysis.coupled.policy))

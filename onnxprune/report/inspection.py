@@ -12,12 +12,11 @@ import numpy as np
 from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.explain import without_channels
-from onnxprune.analysis.groups import Group, Pinned
+from onnxprune.analysis.groups import Group, Pinned, producing
 from onnxprune.cost.macs import macs_model
 from onnxprune.cost.model import CostModel
 from onnxprune.ir.graph import Fact, Node
 from onnxprune.ir.products import products
-from onnxprune.ir.semantics import PRODUCERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +196,7 @@ def _why(coupled: Coupled, node: Node, facts: Mapping[str, Fact]) -> str:
 
 def _layers(coupled: Coupled, facts: Mapping[str, Fact], total: int) -> list[LayerView]:
     """Every node with MACs, in graph order."""
-    makes = {u.node: u for u in coupled.uses if u.produces and u.operand != 2 and u.op in PRODUCERS}
+    makes = {u.node: u for u in producing(coupled).values()}
     none = np.zeros(len(coupled.roots), bool)
     found = []
     for node in coupled.graph.elementary:

@@ -5,9 +5,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FLOOR = 0.1
-"""Fraction of each group that is always kept, so that no layer collapses."""
-
 
 @dataclass(frozen=True, slots=True)
 class Sizing:
@@ -16,9 +13,7 @@ class Sizing:
     Attributes:
         scope: "global" ranks all channels of the model together; "local" takes the same fraction of every group.
         align: widths are multiples of this number of channels where that preserves the total; 1 = any width.
-        floor: fraction of each group that is always kept.
     """
 
     scope: str = "global"
     align: int = 1
-    floor: float = FLOOR

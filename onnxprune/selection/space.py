@@ -3,19 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
 from onnxprune.cost.model import CostModel, of_original
-from onnxprune.selection import alignment
+from onnxprune.selection.alignment import ladder
+from onnxprune.selection.order import Order, Widths, order_of
 from onnxprune.selection.sizing import Sizing
-from onnxprune.selection.units import Units
-from onnxprune.selection.widths import Widths, widths_for
-from onnxprune.types import Indices, Mask
+from onnxprune.selection.units import Units, units_of
+from onnxprune.types import Indices, Mask, Vector
 
 
 @dataclass(frozen=True)
@@ -34,32 +35,26 @@ class Space:
     units: tuple[Units, ...] = field(repr=False)
     sizing: Sizing
 
+    @cached_property
+    def order(self) -> Order:
+        """The order in which units are dropped."""
+        return order_of(self.groups, self.units, self.sizing)
+
     def by_ratio(self, ratio: float) -> Widths:
-        """The widths if the fraction `ratio` (0 to 1) of all atoms is dropped."""
-        return widths_for(self.groups, self.units, ratio, self.sizing)
+        """The widths if the fraction `ratio` (0 to 1) of all atoms is dropped; a larger ratio keeps a subset of them."""
+        total = sum(map(len, self.groups))
+        return self.order.widths(self.order.nearest(round(ratio * total), total))
 
     def ladders(self, relaxed: int = 0) -> list[list[int]]:
         """The allowed widths of each group, ascending; each step of `relaxed` halves the multiple they are rounded to."""
-        return alignment.ladders(self.groups, self.units, self.sizing, relaxed)
+        return [ladder(g, u, self.sizing, relaxed) for g, u in zip(self.groups, self.units, strict=True)]
 
     def dropped(self, widths: Sequence[int]) -> Mask:
         """The labels (n_labels,) that are dropped if each group keeps its best units; no axis becomes empty."""
-        dropped, scores = np.zeros(len(self.coupled.roots), bool), np.zeros(len(self.coupled.roots))
+        dropped = np.zeros(len(self.coupled.roots), bool)
         for group, units, width in zip(self.groups, self.units, widths, strict=True):
             dropped[group.roots[~units.best(width)]] = True
-            scores[group.roots] = units.scores[units.of]
-        empty = [roots for roots in self.coupled.spans() if dropped[roots].all()]
-        known = {int(root): float(scores[root]) for roots in empty for root in roots}
-        dropped[self._whole(keep_one_everywhere(empty, known))] = False
         return dropped[self.coupled.roots]
-
-    def _whole(self, classes: Iterable[int]) -> list[int]:
-        """These classes, with all other classes of their units."""
-        found: list[int] = []
-        for root in classes:
-            for group, units in zip(self.groups, self.units, strict=True):
-                found += group.roots[np.isin(units.of, units.of[group.roots == root])].tolist()
-        return found
 
     def per(self, cost: CostModel) -> Space:
         """Divide scores by the cost of an atom: if scores are errors, this minimises the error per unit of cost saved."""
@@ -69,6 +64,22 @@ class Space:
             saved = (whole - cost.of(np.isin(self.coupled.roots, group.roots))) / len(group)
             found.append(replace(units, scores=units.scores / max(saved, cost.resolution)))
         return replace(self, units=tuple(found))
+
+
+def space_of(coupled: Coupled, groups: Sequence[Group], scores: Sequence[Vector], sizing: Sizing) -> Space:
+    """The cuts of `groups`, in the order of their scores. Units without which the deepest cut empties an axis stay."""
+    units = [units_of(g, s) for g, s in zip(groups, scores, strict=True)]
+    dropped, score = np.zeros(len(coupled.roots), bool), np.zeros(len(coupled.roots))
+    for group, u in zip(groups, units, strict=True):
+        dropped[group.roots[~u.always[u.of]]] = True
+        score[group.roots] = u.scores[u.of]
+    empty = [roots for roots in coupled.spans() if dropped[roots].all()]
+    needed = [*keep_one_everywhere(empty, {int(root): float(score[root]) for roots in empty for root in roots})]
+    for k, (group, u) in enumerate(zip(groups, units, strict=True)):
+        mine = u.of[np.isin(group.roots, needed)]
+        if len(mine):
+            units[k] = replace(u, always=u.always | np.isin(np.arange(len(u.scores)), mine))
+    return Space(coupled, tuple(groups), tuple(units), sizing)
 
 
 def keep_one_everywhere(spans: Sequence[Indices], dropped: dict[int, float]) -> set[int]:

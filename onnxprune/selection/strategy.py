@@ -7,15 +7,15 @@ per second.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from onnxprune.cost.model import CostModel
+from onnxprune.selection.alignment import relaxations
+from onnxprune.selection.order import Order, Widths
 from onnxprune.selection.space import Space
-from onnxprune.selection.widths import Widths
 
-PROBES = 16
-"""Bisection steps on the ratio, which resolve a hundredth of a percent of all channels."""
 NEAR = 0.99
 """A cost within one percent below the limit is close enough."""
 
@@ -41,7 +41,7 @@ limits."""
 
 
 def greedy(space: Space, limits: Sequence[Limit]) -> Widths:
-    """The widths of the smallest ratio that meets the limits, then widened as close to the limits as possible."""
+    """The shallowest cut that meets the limits, in the order in which channels go, widened as close to them as possible."""
     ranked = [u.scores[u.ranked] for u in space.units]
 
     def cost(widths: Widths) -> float:
@@ -50,40 +50,33 @@ def greedy(space: Space, limits: Sequence[Limit]) -> Widths:
         return max(limit.cost.of(dropped) / limit.most for limit in limits)
 
     def worth(group: int, width: int, wider: int) -> float:
-        # as in selection by ratio: scores decide in the global scope, the kept fraction of each group in the local one
+        # as in the order of channels: scores decide in the global scope, the kept fraction of each group in the local one
         by_score = space.sizing.scope == "global"
         return float(ranked[group][width:wider].mean()) if by_score else -wider / len(ranked[group])
 
-    widths = smallest(space.by_ratio, cost, 1.0)
-    for relaxed in range(space.sizing.align.bit_length() + 2):
+    widths = shallowest(space.order, cost, 1.0)
+    for relaxed in range(relaxations(space.sizing.align)):
         widths = filled(widths, space.ladders(relaxed), worth, cost, 1.0)
     return widths
 
 
-def smallest(make: Callable[[float], Widths], cost: Callable[[Widths], float], limit: float) -> Widths:
-    """The widths of the smallest ratio whose cost is at most `limit`, by bisection; the deepest cut if there is none.
+def shallowest(order: Order, cost: Callable[[Widths], float], limit: float) -> Widths:
+    """The first widths in an order whose cost is at most `limit`; the deepest cut if there are none.
+
+    Alignment is relaxed only as far as needed to come close to the limit.
 
     Args:
-        make: ratio to remove, 0 to 1 -> widths of the groups; the cost mostly falls as the ratio grows.
-        cost: widths -> cost.
+        cost: widths -> cost, which falls from each cut to the next.
     """
-    whole, best = make(0.0), make(1.0)
-    if cost(whole) <= limit:
-        return whole
-    if (nearest := cost(best)) > limit:
-        return best
-    low, high = 0.0, 1.0
-    for _ in range(PROBES):
-        middle = (low + high) / 2
-        widths = make(middle)
-        found = cost(widths)
-        if found > limit:
-            low = middle
-            continue
-        high = middle
-        if found > nearest:
-            best, nearest = widths, found
-    return best
+    widths = order.widths(0)
+    if cost(widths) <= limit:
+        return widths
+    for stops in order.stops():
+        found = bisect_left(stops, True, key=lambda count: cost(order.widths(count)) <= limit)
+        widths = order.widths(int(stops[min(found, len(stops) - 1)]))
+        if NEAR * limit <= cost(widths) <= limit:
+            break
+    return widths
 
 
 def filled(

@@ -12,6 +12,9 @@ import numpy as np
 from onnxprune.analysis.groups import Group
 from onnxprune.types import Indices, Mask, Vector
 
+FLOOR = 0.1
+"""Fraction of each group that is always kept, so that no layer collapses."""
+
 
 @dataclass(frozen=True, eq=False)
 class Units:
@@ -21,16 +24,23 @@ class Units:
         scores: for each unit, the mean over its atoms (n_units,).
         sizes: the number of atoms of each unit (n_units,).
         of: the unit of each atom (n_atoms,).
+        always: which units are always kept (n_units,).
     """
 
     scores: Vector
     sizes: Indices
     of: Indices
+    always: Mask
 
     @cached_property
     def ranked(self) -> Indices:
-        """The units from the highest score to the lowest, ties broken by position (n_units,)."""
-        return np.argsort(-self.scores, kind="stable")
+        """The units from the last to be dropped to the first: by score, ties broken by position (n_units,)."""
+        return np.lexsort((-self.scores, ~self.always))
+
+    @property
+    def lowest(self) -> int:
+        """The smallest number of units that the group keeps."""
+        return int(self.always.sum())
 
     def best(self, count: int) -> Mask:
         """The atoms (n_atoms,) of the `count` best units."""
@@ -49,24 +59,30 @@ class Units:
         return np.asarray((self.dropped[-1] - self.dropped)[::-1])
 
 
-def units_of(group: Group, scores: Vector) -> Units:
-    """The units of a group. The best atoms of all blocks form one unit, the second best another, and so on."""
-    if not group.blocks:
-        return Units(scores, np.ones(len(group), np.int64), np.arange(len(group)))
+def units_of(group: Group, scores: Vector, floor: float = FLOOR) -> Units:
+    """The units of a group. The best atoms of all blocks form one unit, the second best another, and so on.
+
+    Args:
+        floor: fraction of the atoms that is always kept.
+    """
+    of = _members(group, scores) if group.blocks else np.arange(len(group))
+    sizes = np.bincount(of)
+    mean = np.bincount(of, scores) / sizes
+    best = np.argsort(-mean, kind="stable")
+    always = np.zeros(len(sizes), bool)
+    always[best[: 1 + int(np.searchsorted(np.cumsum(sizes[best]), least(len(group), floor)))]] = True
+    return Units(mean, sizes, of, always)
+
+
+def _members(group: Group, scores: Vector) -> Indices:
+    """The unit of each atom (n_atoms,): atoms of equal rank in their blocks share one, others are units by themselves."""
     name = np.arange(len(group))
     for rows in group.blocks:
         ranked = np.take_along_axis(rows, np.argsort(-scores[rows], axis=1, kind="stable"), 1)
         name[ranked] = ranked.min(0)
-    _, of, sizes = np.unique(name, return_inverse=True, return_counts=True)
-    return Units(np.bincount(of, scores) / sizes, sizes, of)
+    return np.unique(name, return_inverse=True)[1]
 
 
 def least(size: int, floor: float) -> int:
     """The smallest number of atoms that a group of `size` keeps."""
     return max(1, math.ceil(size * floor - 1e-9))
-
-
-def room(units: Units, floor: float) -> int:
-    """The largest number of units that a group may drop."""
-    most = units.dropped[-1] - least(int(units.dropped[-1]), floor)
-    return min(int(np.searchsorted(units.dropped, most, "right")) - 1, len(units.scores) - 1)

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
+from onnxprune.selection.order import order_of
 from onnxprune.selection.sizing import Sizing
 from onnxprune.selection.units import units_of
-from onnxprune.selection.widths import widths_for
 from onnxprune.types import Mask, Vector
 
 
@@ -58,4 +58,18 @@ def even_out(dropped: NDArray[np.bool_], blocks: NDArray[np.int64], rng: np.rand
 def select(groups: list[Group], scores: list[Vector], ratio: float, sizing: Sizing) -> list[Mask]:
     """Which atoms of each group are kept (n_atoms,)."""
     units = [units_of(g, s) for g, s in zip(groups, scores, strict=True)]
-    return [u.best(n) for u, n in zip(units, widths_for(groups, units, ratio, sizing), strict=True)]
+    order, total = order_of(groups, units, sizing), sum(map(len, groups))
+    widths = order.widths(order.nearest(round(ratio * total), total))
+    return [u.best(n) for u, n in zip(units, widths, strict=True)]
+
+
+def groups_of(sizes: list[int]) -> list[Group]:
+    """Groups of these sizes that share nothing."""
+    starts = np.cumsum([0, *sizes])
+    return [Group(f"g{k}", np.arange(starts[k], starts[k + 1]), ((f"w{k}", 0),), (), 1) for k in range(len(sizes))]
+
+
+def scores_of(sizes: list[int], seed: int) -> list[Vector]:
+    """Random scores, of a random size for each group."""
+    rng = np.random.default_rng(seed)
+    return [rng.random(n) * rng.uniform(0.1, 2) for n in sizes]

@@ -24,9 +24,9 @@ from onnxprune.recovery.editor import Fitted
 from onnxprune.report.values import Report
 from onnxprune.rewrite.plan import plan_of
 from onnxprune.selection.budget import Amount
+from onnxprune.selection.order import Widths
 from onnxprune.selection.space import Space
 from onnxprune.selection.strategy import Limit, greedy
-from onnxprune.selection.widths import Widths
 from onnxprune.types import Advance, Array, Feeds, Mask, Vector
 from tests.cases.nets import small
 from tests.cases.pictures import pictures, trained_on

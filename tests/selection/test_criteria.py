@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 
 from onnxprune.analysis.couple import couple
 from onnxprune.analysis.groups import find_groups
@@ -19,7 +20,7 @@ from onnxprune.ir.facts import read_graph
 from onnxprune.selection.criteria import NAMES, Scorer
 from onnxprune.selection.criteria.given import scores_from_file
 from onnxprune.selection.criteria.names import CALIBRATED
-from tests.cases.nets import pruned, small
+from tests.cases.nets import TRAINED, pruned, small
 from tests.cases.text import model
 
 BN_NET = """g (float[N,3,8,8] x, float[6,3,3,3] w1, float[6] ws, float[6] wt, float[6] wm, float[6] wvar, float[4,6,1,1] w2)
@@ -93,11 +94,43 @@ def test_random_depends_on_the_seed_alone() -> None:
 
 
 def test_the_report_notes_groups_without_batch_norm() -> None:
-    result = pruned(small(), 0.5, verify=False)
-    [note] = result.report.notes
+    [note] = pruned(small(), 0.5, verify=False).report.notes
     assert "1 of 2 groups have no BatchNormalization" in note
-    assert "PRESERVE" in note
+    assert "folded" not in note
     assert pruned(small(), 0.5, criterion="l1", verify=False).report.notes == ()
+
+
+BIASED = """g (float[1,3,8,8] x, float[16,3,3,3] w1, float[16] w1b, float[5,16,1,1] w2) => (float[] y) {
+    a = Conv(x, w1, w1b)  b = Relu(a)  y = Conv(b, w2) }"""
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "folded"),
+    [
+        (BIASED, 0.3, True),
+        (BIASED, 0.05, False),
+        (BIASED.replace(", w1b)", ")"), 0.3, False),
+        (BIASED.replace("b = Relu(a)", "b = InstanceNormalization(a, w1b, w1b)"), 0.3, False),
+    ],
+    ids=["large biases", "small biases", "no biases", "another normalisation"],
+)
+def test_advice_on_exporting_comes_only_where_batch_norm_seems_folded(text: str, size: float, folded: bool) -> None:
+    net = model(text)
+    for tensor in net.graph.initializer:
+        if tensor.name == "w1b":
+            tensor.CopyFrom(numpy_helper.from_array(np.full(16, size, np.float32), "w1b"))
+    [note] = [n for n in pruned(net, 0.5, verify=False).report.notes if "no BatchNormalization" in n]
+    assert ("PRESERVE" in note) == folded
+
+
+def test_a_network_whose_batch_norm_onnxruntime_folded_is_recognised(tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(tmp_path / "folded.onnx")
+    onnxruntime.InferenceSession(str(TRAINED), options)
+    notes = pruned(tmp_path / "folded.onnx", 0.5, verify=False).report.notes
+    assert any("seems to be folded" in n for n in notes)
+    assert not any("no BatchNormalization" in n for n in pruned(TRAINED, 0.5, verify=False).report.notes)
 
 
 def test_given_scores_decide_what_is_kept(tmp_path: Path) -> None:

@@ -8,8 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxprune.selection.alignment import ladder
 from onnxprune.selection.budget import amount
-from onnxprune.selection.strategy import filled, smallest
+from onnxprune.selection.order import order_of
+from onnxprune.selection.sizing import Sizing
+from onnxprune.selection.strategy import filled, shallowest
+from onnxprune.selection.units import units_of
+from tests.cases.choosing import groups_of, scores_of
 from tests.cases.nets import TRAINED, pruned, small
 from tests.cases.text import model
 
@@ -50,21 +55,21 @@ def test_the_plan_and_the_report_record_the_request() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=6), st.floats(0.05, 1.2), st.integers(1, 7))
-def test_a_search_stays_below_its_limit_and_ends_near_it(sizes: list[int], share: float, step: int) -> None:
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=6), st.floats(0.05, 1.2), st.sampled_from([1, 4, 16]))
+def test_a_search_stays_below_its_limit_and_ends_near_it(sizes: list[int], share: float, align: int) -> None:
     weights = np.arange(1, len(sizes) + 1)
-
-    def make(ratio: float) -> list[int]:
-        return [max(1, round(n * (1 - ratio))) for n in sizes]
+    groups, sizing = groups_of(sizes), Sizing(align=align)
+    units = [units_of(g, s) for g, s in zip(groups, scores_of(sizes, 0), strict=True)]
 
     def price(widths: list[int]) -> float:
         return float((np.array(widths) * weights).sum())
 
-    limit, ladders = share * price(sizes), [[*range(step, n, step), n] for n in sizes]
-    found = smallest(make, price, limit)
+    order, limit = order_of(groups, units, sizing), share * price(sizes)
+    ladders = [ladder(g, u, sizing, 9) for g, u in zip(groups, units, strict=True)]
+    found, deepest = shallowest(order, price, limit), order.widths(len(order.owner))
     wider = filled(found, ladders, lambda k, a, b: float(a - b), price, limit)
-    if price(make(1.0)) > limit:
-        assert found == wider == make(1.0)
+    if price(deepest) > limit:
+        assert found == wider == deepest
         return
     assert price(found) <= price(wider) <= limit
     more = [[*wider[:k], w, *wider[k + 1 :]] for k in range(len(sizes)) for w in ladders[k] if w > wider[k]]

@@ -47,8 +47,9 @@ def _headline(report: Report) -> Text:
         what = f"{100 * ratio:.4g}% of the prunable channels" if isinstance(ratio, int | float) else "the channels of the plan"
     options = ", ".join(f"{name} {asked[name]}" for name in ("scope", "criterion", "align") if name in asked)
     text.append(f"\nasked: {what}" + (f", {options} ({report.align_reason})" if options else ""))
-    if isinstance(asked.get("carrier"), list):
-        text.append(f", carrier {' '.join(map(str, asked['carrier']))}")
+    for name in ("include", "exclude", "carrier"):
+        if isinstance(asked.get(name), list):
+            text.append(f", {name} {' '.join(map(str, asked[name]))}")
     if asked.get("allow_renormalising"):
         text.append(", renormalising allowed")
     return text

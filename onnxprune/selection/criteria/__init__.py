@@ -24,6 +24,12 @@ from onnxprune.types import Feeds, Vector
 if TYPE_CHECKING:
     from onnxprune.selection.criteria.calibrated import Statistics
 
+NORMALISATIONS = frozenset(
+    "LayerNormalization GroupNormalization InstanceNormalization RMSNormalization LpNormalization".split()
+)
+LARGE_BIAS = 0.15
+"""Biases of this size beside their filters hold the shift of a BatchNormalization: 0.27 in folded networks, 0.07 where training
+starts without one."""
 NAMES = (*CRITERIA, *CALIBRATED, "random")
 
 
@@ -34,10 +40,20 @@ class Scored:
     Attributes:
         scores: for each group (n_atoms,) float64; higher = keep. None: nothing is known, and the group is kept as it is.
         without_batch_norm: names of groups scored by weights alone because no BatchNormalization follows a producer.
+        folded: whether one seems to have been folded into them.
     """
 
     scores: tuple[Vector | None, ...]
     without_batch_norm: tuple[str, ...] = ()
+    folded: bool = False
+
+
+def _folded(reader: WeightReader, groups: Sequence[Group]) -> bool:
+    """Whether BatchNormalization seems to have been folded into the convolutions that produce these channels."""
+    if not NORMALISATIONS.isdisjoint(node.op for node in reader.coupled.graph.elementary):
+        return False
+    sizes = [reader.bias(u) for g in groups for u in g.producers if reader.coupled.uses[u].op == "Conv"]
+    return bool(sizes) and float(np.median(sizes)) > LARGE_BIAS
 
 
 class Scorer:
@@ -74,9 +90,11 @@ class Scorer:
         reader = WeightReader(coupled, self._norms)
         if self._criterion in CALIBRATED:
             return self._calibrated(coupled, groups, reader)
-        bare = tuple(g.name for g in groups if all(reader.batch_norm(u) is None for u in g.producers))
         scores = tuple(score(reader, g, CRITERIA[self._criterion]) for g in groups)
-        return Scored(scores, bare if self._criterion in NEEDS_BATCH_NORM else ())
+        if self._criterion not in NEEDS_BATCH_NORM:
+            return Scored(scores)
+        bare = [g for g in groups if all(reader.batch_norm(u) is None for u in g.producers)]
+        return Scored(scores, tuple(g.name for g in bare), _folded(reader, bare))
 
     def _calibrated(self, coupled: Coupled, groups: tuple[Group, ...], reader: WeightReader) -> Scored:
         """Scores by activations; groups that no linear layer reads are scored by their weights, on the scale of the others."""

@@ -117,6 +117,16 @@ class WeightReader:
         """The scale of the BatchNormalization that is the only consumer of the use's node."""
         return self._batch_norms.get(self.coupled.uses[use].node, {}).get(1)
 
+    def bias(self, use: int) -> float:
+        """How large the biases of a convolution are beside its filters (root mean squares); 0 without biases."""
+        u = self.coupled.uses[use]
+        inputs = self.coupled.graph.nodes[u.node].inputs
+        stored = self.coupled.graph.weights.get(inputs[2]) if u.op == "Conv" and len(inputs) > 2 else None
+        if stored is None or len(stored.shape) != 1 or u.operand != 1:
+            return 0.0
+        filters = float((self._values(u.labels, 1) ** 2).mean())
+        return float(np.sqrt((self._norms(inputs[2], 0)[1] ** 2).mean() / filters)) if filters else 0.0
+
     def producer(self, use: int) -> Producer:
         """Norms of the weight rows of a use, with the BatchNormalization that follows."""
         u = self.coupled.uses[use]

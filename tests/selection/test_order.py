@@ -10,27 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.analysis.groups import Group
 from onnxprune.selection.alignment import widths_allowed
 from onnxprune.selection.sizing import Sizing
 from onnxprune.selection.space import keep_one_everywhere
 from onnxprune.selection.units import least
-from onnxprune.types import Vector
-from tests.cases.choosing import select
+from tests.cases.choosing import groups_of, scores_of, select
 
 SIZES = st.lists(st.integers(1, 96), min_size=1, max_size=9)
 RATIOS = st.floats(0, 0.89)
 SCOPES = st.sampled_from(["global", "local"])
-
-
-def groups_of(sizes: list[int]) -> list[Group]:
-    starts = np.cumsum([0, *sizes])
-    return [Group(f"g{k}", np.arange(starts[k], starts[k + 1]), ((f"w{k}", 0),), (), 1) for k in range(len(sizes))]
-
-
-def scores_of(sizes: list[int], seed: int) -> list[Vector]:
-    rng = np.random.default_rng(seed)
-    return [rng.random(n) * rng.uniform(0.1, 2) for n in sizes]
 
 
 @settings(max_examples=200, deadline=None)
@@ -90,6 +78,17 @@ def test_global_scope_removes_the_weakest_channels_of_all_groups() -> None:
     kept = select(groups_of([20, 20]), [weak, strong], 0.5, Sizing("global"))
     assert [int(k.sum()) for k in kept] == [2, 18]
     assert not kept[1][:2].any()
+
+
+def test_small_scores_are_ordered_beside_large_ones() -> None:
+    scores = [np.array([1e9, 1e9, 1e-7, 3e-7]), np.array([1e9, 1e9, 2e-7, 4e-7])]
+    kept = select(groups_of([4, 4]), scores, 0.25, Sizing("global"))
+    assert [k.tolist() for k in kept] == [[True, True, False, True], [True, True, False, True]]
+
+
+def test_equal_scores_take_the_same_fraction_of_every_group() -> None:
+    kept = select(groups_of([10, 20, 40]), [np.full(n, 0.1) for n in (10, 20, 40)], 0.3, Sizing("global"))
+    assert [int(k.sum()) for k in kept] == [7, 14, 28]
 
 
 def test_allowed_widths_end_with_the_whole_group() -> None:
