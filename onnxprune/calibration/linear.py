@@ -39,15 +39,14 @@ class Linear:
     bias: int | None
     kernel: tuple[int, ...] = ()
 
-    def rows(self, x: Array, out_shape: tuple[int, ...], positions: Indices) -> Array:
+    def rows(self, x: Array, positions: Indices) -> Array:
         """The input rows of some output positions (groups, n_positions, n_inputs).
 
         Args:
             x: the node's first input.
-            out_shape: shape of its output.
             positions: flat indices into the output without its channel axis.
         """
-        flat = KINDS[self.node.op].rows(self, x, out_shape, positions)
+        flat = KINDS[self.node.op].rows(self, x, positions)
         return flat.reshape(len(positions), self.groups, -1).transpose(1, 0, 2)
 
     def matrix(self, w: Array) -> Array:
@@ -63,7 +62,7 @@ class Linear:
 class Kind:
     """How one operator is laid out as a matrix product."""
 
-    rows: Callable[[Linear, Array, tuple[int, ...], Indices], Array]
+    rows: Callable[[Linear, Array, Indices], Array]
     matrix: Callable[[Linear, Array], Array]
     stored: Callable[[Linear, Array, tuple[int, ...]], Array]
 
@@ -84,9 +83,9 @@ def every(x: Array, steps: tuple[int, ...], axis: int) -> Array:
     return found
 
 
-def _patches(linear: Linear, x: Array, out_shape: tuple[int, ...], positions: Indices) -> Array:
+def _patches(linear: Linear, x: Array, positions: Indices) -> Array:
     """The inputs under the kernel at some output positions (n_positions, channels * kernel)."""
-    geometry = _geometry(linear, x.shape, out_shape)
+    geometry = _geometry(linear, x.shape)
     if all(k == 1 for k in geometry.kernel) and not any(geometry.pads_begin + geometry.pads_end):
         return at_positions(np.ascontiguousarray(every(x, geometry.strides, 2)), 1, positions)
     wide = _padded(x, geometry.pads_begin, geometry.pads_end)
@@ -94,7 +93,12 @@ def _patches(linear: Linear, x: Array, out_shape: tuple[int, ...], positions: In
     spatial = tuple(range(2, x.ndim))
     view = np.asarray(sliding_window_view(wide, span, axis=spatial))
     view = every(every(view, geometry.strides, 2), geometry.dilations, view.ndim - len(span))
-    sample, *where = np.unravel_index(positions, (out_shape[0], *out_shape[2:]))
+    return _picked(view, positions, len(span))
+
+
+def _picked(view: Array, positions: Indices, rank: int) -> Array:
+    """The windows (samples, channels, *rank spatial axes, *kernel) at flat positions (n_positions, channels * kernel)."""
+    sample, *where = np.unravel_index(positions, (len(view), *view.shape[2 : 2 + rank]))
     picked: tuple[Any, ...] = (sample, slice(None), *where)
     found: Array = view[picked]
     return found.reshape(len(positions), -1)
@@ -111,15 +115,15 @@ class Geometry:
     pads_end: tuple[int, ...]
 
 
-def _geometry(linear: Linear, shape: tuple[int, ...], out_shape: tuple[int, ...]) -> Geometry:
+def _geometry(linear: Linear, shape: tuple[int, ...]) -> Geometry:
     node, kernel, rank = linear.node, linear.kernel, len(shape) - 2
     strides = tuple(node.attribute("strides", (1,) * rank))
     dilations = tuple(node.attribute("dilations", (1,) * rank))
     auto = node.attribute("auto_pad", b"NOTSET")
     if auto in (b"SAME_UPPER", b"SAME_LOWER"):
         total = [
-            max(0, (o - 1) * s + (k - 1) * d + 1 - n)
-            for o, s, k, d, n in zip(out_shape[2:], strides, kernel, dilations, shape[2:], strict=True)
+            max(0, (-(-n // s) - 1) * s + (k - 1) * d + 1 - n)
+            for s, k, d, n in zip(strides, kernel, dilations, shape[2:], strict=True)
         ]
         small, large = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
         begin, end = (small, large) if auto == b"SAME_UPPER" else (large, small)
@@ -138,25 +142,20 @@ def _padded(x: Array, begin: tuple[int, ...], end: tuple[int, ...]) -> Array:
     return wide[(slice(None), slice(None), *crop)]
 
 
-def _spread_patches(linear: Linear, x: Array, out_shape: tuple[int, ...], positions: Indices) -> Array:
+def _spread_patches(linear: Linear, x: Array, positions: Indices) -> Array:
     """`_patches` for a transposed convolution: zeros between the elements, then a plain convolution with stride 1."""
     node, kernel, rank = linear.node, linear.kernel, x.ndim - 2
     strides, dilations = (tuple(node.attribute(name, (1,) * rank)) for name in ("strides", "dilations"))
     sizes = tuple((n - 1) * s + 1 for n, s in zip(x.shape[2:], strides, strict=True))
     spread = np.zeros((*x.shape[:2], *sizes), x.dtype)
     every(spread, strides, 2)[...] = x
-    pads = node.attribute("pads", (0,) * 2 * rank)[:rank]
-    begin = tuple((k - 1) * d - p for k, d, p in zip(kernel, dilations, pads, strict=True))
-    span = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
-    # the end padding follows from the size of the output
-    end = tuple(o + s - 1 - n - b for o, s, n, b in zip(out_shape[2:], span, sizes, begin, strict=True))
+    pads, more = node.attribute("pads", (0,) * 2 * rank), node.attribute("output_padding", (0,) * rank)
+    reach = tuple((k - 1) * d for k, d in zip(kernel, dilations, strict=True))
+    begin = tuple(r - p for r, p in zip(reach, pads[:rank], strict=True))
+    end = tuple(r - p + m for r, p, m in zip(reach, pads[rank:], more, strict=True))
     wide = _padded(spread, begin, end)
-    view: Array = sliding_window_view(wide, span, axis=tuple(range(2, x.ndim)))
-    view = every(view, dilations, view.ndim - rank)
-    sample, *where = np.unravel_index(positions, (out_shape[0], *out_shape[2:]))
-    picked: tuple[Any, ...] = (sample, slice(None), *where)
-    found: Array = view[picked]
-    return found.reshape(len(positions), -1)
+    view: Array = sliding_window_view(wide, tuple(r + 1 for r in reach), axis=tuple(range(2, x.ndim)))
+    return _picked(every(view, dilations, view.ndim - rank), positions, rank)
 
 
 def _conv_matrix(linear: Linear, w: Array) -> Array:
@@ -181,7 +180,7 @@ def _transposed_stored(linear: Linear, matrix: Array, shape: tuple[int, ...]) ->
     return _flipped(np.moveaxis(grid, -1, 2).reshape(shape))
 
 
-def _vectors(linear: Linear, x: Array, out_shape: tuple[int, ...], positions: Indices) -> Array:
+def _vectors(linear: Linear, x: Array, positions: Indices) -> Array:
     found: Array = x.reshape(-1, x.shape[-1])[positions]
     return found
 
@@ -218,4 +217,6 @@ def linear_of(node: Node, weights: Mapping[str, Weight]) -> Linear | None:
     if node.op == "Gemm":
         plain = node.attribute("alpha", 1.0) == 1.0 and node.attribute("beta", 1.0) == 1.0 and not node.attribute("transA", 0)
         return Linear(node, weight.name, 1, -1, 2) if plain else None
+    if node.op == "ConvTranspose" and (node.attribute("output_shape") or b"SAME" in node.attribute("auto_pad", b"NOTSET")):
+        return None  # the padding depends on the size that is asked for
     return Linear(node, weight.name, node.attribute("group", 1), 1, 2, weight.shape[2:])

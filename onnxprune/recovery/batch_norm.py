@@ -97,7 +97,7 @@ def _layers(graph: Graph, coupled: Coupled, n_batches: int) -> Iterator[_Measure
     """Every linear layer that no BatchNormalization follows, on its own, even if it is a term of a larger sum."""
     for term in (t for s in find_sums(graph) for t in s.terms if t.end in coupled.graph.producers):
         if not any(step.node.op == "BatchNormalization" for step in term.steps):
-            site = LinearSum(term.end, (term,), (), term.linear.channel_axis)
+            site = LinearSum(term.end, (term,), (), term.axis)
             yield _Measurement(term.linear.node.index, (site.total,), site.wants, partial(_match_layer, site, n_batches))
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from onnxprune.calibration.sums import LinearSum, Term, affine
+from onnxprune.calibration.chains import affine
+from onnxprune.calibration.sums import LinearSum, Term
 from onnxprune.ir.graph import Weight, read_weights
 from onnxprune.types import Array, Vector
 
@@ -100,7 +101,7 @@ class Editor:
 
     def affine(self, term: Term) -> tuple[Vector, Vector]:
         """Scale and offset (channels,) of the steps after a linear node; the offset includes the node's own bias."""
-        scale, offset = affine(term, self.weights, self.channels(term))
+        scale, offset = affine(term.steps, self.weights, self.channels(term))
         bias = "" if term.linear.bias is None else self.operand(term.linear.node.index, term.linear.bias)
         return scale, offset + scale * np.broadcast_to(self.array(bias).ravel(), scale.shape) if bias else offset
 
@@ -113,16 +114,14 @@ class OffsetSlot:
         index, operand: the node, and the position of the input.
         like: a weight whose type this input must have.
         factor: (channels,) change of the sum per unit added to the input.
-        axis: channel axis of the data, if the input is broadcast to the data; None for a plain vector.
-        rank: rank of the data.
+        trailing: number of axes behind the channel axis of the data that the input is broadcast to.
     """
 
     index: int
     operand: int
     like: str
     factor: Vector
-    axis: int | None
-    rank: int
+    trailing: int = 0
 
     def add(self, editor: Editor, delta: Vector) -> None:
         """Add `delta` (channels,) to the sum's offset."""
@@ -134,8 +133,7 @@ class OffsetSlot:
             return
         # a single value for all channels becomes one per channel
         wide = old.ravel() + delta
-        shape = (-1,) if self.axis is None else (-1, *(1,) * (self.rank - 1 - self.axis % self.rank))
-        editor.set_operand(self.index, self.operand, wide.reshape(shape), self.like)
+        editor.set_operand(self.index, self.operand, wide.reshape(-1, *(1,) * self.trailing), self.like)
 
 
 def offset_slots(site: LinearSum, editor: Editor) -> Sequence[OffsetSlot]:
@@ -145,16 +143,14 @@ def offset_slots(site: LinearSum, editor: Editor) -> Sequence[OffsetSlot]:
 
 
 def _in_steps(term: Term, editor: Editor) -> OffsetSlot | None:
-    after, linear = np.ones(editor.channels(term)), term.linear
-    rank = len(linear.kernel) + 2 if linear.kernel else 2
+    after = np.ones(editor.channels(term))
     for k in reversed(range(len(term.steps))):
         step = term.steps[k]
         if step.operand is not None:
             sign = -1.0 if step.node.op == "Sub" else 1.0
-            axis = None if step.node.op == "BatchNormalization" else linear.channel_axis
             like = editor.operand(step.node.index, step.operand)
-            return OffsetSlot(step.node.index, step.operand, like, sign * after, axis, rank)
-        after = after * affine(Term(linear, term.steps[k : k + 1], ""), editor.weights, len(after))[0]
+            return OffsetSlot(step.node.index, step.operand, like, sign * after, step.trailing)
+        after = after * affine(term.steps[k : k + 1], editor.weights, len(after))[0]
     return None
 
 
@@ -162,5 +158,5 @@ def _in_bias(term: Term, editor: Editor) -> OffsetSlot | None:
     linear = term.linear
     if linear.bias is None:
         return None
-    scale, _ = affine(term, editor.weights, editor.channels(term))
-    return OffsetSlot(linear.node.index, linear.bias, linear.weight, scale, None, 0)
+    scale, _ = affine(term.steps, editor.weights, editor.channels(term))
+    return OffsetSlot(linear.node.index, linear.bias, linear.weight, scale)

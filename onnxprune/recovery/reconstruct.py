@@ -118,7 +118,7 @@ def _rows(site: LinearSum, target: Array, given: Values, count: int, rng: Rng) -
     y = at_positions(target, axis, positions).astype(np.float32)
     for name in site.addends:
         y = y - at_positions(np.broadcast_to(given[name], target.shape), axis, positions)
-    parts = [t.linear.rows(given[t.linear.node.inputs[0]], target.shape, positions).astype(np.float32) for t in site.terms]
+    parts = [t.linear.rows(given[t.linear.node.inputs[0]], positions).astype(np.float32) for t in site.terms]
     x = np.concatenate(parts, 2)
     return x, y.reshape(len(positions), len(x), -1).transpose(1, 0, 2)
 

@@ -55,7 +55,7 @@ def test_rows_times_matrix_equals_the_layer(name: str) -> None:
     axis = linear.channel_axis % y.ndim
     places = y.size // y.shape[axis]
     positions = np.sort(rng.choice(places, min(places, 40), replace=False))
-    rows, w = linear.rows(x, y.shape, positions), graph.weights["w"].array
+    rows, w = linear.rows(x, positions), graph.weights["w"].array
     found = (rows @ linear.matrix(w)).transpose(1, 0, 2).reshape(len(positions), -1)
     np.testing.assert_allclose(found, at_positions(y, axis, positions), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(linear.stored(linear.matrix(w), w.shape), w)

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxprune.calibration.chains import affine
 from onnxprune.calibration.linear import at_positions
 from onnxprune.calibration.stages import stages
-from onnxprune.calibration.sums import affine, find_sums
+from onnxprune.calibration.sums import find_sums
 from onnxprune.ir.facts import read_graph
 from tests.cases.text import model
 
@@ -36,9 +37,9 @@ def test_terms_and_addends_add_up_to_the_sum() -> None:
     total = at_positions(x, 1, positions)
     for term in site.terms:
         w = graph.weights[term.linear.weight].array.astype(float)
-        scale, offset = affine(term, graph.weights, 8)
+        scale, offset = affine(term.steps, graph.weights, 8)
         bias = graph.weights["wb2"].array if term.linear.weight == "w2" else 0.0
-        total = total + scale * ((term.linear.rows(x, a.shape, positions) @ term.linear.matrix(w))[0] + bias) + offset
+        total = total + scale * ((term.linear.rows(x, positions) @ term.linear.matrix(w))[0] + bias) + offset
     np.testing.assert_allclose(total, at_positions(a, 1, positions), rtol=1e-4, atol=1e-5)
 
 

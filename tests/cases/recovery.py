@@ -27,6 +27,9 @@ COPIES = {
     "batch norm": """g (float[N,3,8,8] x, float[8,3,3,3] w1, float[5,8,3,3] w2, float[5] ws, float[5] wt, float[5] wm,
         float[5] wvar) => (float[N,5,8,8] y) { a = Conv <pads=[1,1,1,1]> (x, w1)  r = Relu(a)
         b = Conv <pads=[1,1,1,1]> (r, w2)  y = BatchNormalization(b, ws, wt, wm, wvar) }""",
+    "batch norm, written out": """g (float[N,3,8,8] x, float[8,3,3,3] w1, float[5,8,3,3] w2, float[1] ws, float[5] wt) =>
+        (float[N,8,8,5] y) { a = Conv <pads=[1,1,1,1]> (x, w1)  r = Relu(a)  b = Conv <pads=[1,1,1,1]> (r, w2)
+        t = Transpose <perm = [0,2,3,1]> (b)  m = Mul(t, wt)  y = Add(m, ws) }""",
     "transposed": """g (float[N,3,8,8] x, float[8,3,3,3] w1, float[8,5,2,2] w2, float[5] wb) => (float[N,5,12,12] y) {
         a = Conv (x, w1)  r = Relu(a)  y = ConvTranspose <strides=[2,2]> (r, w2, wb) }""",
     "gemm": """g (float[N,3] x, float[8,3] w1, float[5,8] w2, float[5] wb) => (float[N,5] y) {

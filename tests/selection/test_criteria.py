@@ -159,3 +159,32 @@ def test_given_scores_that_do_not_fit_are_refused(given: dict[str, NDArray[Any]]
 def test_an_unknown_criterion_is_refused() -> None:
     with pytest.raises(OptionError, match="expected one of"):
         scores(small(), "best")
+
+
+FOLDED = """g (float[N,3,8,8] x, float[6,3,3,3] w1, float[6] w1b, float[4,6,1,1] w2) => (float[N,4,6,6] y)
+    { a = Conv(x, w1, w1b)  b = Relu(a)  y = Conv(b, w2) }"""
+UNFOLDED = """g (float[N,3,8,8] x, float[6,3,3,3] w1, float[6] wp, float[1,1,1,6] wq, float[1,1,1,6] wr, float[6] wt,
+    float[4,6,1,1] w2) => (float[N,4,6,6] y) { a = Conv(x, w1, wp)  b = Transpose <perm = [0,2,3,1]> (a)
+    c = Sub(b, wq)  d = Mul(c, wr)  e = Add(d, wt)  f = Relu(e)  g = Transpose <perm = [0,3,1,2]> (f)  y = Conv(g, w2) }"""
+PRODUCT = """g (float[N,3] x, float[3,6] w1, float[6,4] w2) => (float[N,4] y)
+    { a = MatMul(x, w1)  b = Relu(a)  y = MatMul(b, w2) }"""
+SCALED = """g (float[N,3] x, float[3,6] w1, float[6] wr, float[6,4] w2) => (float[N,4] y)
+    { a = MatMul(x, w1)  s = Mul(a, wr)  b = Relu(s)  y = MatMul(b, w2) }"""
+
+
+@pytest.mark.parametrize("criterion", ["ccprune", "ccprune.folded", "ccprune.sum", "l1", "l2", "bn_scale"])
+@pytest.mark.parametrize(("folded", "written_out"), [(FOLDED, UNFOLDED), (PRODUCT, SCALED)])
+def test_a_normalisation_that_is_written_out_scores_as_if_it_were_folded(folded: str, written_out: str, criterion: str) -> None:
+    scale = np.array([1, -2, 0.5, 4, 1, 3.0])
+    net = model(written_out)
+    shapes = {t.name: tuple(t.dims) for t in net.graph.initializer}
+    net = replaced(net, wr=scale.reshape(shapes["wr"]))
+    w1 = weights(net)["w1"]
+    other = replaced(model(folded), w1=w1 * (scale if w1.ndim == 2 else scale[:, None, None, None]))
+    np.testing.assert_allclose(scores(net, criterion)["w1"], scores(other, criterion)["w1"], rtol=1e-5)
+
+
+def test_a_batch_norm_is_found_in_another_layout() -> None:
+    there_and_back = "s = Transpose <perm = [0,2,3,1]> (a)  u = Transpose <perm = [0,3,1,2]> (s)"
+    moved = BN_NET.replace("b = BatchNormalization(a", f"{there_and_back}  b = BatchNormalization(u")
+    np.testing.assert_array_equal(scores(model(moved), "ccprune")["w1"], scores(model(BN_NET), "ccprune")["w1"])

@@ -18,10 +18,11 @@ import numpy as np
 
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
+from onnxprune.calibration.chains import affine
 from onnxprune.calibration.linear import Linear, at_positions
 from onnxprune.calibration.moments import Moments
 from onnxprune.calibration.stages import stages
-from onnxprune.calibration.sums import LinearSum, affine, find_sums
+from onnxprune.calibration.sums import LinearSum, find_sums
 from onnxprune.types import Array, Feeds, Indices, Rng, Vector
 
 ROWS, ROWS_PER_INPUT = 8_000, 4
@@ -111,7 +112,7 @@ class _Gathered:
         inputs = x.shape[linear.channel_axis] * int(np.prod(linear.kernel))
         count = -(-max(ROWS, ROWS_PER_INPUT * inputs) // n)
         positions = np.arange(places) if places <= count else np.sort(rng.choice(places, count, replace=False))
-        rows = linear.rows(x, total.shape, positions).astype(np.float32)
+        rows = linear.rows(x, positions).astype(np.float32)
         y = at_positions(total, axis, positions).astype(np.float32)[None]
         seen, all_of_it = Moments.of(rows, np.zeros((1, rows.shape[1], 0), np.float32)), Moments.of(y, y[:, :, :0])
         self.moments = seen if self.moments is None else self.moments + seen
@@ -128,7 +129,7 @@ def _reader(coupled: Coupled, site: LinearSum, k: int, g: _Gathered) -> Reader:
     assert g.total is not None
     weights = coupled.graph.weights
     matrix = term.linear.matrix(weights[term.linear.weight].array.astype(np.float64))[0]
-    scale, _ = affine(term, weights, matrix.shape[1])
+    scale, _ = affine(term.steps, weights, matrix.shape[1])
     total = g.total
     variance = np.diagonal(total.xx, axis1=1, axis2=2)[0] / total.n - (total.x[0] / total.n) ** 2
     n = g.moments.n

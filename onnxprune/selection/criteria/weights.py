@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -12,6 +12,7 @@ import numpy as np
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
 from onnxprune.analysis.rules.site import Use
+from onnxprune.calibration.chains import ChannelOp, Follower, affine
 from onnxprune.ir.quantization import dequantized
 from onnxprune.ir.tensors import slabs
 from onnxprune.types import Array, Indices, Vector
@@ -25,9 +26,10 @@ class Producer:
     """A weight that makes channels, summarised by row.
 
     Attributes:
-        l1: sum of |w| over each output channel's weights (n,).
-        l2: root of the sum of w^2 (n,).
-        gamma: |scale| of the BatchNormalization that follows (n,); None if there is none (or it was folded).
+        l1: sum of |w| over each output channel's weights (n,), times what scales the channel before a BatchNormalization.
+        l2: root of the sum of w^2 (n,), scaled likewise.
+        gamma: |scale| of the BatchNormalization that follows (n,), times what scales the channel after it; None if there is
+            none. If it was folded or written out, only gamma / deviation is known: the weights or `l1` and `l2` contain it.
         deviation: sqrt(running variance + epsilon) of that BatchNormalization (n,).
     """
 
@@ -105,17 +107,16 @@ class WeightReader:
     def __init__(self, coupled: Coupled, norms: Norms | None = None) -> None:
         self.coupled = coupled
         self._rows = {} if norms is None else norms
+        self._follower = Follower(coupled.graph)
         self._batch_norms: dict[int, dict[int, Use]] = {}
-        nodes = coupled.graph.nodes
         for use in coupled.uses:
             if use.op == "BatchNormalization":
-                source = coupled.graph.producers.get(nodes[use.node].inputs[0])
-                if source is not None and len(coupled.graph.consumers[nodes[use.node].inputs[0]]) == 1:
-                    self._batch_norms.setdefault(source.index, {})[use.operand] = use
+                self._batch_norms.setdefault(use.node, {})[use.operand] = use
 
     def batch_norm(self, use: int) -> Use | None:
-        """The scale of the BatchNormalization that is the only consumer of the use's node."""
-        return self._batch_norms.get(self.coupled.uses[use].node, {}).get(1)
+        """The scale of the BatchNormalization that follows the use's node, with only per-channel operators between them."""
+        found = next((s for s in self._steps(self.coupled.uses[use]) if s.node.op == "BatchNormalization"), None)
+        return None if found is None else self._batch_norms.get(found.node.index, {}).get(1)
 
     def bias(self, use: int) -> float:
         """How large the biases of a convolution are beside its filters (root mean squares); 0 without biases."""
@@ -128,17 +129,32 @@ class WeightReader:
         return float(np.sqrt((self._norms(inputs[2], 0)[1] ** 2).mean() / filters)) if filters else 0.0
 
     def producer(self, use: int) -> Producer:
-        """Norms of the weight rows of a use, with the BatchNormalization that follows."""
+        """Norms of the weight rows of a use, with the per-channel operators that follow."""
         u = self.coupled.uses[use]
-        scale = self.batch_norm(use)
-        variance = self._batch_norms.get(u.node, {}).get(4)
-        gamma = deviation = None
-        if scale is not None and len(scale.labels) == len(u.labels):
-            gamma = self._values(scale.labels, 0)
-            node = self.coupled.graph.nodes[scale.node]
-            if variance is not None:
-                deviation = np.sqrt(self._values(variance.labels, 0) + node.attribute("epsilon", 1e-5))
-        return Producer(self._values(u.labels, 0), self._values(u.labels, 1), gamma, deviation)
+        steps = self._steps(u)
+        norm = next((k for k, s in enumerate(steps) if s.node.op == "BatchNormalization"), len(steps))
+        before = self._scale(steps[:norm], len(u.labels))
+        l1, l2 = self._values(u.labels, 0) * before, self._values(u.labels, 1) * before
+        uses = self._batch_norms.get(steps[norm].node.index, {}) if norm < len(steps) else {}
+        if 1 not in uses or len(uses[1].labels) != len(u.labels):
+            return Producer(l1, l2, None, None)
+        gamma = self._values(uses[1].labels, 0) * self._scale(steps[norm + 1 :], len(u.labels))
+        if 4 not in uses:
+            return Producer(l1, l2, gamma, None)
+        epsilon = steps[norm].node.attribute("epsilon", 1e-5)
+        return Producer(l1, l2, gamma, np.sqrt(self._values(uses[4].labels, 0) + epsilon))
+
+    def _steps(self, use: Use) -> tuple[ChannelOp, ...]:
+        """The per-channel operators that follow the node of a use on the axis of its channels."""
+        graph, roots = self.coupled.graph, self.coupled.roots
+        name = graph.nodes[use.node].outputs[0]
+        for axis, labels in enumerate(self.coupled.flows[name].axes):
+            if labels is not None and np.array_equal(roots[labels], roots[use.labels]):
+                return self._follower.follow(name, axis).steps
+        return ()
+
+    def _scale(self, steps: Sequence[ChannelOp], channels: int) -> Vector:
+        return np.abs(affine(steps, self.coupled.graph.weights, channels)[0])
 
     def to_atoms(self, group: Group, use: int, values: Vector) -> Vector:
         """Mean of `values` (one per position of the use) over the positions of each atom; 0 for atoms it does not make."""
