@@ -4,9 +4,9 @@
 
 usage: python tools/border.py [TRUTH.jsonl] [--measure mismatch|worst|late] [--price 3] [--tie 0.01]
 TRUTH.jsonl holds the ways `none`, `bias` and `made` of `truth.py`. Weights are fitted to made-up inputs if their mismatch is up
-to the border. Fitting harms if the metric falls by more than TIE below that of the cut alone, and gains if it rises by more than
-TIE. The border maximises what is gained; harm counts PRICE times. It is chosen once for each family of networks, without it,
-and the family is judged by that border. Prints Markdown: a row per cut with its miss, if any, the misses of each measure, and
+to the border. Fitting harms if the metric falls by more than TIE below that of the cut alone, and gains if it rises by more
+than TIE. The border maximises what is gained; harm counts PRICE times. It is chosen once for each family of networks, without
+this family, which is then judged by it. Prints Markdown: a row per cut with its miss, if any, the misses of each measure, and
 the border chosen on all.
 """
 

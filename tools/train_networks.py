@@ -32,11 +32,10 @@ def data_set(name: str) -> datasets.Dataset:
 
 
 def make(recipe: Recipe, folder: Path, seed: int) -> None:
-    """Train a network, and write all its forms with their inputs."""
-    data, scale = data_set(recipe.data), datasets.SCALES[recipe.scale]
-    model = trained(recipe, data, seed)
+    """Train a network, unless its file is there, and write all its forms with their inputs."""
+    data, scale, first = data_set(recipe.data), datasets.SCALES[recipe.scale], folder / f"{recipe.name}.onnx"
     example = scale(data.fit.inputs[:2]).astype(np.float32)
-    kept = exported(model, torch.from_numpy(example))
+    kept = onnx.load(first) if first.is_file() else exported(trained(recipe, data, seed), torch.from_numpy(example))
     for form in recipe.forms:
         stem = recipe.file(form)
         onnx.save(written(kept, form, example.ndim), folder / f"{stem}.onnx")

@@ -59,6 +59,14 @@ def _folded(model: ModelProto, node: NodeProto, p: dict[str, Array]) -> Iterator
     return iter(())
 
 
+def _unshared(model: ModelProto) -> None:
+    """Give every user of a stored tensor that exporters share through an Identity a tensor of its own."""
+    weights = {t.name: t for t in model.graph.initializer}
+    for node in [n for n in model.graph.node if n.op_type == "Identity" and n.input[0] in weights]:
+        _stored(model, node.output[0], numpy_helper.to_array(weights[node.input[0]]))
+        model.graph.node.remove(node)
+
+
 def _parameters(model: ModelProto, node: NodeProto, rank: int) -> dict[str, Array]:
     weights = {t.name: t for t in model.graph.initializer}
     scale, shift, mean, variance = (numpy_helper.to_array(weights[n]).astype(np.float64) for n in node.input[1:])
@@ -75,6 +83,7 @@ def written(model: ModelProto, form: str, rank: int) -> ModelProto:
     copy.CopyFrom(model)
     if writer is None:
         return copy
+    _unshared(copy)
     for node in [n for n in copy.graph.node if n.op_type == "BatchNormalization"]:
         new = list(writer(copy, node, _parameters(copy, node, rank)))
         at = list(copy.graph.node).index(node)
