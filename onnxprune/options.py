@@ -33,6 +33,8 @@ SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 USUAL, LONG = 60.0, 600.0
 """Default time budgets in seconds: of most calls, and of training."""
 SCOPES = ("global", "local")
+WITH_DATA, WITHOUT_DATA = "obs", "ccprune"
+"""Default criteria."""
 KINDS: Mapping[Any, str] = MappingProxyType(
     {
         bool: "True or False",
@@ -306,7 +308,7 @@ class Options:
         if self.selection.criterion is not None:
             return self.selection.criterion
         fits = self.recovery.recover in ("auto", "reconstruct", "distill")
-        return "obs" if self.data.given and fits else "ccprune"
+        return WITH_DATA if self.data.given and fits else WITHOUT_DATA
 
     @property
     def calibrated(self) -> bool:

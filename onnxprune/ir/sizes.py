@@ -22,6 +22,9 @@ SECOND = ((96, 96), (48, 96), (32, 96), (96, 48))
 LENGTHS_OF_FIRST = (16, 256, 4096, 65536)
 LENGTHS_OF_SECOND = (24, 384, 6144, 98304)
 
+NAMELESS = frozenset({"none", "unk", "unknown", "dynamic"})
+"""Names of open sizes that say nothing, besides those without a letter, such as `?`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -55,7 +58,7 @@ def input_facts(values: Sequence[ValueInfoProto], trial: Trial, channels: Callab
     """
     named = sizes_of_symbols(values, trial.fed)
     # a symbol that is the first axis of one input is the batch wherever else it stands
-    for symbol in {d[0].dim_param for v in values if (d := _dims(v)) and d[0].dim_param}:
+    for symbol in {symbol for v in values if (d := _dims(v)) and (symbol := symbol_of(d[0]))}:
         named.setdefault(symbol, trial.batch)
     return {v.name: _input_fact(v, trial, named, channels) for v in values}
 
@@ -72,7 +75,7 @@ def _input_fact(value: ValueInfoProto, trial: Trial, named: dict[str, int], chan
             shape.append(given[k])
         else:
             default = _default(value, k, trial, channels)
-            shape.append(named.setdefault(d.dim_param, default) if d.dim_param else default)
+            shape.append(named.setdefault(symbol, default) if (symbol := symbol_of(d)) else default)
     return Fact(fact.dtype, tuple(shape))
 
 
@@ -94,6 +97,12 @@ def _dims(value: ValueInfoProto) -> Sequence[Any]:
     return value.type.tensor_type.shape.dim
 
 
+def symbol_of(dim: Any) -> str:
+    """The name that an open size shares with others; empty if it has none, or one that some exporters give to every open size."""
+    name = str(dim.dim_param)
+    return "" if name.lower() in NAMELESS or not any(map(str.isalpha, name)) else name
+
+
 def _stated(dim: Any) -> bool:
     return bool(dim.HasField("dim_value") and dim.dim_value >= 0)
 
@@ -108,13 +117,14 @@ def sizes_of_symbols(values: Sequence[ValueInfoProto], fed: Shapes) -> dict[str,
     places: dict[str, str] = {}
     for value in values:
         for d, size in zip(_dims(value), fed.get(value.name, ()), strict=False):
-            if d.dim_param and size > 0 and not _stated(d):
-                first = found.setdefault(d.dim_param, size)
-                where = places.setdefault(d.dim_param, value.name)
+            symbol = symbol_of(d)
+            if symbol and size > 0 and not _stated(d):
+                first = found.setdefault(symbol, size)
+                where = places.setdefault(symbol, value.name)
                 if first != size:
                     elsewhere = "another axis" if where == value.name else f"'{where}'"
                     raise OptionError(
-                        f"--input-shape: got {size} for '{d.dim_param}' in '{value.name}', but {first} in {elsewhere}; "
+                        f"--input-shape: got {size} for '{symbol}' in '{value.name}', but {first} in {elsewhere}; "
                         "one symbol has one size"
                     )
     return found
@@ -122,11 +132,11 @@ def sizes_of_symbols(values: Sequence[ValueInfoProto], fed: Shapes) -> dict[str,
 
 def open_batch(values: Sequence[ValueInfoProto], shapes: Shapes) -> Shapes:
     """Shapes whose first axes, and axes with the same symbol, are open again."""
-    symbols = {d[0].dim_param for v in values if (d := _dims(v))} - {""}
+    symbols = {symbol_of(d[0]) for v in values if (d := _dims(v))} - {""}
     found = {}
     for v in values:
         if len(dims := _dims(v)) == len(shapes.get(v.name, ())):
-            again = [k == 0 or d.dim_param in symbols for k, d in enumerate(dims)]
+            again = [k == 0 or symbol_of(d) in symbols for k, d in enumerate(dims)]
             found[v.name] = [0 if is_open else n for n, is_open in zip(shapes[v.name], again, strict=True)]
     return found
 

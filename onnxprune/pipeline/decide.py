@@ -13,20 +13,25 @@ from onnx import ModelProto
 from onnxprune.analysis.analyse import Analysis, check_patterns, refuse
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
+from onnxprune.cost.macs import macs_model
+from onnxprune.cost.model import of_original
 from onnxprune.errors import CutError, ModelError, OptionError, PruneError
 from onnxprune.ir.graph import Graph
 from onnxprune.ir.spill import Spill, spill_for
-from onnxprune.options import Options, SelectionOptions
+from onnxprune.options import WITHOUT_DATA, Options, SelectionOptions
 from onnxprune.pipeline.goal import Goal, goal_of
 from onnxprune.pipeline.remarks import unaligned
 from onnxprune.rewrite.cut import cut
 from onnxprune.selection.criteria import Scored, Scorer
 from onnxprune.selection.criteria.given import check_scores, scores_from_file
+from onnxprune.selection.matching import matched
 from onnxprune.selection.sizing import Sizing
 from onnxprune.selection.space import Space, space_of
 from onnxprune.selection.strategy import Limit, Strategy, greedy
 from onnxprune.types import Feeds, Mask
 
+BAND = (0.85, 1.15)
+"""With data, what remains of the MACs relative to a cut by the same ratio without data: outside, the report says so."""
 MAX_REFUSALS = 30
 """How many times a cut may be rejected because a node cannot follow it."""
 
@@ -104,7 +109,8 @@ def decide(
         try:
             pruned = cut(coupled, dropped, spill)
             widths = () if selection.align == "auto" else unaligned(space.groups, dropped, space.sizing.align)
-            notes = _notes(analysis.refused, scored, groups) + widths + _added(graph, pruned)
+            macs = _macs_without_data(space, dropped, goal.ratio, options)
+            notes = _notes(analysis.refused, scored, groups) + macs + widths + _added(graph, pruned)
             most = int(space.order.removed[-1])
             return Decision(analysis, dropped, pruned, space.groups, notes, goal.ratio, limits, spill, most)
         except CutError as e:
@@ -172,12 +178,37 @@ def _most_work(analysis: Analysis) -> str:
 
 
 def _space(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options: Options, limits: Sequence[Limit]) -> Space:
-    """The cuts to choose from: of groups with scores, in the order of their scores."""
+    """The cuts to choose from: of groups with scores, in the order of their scores.
+
+    Scores by activations are errors, to be compared with what they save: under limits, of the first cost; with a ratio, of the
+    multiply-accumulates, so that about as many remain as by the default criterion without data.
+    """
     known = [(g, s) for g, s in zip(groups, scored.scores, strict=True) if s is not None]
     sizing = Sizing(options.selection.scope, options.selection.alignment().multiple)
     space = space_of(coupled, [g for g, _ in known], [s for _, s in known], sizing)
-    # these scores are errors, to be compared with what they save; under several limits, of the first cost
-    return space.per(limits[0].cost) if limits and options.calibrated and sizing.scope == "global" else space
+    if not options.calibrated or sizing.scope != "global" or not known:
+        return space
+    if limits:
+        return space.per(limits[0].cost)
+    return matched(space, _without_data(space), macs_model(coupled))
+
+
+def _without_data(space: Space) -> Space:
+    """The same groups in the order of the default criterion without data."""
+    scores = Scorer(WITHOUT_DATA).score(space.coupled, space.groups).scores
+    return space_of(space.coupled, space.groups, [s for s in scores if s is not None], space.sizing)
+
+
+def _macs_without_data(space: Space, dropped: Mask, ratio: float | None, options: Options) -> tuple[str, ...]:
+    """A note if far more or fewer multiply-accumulates remain than by the default criterion at the same ratio."""
+    if ratio is None or not options.calibrated:
+        return ()
+    other, cost = _without_data(space), macs_model(space.coupled)
+    whole, here = of_original(cost, len(dropped)), cost.of(dropped)
+    there = cost.of(other.dropped(other.by_ratio(ratio)))
+    if BAND[0] <= here / max(there, cost.resolution) <= BAND[1]:
+        return ()
+    return (f"{here / whole:.1%} of the MACs remain; without data, the same ratio leaves {there / whole:.1%}",)
 
 
 def _added(graph: Graph, pruned: ModelProto) -> tuple[str, ...]:

@@ -56,13 +56,13 @@ class Space:
             dropped[group.roots[~units.best(width)]] = True
         return dropped[self.coupled.roots]
 
-    def per(self, cost: CostModel) -> Space:
-        """Divide scores by the cost of an atom: if scores are errors, this minimises the error per unit of cost saved."""
+    def per(self, cost: CostModel, power: float = 1.0) -> Space:
+        """Divide scores by a power of the cost of an atom: by the cost itself, errors become errors per unit of cost saved."""
         whole = of_original(cost, len(self.coupled.roots))
         found = []
         for group, units in zip(self.groups, self.units, strict=True):
             saved = (whole - cost.of(np.isin(self.coupled.roots, group.roots))) / len(group)
-            found.append(replace(units, scores=units.scores / max(saved, cost.resolution)))
+            found.append(replace(units, scores=units.scores / max(saved, cost.resolution) ** power))
         return replace(self, units=tuple(found))
 
 

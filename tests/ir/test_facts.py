@@ -96,6 +96,15 @@ def test_a_symbol_of_a_first_axis_is_a_batch_everywhere() -> None:
     assert [c.shape for c in read(turned).facts["state"].cases] == [(1, 1, 4), (1, 2, 4)]
 
 
+@pytest.mark.parametrize("name", ["?", "-1", "None", "unknown"])
+def test_a_name_that_every_open_size_has_ties_none_of_them(name: str) -> None:
+    net = model("g (float[N,3,H,H] x, float[8,3,3,3] w1) => (float[] y) { y = Conv(x, w1) }")
+    for dim in net.graph.input[0].type.tensor_type.shape.dim:
+        if dim.dim_param:
+            dim.dim_param = name
+    assert read_graph(net, {"x": (1, 3, 48, 192)}).facts["x"].cases[0].shape == (1, 3, 48, 192)
+
+
 CONFLICTS: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
     "two inputs": (
         {"x": (1, 8, 64), "state": (1, 2, 4)},
