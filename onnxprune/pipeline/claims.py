@@ -32,7 +32,8 @@ def unknown(model: ModelProto, recovery: Recovery | None, samples: Samples | Non
         why = "" if asked == "none" or describes(model) else "too little BatchNorm to make inputs by: nothing was fitted, and "
         what = why + done[method]
     elif method in done:
-        what = f"{made_text(samples)}, so that nothing was fitted to them; {done[method]}"
+        why = "a fit to them did not help" if samples.trusted else "nothing was fitted to them"
+        what = f"{made_text(samples)}: {why}; {done[method]}"
     else:
         what = f"weights were fitted to {made_text(samples)}"
     return f"no --data; {what}. Give --data (a few dozen typical inputs) to measure it and to keep more of it"
@@ -85,7 +86,7 @@ def recovery_warnings(recovery: Recovery | None, samples: Samples | None) -> lis
         return found
     if not recovery.varies:
         found.append("the original's outputs do not vary over the held-out inputs, so that nothing can be judged on them")
-    elif min(j.lost for j in (a.judgement for a in recovery.attempts) if j) >= RUINED:
+    elif (samples is None or samples.made is None) and min(j.lost for j in (a.judgement for a in recovery.attempts) if j) >= RUINED:
         found.append(
             f"all candidates lost the original's outputs: {recovery.method}, the best, loses {chosen.lost:.0%} of what they "
             "tell about the inputs (100 %: as bad as a constant); remove less, or give more samples (--data) or time "
