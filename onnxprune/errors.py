@@ -35,6 +35,15 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     return f"did you mean '{near[0]}'? " if near else ""
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "sample"), counted(2000, "sample")
+    ('1 sample', '2,000 samples')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 class PruneError(Exception):
     """Base of all errors that a user can cause or fix.
 

@@ -11,9 +11,9 @@ from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import check_output, load, write_text
 from onnxprune.options import check_picture
 from onnxprune.report.inspection import inspect as look_at
+from onnxprune.report.render.inspection import inspection_parts
 from onnxprune.report.render.json import to_json
 from onnxprune.report.render.svg import inspection_to_svg
-from onnxprune.report.render.table import inspection_parts
 
 
 def inspect(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,8 +18,9 @@ from onnxprune.types import Progress
 
 
 def console() -> Console:
-    """Standard output; wide if it is not a terminal, so that nothing is truncated."""
-    return Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160, soft_wrap=False)
+    """Standard output; wide if it is not a terminal and no width is asked for (COLUMNS)."""
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(highlight=False, emoji=False, width=None if known else 160, soft_wrap=False)
 
 
 def print_all(parts: Iterable[RenderableType]) -> None:

@@ -141,9 +141,9 @@ def _files(*named: str | Path | None) -> list[Path]:
 
 
 def _saved(result: Result, places: OutputOptions) -> Report:
-    """Write the files, and name the output in the report."""
+    """Write the files, and name them in the report."""
     result.save(places.output, places.plan)
-    return replace(result.report, output=str(places.output))
+    return replace(result.report, output=str(places.output), plan=str(places.plan or ""))
 
 
 def _show(report: Report, format: ask.Format) -> None:

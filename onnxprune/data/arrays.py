@@ -14,7 +14,7 @@ import onnx
 from onnx import ModelProto
 
 from onnxprune.data.samples import Data, count
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, counted
 from onnxprune.ir.graph import Fact, free_inputs
 from onnxprune.ir.infer import fact_of_type
 from onnxprune.types import Array, Feeds
@@ -84,11 +84,14 @@ def _whole_batches(data: Data, fixed: int | None) -> Data:
     counts = [count(chunk) for chunk in data.chunks]
     kept = [n - n % (fixed or 1) for n in counts]
     if not any(kept):
-        raise DataError(f"got {len(data)} samples, expected at least {fixed} of the same shape, the model's batch size")
+        got = counted(len(data), "sample")
+        raise DataError(f"got {got}, expected at least {fixed} of the same shape, the model's batch size")
     if kept == counts:
         return replace(data, fixed=fixed)
     mask = np.concatenate([np.arange(n) < k for n, k in zip(counts, kept, strict=True)])
-    note = f"{len(data) - sum(kept)} of {len(data):,} samples are dropped because the model takes {fixed} at a time"
+    left = len(data) - sum(kept)
+    verb = "is" if left == 1 else "are"
+    note = f"{left} of {counted(len(data), 'sample')} {verb} dropped because the model takes {fixed} at a time"
     return replace(data.where(mask), fixed=fixed, notes=(*data.notes, note))
 
 

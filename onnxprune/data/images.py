@@ -14,7 +14,7 @@ import onnx
 from onnx import ModelProto
 
 from onnxprune.data.arrays import check_sample, data_of_chunks, inputs_of
-from onnxprune.data.preprocess import default_for, image_input, parse
+from onnxprune.data.preprocess import default_for, fitting, image_input, parse
 from onnxprune.data.samples import Data
 from onnxprune.errors import DataError
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
@@ -53,11 +53,13 @@ def data_of_images(
     """
     name, fact = image_input(inputs_of(model), str(folder))
     whole = _is_whole(fact)
-    default = default_for(_shape(model, name, fact), whole)
+    shape = _shape(model, name, fact)
+    default = default_for(shape, whole)
     how = parse(preprocess or "", default)
+    other = fitting(how, default, shape)
     kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(fact.dtype)) if fact.dtype else np.dtype(np.float32)
     where = f"{folder}, prepared with {how}"
-    advice = f"use --preprocess {default}" if how != default else "use an .npz or module:function instead"
+    advice = f"use --preprocess {other}" if how != other else "use an .npz or module:function instead"
     shapes = _Shapes(len(files))
     unread = []
     for k, image in enumerate(_opened(files)):

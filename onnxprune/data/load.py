@@ -18,7 +18,7 @@ from onnxprune.data.images import data_of_images, image_files, like_images, subf
 from onnxprune.data.samples import Data, MadeUp
 from onnxprune.data.user_code import data_of_entry, function_named, is_entry
 from onnxprune.effort import Effort
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, counted
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.ir.ranges import numbers_of
 from onnxprune.ort import sample
@@ -135,7 +135,8 @@ def _read(request: _Request) -> Data:
     data = _given(request)
     if labels is not None:
         if len(labels) != len(data):
-            raise DataError(f"--labels: got {len(labels):,} labels for {len(data):,} samples; expected one per sample")
+            got = f"{counted(len(labels), 'label')} for {counted(len(data), 'sample')}"
+            raise DataError(f"--labels: got {got}; expected one per sample")
         data = replace(data, labels=labels)
     return data if request.samples is None else data.take(request.samples, request.seed)
 
@@ -180,7 +181,8 @@ def _images(request: _Request, folder: Path, files: Sequence[Path]) -> Data:
     else:
         found = read_labels(request.labels, names) if isinstance(request.labels, str | Path) else np.asarray(request.labels)
         if len(found) != len(files):
-            raise DataError(f"--labels: got {len(found)} labels for {len(files):,} images in {folder}; expected one per image")
+            got = f"{counted(len(found), 'label')} for {counted(len(files), 'image')}"
+            raise DataError(f"--labels: got {got} in {folder}; expected one per image")
     most = request.samples or MOST
     if len(files) > most:
         chosen = np.sort(np.random.default_rng(request.seed).permutation(len(files))[:most])

@@ -133,6 +133,15 @@ def default_for(shape: tuple[int, ...], integers: bool = False) -> Preprocess:
     )
 
 
+def fitting(how: Preprocess, default: Preprocess, shape: tuple[int, ...]) -> Preprocess:
+    """The settings with a size that fits the shape of an input (-1 = dynamic); the default if the layout does not fit."""
+    if how.layout != default.layout or how.channels != default.channels:
+        return default
+    at = {axis: shape[k] for k, axis in enumerate(how.layout)}
+    height, width = how.size or (0, 0)
+    return replace(how, size=(at["h"] if at["h"] > 0 else height, at["w"] if at["w"] > 0 else width))
+
+
 def _layout(shape: tuple[int, ...]) -> str:
     if len(shape) == 4:
         return "nhwc" if shape[1] not in (1, 3) and shape[3] in (1, 3) else "nchw"
@@ -167,7 +176,7 @@ def settings_of(text: str) -> dict[str, Any]:
     for part in filter(None, (p.strip() for p in text.split(","))):
         key, equals, value = part.partition("=")
         if key not in READERS or not equals:
-            hint = did_you_mean(key, READERS)
+            hint = "" if key in READERS else did_you_mean(key, READERS)
             raise DataError(f"--preprocess: got '{part}'; {hint}expected {', '.join(f'{k}=' for k in READERS)} as in {SHORT}")
         try:
             found[key] = READERS[key](value.strip().lower())

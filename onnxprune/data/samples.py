@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, counted
 from onnxprune.types import Array, Ends, Feeds, Mask
 
 
@@ -60,9 +60,11 @@ class Data:
             sizes = sorted(set().union(*counts))
             raise DataError(f"the arrays have {sizes} samples; expected the same nonzero number in each")
         if any(n % self.unit for c in counts for n in c):
-            raise DataError(f"got {len(self)} samples of one shape, expected a multiple of {self.unit}, the model's batch size")
+            got = counted(len(self), "sample")
+            raise DataError(f"got {got} of one shape, expected a multiple of {self.unit}, the model's batch size")
         if self.labels is not None and len(self.labels) != len(self):
-            raise DataError(f"got {len(self.labels)} labels for {len(self)} samples; expected one per sample")
+            got = f"{counted(len(self.labels), 'label')} for {counted(len(self), 'sample')}"
+            raise DataError(f"got {got}; expected one per sample")
 
     def __len__(self) -> int:
         """Number of samples."""

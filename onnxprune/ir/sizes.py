@@ -98,7 +98,7 @@ def _dims(value: ValueInfoProto) -> Sequence[Any]:
 
 
 def symbol_of(dim: Any) -> str:
-    """The name that an open size shares with others; empty if it has none, or one that some exporters give to every open size."""
+    """The name that an open size shares with others; empty if it has none, or one that exporters give to every open size."""
     name = str(dim.dim_param)
     return "" if name.lower() in NAMELESS or not any(map(str.isalpha, name)) else name
 

@@ -97,7 +97,7 @@ class Report:
     """The full report of one pruning.
 
     Attributes:
-        model, output: the model's file and the written file; empty if there is none.
+        model, output, plan: the model's file and the written files; empty if there is none.
         asked: the options that decide the cut.
         align_reason: why widths are rounded to `asked["align"]`.
         prunable: number of channels that could be removed; `removed` of them were.
@@ -141,6 +141,7 @@ class Report:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     missed: bool = False
+    plan: str = ""
 
     @property
     def ratio(self) -> float:

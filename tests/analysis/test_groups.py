@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from onnxprune.analysis.couple import couple
 from onnxprune.analysis.groups import find_groups, find_pinned
@@ -52,3 +53,64 @@ def test_pinned_channels_are_counted_once_and_largest_first() -> None:
         [(20, "output 'z'", ("w3",)), (16, "output 'y'", ("w1", "w2"))],
         [(20, "output 'z'", ("w3",)), (16, "output 'y'", ("w2", "w1"))],
     )
+
+
+def test_convolutions_of_unknown_weights_are_listed_as_pinned() -> None:
+    """'0 channels cannot be cut' beside a convolution that is held."""
+    net = model(
+        """g (float[1,3,8,8] x, float[16,3,3,3] k, float[5,16,1,1] w2) => (float[] y) {
+        a = Conv(x, k)  b = Relu(a)  y = Conv(b, w2) }"""
+    )
+    found = find_pinned(couple(read_graph(net)))
+    assert [(p.channels, p.weights) for p in found] == [(16, ("k",)), (5, ("w2",))]
+    assert str(found[0].pin) == "Conv 'a' takes its weights from 'k', which is an input of the model"
+    assert sum(p.macs for p in found) == 1
+
+
+def test_weights_without_labels_are_listed_with_their_operator() -> None:
+    text = """g (float[1,3,8,8] x, float[16,3,3,3] w1, float[5,16,1,1] w2) => (float[1,5,6,6] y) {
+        u = custom.Up(x)  q = custom.Deq(w1)  a = Conv(u, q)  b = Relu(a)  y = Conv(b, w2) }"""
+    found = find_pinned(couple(read_graph(model(text))))
+    assert {(p.channels, p.weights) for p in found} == {(5, ("w2",)), (0, ("q",))}
+    assert any("'q', which custom.Deq 'q' computes" in str(p.pin) for p in found)
+
+
+def test_a_product_of_computed_tensors_makes_no_channels_of_its_own() -> None:
+    net = model("g (float[8,8] x, float[8,8] w1) => (float[] y) { a = MatMul(x, w1)  y = MatMul(x, a) }")
+    assert [p.weights for p in find_pinned(couple(read_graph(net)))] == [("w1",)]
+
+
+RECURRENT = """g (float[5,1,8] x, float[1,{n},8] w1, float[1,{n},16] w2, float[1,{m}] w3, float[16,4] w4) => (float[] y) {{
+    a, h = {op} <hidden_size = 16> (x, w1, w2, w3)  s = Squeeze(a)  y = {end} }}"""
+
+
+@pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_gates_are_not_counted_as_channels(op: str, gates: int) -> None:
+    shapes = {"op": op, "n": 16 * gates, "m": 32 * gates}
+    [group] = find_groups(couple(read_graph(model(RECURRENT.format(**shapes, end="MatMul(s, w4)")))))
+    assert (len(group), group.channels) == (16, 1)
+    held = find_pinned(couple(read_graph(model(RECURRENT.format(**shapes, end="Relu(s)")))))
+    assert [p.channels for p in held] == [16]
+
+
+def test_coordinates_are_not_counted_as_channels() -> None:
+    """A table of positions, from which a small network computes a bias of attention (Swin V2), and one beside the features."""
+    net = model(
+        """g (float[1,49,4] x, float[49,2] w1, float[2,12] w2, float[12,4] w3, float[4,4] w4) => (float[] y) {
+        a = MatMul(w1, w2)  b = Relu(a)  c = MatMul(b, w3)  d = MatMul(x, w4)  y = Add(d, c) }"""
+    )
+    coupled = couple(read_graph(net))
+    assert [(g.name, len(g)) for g in find_groups(coupled)] == [("w2", 12)]
+    assert sum(p.channels for p in find_pinned(coupled)) == 8
+    net = model(
+        """g (float[1,3,8,8] x, float[6,3,1,1] w1, float[1,2,8,8] w2, float[5,8,1,1] w3) => (float[] y) {
+        a = Conv(x, w1)  b = Concat <axis = 1> (a, w2)  y = Conv(b, w3) }"""
+    )
+    assert [(g.name, len(g)) for g in find_groups(couple(read_graph(net)))] == [("w1", 6)]
+
+
+def test_an_embedding_has_channels() -> None:
+    net = model(
+        "g (int64[1,5] x, float[20,12] w1, float[12,8] w2) => (float[] y) { a = Gather(w1, x)  b = Relu(a)  y = MatMul(b, w2) }"
+    )
+    assert [len(g) for g in find_groups(couple(read_graph(net)))] == [12]

@@ -200,7 +200,7 @@ def test_unreadable_images_are_named_and_counted(tmp_path: Path) -> None:
 
 WRONG = {
     "unknown key": ("sise=8x8", "got 'sise=8x8'; did you mean 'size'"),
-    "no value": ("size", "got 'size'"),
+    "no value": ("size", "got 'size'; expected size=, mean="),
     "size": ("size=8by8", "a size such as 224x224"),
     "mean": ("mean=a:b", "numbers such as"),
     "std": ("std=0", "numbers above 0"),
@@ -212,6 +212,7 @@ WRONG = {
         "size=9x9",
         r"crop=0.875: 'x' has shape \[1, 3, 9, 9\], the model expects .*8, 8\]; use `preprocess` size=8x8",
     ),
+    "other size, own mean": ("size=9x9,mean=0.5", r"use `preprocess` size=8x8,mean=0\.5,"),
     "other layout": ("layout=nhwc", r"has shape \[1, 8, 8, 3\].*use `preprocess` .*layout=nchw"),
     "grey": ("order=grey", r"has shape \[1, 1, 8, 8\].*use `preprocess` .*order=rgb"),
     "no channels": ("layout=nhw", "no channel axis"),
@@ -224,6 +225,12 @@ def test_a_preprocess_that_does_not_fit_gives_a_one_line_error_with_a_remedy(how
     with pytest.raises(DataError, match=why) as e:
         load_data(tmp_path, net(), preprocess=how)
     assert "\n" not in str(e.value)
+
+
+def test_the_size_that_fits_is_shown_where_only_the_height_is_fixed(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"has shape \[1, 3, 32, 64\].*use `preprocess` size=48x64"):
+        load_data(tmp_path, net("N,3,48,W"), preprocess="size=32x64")
 
 
 def test_models_and_labels_that_do_not_fit_a_folder_of_images_are_refused(tmp_path: Path) -> None:

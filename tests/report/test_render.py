@@ -11,12 +11,14 @@ import pytest
 
 from onnxprune.analysis.analyse import analyse
 from onnxprune.cli.app import run
+from onnxprune.cli.progress import print_all
 from onnxprune.ir.facts import read_graph
 from onnxprune.report.inspection import inspect
+from onnxprune.report.render.inspection import bar, inspection_parts
 from onnxprune.report.render.svg import inspection_to_svg
-from onnxprune.report.render.table import bar
 from tests.cases.commands import Capture
 from tests.cases.nets import small, write
+from tests.cases.text import model
 
 
 def test_a_picture_has_a_bar_for_each_layer(tmp_path: Path, capsys: Capture) -> None:
@@ -59,3 +61,48 @@ def test_a_terminal_without_block_characters_gets_ascii(
     monkeypatch.setattr("rich.console.Console.encoding", "ascii")
     assert run(["inspect", str(write(tmp_path))]) == 0
     capsys.readouterr().out.encode("ascii")
+
+
+LONG = """g (float[1,3,8,8] x, float[16,3,3,3] w1_of_the_first_convolution, float[16,16,3,3] w2_of_the_second_convolution,
+    float[16,16,1,1] w3_of_the_third_convolution) => (float[] y) {
+    a = Conv(x, w1_of_the_first_convolution)  b = Relu(a)  c = Conv(b, w2_of_the_second_convolution)
+    y = Conv(c, w3_of_the_third_convolution) }"""
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_names_stay_whole_whatever_the_width(
+    width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    net = model(LONG)
+    for command in (["inspect"], ["prune", "--ratio", "0.5", "--recover", "none", "--no-bench", "--force"]):
+        assert run([command[0], str(write(tmp_path, net)), *command[1:]]) == 0
+        shown = capsys.readouterr().out
+        assert max(map(len, shown.splitlines())) <= width
+        words = shown.split()
+        assert any(w.startswith("w1_of_the_first_convolution") for w in words)
+        assert any(w.startswith("w3_of_the_third_convolution") for w in words)
+        assert "…" not in shown
+
+
+def test_shares_that_overlap_are_explained(tmp_path: Path, capsys: Capture) -> None:
+    assert run(["inspect", str(write(tmp_path))]) == 0
+    assert "shares add up to more than 100%" in capsys.readouterr().out
+    one = model("g (float[1,8] x, float[8,16] w1) => (float[] y) { y = MatMul(x, w1) }")
+    shown = inspect(analyse(read_graph(one)), "one")
+    print_all(inspection_parts(shown, False))
+    assert "more than 100%" not in capsys.readouterr().out
+
+
+def test_one_of_a_kind_is_singular(tmp_path: Path, capsys: Capture) -> None:
+    net = model("g (float[1,8] x, float[8,6] w1, float[6,1] w2) => (float[] y) { a = MatMul(x, w1)  y = MatMul(a, w2) }")
+    assert run(["inspect", str(write(tmp_path, net))]) == 0
+    assert "6 prunable channels in 1 group; 1 channel cannot be cut" in capsys.readouterr().out
+
+
+def test_all_written_files_are_named(tmp_path: Path, capsys: Capture) -> None:
+    assert (
+        run([str(write(tmp_path)), "--ratio", "0.5", "--recover", "none", "--no-bench", "--plan", str(tmp_path / "p.json")])
+        == 0
+    )
+    assert f"wrote {tmp_path}/net.pruned.onnx, plan {tmp_path}/p.json" in "".join(capsys.readouterr().out.splitlines())

@@ -4,21 +4,56 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.markup import escape
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from onnxprune.cost.benchmark import Benchmark, Latency
+from onnxprune.errors import counted
 from onnxprune.evaluation.verification import Verification
-from onnxprune.report.inspection import Inspection, PinView
+from onnxprune.report.inspection import PinView
 from onnxprune.report.values import Change, MixRow, PinRow, RecoveryRow, Report
 
 MAX_ROWS = 60
 MAX_PINS = 12
+ROOMY = 120
+"""From this width on, tables break names rather than become lists."""
 PLAIN: dict[str, Any] = {"box": None, "pad_edge": False, "header_style": "bold"}
+
+
+Row = tuple[str, tuple[str, ...]]
+"""A line, and those below it."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A table, or a list with the same content where the table is too wide for names to stay whole.
+
+    Attributes:
+        table: the table, with its title.
+        rows: the rows of the list.
+    """
+
+    table: Table
+    rows: tuple[Row, ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """What rich prints."""
+        needed = Measurement.get(console, options.update(max_width=10**6), self.table).maximum
+        if needed <= options.max_width or options.max_width >= ROOMY:
+            yield self.table
+            return
+        if self.table.title:
+            yield Text(str(self.table.title), style="bold")
+        for first, more in self.rows:
+            yield Text(first)
+            yield from (Padding(Text(line), (0, 0, 0, 4)) for line in more)
 
 
 def report_parts(report: Report) -> Iterator[RenderableType]:
@@ -57,8 +92,9 @@ def _headline(report: Report) -> Text:
 
 def _costs(report: Report) -> Table:
     table = Table("", "before", "after", "kept", "note", box=None, pad_edge=False, header_style="bold")
+    table.columns[4].overflow = "fold"
     for column in table.columns[1:4]:
-        column.justify = "right"
+        column.justify, column.no_wrap = "right", True
     kept = report.prunable - report.removed
     note = f"{report.ratio:.1%} removed"
     table.add_row("prunable channels", f"{report.prunable:,}", f"{kept:,}", f"{1 - report.ratio:.1%}", note)
@@ -80,8 +116,9 @@ def _costs(report: Report) -> Table:
 def _samples(report: Report, shown: str) -> str:
     """What accuracy was measured on and, if weights were fitted, the accuracy of the cut alone."""
     fitted = report.recovery is not None and report.recovery.fitted
+    held = "held-out " if fitted else ""
     alone = f"; {shown.format(report.accuracy_cut)} before recovery" if fitted and report.accuracy_cut is not None else ""
-    return f"{report.measure} on {report.samples:,} {'held-out ' if fitted else ''}samples{alone}"
+    return f"{report.measure} on {counted(report.samples, f'{held}sample')}{alone}"
 
 
 def _change(change: Change, unit: float, name: str) -> tuple[str, str, str]:
@@ -98,8 +135,7 @@ def _spread(a: Latency, b: Latency) -> str:
 
 def _speedup(result: Benchmark) -> tuple[str, str, str]:
     spread = f"10-90 %: {result.speedup_low[1]:.2f}-{result.speedup_high[1]:.2f}"
-    plural = "s" if result.threads > 1 else ""
-    return f"{result.speedup[1]:.2f}x", "", f"{spread}; {result.threads} thread{plural}, {result.provider}"
+    return f"{result.speedup[1]:.2f}x", "", f"{spread}; {counted(result.threads, 'thread')}, {result.provider}"
 
 
 def _groups(report: Report) -> Table:
@@ -150,18 +186,28 @@ def _recovery_title(row: RecoveryRow) -> Text:
     return text.append(f"\n{meaning}{commonest}", style="not bold default")
 
 
-def pins_table(pins: Sequence[PinRow] | Sequence[PinView]) -> Table:
-    """What cannot be cut, largest first."""
+def pins_table(pins: Sequence[PinRow] | Sequence[PinView]) -> Fitted:
+    """What cannot be cut, most work first."""
     table = _plain_table("channels", "share of MACs", "kept because", "weights", title="channels that cannot be cut")
     table.columns[0].justify = table.columns[1].justify = "right"
+    rows: list[Row] = []
     for p in pins[:MAX_PINS]:
         more = f" and {len(p.weights) - 2} more" if len(p.weights) > 2 else ""
-        table.add_row(f"{p.channels:,}", f"{p.macs:.1%}", escape(p.reason), escape(", ".join(p.weights[:2])) + more)
+        shown, weights = f"{p.channels:,}" if p.channels else "?", ", ".join(p.weights[:2]) + more
+        table.add_row(shown, f"{p.macs:.1%}", escape(p.reason), escape(weights))
+        rows.append((f"{_channels(p.channels)}, {p.macs:.1%} of the MACs", (f"kept because {p.reason}", f"weights: {weights}")))
     if len(pins) > MAX_PINS:
         rest = pins[MAX_PINS:]
-        counts = (f"{sum(p.channels for p in rest):,}", f"{sum(p.macs for p in rest):.1%}")
-        table.add_row(*counts, f"... {len(rest)} more reasons (--format json lists all)", "")
-    return table
+        others = f"... {len(rest)} more reasons (--format json lists all)"
+        count, share = sum(p.channels for p in rest), f"{sum(p.macs for p in rest):.1%}"
+        table.add_row(f"{count:,}", share, others, "")
+        rows.append((f"{_channels(count)}, {share} of the MACs", (others,)))
+    return Fitted(table, tuple(rows))
+
+
+def _channels(count: int) -> str:
+    """A number of channels; 0 means that it is not known."""
+    return counted(count, "channel") if count else "an unknown number of channels"
 
 
 def _mixes(mixes: Sequence[MixRow]) -> Table:
@@ -196,7 +242,7 @@ def _closing(report: Report) -> Iterator[RenderableType]:
     for warning in report.warnings:
         yield Text("warning: ", style="bold yellow").append(Text(warning, style="default"))
     if report.output:
-        yield Text(f"wrote {report.output}")
+        yield Text(f"wrote {report.output}" + (f", plan {report.plan}" if report.plan else ""))
 
 
 def _refitted(report: Report) -> bool:
@@ -223,68 +269,6 @@ def shapes_text(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{n} {'x'.join(map(str, s)) or 'scalar'}" for n, s in shapes.items())
 
 
-def inspection_parts(found: Inspection, bars: bool) -> Iterator[RenderableType]:
-    """What `inspect` shows: groups with their members, what cannot be cut, and what no cut changes.
-
-    Args:
-        found: the inspection.
-        bars: show shares of the MACs also as bars of block characters, which not every terminal has.
-    """
-    pinned = sum(p.channels for p in found.pins)
-    yield Text(f"{found.nodes:,} nodes, {found.macs / 1e6:,.2f} M MACs (input: {shapes_text(found.inputs)})")
-    yield Text(
-        f"{found.prunable:,} prunable channels in {len(found.groups)} groups; {pinned:,} channels cannot be cut "
-        f"({found.held_macs:.1%} of the MACs)"
-    )
-    yield _groups_table(found, bars)
-    if found.pins:
-        yield pins_table(found.pins)
-    if found.rest:
-        yield _rest_table(found)
-
-
-def _groups_table(found: Inspection, bars: bool) -> Table:
-    """What can be cut, with everything that is cut with it."""
-    table = Table("group", "channels", "share of MACs", "", "made by", escape("weight[axis]"), **PLAIN)
-    table.columns[1].justify = table.columns[2].justify = "right"
-    for column in (table.columns[0], *table.columns[4:]):
-        column.overflow = "fold"  # a truncated name is useless
-    for g in found.groups:
-        width = f"{g.channels:,}" if g.each == 1 else f"{g.channels:,} x {g.each}"
-        blocks = f" in {g.blocks[0]} equal blocks" if g.blocks else ""
-        cells = (width + blocks, f"{g.macs:.1%}", bar(g.macs) if bars else "", _some(g.made_by, 1), _some(g.members, 3))
-        table.add_row(escape(g.name), *map(escape, cells))
-    return table
-
-
-def bar(share: float, width: int = 10) -> str:
-    """A share as a bar of block characters.
-
-    >>> bar(0.5, 4), bar(0.03, 4), bar(0.0)
-    ('██', '▏', '')
-    """
-    eighths = max(round(8 * width * share), 1) if share > 0.001 else 0
-    return "█" * (eighths // 8) + "▏▎▍▌▋▊▉"[eighths % 8 - 1 : eighths % 8 or -8]
-
-
-def _some(names: Sequence[str], most: int) -> str:
-    more = f", ... {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-def _rest_table(found: Inspection) -> Table:
-    """What no cut changes, largest first."""
-    title = f"kept if all prunable channels are removed: {found.fixed_macs:.1%} of the MACs"
-    table = Table("share of MACs", "node", "kept because", title=title, title_justify="left", title_style="bold", **PLAIN)
-    table.columns[0].justify = "right"
-    for r in found.rest[:MAX_PINS]:
-        table.add_row(f"{r.macs:.1%}", escape(f"{r.op} '{r.node}'"), escape(r.why))
-    if len(found.rest) > MAX_PINS:
-        more = found.rest[MAX_PINS:]
-        table.add_row(f"{sum(r.macs for r in more):.1%}", f"... {len(more)} more nodes (--format json lists all)", "")
-    return table
-
-
 def benchmark_parts(result: Benchmark, names: Sequence[str]) -> Iterator[RenderableType]:
     """What `bench` shows."""
     table = Table("model", "median", "10-90 %", "speed-up", "10-90 %", box=None, pad_edge=False, header_style="bold")
@@ -295,6 +279,6 @@ def benchmark_parts(result: Benchmark, names: Sequence[str]) -> Iterator[Rendera
         spread = f"{result.speedup_low[k]:.2f}-{result.speedup_high[k]:.2f}" if k else ""
         table.add_row(escape(name), _ms(t), f"{t.low_ms:.3f}-{t.high_ms:.3f}", f"{result.speedup[k]:.2f}x", spread)
     yield table
-    threads = f"{result.threads} thread{'s' if result.threads > 1 else ''}"
+    threads = counted(result.threads, "thread")
     rounds = f"{result.latencies[0].runs} rounds of alternating runs"
     yield Text(f"{rounds}, {threads}, {result.provider}, {shapes_text(result.inputs)}")
