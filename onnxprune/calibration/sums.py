@@ -71,7 +71,7 @@ class LinearSum:
 
 
 def find_sums(graph: Graph) -> tuple[LinearSum, ...]:
-    """All sums with at least one linear node, in the order of the graph."""
+    """All sums of the main graph with at least one linear node, in the order of the graph."""
     finder = _Finder(graph)
     return tuple(finder.sites())
 
@@ -81,16 +81,17 @@ class _Finder:
         self.graph = graph
         self.captured = {name for n in graph.nodes for name in n.implicit}
         self.terms: dict[str, Term] = {}
-        for node in graph.nodes:
+        self.nodes = [n for n in graph.nodes if not n.body]
+        for node in self.nodes:
             linear = linear_of(node, graph.weights)
             if linear is not None:
                 term = self._follow(linear)
                 self.terms[term.end] = term
 
     def sites(self) -> Iterator[LinearSum]:
-        inner = {name for n in self.graph.nodes if self._adds(n) for name in n.inputs if self._is_sum(name)}
+        inner = {name for n in self.nodes if self._adds(n) for name in n.inputs if self._is_sum(name)}
         summed: set[str] = set()
-        for node in self.graph.nodes:
+        for node in self.nodes:
             if not self._adds(node) or node.outputs[0] in inner:
                 continue
             leaves = list(self._leaves(node))
@@ -111,7 +112,8 @@ class _Finder:
 
     def _single_use(self, name: str) -> bool:
         """Whether the tensor has exactly one consumer, and is neither a model output nor read by a body."""
-        return len(self.graph.consumers.get(name, ())) == 1 and name not in self.graph.outputs and name not in self.captured
+        uses = self.graph.consumers.get(name, ())
+        return len(uses) == 1 and not uses[0][0].body and name not in self.graph.outputs and name not in self.captured
 
     def _adds(self, node: Node) -> bool:
         """Whether the node adds computed tensors that all have the shape of the sum."""

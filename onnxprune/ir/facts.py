@@ -7,7 +7,7 @@ The graph is read node by node (`infer.py`). Sizes that the file leaves open are
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ import onnx.shape_inference
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from onnxprune.errors import OptionError, did_you_mean
-from onnxprune.ir.graph import UNKNOWN, Fact, Facts, Graph, Node, Weight, free_inputs, read_nodes, read_weights
+from onnxprune.ir.bodies import Flat, body_graphs, entering, flatten, is_settled, iterations
+from onnxprune.ir.graph import UNKNOWN, Fact, Facts, Graph, Node, Weight, free_inputs
 from onnxprune.ir.infer import Interpreter, fact_of_type, fact_of_weight
 from onnxprune.ir.tensors import copy_without
 from onnxprune.types import Shapes
@@ -76,10 +77,10 @@ class Reading:
     """The facts of every tensor for one choice of the open sizes.
 
     Attributes:
-        facts: facts of every tensor of the main graph, and of the tensors between the parts of fused nodes.
+        facts: facts of every tensor, and of the tensors between the parts of fused nodes.
         contradictions: the number of times that the model contradicts that choice.
         parts: index of a fused node -> the nodes that it stands for.
-        nodes: the nodes of the main graph.
+        nodes: all nodes.
     """
 
     facts: dict[str, Fact]
@@ -93,36 +94,53 @@ class Reading:
             yield from self.parts.get(node.index, (node,))
 
 
-def interpret(
-    model: ModelProto,
-    nodes: Sequence[Node],
-    weights: Mapping[str, Weight],
-    sizes: Mapping[str, int],
-    fed: Shapes | None = None,
-) -> Reading:
-    """The facts of every tensor of the main graph for one choice of the open sizes."""
-    interpreter = Interpreter(model)
-    facts = {name: fact_of_weight(w) for name, w in weights.items()}
-    facts.update({s.values.name: Fact(s.values.data_type, tuple(s.dims)) for s in model.graph.sparse_initializer})
+def interpret(model: ModelProto, flat: Flat, sizes: Mapping[str, int], fed: Shapes | None = None) -> Reading:
+    """The facts of every tensor for one choice of the open sizes."""
+    interpreter, nodes = Interpreter(model), flat.nodes
+    facts = {name: fact_of_weight(w) for name, w in flat.weights.items()} | dict(flat.sparse)
     named: dict[str, int] = {}
     for value in free_inputs(model):
-        channels = {f"channels of {value.name}": _first_channels(nodes, weights, value.name)}
+        channels = {f"channels of {value.name}": _first_channels(nodes, flat.weights, value.name)}
         facts[value.name] = input_fact(value, {**sizes, **channels}, named, fed or {})
-    stated, contradictions = _Stated(model), 0
+    stated, wrong = _Stated(model), set[int]()
     parts: dict[int, tuple[Node, ...]] = {}
-    for node in nodes:
+    loops = [b for b in flat.bodies[1:] if nodes[b.owner].op != "If"]
+    k = 0
+    while k < len(nodes):
+        node = nodes[k]
+        for body in (b for b in loops if b.first == k):
+            owner = nodes[body.owner].proto
+            entry = entering(owner, body, facts)
+            facts.update({name: stated.better(name, fact) for name, fact in entry.items()})
+            facts[body.prefix] = Fact(TensorProto.INT64, (iterations(owner, facts),))
         if node.inputs or node.outputs[0] not in facts:
             inputs = {name: facts.get(name, UNKNOWN) for name in (*node.inputs, *node.implicit) if name}
+            wrong.discard(k)
             try:
                 pieces, found = interpreter.with_parts(node.proto, inputs)
                 if pieces:
-                    parts[node.index] = tuple(node.part(p) for p in pieces)
+                    parts[k] = tuple(node.part(p) for p in pieces)
             except Exception:  # InferenceError and the like: unknown tensors are pinned, and onnxruntime has the last word
                 found = {name: UNKNOWN for name in node.outputs if name}
-                contradictions += 1
+                wrong.add(k)
             facts.update({name: stated.better(name, fact) for name, fact in found.items()})
-            contradictions += node.op == "Reshape" and not _same_count(facts[node.inputs[0]], facts[node.outputs[0]])
-    return Reading(facts, contradictions, parts, nodes)
+            if node.op == "Reshape" and not _same_count(facts[node.inputs[0]], facts[node.outputs[0]]):
+                wrong.add(k)
+        k = next((b.first for b in loops if b.owner == k and not is_settled(node.proto, b, facts)), k + 1)
+    return Reading(facts, _contradictions(flat, wrong), parts, nodes)
+
+
+def _contradictions(flat: Flat, wrong: Collection[int]) -> int:
+    """The number of nodes that contradict a choice of sizes; of the branches of an If only the one that fits best counts."""
+    counts = [0] * len(flat.bodies)
+    for k in wrong:
+        counts[flat.nodes[k].body] += 1
+    owners: dict[int, list[int]] = {}
+    for k, body in enumerate(flat.bodies[1:], 1):
+        owners.setdefault(body.owner, []).append(k)
+    for owner, inner in reversed(owners.items()):  # nodes in a body after the node around it
+        counts[flat.nodes[owner].body] += min(counts[k] for k in inner)
+    return counts[0]
 
 
 def _same_count(a: Fact, b: Fact) -> bool:
@@ -155,8 +173,9 @@ class _Stated:
             inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
         except Exception:  # inference over the whole model is optional
             inferred = light
-        yield from inferred.graph.value_info
-        yield from inferred.graph.output
+        for graph, body in body_graphs(inferred):
+            for value in (*graph.value_info, *graph.output, *(graph.input if body.prefix else ())):
+                yield ValueInfoProto(name=body.named(value.name), type=value.type)
 
 
 def without_large_weights(model: ModelProto) -> ModelProto:
@@ -218,37 +237,31 @@ def read_graph(model: ModelProto, fed: Shapes | None = None) -> Graph:
         OptionError: `fed` contradicts the model.
     """
     check_shapes(model, fed or {})
-    nodes, weights = read_nodes(model), read_weights(model)
-    inputs = free_inputs(model)
+    flat, inputs = flatten(model), free_inputs(model)
     dynamic = any(-1 in (fact_of_type(v.type).shape or (-1,)) for v in inputs)
-    readings = [_best_reading(model, nodes, weights, FIRST if dynamic else FIRST[:1], {"batch": 1, "other": 16}, fed or {})]
+    readings = [_best_reading(model, flat, FIRST if dynamic else FIRST[:1], {"batch": 1, "other": 16}, fed or {})]
     if dynamic:
-        readings.append(_best_reading(model, nodes, weights, SECOND, {"batch": 2, "other": 24}, {}))
+        readings.append(_best_reading(model, flat, SECOND, {"batch": 2, "other": 24}, {}))
     cases = [r.facts for r in readings]
     facts = {name: Facts(tuple(c.get(name, UNKNOWN) for c in cases)) for name in cases[0]}
     outputs = tuple(v.name for v in model.graph.output)
-    return Graph(model, nodes, weights, facts, tuple(v.name for v in inputs), outputs, fed or {}, readings[0].parts)
+    ends = tuple(v.name for v in inputs), outputs
+    return Graph(model, flat.nodes, flat.weights, facts, *ends, fed or {}, readings[0].parts, flat.bodies)
 
 
 def read_once(model: ModelProto, pairs: Sequence[tuple[int, int]], fed: Shapes) -> tuple[Reading, tuple[str, ...]]:
     """The reading for the first (height, width) that the model does not contradict, and the names of the model's inputs."""
-    nodes, weights = read_nodes(model), read_weights(model)
     check_shapes(model, fed)
-    reading = _best_reading(model, nodes, weights, pairs, {"batch": 1, "other": 16}, fed)
+    reading = _best_reading(model, flatten(model), pairs, {"batch": 1, "other": 16}, fed)
     return reading, tuple(v.name for v in free_inputs(model))
 
 
 def _best_reading(
-    model: ModelProto,
-    nodes: Sequence[Node],
-    weights: Mapping[str, Weight],
-    pairs: Sequence[tuple[int, int]],
-    sizes: Mapping[str, int],
-    fed: Shapes,
+    model: ModelProto, flat: Flat, pairs: Sequence[tuple[int, int]], sizes: Mapping[str, int], fed: Shapes
 ) -> Reading:
     best: Reading | None = None
     for height, width in pairs:
-        reading = interpret(model, nodes, weights, {**sizes, "height": height, "width": width}, fed)
+        reading = interpret(model, flat, {**sizes, "height": height, "width": width}, fed)
         if best is None or reading.contradictions < best.contradictions:
             best = reading
         if not best.contradictions:

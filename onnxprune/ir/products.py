@@ -16,7 +16,13 @@ Factors = tuple[tuple[str, int], ...]
 
 
 def products(node: Node, facts: Mapping[str, Fact]) -> list[Factors]:
-    """The products in a node; empty if it multiplies nothing or its sizes are unknown."""
+    """The products in a node, over all iterations of the loops around it; empty if it multiplies nothing or its sizes are
+    unknown."""
+    loops = tuple((name, 0) for name in node.loops)
+    return [loops + found for found in _once(node, facts)]
+
+
+def _once(node: Node, facts: Mapping[str, Fact]) -> list[Factors]:
     if node.op == "Attention":
         return _attention(node, facts)
     if node.op not in WINDOWED and node.op not in PRODUCTS and node.op != "ConvTranspose":

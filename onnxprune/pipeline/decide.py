@@ -14,6 +14,7 @@ from onnxprune.analysis.analyse import Analysis, check_patterns, refuse
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
 from onnxprune.errors import CutError, ModelError, OptionError, PruneError
+from onnxprune.ir.bodies import flatten
 from onnxprune.ir.graph import Graph
 from onnxprune.ir.spill import Spill, spill_for
 from onnxprune.options import Options, SelectionOptions
@@ -118,7 +119,7 @@ def _around(graph: Graph, index: int) -> list[int]:
     while queue:
         node = graph.nodes[queue.pop()]
         for tensor in (*node.inputs, *node.implicit):
-            above = graph.producers.get(tensor)
+            above = graph.producers.get(tensor) or graph.owners.get(tensor)
             if above is not None and above.index not in found:
                 found.add(above.index)
                 queue.append(above.index)
@@ -134,7 +135,7 @@ def eligible(analysis: Analysis, selection: SelectionOptions, name: str) -> tupl
     """
     if not analysis.groups:
         pinned = analysis.pinned
-        none = " (no convolution or matrix product of known shape outside the bodies of If, Loop and Scan)"
+        none = " (no convolution or matrix product of known shape)"
         reason = f"; most are kept because {pinned[0].pin}" if pinned else none
         raise ModelError(f"{name}: has no prunable channels{reason}. 'onnxprune inspect' lists all reasons")
     coupled = analysis.coupled
@@ -172,7 +173,7 @@ def _space(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options:
 
 def _added(graph: Graph, pruned: ModelProto) -> tuple[str, ...]:
     """A note on the nodes that the cut had to add to stay exact."""
-    kinds = Counter(n.op_type for n in pruned.graph.node) - Counter(n.proto.op_type for n in graph.nodes)
+    kinds = Counter(n.proto.op_type for n in flatten(pruned).nodes) - Counter(n.proto.op_type for n in graph.nodes)
     if not kinds:
         return ()
     listed = ", ".join(f"{n} {op}" for op, n in kinds.most_common(4))
