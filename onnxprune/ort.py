@@ -96,9 +96,16 @@ def run_node(
     return run_model(graph, opsets, operands)
 
 
-def sample(rng: Rng, dtype: int, shape: tuple[int, ...]) -> Array:
-    """Normally distributed numbers, small integers, or True; `dtype` is a TensorProto data type."""
+def sample(rng: Rng, dtype: int, shape: tuple[int, ...], numbers: Array | None = None) -> Array:
+    """Normally distributed numbers, small integers, or True.
+
+    Args:
+        dtype: a TensorProto data type.
+        numbers: the numbers to draw from, if only some are valid (`ir.ranges`).
+    """
     kind = helper.tensor_dtype_to_np_dtype(dtype) if dtype else np.dtype(np.float32)
+    if numbers is not None:
+        return np.asarray(rng.choice(numbers, shape)).astype(kind)
     if kind.kind in "iu":
         return rng.integers(0, 8, shape).astype(kind)
     return np.ones(shape, bool) if kind.kind == "b" else rng.standard_normal(shape).astype(kind)

@@ -15,13 +15,15 @@ from onnxprune.analysis.coupling import Coupled, Mark, Owner, Trail, owners_of
 from onnxprune.analysis.labels import Axis, Flow, Labels, Pin, Residue
 from onnxprune.analysis.policy import DEFAULT, Policy
 from onnxprune.analysis.rules import RULES
-from onnxprune.analysis.rules.declined import DECLINED
+from onnxprune.analysis.rules.declined import DECLINED, UNREAD
 from onnxprune.analysis.rules.site import Site, Unsupported, Use
 from onnxprune.analysis.shuffles import Shuffle, find_shuffles
 from onnxprune.ir.decompositions import MASKABLE, MASKABLE_INTEGERS
 from onnxprune.ir.graph import Graph, Node, subgraphs
 from onnxprune.ir.quantization import absent, is_quantized
 from onnxprune.types import Indices
+
+UNKNOWN_USE = "uses this axis in a way that no rule describes"
 
 
 def couple(
@@ -182,7 +184,7 @@ class _Pass:
             if name and hidden:
                 self._pin(self.flows[name], Pin(str(node), f"has another output '{hidden[0]}' in use"))
             elif name and name not in read:
-                self._pin(self.flows[name], Pin(str(node), "uses this axis in a way that no rule describes"))
+                self._pin(self.flows[name], Pin(str(node), UNREAD.get(node.op, UNKNOWN_USE)))
 
     def _visit(self, node: Node) -> None:
         inputs = tuple(self.flows[name] if name else None for name in node.inputs)
@@ -251,7 +253,7 @@ class _Pass:
         with self.labels.marked(passed) as marks:
             for axis in unmentioned:
                 if not marks[axis].any():
-                    self.labels.pin(axis, Pin(str(node), "uses this axis in a way that no rule describes"))
+                    self.labels.pin(axis, Pin(str(node), UNKNOWN_USE))
 
     def _checked(self, node: Node, name: str, flow: Flow) -> Flow:
         """Labels must match sizes that are static, known and larger than one; others are pinned."""

@@ -54,7 +54,7 @@ def explain(coupled: Coupled, tensor: str) -> tuple[AxisStory, ...]:
     """
     graph = coupled.graph
     if tensor not in graph.facts:
-        by_node = {n.name: n.outputs[0] for n in graph.nodes if n.name}
+        by_node = {n.name: n.result for n in graph.nodes if n.name}
         if tensor in by_node:
             return explain(coupled, by_node[tensor])
         near = difflib.get_close_matches(tensor, [*graph.facts, *by_node], 3, 0.4)
@@ -68,7 +68,7 @@ def about(coupled: Coupled, tensor: str) -> str:
     """What a tensor is: what produces it, and what reads it."""
     graph = coupled.graph
     if tensor not in graph.facts:
-        tensor = next(n.outputs[0] for n in graph.nodes if n.name == tensor)
+        tensor = next(n.result for n in graph.nodes if n.name == tensor)
     maker = graph.producers.get(tensor)
     source = f"fed by {graph.owners[tensor]}" if tensor in graph.owners else "an input of the model"
     what = "a weight" if tensor in graph.weights else f"produced by {maker}" if maker is not None else source

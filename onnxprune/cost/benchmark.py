@@ -13,9 +13,11 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.errors import DataError
+from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import free_inputs
 from onnxprune.ir.infer import fact_of_type
+from onnxprune.ir.ranges import numbers_of
 from onnxprune.ort import sample, session
 from onnxprune.types import Advance, Array, Feeds, Shapes, unwatched
 
@@ -152,7 +154,15 @@ def _run(ort_session: Any, feeds: Feeds) -> float:
     return time.perf_counter() - start
 
 
-def random_feeds(model: ModelProto, shapes: Shapes) -> Feeds:
-    """Seeded inputs of the given shapes."""
+def random_feeds(model: ModelProto, shapes: Shapes, numbers: Mapping[str, Array] | None = None) -> Feeds:
+    """Seeded inputs of the given shapes.
+
+    Args:
+        numbers: for some inputs, the numbers to draw from; by default, what the tables allow that they index.
+    """
     rng = np.random.default_rng(0)
-    return {v.name: sample(rng, fact_of_type(v.type).dtype, tuple(shapes[v.name])) for v in free_inputs(model)}
+    reading, names = read_once(model, CASES_OF_BENCHMARK, shapes)
+    valid = {**numbers_of(names, reading.elementary(), reading.facts), **(numbers or {})}
+    return {
+        v.name: sample(rng, fact_of_type(v.type).dtype, tuple(shapes[v.name]), valid.get(v.name)) for v in free_inputs(model)
+    }

@@ -19,6 +19,7 @@ from onnxprune.data.samples import Data
 from onnxprune.data.user_code import data_of_entry, function_named, is_entry
 from onnxprune.errors import DataError
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
+from onnxprune.ir.ranges import numbers_of
 from onnxprune.ort import sample
 from onnxprune.types import Advance, Array, Shapes, unwatched
 
@@ -193,6 +194,6 @@ def random_data(model: ModelProto, count: int = GENERATED, seed: int = 0, shapes
     """Seeded standard normal numbers, small integers and True as inputs of a model, for smoke tests."""
     rng = np.random.default_rng(seed)
     reading, inputs = read_once(model, CASES_OF_BENCHMARK, shapes or {})
-    facts = reading.facts
-    calls = ({n: sample(rng, facts[n].dtype, facts[n].shape or ()) for n in inputs} for _ in range(count))
+    facts, numbers = reading.facts, numbers_of(inputs, reading.elementary(), reading.facts)
+    calls = ({n: sample(rng, facts[n].dtype, facts[n].shape or (), numbers.get(n)) for n in inputs} for _ in range(count))
     return data_of_calls(calls, model, "random")

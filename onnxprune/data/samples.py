@@ -60,6 +60,12 @@ class Data:
         """Names of the inputs."""
         return tuple(self.chunks[0]) if self.chunks else ()
 
+    @property
+    def integers(self) -> dict[str, Array]:
+        """The integers that occur in each input of integers: others may index past the end of a table."""
+        whole = [name for name in self.names if self.chunks[0][name].dtype.kind in "iu"]
+        return {name: np.unique(np.concatenate([chunk[name].ravel() for chunk in self.chunks])) for name in whole}
+
     def batches(self, size: int) -> Iterator[Feeds]:
         """Feeds of at most `size` samples (exactly `fixed`, if set), in order; shapes are never mixed."""
         step = self.fixed or max(1, size)

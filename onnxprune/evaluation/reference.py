@@ -55,7 +55,7 @@ def reference(coupled: Coupled, dropped: Mask, spill: Spill | None = None) -> Mo
     model = masked(coupled, dropped, spill)
     mixed = coupled.renormalising(dropped)
     for index, (graph, body) in reversed([*enumerate(body_graphs(model))] if mixed else []):  # inner bodies first
-        places = {node.place: k for k in mixed if (node := coupled.graph.nodes[k]).body == index}
+        places = {n.place: k for k in mixed if (n := coupled.graph.nodes[k]).body == index}
         if places:
             nodes = [*graph.node]
             del graph.node[:]

@@ -19,6 +19,7 @@ from onnxprune.evaluation.reference import reference
 from onnxprune.ir.facts import without_large_weights
 from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import FLOATS, Graph
+from onnxprune.ir.ranges import numbers_of
 from onnxprune.ir.spill import spill_for
 from onnxprune.ort import sample, session
 from onnxprune.types import Advance, Array, Feeds, Mask, unwatched
@@ -60,6 +61,7 @@ class Verification:
         inputs: the shapes that were fed, one mapping per run.
         engine: what ran both models: onnxruntime, or onnx.reference if onnxruntime cannot run the original.
         renormalising: number of nodes of the masked original that worked on the kept channels (`reference.py`).
+        failures: for each further input, its shapes and why the original does not run on it.
     """
 
     error: float
@@ -67,9 +69,16 @@ class Verification:
     inputs: tuple[Mapping[str, tuple[int, ...]], ...]
     engine: str
     renormalising: int = 0
+    failures: tuple[str, ...] = ()
 
 
-def verify(coupled: Coupled, dropped: Mask, pruned: ModelProto, progress: Advance = unwatched) -> Verification:
+def verify(
+    coupled: Coupled,
+    dropped: Mask,
+    pruned: ModelProto,
+    progress: Advance = unwatched,
+    numbers: Mapping[str, Array] | None = None,
+) -> Verification:
     """Check a pruned model and compare it with the masked original on seeded inputs.
 
     If the cut was allowed to renormalise, nodes of the masked original work on the kept channels (`reference.py`).
@@ -79,15 +88,18 @@ def verify(coupled: Coupled, dropped: Mask, pruned: ModelProto, progress: Advanc
     remains; then every node is compared on its own, given the same inputs as in the masked original, which verifies the
     whole by induction.
 
+    Args:
+        numbers: for some inputs of integers, the numbers to draw from; by default, what the tables allow that they index.
+
     Raises:
         VerificationError: the model is not valid, its interface changed, or its results differ.
     """
     check_valid(pruned, {n.op_type for n in coupled.graph.model.graph.node})
     _check_interface(coupled.graph.model, pruned)
-    tries = [feeds_for(coupled.graph, case, seed) for seed, case in enumerate(_cases(coupled.graph))]
+    tries = [feeds_for(coupled.graph, case, seed, numbers or {}) for seed, case in enumerate(_cases(coupled.graph))]
     spill = spill_for(coupled.graph.model)  # must outlive `original`, whose weights it stores
     original = reference(coupled, dropped, spill)
-    runs, engine = _runs(original, tries)
+    runs, engine, failures = _runs(original, tries)
     progress(0.5)
     by_nodes = engine == "onnxruntime" and bool(_comparable(coupled.graph, pruned))
     with runnable(pruned) as b:
@@ -101,11 +113,14 @@ def verify(coupled: Coupled, dropped: Mask, pruned: ModelProto, progress: Advanc
     if by_nodes:
         found = _node_by_node(coupled, dropped, original, pruned, [feeds for feeds, _ in runs])
     progress(1)
-    return replace(found, renormalising=len(coupled.renormalising(dropped)))
+    return replace(found, renormalising=len(coupled.renormalising(dropped)), failures=failures)
 
 
-def _runs(original: ModelProto, tries: Sequence[Feeds]) -> tuple[list[tuple[Feeds, list[Output]]], str]:
-    """The original's outputs for the feeds that it can run on, and the engine. Its memory is then released."""
+def _runs(original: ModelProto, tries: Sequence[Feeds]) -> tuple[list[tuple[Feeds, list[Output]]], str, tuple[str, ...]]:
+    """The original's outputs for the feeds that it runs on, the engine, and what is wrong with the other feeds.
+
+    The original's memory is then released.
+    """
     found, failures = [], []
     with runnable(original) as source:
         run, engine = runner(source, original)
@@ -113,12 +128,14 @@ def _runs(original: ModelProto, tries: Sequence[Feeds]) -> tuple[list[tuple[Feed
             try:
                 found.append(_finite_run(run, feeds))
             except Exception as e:  # the model may not accept these sizes; other feeds may work
-                failures.append(str(e).splitlines()[0][:200])
+                shapes = ", ".join(f"{name} {'x'.join(map(str, x.shape)) or 'scalar'}" for name, x in feeds.items())
+                failures.append(f"{shapes}: {str(e).splitlines()[0][:200]}")
     if not found:
         raise VerificationError(
-            f"the original does not run, so the cut cannot be verified: {failures[0]}; set its input sizes with --input-shape"
+            f"the original does not run, so the cut cannot be verified: it fails on {failures[0]}; "
+            "set its input sizes with --input-shape"
         )
-    return found, engine
+    return found, engine, tuple(failures)
 
 
 def _finite_run(run: Run, feeds: Feeds) -> tuple[Feeds, list[Output]]:
@@ -327,11 +344,13 @@ def _describe(values: Any, error: float, tolerance: float) -> str:
     return f"error {error:.1e}, allowed {tolerance:.0e}"
 
 
-def feeds_for(graph: Graph, case: int, seed: int) -> Feeds:
-    """Seeded inputs with the sizes of one case."""
+def feeds_for(graph: Graph, case: int, seed: int, numbers: Mapping[str, Array]) -> Feeds:
+    """Seeded inputs with the sizes of one case, drawn from `numbers` where it lists some."""
     rng = np.random.default_rng(seed)
-    facts = {name: graph.facts[name].cases[case] for name in graph.inputs}
-    return {name: sample(rng, f.dtype, tuple(1 if d < 0 else d for d in f.shape or ())) for name, f in facts.items()}
+    facts = {name: f.cases[case] for name, f in graph.facts.items()}
+    valid = {**numbers_of(graph.inputs, graph.elementary, facts), **numbers}
+    shapes = {name: tuple(1 if d < 0 else d for d in facts[name].shape or ()) for name in graph.inputs}
+    return {name: sample(rng, facts[name].dtype, shape, valid.get(name)) for name, shape in shapes.items()}
 
 
 def runner(source: bytes | str, model: ModelProto, engine: str | None = None) -> tuple[Run, str]:

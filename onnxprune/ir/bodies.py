@@ -10,7 +10,7 @@ written.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,10 @@ from onnxprune.ir.graph import (
     Fact,
     Node,
     Weight,
-    captured,
     defined,
     domain_of,
-    operator_of,
     opsets,
+    read_node,
     stored_in,
     subgraphs,
 )
@@ -62,7 +61,9 @@ def flatten(model: ModelProto) -> Flat:
     reader.read(0)
     bodies = tuple(reader.bodies)
     weights = {name: w for body in bodies for name, w in stored_in(body.proto, body).items()}
-    sparse = {b.named(t.values.name): Fact(t.values.data_type, tuple(t.dims)) for b in bodies for t in b.proto.sparse_initializer}
+    sparse = {
+        b.named(t.values.name): Fact(t.values.data_type, tuple(t.dims)) for b in bodies for t in b.proto.sparse_initializer
+    }
     return Flat(tuple(reader.nodes), weights, bodies, sparse)
 
 
@@ -82,7 +83,7 @@ class _Reader:
         self.versions = opsets(model)
         self.nodes: list[Node] = []
         self.bodies = [Body("", model.graph, {})]
-        self.loops: list[tuple[str, ...]] = [()]
+        self.runs: list[tuple[str, ...]] = [()]
         self.taken = defined(model.graph)
 
     def read(self, index: int) -> None:
@@ -90,19 +91,19 @@ class _Reader:
         body, names = self.bodies[index], self.bodies[index].names
         for place, node in enumerate(body.proto.node):
             opened = is_opened(node, self.versions)
-            inner = [self._open(index, node, place, a) for a in node.attribute if a.type == AttributeProto.GRAPH] if opened else []
+            inner = (
+                [self._open(index, node, place, a) for a in node.attribute if a.type == AttributeProto.GRAPH] if opened else []
+            )
             for k in inner:
-                self._replace(k, first=len(self.nodes))
+                self.bodies[k] = replace(self.bodies[k], first=len(self.nodes))
                 self.read(k)
             for k in inner:
-                self._replace(k, owner=len(self.nodes))
+                self.bodies[k] = replace(self.bodies[k], owner=len(self.nodes))
             proto = _closed(node, names, [self.bodies[k] for k in inner]) if opened else renamed(node, names)
             if names and node.name:
                 proto.name = body.prefix + node.name
-            ends = tuple(proto.input), tuple(proto.output), tuple(captured(proto))
-            version = self.versions.get(domain_of(node), 1)
-            where = {"body": index, "place": place, "loops": self.loops[index]}
-            self.nodes.append(Node(len(self.nodes), operator_of(node), version, proto.name, *ends, proto, **where))
+            plain = read_node(proto, len(self.nodes), self.versions)
+            self.nodes.append(replace(plain, body=index, place=place, runs=self.runs[index]))
 
     def _open(self, parent: int, node: NodeProto, place: int, attribute: AttributeProto) -> int:
         """Add a body."""
@@ -112,14 +113,9 @@ class _Reader:
             prefix = f"{prefix[:-1]}_/"
         self.taken |= {prefix + name for name in own}
         names = {**self.bodies[parent].names, **{name: prefix + name for name in own}}
-        self.bodies.append(Body(prefix, attribute.g, names, parent))
-        self.loops.append((*self.loops[parent], prefix) if node.op_type != "If" else self.loops[parent])
+        self.bodies.append(Body(prefix, attribute.g, names, parent, attribute.name))
+        self.runs.append((*self.runs[parent], prefix))
         return len(self.bodies) - 1
-
-    def _replace(self, k: int, first: int | None = None, owner: int | None = None) -> None:
-        b = self.bodies[k]
-        first, owner = b.first if first is None else first, b.owner if owner is None else owner
-        self.bodies[k] = Body(b.prefix, b.proto, b.names, b.parent, owner, first)
 
 
 def renamed(node: NodeProto, names: Mapping[str, str]) -> NodeProto:
@@ -187,7 +183,7 @@ def put_back(
             inner = by_prefix.get(a.g.name) if a.type == AttributeProto.GRAPH else None
             if inner is not None:
                 _restore(a.g, bodies[inner], inside[inner], finish)
-                new.name = new.name or _name_of_owner(bodies[inner], bodies[k], a.name, len(inside[k]))
+                new.name = new.name or _name_of_owner(bodies[inner], bodies[k], len(inside[k]))
         inside[k].append(new)
     return inside[0]
 
@@ -199,9 +195,9 @@ def _restore(graph: GraphProto, body: Body, nodes: Sequence[NodeProto], finish: 
     finish(graph, body)
 
 
-def _name_of_owner(body: Body, around: Body, attribute: str, place: int) -> str:
+def _name_of_owner(body: Body, around: Body, place: int) -> str:
     """The name of a node without one: none, unless its weights would be named differently now that its position has changed."""
-    old = body.prefix.removeprefix(around.prefix).removesuffix(f"/{attribute}/")
+    old = body.prefix.removeprefix(around.prefix).removesuffix(f"/{body.attribute}/")
     return "" if old == f"#{place}" else old
 
 
@@ -214,14 +210,14 @@ def entering(node: NodeProto, body: Body, facts: Mapping[str, Fact]) -> dict[str
     """The facts of the inputs of a body, for all iterations.
 
     Args:
-        node: the Loop or Scan node.
+        node: the node that it belongs to.
         body: its body.
         facts: what is known; if the body has been interpreted before, also what was assumed, and its results.
     """
     given = [facts.get(name, UNKNOWN) for name in node.input]
     if node.op_type == "Loop":
         given = [Fact(TensorProto.INT64, ()), Fact(TensorProto.BOOL, ()), *given[2:]]
-    else:
+    elif node.op_type == "Scan":
         states = carried(node)
         axes = _scan_axes(node, "scan_input_axes", len(given) - states)
         given = [*given[:states], *(_element(x, axis) for x, axis in zip(given[states:], axes, strict=True))]
@@ -245,17 +241,22 @@ def carried(node: NodeProto) -> int:
 
 def fed_back(node: NodeProto, body: Body) -> list[tuple[str, str]]:
     """(input, output) of a body for each tensor that is carried from one iteration to the next."""
+    if node.op_type == "If":
+        return []
     first, outputs = (2, body.outputs[1:]) if node.op_type == "Loop" else (0, body.outputs)
     return list(zip(body.inputs[first:][: carried(node)], outputs, strict=False))
 
 
-def iterations(node: NodeProto, facts: Mapping[str, Fact]) -> int:
-    """How often the body of a Loop or Scan runs; 1 if that is unknown."""
+def runs_of(node: NodeProto, body: Body, facts: Mapping[str, Fact]) -> int:
+    """How often a body runs, given what is known; 1 if that is unknown."""
     if node.op_type == "Scan":
         return scan_length(node, facts) or 1
-    most = facts.get(node.input[0], UNKNOWN).value
-    count = 1 if most is None or most.size != 1 else int(most.ravel()[0])
-    return count if 0 < count < MOST_ITERATIONS else 1
+    given = facts.get(node.input[0], UNKNOWN).value
+    if given is None or given.size != 1:
+        return 1
+    if node.op_type == "If":
+        return int(bool(given.all()) == (body.attribute == "then_branch"))
+    return int(given.item()) if 0 < given.item() < MOST_ITERATIONS else 1
 
 
 def scan_length(node: NodeProto, facts: Mapping[str, Fact]) -> int | None:

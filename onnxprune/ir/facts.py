@@ -7,61 +7,33 @@ The graph is read node by node (`infer.py`). Sizes that the file leaves open are
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx.shape_inference
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from onnxprune.errors import OptionError, did_you_mean
-from onnxprune.ir.bodies import Flat, body_graphs, entering, flatten, is_settled, iterations
+from onnxprune.ir.bodies import Flat, body_graphs, entering, flatten, is_settled, runs_of
 from onnxprune.ir.graph import UNKNOWN, Fact, Facts, Graph, Node, Weight, free_inputs
 from onnxprune.ir.infer import Interpreter, fact_of_type, fact_of_weight
+from onnxprune.ir.sizes import (
+    FIRST,
+    LENGTHS_OF_FIRST,
+    LENGTHS_OF_SECOND,
+    SECOND,
+    Trial,
+    check_shapes,
+    input_facts,
+    open_batch,
+    trials,
+    unranked,
+)
 from onnxprune.ir.tensors import copy_without
 from onnxprune.types import Shapes
 
-# Small sizes keep the analysis fast; they differ in every place so that a mix-up shows, and 16 divides the spatial ones.
-# Each pair is (height or depth, width); the next one is tried if the model contradicts the previous one.
-FIRST = ((64, 64), (48, 48), (32, 32), (224, 224), (299, 299), (512, 512))
 CASES_OF_BENCHMARK = ((224, 224), (48, 320), *FIRST)
-SECOND = ((96, 96), (48, 96), (32, 96), (96, 48))
-
-
-def input_fact(value: ValueInfoProto, sizes: Mapping[str, int], named: dict[str, int], fed: Shapes) -> Fact:
-    """The fact of a graph input with its open sizes filled in.
-
-    Sizes given by the user (`fed`: input name -> shape) take precedence; the same symbol gets the same size everywhere.
-    """
-    fact = fact_of_type(value.type)
-    if fact.shape is None:
-        return Fact(fact.dtype, tuple(fed[value.name])) if value.name in fed else fact
-    dims = value.type.tensor_type.shape.dim
-    channels = _channel_axis(dims)
-    shape = []
-    for k, d in enumerate(dims):
-        if d.HasField("dim_value") and d.dim_value >= 0:
-            shape.append(d.dim_value)
-        elif value.name in fed and k < len(fed[value.name]) and fed[value.name][k] > 0:
-            shape.append(fed[value.name][k])
-        else:
-            place = "other"
-            if k == 0:
-                place = "batch"
-            elif len(dims) >= 4:
-                last = len(dims) - (1 if channels == 1 else 2)
-                place = f"channels of {value.name}" if k == channels else "width" if k == last else "height"
-            default = sizes[place]
-            shape.append(named.setdefault(d.dim_param, default) if d.dim_param else default)
-    return Fact(fact.dtype, tuple(shape))
-
-
-def _channel_axis(dims: Sequence[Any]) -> int:
-    """The channel axis of an image-like input: the last one if it is the only size that the file states, else axis 1."""
-    stated = [d.HasField("dim_value") and d.dim_value >= 0 for d in dims]
-    return len(dims) - 1 if len(dims) >= 4 and stated[-1] and not any(stated[1:-1]) else 1
 
 
 def _first_channels(nodes: Sequence[Node], weights: Mapping[str, Weight], name: str) -> int:
@@ -79,14 +51,21 @@ class Reading:
     Attributes:
         facts: facts of every tensor, and of the tensors between the parts of fused nodes.
         contradictions: the number of times that the model contradicts that choice.
+        empty: the number of tensors that it leaves without elements.
         parts: index of a fused node -> the nodes that it stands for.
         nodes: all nodes.
     """
 
     facts: dict[str, Fact]
     contradictions: int
+    empty: int
     parts: dict[int, tuple[Node, ...]]
     nodes: Sequence[Node]
+
+    @property
+    def faults(self) -> tuple[int, int]:
+        """How badly that choice suits the model; less is better."""
+        return self.contradictions, self.empty
 
     def elementary(self) -> Iterator[Node]:
         """All nodes, with each fused node replaced by its parts."""
@@ -94,25 +73,22 @@ class Reading:
             yield from self.parts.get(node.index, (node,))
 
 
-def interpret(model: ModelProto, flat: Flat, sizes: Mapping[str, int], fed: Shapes | None = None) -> Reading:
+def interpret(model: ModelProto, flat: Flat, trial: Trial) -> Reading:
     """The facts of every tensor for one choice of the open sizes."""
     interpreter, nodes = Interpreter(model), flat.nodes
     facts = {name: fact_of_weight(w) for name, w in flat.weights.items()} | dict(flat.sparse)
-    named: dict[str, int] = {}
-    for value in free_inputs(model):
-        channels = {f"channels of {value.name}": _first_channels(nodes, flat.weights, value.name)}
-        facts[value.name] = input_fact(value, {**sizes, **channels}, named, fed or {})
+    facts.update(input_facts(free_inputs(model), trial, lambda name: _first_channels(nodes, flat.weights, name)))
     stated, wrong = _Stated(model), set[int]()
     parts: dict[int, tuple[Node, ...]] = {}
-    loops = [b for b in flat.bodies[1:] if nodes[b.owner].op != "If"]
+    bodies = flat.bodies[1:]
     k = 0
     while k < len(nodes):
         node = nodes[k]
-        for body in (b for b in loops if b.first == k):
+        for body in (b for b in bodies if b.first == k):
             owner = nodes[body.owner].proto
             entry = entering(owner, body, facts)
             facts.update({name: stated.better(name, fact) for name, fact in entry.items()})
-            facts[body.prefix] = Fact(TensorProto.INT64, (iterations(owner, facts),))
+            facts[body.prefix] = Fact(TensorProto.INT64, (runs_of(owner, body, facts),))
         if node.inputs or node.outputs[0] not in facts:
             inputs = {name: facts.get(name, UNKNOWN) for name in (*node.inputs, *node.implicit) if name}
             wrong.discard(k)
@@ -126,8 +102,11 @@ def interpret(model: ModelProto, flat: Flat, sizes: Mapping[str, int], fed: Shap
             facts.update({name: stated.better(name, fact) for name, fact in found.items()})
             if node.op == "Reshape" and not _same_count(facts[node.inputs[0]], facts[node.outputs[0]]):
                 wrong.add(k)
-        k = next((b.first for b in loops if b.owner == k and not is_settled(node.proto, b, facts)), k + 1)
-    return Reading(facts, _contradictions(flat, wrong), parts, nodes)
+        k = next((b.first for b in bodies if b.owner == k and not is_settled(node.proto, b, facts)), k + 1)
+    # an empty tensor of known value is an empty list of sizes or the like
+    made = (facts[name] for node in nodes for name in node.outputs if name and name in facts)
+    empty = sum(0 in (fact.shape or ()) and fact.value is None for fact in made)
+    return Reading(facts, _contradictions(flat, wrong), empty, parts, nodes)
 
 
 def _contradictions(flat: Flat, wrong: Collection[int]) -> int:
@@ -206,26 +185,6 @@ def skeleton(model: ModelProto) -> ModelProto:
     return copy
 
 
-def check_shapes(model: ModelProto, fed: Shapes) -> None:
-    """Check that the shapes given by the user are for inputs of the model and agree with the sizes that the file states.
-
-    Raises:
-        OptionError: a name is not an input, or a shape contradicts the file.
-    """
-    inputs = {v.name: fact_of_type(v.type).shape for v in free_inputs(model)}
-    for name, sizes in fed.items():
-        if name not in inputs:
-            hint = did_you_mean(name, inputs)
-            raise OptionError(f"--input-shape: '{name}' is not an input; {hint}the inputs are {', '.join(inputs)}")
-        stated = inputs[name]
-        if stated is None:
-            continue
-        fits = len(stated) == len(sizes) and all(a < 0 or b <= 0 or a == b for a, b in zip(stated, sizes, strict=False))
-        if not fits:
-            got, expected = ("x".join("?" if n <= 0 else str(n) for n in shape) for shape in (sizes, stated))
-            raise OptionError(f"--input-shape: got {got} for '{name}', but the file says {expected} (? is any size)")
-
-
 def read_graph(model: ModelProto, fed: Shapes | None = None) -> Graph:
     """The frozen view of a model: nodes, weights, and facts in every case.
 
@@ -239,9 +198,10 @@ def read_graph(model: ModelProto, fed: Shapes | None = None) -> Graph:
     check_shapes(model, fed or {})
     flat, inputs = flatten(model), free_inputs(model)
     dynamic = any(-1 in (fact_of_type(v.type).shape or (-1,)) for v in inputs)
-    readings = [_best_reading(model, flat, FIRST if dynamic else FIRST[:1], {"batch": 1, "other": 16}, fed or {})]
+    pairs = FIRST if dynamic else FIRST[:1]
+    readings = [_best_reading(model, flat, trials(pairs, 1, LENGTHS_OF_FIRST, fed or {}))]
     if dynamic:
-        readings.append(_best_reading(model, flat, SECOND, {"batch": 2, "other": 24}, {}))
+        readings.append(_second_reading(model, flat, fed or {}, readings[0]))
     cases = [r.facts for r in readings]
     facts = {name: Facts(tuple(c.get(name, UNKNOWN) for c in cases)) for name in cases[0]}
     outputs = tuple(v.name for v in model.graph.output)
@@ -252,19 +212,39 @@ def read_graph(model: ModelProto, fed: Shapes | None = None) -> Graph:
 def read_once(model: ModelProto, pairs: Sequence[tuple[int, int]], fed: Shapes) -> tuple[Reading, tuple[str, ...]]:
     """The reading for the first (height, width) that the model does not contradict, and the names of the model's inputs."""
     check_shapes(model, fed)
-    reading = _best_reading(model, flatten(model), pairs, {"batch": 1, "other": 16}, fed)
+    reading = _best_reading(model, flatten(model), trials(pairs, 1, LENGTHS_OF_FIRST, fed))
     return reading, tuple(v.name for v in free_inputs(model))
 
 
-def _best_reading(
-    model: ModelProto, flat: Flat, pairs: Sequence[tuple[int, int]], sizes: Mapping[str, int], fed: Shapes
-) -> Reading:
-    best: Reading | None = None
-    for height, width in pairs:
-        reading = interpret(model, flat, {**sizes, "height": height, "width": width}, fed)
-        if best is None or reading.contradictions < best.contradictions:
-            best = reading
-        if not best.contradictions:
+def _second_reading(model: ModelProto, flat: Flat, fed: Shapes, first: Reading) -> Reading:
+    """A reading with other sizes than the first.
+
+    They do not depend on the sizes that the user gives, so that whatever depends on open sizes shows. A model that works with
+    few sizes gets those of the first reading, with another batch if it accepts that.
+    """
+    inputs = free_inputs(model)
+    best = _best_reading(model, flat, trials(SECOND, 2, LENGTHS_OF_SECOND, unranked(inputs, fed)))
+    taken = {v.name: shape for v in inputs if (shape := first.facts[v.name].shape) is not None}
+    for known in (open_batch(inputs, taken), taken):
+        if best.faults <= first.faults:
             break
+        found = _best_reading(model, flat, trials(SECOND[:1], 2, LENGTHS_OF_SECOND[:1], known))
+        best = min(best, found, key=lambda reading: reading.faults)
+    return best
+
+
+def _best_reading(model: ModelProto, flat: Flat, choices: Iterable[Sequence[Trial]]) -> Reading:
+    """The reading with the fewest faults, the first of several. Further lengths are tried only if tensors are empty."""
+    best: Reading | None = None
+    for choice in choices:
+        for trial in choice:
+            reading = interpret(model, flat, trial)
+            if best is None or reading.faults < best.faults:
+                best = reading
+            if best.faults == (0, 0):
+                return best
+        assert best is not None
+        if not best.empty:
+            return best
     assert best is not None
     return best

@@ -8,7 +8,7 @@ choices of its dynamic sizes, and whatever differs between the two is dynamic.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -35,7 +35,7 @@ class Node:
         fused: the fused operator in the file, if this node is one of its parts.
         body: the body that it stands in (index into `Graph.bodies`); 0 = the main graph.
         place: its position in the main graph or in its body.
-        loops: the loops around it, each named by the tensor whose one size is the number of iterations.
+        runs: the bodies around it, each named by a tensor that stands for how often it runs: its only size.
     """
 
     index: int
@@ -49,13 +49,23 @@ class Node:
     fused: str = ""
     body: int = 0
     place: int = -1
-    loops: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
 
     def part(self, proto: NodeProto) -> Node:
         """A node that this fused node stands for."""
-        name, opset = self.name or self.outputs[0], onnx.defs.onnx_opset_version()
-        ends = tuple(proto.input), tuple(proto.output)
-        return Node(self.index, proto.op_type, opset, name, *ends, (), proto, self.op, self.body, self.place, self.loops)
+        ends, opset = (tuple(proto.input), tuple(proto.output)), onnx.defs.onnx_opset_version()
+        part = Node(self.index, proto.op_type, opset, self.title, *ends, (), proto, self.op)
+        return replace(part, body=self.body, place=self.place, runs=self.runs)
+
+    @property
+    def result(self) -> str:
+        """The first output that is not omitted."""
+        return next((o for o in self.outputs if o), "")
+
+    @property
+    def title(self) -> str:
+        """The name, or else the first output."""
+        return self.name or self.result
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -75,7 +85,7 @@ class Node:
 
     def __str__(self) -> str:
         """Operator and name, as messages and reports show a node."""
-        return f"{self.fused or self.op} '{self.name or self.outputs[0]}'"
+        return f"{self.fused or self.op} '{self.title}'"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -87,6 +97,7 @@ class Body:
         proto: the graph in the file.
         names: local names that differ from those of the analysis -> the latter, for all tensors that it can read.
         parent: the body that its owner stands in.
+        attribute: the attribute of the owner that holds it, e.g. ``then_branch``.
         owner: index of the node that it belongs to; -1 for the main graph.
         first: index of its first node; if it has none, of the next one.
     """
@@ -95,6 +106,7 @@ class Body:
     proto: GraphProto = field(repr=False)
     names: Mapping[str, str] = field(repr=False)
     parent: int = 0
+    attribute: str = ""
     owner: int = -1
     first: int = 0
 
@@ -310,11 +322,14 @@ def domain_of(node: NodeProto) -> str:
 
 def read_nodes(model: ModelProto) -> tuple[Node, ...]:
     """The nodes of the main graph as frozen values; a node with bodies reads all that they capture."""
-    versions, nodes = opsets(model), []
-    for k, n in enumerate(model.graph.node):
-        ends = tuple(n.input), tuple(n.output), tuple(captured(n))
-        nodes.append(Node(k, operator_of(n), versions.get(domain_of(n), 1), n.name, *ends, n, place=k))
-    return tuple(nodes)
+    versions = opsets(model)
+    return tuple(replace(read_node(n, k, versions), place=k) for k, n in enumerate(model.graph.node))
+
+
+def read_node(proto: NodeProto, index: int, versions: Mapping[str, int]) -> Node:
+    """One node as a frozen value."""
+    ends = tuple(proto.input), tuple(proto.output), tuple(captured(proto))
+    return Node(index, operator_of(proto), versions.get(domain_of(proto), 1), proto.name, *ends, proto)
 
 
 def constant_tensor(node: NodeProto) -> TensorProto | None:

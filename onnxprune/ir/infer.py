@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.shape_inference
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
+from onnx import ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
 from onnxprune.ir.bodies import is_opened, leaving
 from onnxprune.ir.decompositions import MICROSOFT, parts_of
@@ -92,9 +92,7 @@ class Interpreter:
             "then_branch": condition is None or bool(condition.all()),
             "else_branch": condition is None or not condition.any(),
         }
-        outputs = [
-            [inputs.get(v.name, UNKNOWN) for v in a.g.output] for a in node.attribute if taken[a.name]
-        ]
+        outputs = [[inputs.get(v.name, UNKNOWN) for v in a.g.output] for a in node.attribute if taken[a.name]]
         agreed = [
             x if all((y.dtype, y.shape) == (x.dtype, x.shape) for y in ys) else UNKNOWN for x, *ys in zip(*outputs, strict=True)
         ]
@@ -122,7 +120,7 @@ class Interpreter:
         types = {n: _type(inputs[n]) for n in node.input if n}
         schema = self._schema(node.op_type, domain)
         found = onnx.shape_inference.infer_node_outputs(schema, node, types, data, None, self._imports, self._ir)
-        return {name: fact_of_type(t) for name, t in found.items()}
+        return {name: _without_negative(t) for name, t in found.items()}
 
     def _schema(self, op: str, domain: str) -> Any:
         try:
@@ -222,6 +220,15 @@ def fact_of_type(t: TypeProto) -> Fact:
     if t.tensor_type.HasField("shape"):
         shape = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in t.tensor_type.shape.dim)
     return Fact(t.tensor_type.elem_type, shape)
+
+
+def _without_negative(t: TypeProto) -> Fact:
+    """The fact of an inferred type. A window longer than its axis has no position; inference may then return less than zero."""
+    fact = fact_of_type(t)
+    if fact.shape is None:
+        return fact
+    stated = [d.HasField("dim_value") for d in t.tensor_type.shape.dim]
+    return Fact(fact.dtype, tuple(max(n, 0) if known else n for n, known in zip(fact.shape, stated, strict=True)))
 
 
 def fact_of_weight(weight: Weight) -> Fact:

@@ -80,13 +80,14 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
         progress=lambda done: progress("cut", done),
     )
     decision = outcome.decision
-    verification = _verified(decision, options.checks, progress)
+    numbers = data.integers if data else None
+    verification = _verified(decision, options.checks, progress, numbers)
     recovery = _recovered(options, outcome, samples, judge, progress)
     method = recovery.method if recovery else "none"
     made_by = {**options.asked(), **({"recovered": method} if method != "none" else {})}
     plan = plan_of(decision.analysis.coupled, decision.dropped, loaded.sha256, made_by)
     model = recovery.model if recovery else decision.pruned
-    found = _measured(loaded, model, options.data.input_shape, options.checks, components.run, progress)
+    found = _measured(loaded, model, options.data.input_shape, options.checks, components.run, progress, numbers)
     measure = metric.__name__ if metric else found.measure
     found = replace(
         found,
@@ -162,11 +163,13 @@ def _batches(data: Data) -> list[Feeds]:
     return batches_of(data)
 
 
-def _verified(decision: Decision, checks: CheckOptions, progress: Progress) -> Verification | None:
+def _verified(
+    decision: Decision, checks: CheckOptions, progress: Progress, numbers: Mapping[str, Array] | None = None
+) -> Verification | None:
     if not checks.verify:
         return None
     coupled = decision.analysis.coupled
-    return verify(coupled, decision.dropped, decision.pruned, lambda done: progress("verify", done))
+    return verify(coupled, decision.dropped, decision.pruned, lambda done: progress("verify", done), numbers)
 
 
 def _recovered(
@@ -195,14 +198,20 @@ def _recovered(
 
 
 def _measured(
-    loaded: Loaded, model: ModelProto, shapes: Shapes, checks: CheckOptions, run: Runner, progress: Progress
+    loaded: Loaded,
+    model: ModelProto,
+    shapes: Shapes,
+    checks: CheckOptions,
+    run: Runner,
+    progress: Progress,
+    numbers: Mapping[str, Array] | None = None,
 ) -> Findings:
-    """The cost of the original and of the result."""
+    """The cost of the original and of the result; `numbers` as for `verify`."""
     before = cost(loaded.model, shapes, loaded.size)
     after = cost(model, before.inputs)
     if not checks.bench:
         return Findings(before, after)
-    models, feeds = (loaded.model, model), benchmark.random_feeds(loaded.model, before.inputs)
+    models, feeds = (loaded.model, model), benchmark.random_feeds(loaded.model, before.inputs, numbers)
     timing = benchmark.benchmark(models, feeds, checks.threads, progress=lambda done: progress("benchmark", done), run=run)
     return Findings(before, after, timing=timing)
 

@@ -175,7 +175,7 @@ def _rest(coupled: Coupled, facts: Mapping[str, Fact], total: int) -> list[RestV
     for node in coupled.graph.elementary:
         remaining = _macs_without(coupled, node, facts, coupled.free)
         if remaining:
-            found.append(RestView(node.op, node.name or node.outputs[0], remaining / total, _why(coupled, node, facts)))
+            found.append(RestView(node.op, node.title, remaining / total, _why(coupled, node, facts)))
     return sorted(found, key=lambda r: -r.macs)
 
 
@@ -210,5 +210,5 @@ def _layers(coupled: Coupled, facts: Mapping[str, Fact], total: int) -> list[Lay
         pinned = labels[~coupled.free[labels]]
         pins = [str(coupled.first_pin[root]) for root in coupled.roots[pinned[:1]].tolist()]
         why = pins[0] if pins else "" if free else _why(coupled, node, facts)
-        found.append(LayerView(node.op, node.name or node.outputs[0], macs / total, free, len(pinned), why))
+        found.append(LayerView(node.op, node.title, macs / total, free, len(pinned), why))
     return found

@@ -34,7 +34,7 @@ def layer_changes(original: ModelProto, pruned: ModelProto, shapes: Shapes) -> t
     for node in reading.nodes:
         macs = sum(macs_of(part, reading.facts) for part in reading.parts.get(node.index, (node,)))
         if macs:
-            rows.append(LayerChange(node.op, node.name or node.outputs[0], macs, after.get(node.outputs[0], 0)))
+            rows.append(LayerChange(node.op, node.title, macs, after.get(node.result, 0)))
     return tuple(rows)
 
 
@@ -42,4 +42,4 @@ def _macs(model: ModelProto, shapes: Shapes) -> dict[str, int]:
     """First output of a node -> its multiply-accumulates."""
     reading = read_once(model, CASES_OF_BENCHMARK, shapes)[0]
     nodes = ((node, reading.parts.get(node.index, (node,))) for node in reading.nodes)
-    return {node.outputs[0]: sum(macs_of(part, reading.facts) for part in parts) for node, parts in nodes}
+    return {node.result: sum(macs_of(part, reading.facts) for part in parts) for node, parts in nodes}

@@ -20,6 +20,7 @@ from onnxprune.evaluation.reference import reference
 from onnxprune.evaluation.verification import as_output, difference, verify
 from onnxprune.ir.facts import read_graph
 from onnxprune.ort import session
+from onnxprune.report.render.table import verification_text
 from onnxprune.rewrite.cut import cut
 from tests.cases import exported
 from tests.cases.choosing import choose
@@ -65,6 +66,16 @@ def test_a_correct_cut_is_verified() -> None:
     assert found.engine == "onnxruntime"
     assert len(found.inputs) == 2
     assert found.inputs[0] != found.inputs[1]
+
+
+def test_an_input_on_which_the_original_fails_is_named() -> None:
+    """Position 20 exists in the second input only, and inference does not look at it."""
+    net = model("""g (float[N,T,4] x, float[4,8] w1, float[8,4] w2) => (float[] y) <int64 p = {20}> {
+        a = Gather <axis = 1> (x, p)  b = MatMul(a, w1)  y = MatMul(b, w2) }""")
+    found = verify(*made(net))
+    assert len(found.inputs) == 1
+    assert found.failures[0].startswith("x 1x16x4: ")
+    assert f"on 1 of 2 seeded inputs in onnxruntime; the original fails on {found.failures[0]}" in verification_text(found)
 
 
 @pytest.mark.parametrize(("name", "change"), WRONG.values(), ids=WRONG)

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx
 import pytest
 
-from onnxprune.ir.facts import read_graph
+from onnxprune.errors import OptionError
+from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_graph, read_once
 from onnxprune.ir.graph import Graph
 from tests.cases.text import model
 
@@ -56,6 +59,69 @@ def test_a_channels_last_image_gets_a_size_that_runs() -> None:
     sizes = read_graph(net).facts["y"].cases[0].shape or ()
     assert min(sizes) > 0
     assert read_graph(net).shape("y") == (None, 8, None, None)
+
+
+AUDIO = """g (float[batch,samples] x, float[8,1,256] w1, float[8,8,3] w2) => (float[] y) <int64[1] one = {1}> {
+    a = Unsqueeze(x, one)  b = Conv <strides = [128]> (a, w1)  y = Conv(b, w2) }"""
+
+
+@pytest.mark.parametrize("fed", [{}, {"x": (1, 16000)}], ids=["open", "given"])
+def test_an_open_length_grows_until_no_tensor_is_empty(fed: dict[str, tuple[int, ...]]) -> None:
+    """Three windows of 256 samples, 128 apart, are 512 samples."""
+    graph = read_graph(model(AUDIO), fed)
+    lengths = [(c.shape or ())[2] for c in graph.facts["y"].cases]
+    assert min(lengths) > 0
+    assert graph.shape("y") == (None, 8, None)
+    assert not fed or graph.facts["x"].cases[0].shape == fed["x"]
+    assert min(read_once(model(AUDIO), CASES_OF_BENCHMARK, fed)[0].facts["y"].shape or ()) > 0
+
+
+def test_an_empty_constant_does_not_make_lengths_grow() -> None:
+    graph = read("""g (float[N,T] x) => (float[] y) <int64[1] none = {0}> {
+        s = Shape(x)  e = Slice(s, none, none)  z = ConstantOfShape(none)  y = Concat <axis = 0> (z, z) }""")
+    assert graph.facts["x"].cases[0].shape == (1, 16)
+
+
+TWO = "g (float[batch,8,len] x, float[1,batch,4] state) => (float[] y, float[] z) { y = Relu(x)  z = Relu(state) }"
+
+
+def test_a_size_given_for_a_symbol_holds_for_all_inputs() -> None:
+    graph = read_graph(model(TWO), {"x": (3, 8, 64)})
+    assert graph.facts["state"].cases[0].shape == (1, 3, 4)
+    assert read_graph(model(TWO), {"state": (1, 3, 4)}).facts["x"].cases[0].shape == (3, 8, 16)
+
+
+def test_a_symbol_of_a_first_axis_is_a_batch_everywhere() -> None:
+    turned = "g (float[1,batch,4] state, float[batch,8] x) => (float[] y, float[] z) { y = Relu(x)  z = Relu(state) }"
+    assert [c.shape for c in read(turned).facts["state"].cases] == [(1, 1, 4), (1, 2, 4)]
+
+
+CONFLICTS: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
+    "two inputs": (
+        {"x": (1, 8, 64), "state": (1, 2, 4)},
+        "got 2 for 'batch' in 'state', but 1 in 'x'; one symbol has one size",
+    ),
+    "the file": ({"x": (1, 9, 64)}, "got 1x9x64 for 'x', but the file says ?x8x?"),
+}
+
+
+@pytest.mark.parametrize(("fed", "message"), CONFLICTS.values(), ids=CONFLICTS)
+def test_contradictory_sizes_are_refused(fed: dict[str, tuple[int, ...]], message: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(message)):
+        read_graph(model(TWO), fed)
+
+
+def test_a_model_that_accepts_one_length_gets_it_in_both_readings() -> None:
+    """Only the batch is really open: 512 positions are stored."""
+    net = model("g (float[N,T,4] x, float[512,4] w1) => (float[] y) { y = Add(x, w1) }")
+    graph = read_graph(net, {"x": (1, 512, 4)})
+    assert [c.shape for c in graph.facts["y"].cases] == [(1, 512, 4), (2, 512, 4)]
+
+
+def test_an_input_of_unknown_rank_has_the_given_shape_in_both_readings() -> None:
+    net = model("g (float[1,3,8,8] x, float[8,3,3,3] w1) => (float[1,8,6,6] y) { y = Conv(x, w1) }")
+    net.graph.input[0].type.tensor_type.ClearField("shape")
+    assert read_graph(net, {"x": (1, 3, 8, 8)}).shape("y") == (1, 8, 6, 6)
 
 
 SIZES: dict[str, tuple[str, str, list[int] | None]] = {

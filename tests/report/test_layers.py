@@ -37,6 +37,13 @@ def test_the_macs_of_each_layer_are_counted_at_the_given_input_sizes() -> None:
         assert (four.before, four.after) == (4 * row.before, 4 * row.before)
 
 
+def test_recurrent_layers_that_omit_their_first_output_are_told_apart() -> None:
+    net = model("""g (float[5,1,6] x, float[1,12,6] w1, float[1,12,4] w2, float[1,24,6] w3, float[1,24,8] w4) => (s, t) {
+        , s = GRU <hidden_size = 4> (x, w1, w2)  , t = GRU <hidden_size = 8> (x, w3, w4) }""")
+    rows = layer_changes(net, net, {"x": (5, 1, 6)})
+    assert [(r.node, r.before, r.after) for r in rows] == [("s", 600, 600), ("t", 1680, 1680)]
+
+
 def test_a_layer_that_the_pruned_model_lacks_has_no_macs_left() -> None:
     net, without = model(NET), model(NET.replace("y = Conv(b, w2)", "y = Identity(b)"))
     assert [row.after for row in layer_changes(net, without, {"x": (1, 3, 8, 8)})] == [ROWS[0].before, 0]

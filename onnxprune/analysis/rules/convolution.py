@@ -18,9 +18,17 @@ Pairs = list[Pair]
 
 def convolution(site: Site) -> list[Flow]:
     """Conv and ConvTranspose: a signature, unless there are groups."""
+    _keep_blocks_even(site)
     if site.node.attribute("group", 1) == 1:
         return by_signature(SIGNATURES[site.node.op])(site)
     return grouped(site)
+
+
+def _keep_blocks_even(site: Site) -> None:
+    """A deformable convolution moves each of several blocks of its input by offsets of their own."""
+    blocks, channels = site.node.limit("blocks", 1), site.flow(0).axes[1]
+    if blocks > 1 and channels is not None:
+        site.even(channels.reshape(blocks, -1))
 
 
 def sliding(site: Site) -> list[Flow]:

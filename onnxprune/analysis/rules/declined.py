@@ -46,7 +46,6 @@ _REASONS: Mapping[str, str] = {
     ),
     "normalises over several axes at once, as before opset 13": "QLinearSoftmax*",
     "multiplies by scales of more than one axis": "QLinearMatMul",
-    "moves every group of channels by its own offsets": "DeformConv",
     "stores channels in blocks of the processor's width; save the model at onnxruntime's extended level instead": (
         "nchwc.AveragePool* nchwc.Conv* nchwc.GlobalAveragePool* nchwc.GlobalMaxPool* nchwc.MaxPool* nchwc.ReorderInput* "
         "nchwc.ReorderOutput* nchwc.Upsample*"
@@ -61,3 +60,6 @@ def _named(op: str) -> str:
 
 DECLINED: Mapping[str, str] = {_named(op): why for why, ops in _REASONS.items() for op in ops.split()}
 """Operator -> why its channels are kept. Fused operators are listed for the cases that have no parts."""
+
+UNREAD: Mapping[str, str] = {"DeformConv": "takes its offsets or its mask from them"}
+"""Fused operator -> what it does with operands that its parts do not read."""

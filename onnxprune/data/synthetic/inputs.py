@@ -20,7 +20,8 @@ from onnxprune.data.arrays import counts_samples, inputs_of
 from onnxprune.data.synthetic.textures import TEXTURES, coloured, crossed, grid
 from onnxprune.errors import DataError
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
-from onnxprune.ir.graph import FLOATS, Fact, Node, Weight, read_nodes, read_weights
+from onnxprune.ir.graph import FLOATS, Fact, Node, read_nodes, read_weights
+from onnxprune.ir.ranges import USUAL, numbers_of
 from onnxprune.types import Array, Rng
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -83,12 +84,14 @@ class Tokens:
     Attributes:
         name, shape, dtype: as for `Signal`.
         entries: number of entries of the table.
+        first: the first of them.
     """
 
     name: str
     shape: tuple[int, ...]
     entries: int
     dtype: np.dtype[Any]
+    first: int = 0
 
     @property
     def at(self) -> Array:
@@ -112,7 +115,7 @@ class Tokens:
 
     def fed(self, samples: Array) -> Array:
         """The integers, in the type of the input."""
-        return samples.astype(self.dtype)
+        return (samples + self.first).astype(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -153,20 +156,21 @@ def read_inputs(model: ModelProto, shapes: Mapping[str, Sequence[int]] | None = 
     uses = _Uses(model)
     common = counts_samples(inputs_of(model))
     facts = {name: reading.facts[name] for name in names}
-    return tuple(_input(name, fact, common, uses, facts) for name, fact in facts.items())
+    numbers = numbers_of(names, reading.elementary(), reading.facts)
+    return tuple(_input(name, fact, common, uses, facts, numbers.get(name)) for name, fact in facts.items())
 
 
-def _input(name: str, fact: Fact, common: bool, uses: _Uses, facts: Mapping[str, Fact]) -> Input:
+def _input(name: str, fact: Fact, common: bool, uses: _Uses, facts: Mapping[str, Fact], numbers: Array | None) -> Input:
     if fact.shape is None or -1 in fact.shape or not fact.dtype:
         raise DataError(f"synthetic: the model does not state the shape of '{name}'; set it with --input-shape or use --data")
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(fact.dtype))
     whole = fact.shape if common else (1, *fact.shape)
     shape = whole[1:]
-    if fact.dtype in FLOATS or (dtype == np.uint8 and len(shape) > 1):
+    if numbers is None and (fact.dtype in FLOATS or (dtype == np.uint8 and len(shape) > 1)):
         constant = _constant_number(name, shape, facts)
         return Constant(name, constant.astype(dtype)) if constant is not None else _signal(name, whole, dtype, uses)
-    if dtype.kind in "iu":
-        return _whole_numbers(name, shape, dtype, uses)
+    if dtype.kind in "iu" or numbers is not None:
+        return _whole_numbers(name, shape, dtype, np.arange(USUAL) if numbers is None else numbers)
     if dtype.kind == "b":
         return Constant(name, np.ones(shape, bool))
     raise DataError(f"synthetic: '{name}' has type {dtype}, which cannot be synthesized; use --data")
@@ -183,15 +187,14 @@ def _constant_number(name: str, shape: tuple[int, ...], facts: Mapping[str, Fact
     return None
 
 
-def _whole_numbers(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], uses: _Uses) -> Input:
-    entries = uses.entries(name)
+def _whole_numbers(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], numbers: Array) -> Input:
     if re.search("mask", name, re.IGNORECASE):
         return Constant(name, np.ones(shape, dtype))
-    if re.search("position", name, re.IGNORECASE) and shape and (entries or shape[-1]) >= shape[-1]:
+    if re.search("position", name, re.IGNORECASE) and shape and len(numbers) >= shape[-1]:
         return Constant(name, np.broadcast_to(np.arange(shape[-1], dtype=dtype), shape))
     if re.search("type|segment", name, re.IGNORECASE):
         return Constant(name, np.zeros(shape, dtype))
-    return Tokens(name, shape, entries or 8, dtype)
+    return Tokens(name, shape, len(numbers), dtype, int(numbers[0]))
 
 
 def _signal(name: str, whole: tuple[int, ...], dtype: np.dtype[Any], uses: _Uses) -> Signal:
@@ -265,17 +268,6 @@ class _Uses:
         if nodes[0].op in self._SAME and nodes[0].inputs[0] == name:
             return self.first(nodes[0].outputs[0])
         return nodes[0], [self._weights[n].array if n in self._weights else None for n in nodes[0].inputs]
-
-    def entries(self, name: str) -> int | None:
-        """Number of entries of the table that an input indexes; None if it indexes none."""
-        for node in self._of(name):
-            if node.op == "Gather" and node.inputs[1] == name and node.inputs[0] in self._weights:
-                weight: Weight = self._weights[node.inputs[0]]
-                return int(weight.shape[node.attribute("axis", 0)])
-            found = self.entries(node.outputs[0]) if node.op in self._SAME and node.inputs[0] == name else None
-            if found:
-                return found
-        return None
 
     def channel_axis(self, name: str, whole: tuple[int, ...]) -> int | None:
         """The channel axis of a sample (without the sample axis)."""

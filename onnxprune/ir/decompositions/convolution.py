@@ -17,10 +17,10 @@ def fused_conv(c: Chain) -> Results:
 
 
 def deform_conv(c: Chain) -> Results:
-    """A convolution that reads its input at given offsets; with several offset groups, blocks of channels differ."""
-    if c.attribute("offset_group", 1) > 1:
-        return None
-    return (c("Conv", c[0], c[1], c[3], **c.own("offset_group")),)
+    """A convolution that reads its input at given offsets; with several offset groups, each block of channels has its own."""
+    y = c("Conv", c[0], c[1], c[3], **c.own("offset_group"))
+    c.parts[-1].metadata_props.add(key="blocks", value=str(c.attribute("offset_group", 1)))
+    return (y,)
 
 
 def conv_with_state(c: Chain) -> Results:

@@ -188,11 +188,14 @@ def verification_text(verification: Verification) -> str:
     """What was verified and how closely, in one sentence."""
     count = verification.renormalising
     nodes = "1 node works" if count == 1 else f"{count:,} nodes work"
+    done, failures = len(verification.inputs), verification.failures
+    inputs = f"{done} of {done + len(failures)}" if failures else f"{done}"
+    why = f"; the original fails on {'; '.join(failures)}" if failures else ""
     mixes = f", in which {nodes} on the kept channels only" if count else ""
     return (
         f"equal to the original with the removed channels zeroed{mixes}, "
         f"largest relative difference {verification.error:.1e} (tolerance {verification.tolerance:.0e}) "
-        f"on {len(verification.inputs)} seeded inputs in {verification.engine}"
+        f"on {inputs} seeded inputs in {verification.engine}{why}"
     )
 
 

@@ -399,10 +399,27 @@ SAMPLES: dict[str, list[Sample]] = {
                 "float[6,8,3,3] w3, float[36,8,3,3] w4",
                 w2="4,6,1,1",
             ),
-            0,
-            "its own offsets",
-            most=0,
+            14,
+            "takes its offsets or its mask from them",
             opset=19,
+        ),
+        Sample(
+            conv(
+                "o = Conv(a, w4)  m = Conv(a, w6)  b = DeformConv <group = 2, offset_group = 4, kernel_shape = [3,3]>"
+                " (a, w3, o, w5, m)",
+                "float[6,4,3,3] w3, float[72,8,3,3] w4, float[6] w5, float[36,8,3,3] w6",
+                w2="4,6,1,1",
+            ),
+            6,
+            opset=22,
+        ),
+        Sample(
+            conv(
+                "o = Conv(a, w4)  b = DeformConv <group = 8, offset_group = 2, kernel_shape = [3,3]> (a, w3, o)",
+                "float[8,1,3,3] w3, float[36,8,3,3] w4",
+            ),
+            8,
+            opset=22,
         ),
     ],
 }
