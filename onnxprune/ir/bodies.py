@@ -124,11 +124,12 @@ def renamed(node: NodeProto, names: Mapping[str, str]) -> NodeProto:
         return node
     new = NodeProto()
     new.CopyFrom(node)
-    _rename(new, names)
+    rename(new, names)
     return new
 
 
-def _rename(node: NodeProto, names: Mapping[str, str]) -> None:
+def rename(node: NodeProto, names: Mapping[str, str]) -> None:
+    """Let a node read and make tensors under other names, also in its bodies."""
     for ends in (node.input, node.output):
         for k, name in enumerate(ends):
             ends[k] = names.get(name, name)
@@ -136,7 +137,7 @@ def _rename(node: NodeProto, names: Mapping[str, str]) -> None:
         own = defined(graph)
         outside = {old: new for old, new in names.items() if old not in own}
         for inner in graph.node:
-            _rename(inner, outside)
+            rename(inner, outside)
         for value in graph.output:
             value.name = outside.get(value.name, value.name)
 
@@ -177,7 +178,7 @@ def put_back(
     for node, k in nodes:
         new = NodeProto()
         new.CopyFrom(node)
-        _rename(new, local[k])
+        rename(new, local[k])
         new.name = new.name.removeprefix(bodies[k].prefix)
         for a in new.attribute:
             inner = by_prefix.get(a.g.name) if a.type == AttributeProto.GRAPH else None
