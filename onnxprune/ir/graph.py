@@ -263,6 +263,11 @@ class Graph:
         """Input of a body -> the Loop or Scan node that feeds it."""
         return {name: self.nodes[body.owner] for body in self.bodies[1:] for name in body.inputs}
 
+    @cached_property
+    def stored_in_bodies(self) -> frozenset[str]:
+        """The weights that bodies store."""
+        return frozenset(name for body in self.bodies[1:] for name in stored_in(body.proto, body))
+
     def sources_of(self, name: str) -> set[str]:
         """All tensors that `name` is computed from, including itself."""
         found, queue = {name}, [name]

@@ -132,7 +132,7 @@ def open_batch(values: Sequence[ValueInfoProto], shapes: Shapes) -> Shapes:
     found = {}
     for v in values:
         if len(dims := _dims(v)) == len(shapes.get(v.name, ())):
-            again = [d.dim_param in symbols or _is_batch(dims, k) and not _stated(d) for k, d in enumerate(dims)]
+            again = [d.dim_param in symbols or (_is_batch(dims, k) and not _stated(d)) for k, d in enumerate(dims)]
             found[v.name] = [0 if is_open else n for n, is_open in zip(shapes[v.name], again, strict=True)]
     return found
 

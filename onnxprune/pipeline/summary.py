@@ -61,7 +61,7 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
         *_short_of_ratio(decision.ratio, removed / max(prunable, 1)),
         *(text for limit in decision.limits for text in _short_of_limit(limit, decision)),
     ]
-    notes = found.samples.notes if found.samples and found.recovery else ()
+    notes = (*found.samples.notes, *_left_alone(decision)) if found.samples and found.recovery else ()
     return Report(
         model=name,
         output="",
@@ -80,7 +80,13 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
         benchmark=found.timing,
         measure=found.measure,
         notes=(*decision.notes, *notes),
-        warnings=(*found.warnings, *missed, *_slower(found.timing, removed), *_recovery_warnings(found.recovery)),
+        warnings=(
+            *found.warnings,
+            *_unreached(found.verification),
+            *missed,
+            *_slower(found.timing, removed),
+            *_recovery_warnings(found.recovery),
+        ),
         missed=bool(missed),
         **_recovered(found.recovery, found.samples),
     )
@@ -91,6 +97,19 @@ def _mixes(decision: Decision) -> tuple[MixRow, ...]:
     coupled, dropped = decision.analysis.coupled, decision.dropped
     found = sorted(coupled.renormalising(dropped).items())
     return tuple(MixRow(str(coupled.graph.nodes[k]), len(x), int((~dropped[x]).sum())) for k, x in found)
+
+
+def _left_alone(decision: Decision) -> tuple[str, ...]:
+    """A note if recovery could not fit all layers that the cut changed."""
+    coupled, dropped = decision.analysis.coupled, decision.dropped
+    cut = {o.weight for o in coupled.owners if dropped[o.start : o.start + o.size].any()}
+    inside = coupled.graph.stored_in_bodies.intersection(cut)
+    found = f"{len(inside)} of {len(cut)} cut weights are in bodies of If, Loop or Scan, which recovery leaves as they are"
+    return (found,) if inside else ()
+
+
+def _unreached(verification: Verification | None) -> list[str]:
+    return [f"not verified, because it did not run: {what}" for what in (verification.unreached if verification else ())]
 
 
 def _slower(timing: Benchmark | None, removed: int) -> list[str]:
