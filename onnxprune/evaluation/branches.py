@@ -15,6 +15,7 @@ import onnx
 from onnx import ModelProto, NodeProto
 
 from onnxprune.analysis.coupling import Coupled
+from onnxprune.errors import VerificationError
 from onnxprune.ir.bodies import Flat, flatten, put_back
 from onnxprune.ir.facts import skeleton
 from onnxprune.ir.graph import Body, Graph, defined
@@ -62,8 +63,14 @@ def _surely_runs(graph: Graph, body: Body) -> bool:
 
 def running(model: ModelProto, choice: Collection[str]) -> ModelProto:
     """The model with the chosen branches in place of their Ifs, under the names that the analysis gives to their tensors, and
-    with chosen loops that run twice."""
+    with chosen loops that run twice.
+
+    Raises:
+        VerificationError: the model has no such body.
+    """
     flat = flatten(model)
+    if missing := set(choice).difference(body.prefix for body in flat.bodies):
+        raise VerificationError(f"the pruned model has no body '{min(missing)[:-1]}', which the original has")
     chosen = {k for k, body in enumerate(flat.bodies) if body.prefix in choice}
     forced = {flat.bodies[k].owner: k for k in chosen}
     place = _places(flat, {k for k in chosen if flat.nodes[flat.bodies[k].owner].op == "If"}, forced)

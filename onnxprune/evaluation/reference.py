@@ -19,7 +19,7 @@ from onnxprune.analysis.labels import Residue
 from onnxprune.analysis.masking import mask_weight
 from onnxprune.ir.bodies import body_graphs
 from onnxprune.ir.facts import skeleton
-from onnxprune.ir.graph import Body, constant_tensor
+from onnxprune.ir.graph import Body, constant_tensor, subgraphs
 from onnxprune.ir.spill import Spill
 from onnxprune.types import Indices, Mask
 
@@ -38,7 +38,9 @@ def masked(coupled: Coupled, dropped: Mask, spill: Spill | None = None) -> Model
     for graph, body in body_graphs(model):
         for t in graph.initializer if body.prefix else ():
             t.CopyFrom(mask_weight(coupled, dropped, t, body.named(t.name)))
-        for n in graph.node:
+        for place, n in enumerate(graph.node):
+            if not n.name and any(subgraphs(n)):
+                n.name = f"#{place}"  # its bodies are known by its position, which may change
             tensor = constant_tensor(n)
             if tensor is not None:
                 tensor.CopyFrom(mask_weight(coupled, dropped, tensor, body.named(n.output[0])))

@@ -176,15 +176,20 @@ def put_back(
     by_prefix = {body.prefix: k for k, body in enumerate(bodies) if k}
     local = [{new: old for old, new in body.names.items()} for body in bodies]
     for node, k in nodes:
+        if not k and not any(a.type == AttributeProto.GRAPH for a in node.attribute):
+            inside[k].append(node)
+            continue
         new = NodeProto()
         new.CopyFrom(node)
         rename(new, local[k])
-        new.name = new.name.removeprefix(bodies[k].prefix)
+        if k and new.name.startswith(bodies[k].prefix):
+            new.name = new.name.removeprefix(bodies[k].prefix)
         for a in new.attribute:
             inner = by_prefix.get(a.g.name) if a.type == AttributeProto.GRAPH else None
             if inner is not None:
                 _restore(a.g, bodies[inner], inside[inner], finish)
-                new.name = new.name or _name_of_owner(bodies[inner], bodies[k], len(inside[k]))
+                if not new.name and (name := _name_of_owner(bodies[inner], bodies[k], len(inside[k]))):
+                    new.name = name
         inside[k].append(new)
     return inside[0]
 

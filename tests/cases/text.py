@@ -73,7 +73,7 @@ def graphs(graph: GraphProto, prefix: str = "", outer: Mapping[str, str] | None 
 
 def stored(model: ModelProto) -> dict[str, TensorProto]:
     """Initializers and Constant nodes by name, also those in bodies; changes of the tensors change the model."""
-    found = {}
+    found: dict[str, TensorProto] = {}
     for graph, names in graphs(model.graph):
         found |= {names[t.name]: t for t in graph.initializer}
         for node in graph.node:
