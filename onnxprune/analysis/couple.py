@@ -193,7 +193,9 @@ class _Pass:
     def _visit(self, node: Node) -> None:
         inputs = tuple(self.flows[name] if name else None for name in node.inputs)
         for name in node.implicit:
-            self._pin(self.flows.get(name), Pin(str(node), "uses them inside its body"))
+            closed = any(graph.node for graph in subgraphs(node.proto))
+            why = "uses them inside its body" if closed else "returns them from its body, whose outputs are kept"
+            self._pin(self.flows.get(name), Pin(str(node), why))
         if node.index in self.kept:
             for flow in inputs:
                 self._pin(flow, Pin(str(node), self.kept[node.index]))

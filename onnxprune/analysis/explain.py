@@ -70,7 +70,8 @@ def about(coupled: Coupled, tensor: str) -> str:
     if tensor not in graph.facts:
         tensor = next(n.result for n in graph.nodes if n.name == tensor)
     maker = graph.producers.get(tensor)
-    what = "a weight" if tensor in graph.weights else f"produced by {maker}" if maker is not None else "an input of the model"
+    source = f"fed by {graph.owners[tensor]}" if tensor in graph.owners else "an input of the model"
+    what = "a weight" if tensor in graph.weights else f"produced by {maker}" if maker is not None else source
     readers = [str(n) for n, _ in graph.consumers.get(tensor, ())] + ["the caller"] * (tensor in graph.outputs)
     more = f" and {len(readers) - 3} more" if len(readers) > 3 else ""
     return f"{tensor}: {what}, read by {', '.join(readers[:3]) or 'no node'}{more}"
@@ -102,8 +103,8 @@ def without_channels(coupled: Coupled, tensor: str, axis: int) -> str:
     size = (graph.shape(tensor) or ())[axis]
     if size is None or size == 1:
         return "its size is dynamic" if size is None else "it has one position"
-    if tensor in graph.inputs:
-        return "it is an input of the model"
+    if tensor in graph.inputs or tensor in graph.owners:
+        return "it is an input of the model" if tensor in graph.inputs else f"it is fed by {graph.owners[tensor]}"
     if tensor in graph.weights:
         return "it is not a floating-point weight in use" if tensor in graph.consumers else "it is unused"
     along = [str(k) for k, x in enumerate(coupled.flows[tensor].axes) if x is not None]

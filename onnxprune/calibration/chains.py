@@ -58,7 +58,8 @@ class Follower:
 
     def single_use(self, name: str) -> bool:
         """Whether the tensor has exactly one consumer, and is neither a model output nor read by a body."""
-        return len(self.graph.consumers.get(name, ())) == 1 and name not in self.graph.outputs and name not in self._captured
+        uses = self.graph.consumers.get(name, ())
+        return len(uses) == 1 and not uses[0][0].body and name not in self.graph.outputs and name not in self._captured
 
     def follow(self, name: str, axis: int) -> Chain:
         """The per-channel operators behind a tensor whose channels lie on `axis`."""

@@ -56,7 +56,7 @@ class LinearSum:
 
 
 def find_sums(graph: Graph) -> tuple[LinearSum, ...]:
-    """All sums with at least one linear node, in the order of the graph."""
+    """All sums of the main graph with at least one linear node, in the order of the graph."""
     finder = _Finder(graph)
     return tuple(finder.sites())
 
@@ -65,16 +65,17 @@ class _Finder:
     def __init__(self, graph: Graph) -> None:
         self.graph, self.follower = graph, Follower(graph)
         self.terms: dict[str, Term] = {}
-        for node in graph.nodes:
+        self.nodes = [n for n in graph.nodes if not n.body]
+        for node in self.nodes:
             linear = linear_of(node, graph.weights)
             if linear is not None:
                 chain = self.follower.follow(node.outputs[0], linear.channel_axis)
                 self.terms[chain.end] = Term(linear, chain.steps, chain.end, chain.axis)
 
     def sites(self) -> Iterator[LinearSum]:
-        inner = {name for n in self.graph.nodes if self._adds(n) for name in n.inputs if self._is_sum(name)}
+        inner = {name for n in self.nodes if self._adds(n) for name in n.inputs if self._is_sum(name)}
         summed: set[str] = set()
-        for node in self.graph.nodes:
+        for node in self.nodes:
             if not self._adds(node) or node.outputs[0] in inner:
                 continue
             leaves = list(self._leaves(node))

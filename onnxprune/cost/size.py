@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto
 
+from onnxprune.ir.bodies import all_weights
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
-from onnxprune.ir.graph import read_weights
 from onnxprune.ir.products import macs_of
 from onnxprune.ir.tensors import size_of
 from onnxprune.types import Shapes
@@ -39,7 +39,7 @@ def cost(model: ModelProto, fed: Shapes | None = None, size: int | None = None) 
     Args:
         size: bytes of the file, if known; otherwise they are computed.
     """
-    weights = read_weights(model)
+    weights = all_weights(model)
     reading, inputs = read_once(model, CASES_OF_BENCHMARK, fed or {})
     macs, shapes = (
         sum(macs_of(n, reading.facts) for n in reading.elementary()),

@@ -17,8 +17,9 @@ from onnx import ModelProto, NodeProto
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.labels import Residue
 from onnxprune.analysis.masking import mask_weight
+from onnxprune.ir.bodies import body_graphs
 from onnxprune.ir.facts import skeleton
-from onnxprune.ir.graph import constant_tensor
+from onnxprune.ir.graph import Body, constant_tensor, subgraphs
 from onnxprune.ir.spill import Spill
 from onnxprune.types import Indices, Mask
 
@@ -29,16 +30,20 @@ def masked(coupled: Coupled, dropped: Mask, spill: Spill | None = None) -> Model
     Args:
         spill: where large changed weights are stored, to keep them out of memory.
     """
-    graph = coupled.graph
-    model = skeleton(graph.model)
-    for t in graph.model.graph.initializer:
+    model = skeleton(coupled.graph.model)
+    for t in coupled.graph.model.graph.initializer:
         model.graph.initializer.append(mask_weight(coupled, dropped, t, t.name, spill))
-    for n in graph.model.graph.node:
-        tensor, new = constant_tensor(n), NodeProto()
-        new.CopyFrom(n)
-        if tensor is not None:
-            new.attribute[0].t.CopyFrom(mask_weight(coupled, dropped, tensor, n.output[0]))
-        model.graph.node.append(new)
+    for n in coupled.graph.model.graph.node:
+        model.graph.node.add().CopyFrom(n)
+    for graph, body in body_graphs(model):
+        for t in graph.initializer if body.prefix else ():
+            t.CopyFrom(mask_weight(coupled, dropped, t, body.named(t.name)))
+        for place, n in enumerate(graph.node):
+            if not n.name and any(subgraphs(n)):
+                n.name = f"#{place}"  # its bodies are known by its position, which may change
+            tensor = constant_tensor(n)
+            if tensor is not None:
+                tensor.CopyFrom(mask_weight(coupled, dropped, tensor, body.named(n.output[0])))
     return model
 
 
@@ -51,21 +56,25 @@ def reference(coupled: Coupled, dropped: Mask, spill: Spill | None = None) -> Mo
     """
     model = masked(coupled, dropped, spill)
     mixed = coupled.renormalising(dropped)
-    if mixed:
-        nodes = [*model.graph.node]
-        del model.graph.node[:]
-        for k, node in enumerate(nodes):
-            removed = dropped & np.isin(coupled.roots, coupled.roots[mixed[k]]) if k in mixed else None
-            model.graph.node.extend([node] if removed is None else _KeptOnly(coupled, model, node, removed).nodes())
+    for index, (graph, body) in reversed([*enumerate(body_graphs(model))] if mixed else []):  # inner bodies first
+        places = {n.place: k for k in mixed if (n := coupled.graph.nodes[k]).body == index}
+        if places:
+            nodes = [*graph.node]
+            del graph.node[:]
+            for place, node in enumerate(nodes):
+                labels = mixed[places[place]] if place in places else None
+                removed = None if labels is None else dropped & np.isin(coupled.roots, coupled.roots[labels])
+                graph.node.extend([node] if removed is None else _KeptOnly(coupled, model, node, body, removed).nodes())
     return model
 
 
 class _KeptOnly:
     """A node restricted to the kept channels: removed positions are taken out of its inputs and refilled in its outputs."""
 
-    def __init__(self, coupled: Coupled, model: ModelProto, node: NodeProto, removed: Mask) -> None:
-        self.coupled, self.model, self.node, self.removed = coupled, model, node, removed
+    def __init__(self, coupled: Coupled, model: ModelProto, node: NodeProto, body: Body, removed: Mask) -> None:
+        self.coupled, self.model, self.node, self.body, self.removed = coupled, model, node, body, removed
         self.taken = {name for n in coupled.graph.nodes for name in n.outputs} | set(coupled.graph.facts)
+        self.taken |= {t.name for t in model.graph.initializer}
 
     def nodes(self) -> list[NodeProto]:
         node = NodeProto()
@@ -88,7 +97,7 @@ class _KeptOnly:
 
     def _masks(self, name: str) -> list[tuple[int, Mask]]:
         """Axes of a tensor that carry channels mixed by the node, and the mask of their kept positions."""
-        axes = self.coupled.flows[name].axes if name else ()
+        axes = self.coupled.flows[self.body.named(name)].axes if name else ()
         masks = [(k, ~self.removed[labels]) for k, labels in enumerate(axes) if labels is not None]
         return [(k, kept) for k, kept in masks if not kept.all()]
 
@@ -100,7 +109,8 @@ class _KeptOnly:
 
     def _fill(self, nodes: list[NodeProto], data: str, like: str, axis: int, kept: Mask) -> str:
         """Set removed positions to zero if the analysis relies on it, else to one: finite, and not the original's value."""
-        flow, fact = self.coupled.flows[like], self.coupled.graph.facts[like].cases[0]
+        name = self.body.named(like)
+        flow, fact = self.coupled.flows[name], self.coupled.graph.facts[name].cases[0]
         number = 0 if flow.residue[axis] is Residue.ZERO else 1
         kind = onnx.helper.tensor_dtype_to_np_dtype(fact.dtype)
         mask = self._constant(kept.reshape([-1] + [1] * (len(flow.axes) - axis - 1)), f"{like} mask {axis}")

@@ -15,7 +15,9 @@ from onnx import ModelProto, TensorProto
 
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.errors import VerificationError
+from onnxprune.evaluation.branches import choices, running
 from onnxprune.evaluation.reference import reference
+from onnxprune.ir.bodies import rename
 from onnxprune.ir.facts import without_large_weights
 from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import FLOATS, Graph
@@ -62,6 +64,8 @@ class Verification:
         engine: what ran both models: onnxruntime, or onnx.reference if onnxruntime cannot run the original.
         renormalising: number of nodes of the masked original that worked on the kept channels (`reference.py`).
         failures: for each further input, its shapes and why the original does not run on it.
+        reached: bodies of If and Loop that were run whatever their conditions said (`branches.py`).
+        unreached: bodies that the cut changed and that did not run then, and why.
     """
 
     error: float
@@ -70,6 +74,8 @@ class Verification:
     engine: str
     renormalising: int = 0
     failures: tuple[str, ...] = ()
+    reached: frozenset[str] = frozenset()
+    unreached: tuple[str, ...] = ()
 
 
 def verify(
@@ -86,7 +92,7 @@ def verify(
     Inputs are standard normal, with one run for each choice of the dynamic sizes and at least two. Some networks amplify
     rounding errors until their outputs carry no information, and some deep cuts leave outputs so small that only rounding
     remains; then every node is compared on its own, given the same inputs as in the masked original, which verifies the
-    whole by induction.
+    whole by induction. Branches of an If are compared one after the other (`branches.py`).
 
     Args:
         numbers: for some inputs of integers, the numbers to draw from; by default, what the tables allow that they index.
@@ -99,8 +105,25 @@ def verify(
     tries = [feeds_for(coupled.graph, case, seed, numbers or {}) for seed, case in enumerate(_cases(coupled.graph))]
     spill = spill_for(coupled.graph.model)  # must outlive `original`, whose weights it stores
     original = reference(coupled, dropped, spill)
+    found = _equal(coupled, dropped, original, pruned, tries)
+    unreached: list[str] = []
+    for choice in choices(coupled, dropped):
+        progress(0.5)
+        try:
+            again = _equal(coupled, dropped, running(original, choice), running(pruned, choice), tries)
+        except NoRunError as e:
+            names = ", ".join(sorted(prefix.removesuffix("/") for prefix in choice))
+            unreached.append(f"{names}: {e.reason}")
+            continue
+        error, tolerance = max(found.error, again.error), max(found.tolerance, again.tolerance)
+        found = replace(found, error=error, tolerance=tolerance, reached=found.reached | choice)
+    progress(1)
+    return replace(found, renormalising=len(coupled.renormalising(dropped)), unreached=tuple(unreached))
+
+
+def _equal(coupled: Coupled, dropped: Mask, original: ModelProto, pruned: ModelProto, tries: Sequence[Feeds]) -> Verification:
+    """Compare two models on the inputs that the first one runs on."""
     runs, engine, failures = _runs(original, tries)
-    progress(0.5)
     by_nodes = engine == "onnxruntime" and bool(_comparable(coupled.graph, pruned))
     with runnable(pruned) as b:
         run_b, _ = runner(b, pruned, engine)
@@ -112,8 +135,7 @@ def verify(
                 raise
     if by_nodes:
         found = _node_by_node(coupled, dropped, original, pruned, [feeds for feeds, _ in runs])
-    progress(1)
-    return replace(found, renormalising=len(coupled.renormalising(dropped)), failures=failures)
+    return replace(found, failures=failures)
 
 
 def _runs(original: ModelProto, tries: Sequence[Feeds]) -> tuple[list[tuple[Feeds, list[Output]]], str, tuple[str, ...]]:
@@ -131,10 +153,7 @@ def _runs(original: ModelProto, tries: Sequence[Feeds]) -> tuple[list[tuple[Feed
                 shapes = ", ".join(f"{name} {'x'.join(map(str, x.shape)) or 'scalar'}" for name, x in feeds.items())
                 failures.append(f"{shapes}: {str(e).splitlines()[0][:200]}")
     if not found:
-        raise VerificationError(
-            f"the original does not run, so the cut cannot be verified: it fails on {failures[0]}; "
-            "set its input sizes with --input-shape"
-        )
+        raise NoRunError(failures[0])
     return found, engine, tuple(failures)
 
 
@@ -147,6 +166,15 @@ def _finite_run(run: Run, feeds: Feeds) -> tuple[Feeds, list[Output]]:
         bits = {name: np.minimum(x, 1) if x.dtype.kind in "iu" else x for name, x in feeds.items()}
         return bits, run(bits)
     return feeds, found
+
+
+class NoRunError(VerificationError):
+    """The original runs on none of the inputs; `reason` is why it fails on the first."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        advice = "set its input sizes with --input-shape"
+        super().__init__(f"the original does not run, so the cut cannot be verified: it fails on {reason}; {advice}")
 
 
 class DifferenceError(VerificationError):
@@ -163,8 +191,9 @@ def _node_by_node(
     given = {name: f"{name} as in the original" for name in names}
     all_of_a, each_of_b = _copy(original), _copy(pruned)
     for node in each_of_b.graph.node:
-        for k, name in enumerate(node.input):
-            node.input[k] = given.get(name, name)
+        made = [*node.output]
+        rename(node, given)
+        node.output[:] = made
     for model in (all_of_a, each_of_b):
         del model.graph.output[:]
         model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in compared)

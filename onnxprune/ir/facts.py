@@ -7,7 +7,7 @@ The graph is read node by node (`infer.py`). Sizes that the file leaves open are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,8 @@ import onnx
 import onnx.shape_inference
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from onnxprune.ir.graph import UNKNOWN, Fact, Facts, Graph, Node, Weight, free_inputs, read_nodes, read_weights
+from onnxprune.ir.bodies import Flat, body_graphs, entering, flatten, is_settled, runs_of
+from onnxprune.ir.graph import UNKNOWN, Fact, Facts, Graph, Node, Weight, free_inputs
 from onnxprune.ir.infer import Interpreter, fact_of_type, fact_of_weight
 from onnxprune.ir.sizes import (
     FIRST,
@@ -48,11 +49,11 @@ class Reading:
     """The facts of every tensor for one choice of the open sizes.
 
     Attributes:
-        facts: facts of every tensor of the main graph, and of the tensors between the parts of fused nodes.
+        facts: facts of every tensor, and of the tensors between the parts of fused nodes.
         contradictions: the number of times that the model contradicts that choice.
         empty: the number of tensors that it leaves without elements.
         parts: index of a fused node -> the nodes that it stands for.
-        nodes: the nodes of the main graph.
+        nodes: all nodes.
     """
 
     facts: dict[str, Fact]
@@ -72,35 +73,53 @@ class Reading:
             yield from self.parts.get(node.index, (node,))
 
 
-def interpret(
-    model: ModelProto,
-    nodes: Sequence[Node],
-    weights: Mapping[str, Weight],
-    trial: Trial,
-) -> Reading:
-    """The facts of every tensor of the main graph for one choice of the open sizes."""
-    interpreter = Interpreter(model)
-    facts = {name: fact_of_weight(w) for name, w in weights.items()}
-    facts.update({s.values.name: Fact(s.values.data_type, tuple(s.dims)) for s in model.graph.sparse_initializer})
-    facts.update(input_facts(free_inputs(model), trial, lambda name: _first_channels(nodes, weights, name)))
-    stated, contradictions = _Stated(model), 0
+def interpret(model: ModelProto, flat: Flat, trial: Trial) -> Reading:
+    """The facts of every tensor for one choice of the open sizes."""
+    interpreter, nodes = Interpreter(model), flat.nodes
+    facts = {name: fact_of_weight(w) for name, w in flat.weights.items()} | dict(flat.sparse)
+    facts.update(input_facts(free_inputs(model), trial, lambda name: _first_channels(nodes, flat.weights, name)))
+    stated, wrong = _Stated(model), set[int]()
     parts: dict[int, tuple[Node, ...]] = {}
-    for node in nodes:
+    bodies = flat.bodies[1:]
+    k = 0
+    while k < len(nodes):
+        node = nodes[k]
+        for body in (b for b in bodies if b.first == k):
+            owner = nodes[body.owner].proto
+            entry = entering(owner, body, facts)
+            facts.update({name: stated.better(name, fact) for name, fact in entry.items()})
+            facts[body.prefix] = Fact(TensorProto.INT64, (runs_of(owner, body, facts),))
         if node.inputs or node.outputs[0] not in facts:
             inputs = {name: facts.get(name, UNKNOWN) for name in (*node.inputs, *node.implicit) if name}
+            wrong.discard(k)
             try:
                 pieces, found = interpreter.with_parts(node.proto, inputs)
                 if pieces:
-                    parts[node.index] = tuple(node.part(p) for p in pieces)
+                    parts[k] = tuple(node.part(p) for p in pieces)
             except Exception:  # InferenceError and the like: unknown tensors are pinned, and onnxruntime has the last word
                 found = {name: UNKNOWN for name in node.outputs if name}
-                contradictions += 1
+                wrong.add(k)
             facts.update({name: stated.better(name, fact) for name, fact in found.items()})
-            contradictions += node.op == "Reshape" and not _same_count(facts[node.inputs[0]], facts[node.outputs[0]])
+            if node.op == "Reshape" and not _same_count(facts[node.inputs[0]], facts[node.outputs[0]]):
+                wrong.add(k)
+        k = next((b.first for b in bodies if b.owner == k and not is_settled(node.proto, b, facts)), k + 1)
     # an empty tensor of known value is an empty list of sizes or the like
     made = (facts[name] for node in nodes for name in node.outputs if name and name in facts)
     empty = sum(0 in (fact.shape or ()) and fact.value is None for fact in made)
-    return Reading(facts, contradictions, empty, parts, nodes)
+    return Reading(facts, _contradictions(flat, wrong), empty, parts, nodes)
+
+
+def _contradictions(flat: Flat, wrong: Collection[int]) -> int:
+    """The number of nodes that contradict a choice of sizes; of the branches of an If only the one that fits best counts."""
+    counts = [0] * len(flat.bodies)
+    for k in wrong:
+        counts[flat.nodes[k].body] += 1
+    owners: dict[int, list[int]] = {}
+    for k, body in enumerate(flat.bodies[1:], 1):
+        owners.setdefault(body.owner, []).append(k)
+    for owner, inner in reversed(owners.items()):  # nodes in a body after the node around it
+        counts[flat.nodes[owner].body] += min(counts[k] for k in inner)
+    return counts[0]
 
 
 def _same_count(a: Fact, b: Fact) -> bool:
@@ -133,8 +152,9 @@ class _Stated:
             inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
         except Exception:  # inference over the whole model is optional
             inferred = light
-        yield from inferred.graph.value_info
-        yield from inferred.graph.output
+        for graph, body in body_graphs(inferred):
+            for value in (*graph.value_info, *graph.output, *(graph.input if body.prefix else ())):
+                yield ValueInfoProto(name=body.named(value.name), type=value.type)
 
 
 def without_large_weights(model: ModelProto) -> ModelProto:
@@ -176,55 +196,49 @@ def read_graph(model: ModelProto, fed: Shapes | None = None) -> Graph:
         OptionError: `fed` contradicts the model.
     """
     check_shapes(model, fed or {})
-    nodes, weights = read_nodes(model), read_weights(model)
-    inputs = free_inputs(model)
-    names = [v.name for v in inputs]
+    flat, inputs = flatten(model), free_inputs(model)
     dynamic = any(-1 in (fact_of_type(v.type).shape or (-1,)) for v in inputs)
     pairs = FIRST if dynamic else FIRST[:1]
-    readings = [_best_reading(model, nodes, weights, trials(pairs, 1, LENGTHS_OF_FIRST, fed or {}))]
+    readings = [_best_reading(model, flat, trials(pairs, 1, LENGTHS_OF_FIRST, fed or {}))]
     if dynamic:
-        readings.append(_second_reading(model, nodes, weights, fed or {}, readings[0]))
+        readings.append(_second_reading(model, flat, fed or {}, readings[0]))
     cases = [r.facts for r in readings]
     facts = {name: Facts(tuple(c.get(name, UNKNOWN) for c in cases)) for name in cases[0]}
     outputs = tuple(v.name for v in model.graph.output)
-    return Graph(model, nodes, weights, facts, tuple(names), outputs, fed or {}, readings[0].parts)
+    ends = tuple(v.name for v in inputs), outputs
+    return Graph(model, flat.nodes, flat.weights, facts, *ends, fed or {}, readings[0].parts, bodies=flat.bodies)
 
 
 def read_once(model: ModelProto, pairs: Sequence[tuple[int, int]], fed: Shapes) -> tuple[Reading, tuple[str, ...]]:
     """The reading for the first (height, width) that the model does not contradict, and the names of the model's inputs."""
-    nodes, weights = read_nodes(model), read_weights(model)
     check_shapes(model, fed)
-    reading = _best_reading(model, nodes, weights, trials(pairs, 1, LENGTHS_OF_FIRST, fed))
+    reading = _best_reading(model, flatten(model), trials(pairs, 1, LENGTHS_OF_FIRST, fed))
     return reading, tuple(v.name for v in free_inputs(model))
 
 
-def _second_reading(
-    model: ModelProto, nodes: Sequence[Node], weights: Mapping[str, Weight], fed: Shapes, first: Reading
-) -> Reading:
+def _second_reading(model: ModelProto, flat: Flat, fed: Shapes, first: Reading) -> Reading:
     """A reading with other sizes than the first.
 
     They do not depend on the sizes that the user gives, so that whatever depends on open sizes shows. A model that works with
     few sizes gets those of the first reading, with another batch if it accepts that.
     """
     inputs = free_inputs(model)
-    best = _best_reading(model, nodes, weights, trials(SECOND, 2, LENGTHS_OF_SECOND, unranked(inputs, fed)))
+    best = _best_reading(model, flat, trials(SECOND, 2, LENGTHS_OF_SECOND, unranked(inputs, fed)))
     taken = {v.name: shape for v in inputs if (shape := first.facts[v.name].shape) is not None}
     for known in (open_batch(inputs, taken), taken):
         if best.faults <= first.faults:
             break
-        found = _best_reading(model, nodes, weights, trials(SECOND[:1], 2, LENGTHS_OF_SECOND[:1], known))
+        found = _best_reading(model, flat, trials(SECOND[:1], 2, LENGTHS_OF_SECOND[:1], known))
         best = min(best, found, key=lambda reading: reading.faults)
     return best
 
 
-def _best_reading(
-    model: ModelProto, nodes: Sequence[Node], weights: Mapping[str, Weight], choices: Iterable[Sequence[Trial]]
-) -> Reading:
+def _best_reading(model: ModelProto, flat: Flat, choices: Iterable[Sequence[Trial]]) -> Reading:
     """The reading with the fewest faults, the first of several. Further lengths are tried only if tensors are empty."""
     best: Reading | None = None
     for choice in choices:
         for trial in choice:
-            reading = interpret(model, nodes, weights, trial)
+            reading = interpret(model, flat, trial)
             if best is None or reading.faults < best.faults:
                 best = reading
             if best.faults == (0, 0):

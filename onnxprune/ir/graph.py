@@ -8,7 +8,7 @@ choices of its dynamic sizes, and whatever differs between the two is dynamic.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,14 +25,17 @@ FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProt
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node of the main graph.
+    """One node of the main graph or of a body.
 
     Attributes:
-        index: position in the file, which is a topological order.
+        index: position among the nodes of a `Graph`, which is a topological order.
         op: operator with its domain, e.g. ``Conv`` or ``com.microsoft.Gelu``.
         opset: version of the operator's domain that the model imports.
-        implicit: tensors of the main graph that the bodies of If, Loop and Scan capture.
+        implicit: further tensors that the node reads through its bodies: what they return, or all that they capture.
         fused: the fused operator in the file, if this node is one of its parts.
+        body: the body that it stands in (index into `Graph.bodies`); 0 = the main graph.
+        place: its position in the main graph or in its body.
+        runs: the bodies around it, each named by a tensor that stands for how often it runs: its only size.
     """
 
     index: int
@@ -44,11 +47,15 @@ class Node:
     implicit: tuple[str, ...]
     proto: NodeProto
     fused: str = ""
+    body: int = 0
+    place: int = -1
+    runs: tuple[str, ...] = ()
 
     def part(self, proto: NodeProto) -> Node:
         """A node that this fused node stands for."""
-        name, opset = self.title, onnx.defs.onnx_opset_version()
-        return Node(self.index, proto.op_type, opset, name, tuple(proto.input), tuple(proto.output), (), proto, self.op)
+        ends, opset = (tuple(proto.input), tuple(proto.output)), onnx.defs.onnx_opset_version()
+        part = Node(self.index, proto.op_type, opset, self.title, *ends, (), proto, self.op)
+        return replace(part, body=self.body, place=self.place, runs=self.runs)
 
     @property
     def result(self) -> str:
@@ -79,6 +86,43 @@ class Node:
     def __str__(self) -> str:
         """Operator and name, as messages and reports show a node."""
         return f"{self.fused or self.op} '{self.title}'"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Body:
+    """A graph of the model: the main graph, or a body of an If, Loop or Scan node (`bodies.py`).
+
+    Attributes:
+        prefix: what the names of its tensors begin with in the analysis and in plans, e.g. ``NODE/then_branch/``.
+        proto: the graph in the file.
+        names: local names that differ from those of the analysis -> the latter, for all tensors that it can read.
+        parent: the body that its owner stands in.
+        attribute: the attribute of the owner that holds it, e.g. ``then_branch``.
+        owner: index of the node that it belongs to; -1 for the main graph.
+        first: index of its first node; if it has none, of the next one.
+    """
+
+    prefix: str
+    proto: GraphProto = field(repr=False)
+    names: Mapping[str, str] = field(repr=False)
+    parent: int = 0
+    attribute: str = ""
+    owner: int = -1
+    first: int = 0
+
+    def named(self, name: str) -> str:
+        """The name that a tensor of the body has in the analysis."""
+        return self.names.get(name, name)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Its inputs, as the analysis names them."""
+        return tuple(self.named(v.name) for v in self.proto.input)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Its outputs, as the analysis names them."""
+        return tuple(self.named(v.name) for v in self.proto.output)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,14 +197,15 @@ class Graph:
 
     Attributes:
         model: the ONNX model; read only.
-        nodes: nodes of the main graph in file order.
+        nodes: all nodes in file order, those of a body before the node that it belongs to.
         weights: stored tensors by name.
-        facts: what is known about each tensor; every tensor of the main graph has an entry.
+        facts: what is known about each tensor; every tensor has an entry.
         inputs: names of the inputs that a caller must feed.
         outputs: names of the graph outputs.
         fed: input name -> shape, for inputs whose open sizes the user has given.
         parts: index of a fused node -> the nodes that it stands for.
         copies: copy of a shared constant -> the constant (`sharing`); None before any are made.
+        bodies: the main graph and all bodies that the analysis looks into, in the order of their first nodes.
     """
 
     model: ModelProto = field(repr=False)
@@ -172,6 +217,7 @@ class Graph:
     fed: Mapping[str, Sequence[int]] = field(default_factory=dict)
     parts: Mapping[int, tuple[Node, ...]] = field(default_factory=dict, repr=False)
     copies: Mapping[str, str] | None = field(default=None, repr=False)
+    bodies: tuple[Body, ...] = field(default=(), repr=False)
 
     def origin(self, weight: str) -> str:
         """The name that the file has for a stored tensor."""
@@ -188,7 +234,7 @@ class Graph:
 
     @cached_property
     def consumers(self) -> Mapping[str, tuple[tuple[Node, int], ...]]:
-        """Tensor name -> (node, input position) of each use in the main graph, with fused nodes replaced by their parts."""
+        """Tensor name -> (node, input position) of each use, with fused nodes replaced by their parts."""
         found: dict[str, list[tuple[Node, int]]] = {}
         for node in self.elementary:
             for k, name in enumerate(node.inputs):
@@ -198,12 +244,12 @@ class Graph:
 
     @cached_property
     def captured(self) -> frozenset[str]:
-        """Tensors of the main graph that the bodies of If, Loop and Scan capture."""
+        """Tensors that nodes read through their bodies."""
         return frozenset(name for node in self.nodes for name in node.implicit)
 
     @cached_property
     def read(self) -> frozenset[str]:
-        """Tensors in use: read by a node of the main graph or by a body in it, or an output of the model."""
+        """Tensors in use: read by a node, returned by a body, or an output of the model."""
         # the parts of a fused node need not read all of its inputs
         by_nodes = (name for node in self.nodes for name in node.inputs if name)
         return self.captured.union(self.consumers, self.outputs, by_nodes)
@@ -218,11 +264,22 @@ class Graph:
         """Tensor name -> the node that computes it, with fused nodes replaced by their parts."""
         return {name: node for node in self.elementary for name in node.outputs if name}
 
+    @cached_property
+    def owners(self) -> Mapping[str, Node]:
+        """Input of a body -> the Loop or Scan node that feeds it."""
+        return {name: self.nodes[body.owner] for body in self.bodies[1:] for name in body.inputs}
+
+    @cached_property
+    def stored_in_bodies(self) -> frozenset[str]:
+        """The weights that bodies store."""
+        return frozenset(name for body in self.bodies[1:] for name in stored_in(body.proto, body))
+
     def sources_of(self, name: str) -> set[str]:
         """All tensors that `name` is computed from, including itself."""
         found, queue = {name}, [name]
         while queue:
-            maker = self.makers.get(queue.pop())
+            tensor = queue.pop()
+            maker = self.makers.get(tensor) or self.owners.get(tensor)
             above = (*maker.inputs, *maker.implicit) if maker is not None else ()
             queue += [n for n in above if n and n not in found]
             found.update(above)
@@ -251,25 +308,39 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
 def captured(node: NodeProto) -> Iterator[str]:
     """Names that the bodies of `node` capture from outside."""
     for body in subgraphs(node):
-        own = {v.name for v in body.input} | {t.name for t in body.initializer}
-        own |= {name for n in body.node for name in n.output}
+        own = defined(body)
         used = [name for n in body.node for name in (*n.input, *captured(n))]
         used += [v.name for v in body.output]
         yield from (name for name in dict.fromkeys(used) if name and name not in own)
 
 
+def defined(graph: GraphProto) -> set[str]:
+    """Names of the tensors that a graph is fed, stores or computes."""
+    stored = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+    return stored.union((v.name for v in graph.input), (name for n in graph.node for name in n.output if name))
+
+
+def operator_of(node: NodeProto) -> str:
+    """The operator with its domain, as rules name it."""
+    domain = domain_of(node)
+    return f"{domain}.{node.op_type}" if domain else str(node.op_type)
+
+
+def domain_of(node: NodeProto) -> str:
+    """The domain of an operator; empty for ONNX's own."""
+    return "" if node.domain == "ai.onnx" else str(node.domain)
+
+
 def read_nodes(model: ModelProto) -> tuple[Node, ...]:
-    """The nodes of the main graph as frozen values."""
+    """The nodes of the main graph as frozen values; a node with bodies reads all that they capture."""
     versions = opsets(model)
-    return tuple(read_node(n, k, versions) for k, n in enumerate(model.graph.node))
+    return tuple(replace(read_node(n, k, versions), place=k) for k, n in enumerate(model.graph.node))
 
 
-def read_node(proto: NodeProto, index: int = -1, versions: Mapping[str, int] | None = None) -> Node:
-    """One node as a frozen value; an index of -1 stands for a node in a body."""
-    domain = "" if proto.domain == "ai.onnx" else proto.domain
-    op = f"{domain}.{proto.op_type}" if domain else proto.op_type
-    version = (versions or {}).get(domain, 1)
-    return Node(index, op, version, proto.name, tuple(proto.input), tuple(proto.output), tuple(captured(proto)), proto)
+def read_node(proto: NodeProto, index: int, versions: Mapping[str, int]) -> Node:
+    """One node as a frozen value."""
+    ends = tuple(proto.input), tuple(proto.output), tuple(captured(proto))
+    return Node(index, operator_of(proto), versions.get(domain_of(proto), 1), proto.name, *ends, proto)
 
 
 def constant_tensor(node: NodeProto) -> TensorProto | None:
@@ -293,13 +364,16 @@ def with_values(tensor: TensorProto, array: Array) -> TensorProto:
 
 
 def read_weights(model: ModelProto) -> dict[str, Weight]:
-    """Initializers and Constant nodes by name, in file order."""
-    found = {t.name: Weight(t.name, t) for t in model.graph.initializer}
-    for n in model.graph.node:
-        tensor = constant_tensor(n)
-        if tensor is not None:
-            found[n.output[0]] = Weight(n.output[0], tensor)
-    return found
+    """Initializers and Constant nodes of the main graph by name, in file order."""
+    return stored_in(model.graph)
+
+
+def stored_in(graph: GraphProto, body: Body | None = None) -> dict[str, Weight]:
+    """Initializers and Constant nodes of one graph by the names that they have in the analysis."""
+    found = [(t.name, t) for t in graph.initializer]
+    found += [(n.output[0], tensor) for n in graph.node if (tensor := constant_tensor(n)) is not None]
+    names = {name: body.named(name) if body else name for name, _ in found}
+    return {names[name]: Weight(names[name], tensor) for name, tensor in found}
 
 
 def free_inputs(model: ModelProto) -> Sequence[onnx.ValueInfoProto]:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.shape_inference
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
+from onnx import ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
+from onnxprune.ir.bodies import is_opened, leaving
 from onnxprune.ir.decompositions import MICROSOFT, parts_of
 from onnxprune.ir.graph import FLOATS, UNKNOWN, Fact, Weight, opsets
 from onnxprune.ort import output_types
@@ -69,6 +70,8 @@ class Interpreter:
     def _derive(self, node: NodeProto, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
         if node.op_type == "If":
             return self._branches(node, inputs)
+        if is_opened(node, self._versions):
+            return leaving(node, inputs)
         types = self._infer(node, inputs)
         known = all(inputs[name].value is not None for name in node.input if name)
         found = {}
@@ -89,19 +92,13 @@ class Interpreter:
             "then_branch": condition is None or bool(condition.all()),
             "else_branch": condition is None or not condition.any(),
         }
-        outputs = [self._branch(a.g, inputs) for a in node.attribute if taken[a.name]]
+        outputs = [[inputs.get(v.name, UNKNOWN) for v in a.g.output] for a in node.attribute if taken[a.name]]
         agreed = [
             x if all((y.dtype, y.shape) == (x.dtype, x.shape) for y in ys) else UNKNOWN for x, *ys in zip(*outputs, strict=True)
         ]
         if len(outputs) > 1:
             agreed = [Fact(x.dtype, x.shape) for x in agreed]
         return {name: fact for name, fact in zip(node.output, agreed, strict=True) if name}
-
-    def _branch(self, body: GraphProto, inputs: Mapping[str, Fact]) -> list[Fact]:
-        known = {**inputs, **{t.name: fact_of_weight(Weight(t.name, t)) for t in body.initializer}}
-        for node in body.node:
-            known.update(self(node, known))
-        return [known.get(v.name, UNKNOWN) for v in body.output]
 
     def _infer(self, node: NodeProto, inputs: Mapping[str, Fact]) -> dict[str, Fact]:
         domain = "" if node.domain == "ai.onnx" else node.domain

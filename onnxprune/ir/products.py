@@ -94,9 +94,10 @@ COUNTS: Mapping[str, Count] = joined(
 
 
 def products(node: Node, facts: Facts) -> Sequence[Factors]:
-    """The products in a node; empty if it multiplies nothing or its sizes are unknown."""
+    """The products in a node, as often as it runs; empty if it multiplies nothing or its sizes are unknown."""
+    runs = tuple((name, 0) for name in node.runs)
     try:
-        return COUNTS[node.op](node, facts) if node.op in COUNTS else ()
+        return [runs + found for found in COUNTS[node.op](node, facts)] if node.op in COUNTS else ()
     except UnknownSizeError:
         return ()
 

@@ -7,14 +7,13 @@ only move or shift numbers to where they are used as indices; the bounds there a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil, floor, inf, prod
 from typing import NamedTuple
 
 import numpy as np
 
-from onnxprune.ir.graph import Fact, Node, Weight, constant_tensor, read_node, subgraphs
-from onnxprune.ir.infer import fact_of_weight
+from onnxprune.ir.graph import Fact, Node
 from onnxprune.types import Array
 
 USUAL = 8
@@ -206,8 +205,7 @@ class _Reader:
     def bounds(self, name: str) -> Bounds:
         """What the tensor may hold, according to everything that reads it."""
         if name not in self._known:
-            self._known[name] = ANY  # bodies may not be in order; nothing is in a circle
-            found = ANY
+            self._known[name] = found = ANY
             for node, k in self._uses.get(name, ()):
                 use = _Use(node, self._facts)
                 if (node.op, k) in INDICES:
@@ -219,33 +217,15 @@ class _Reader:
         return self._known[name]
 
 
-def with_bodies(nodes: Iterable[Node]) -> Iterator[Node]:
-    """All nodes, also those in bodies of If, Loop and Scan."""
-    for node in nodes:
-        yield node
-        for body in subgraphs(node.proto):
-            yield from with_bodies(read_node(n) for n in body.node)
-
-
-def _stored_in_bodies(nodes: Iterable[Node]) -> Iterator[tuple[str, Fact]]:
-    """The facts of tensors that bodies store."""
-    for node in nodes:
-        for body in subgraphs(node.proto):
-            yield from ((t.name, fact_of_weight(Weight(t.name, t))) for t in body.initializer)
-        if node.index < 0 and (t := constant_tensor(node.proto)) is not None:
-            yield node.outputs[0], fact_of_weight(Weight(t.name, t))
-
-
 def bounds_of(names: Iterable[str], nodes: Iterable[Node], facts: Mapping[str, Fact]) -> dict[str, Bounds]:
     """For each input that is used as an index or a length, what it may hold.
 
     Args:
         names: inputs.
-        nodes: the nodes of the main graph, with fused nodes replaced by their parts.
-        facts: the facts of all tensors of the main graph.
+        nodes: all nodes, with fused nodes replaced by their parts.
+        facts: the facts of all tensors.
     """
-    everything = [*with_bodies(nodes)]
-    reader = _Reader(everything, {**dict(_stored_in_bodies(everything)), **facts})
+    reader = _Reader(nodes, facts)
     return {name: found for name in names if (found := reader.bounds(name)) != ANY}
 
 

@@ -31,7 +31,7 @@ class Trial:
     """A choice of the open sizes.
 
     Attributes:
-        batch: size of first axes.
+        batch: size of axes that count samples.
         length: size of axes that are neither first, nor of an image.
         height, width: sizes of an image's axes.
         fed: input name -> shape, which takes precedence; sizes below one leave an axis open.
@@ -81,7 +81,7 @@ def _input_fact(value: ValueInfoProto, trial: Trial, named: dict[str, int], chan
 
 def _default(value: ValueInfoProto, axis: int, trial: Trial, channels: Callable[[str], int]) -> int:
     dims = _dims(value)
-    if axis == 0:
+    if _is_batch(dims, axis):
         return trial.batch
     if len(dims) < 4:
         return trial.length
@@ -91,6 +91,12 @@ def _default(value: ValueInfoProto, axis: int, trial: Trial, channels: Callable[
     if axis == place:
         return channels(value.name)
     return trial.width if axis == len(dims) - (1 if place == 1 else 2) else trial.height
+
+
+def _is_batch(dims: Sequence[Any], axis: int) -> bool:
+    """Whether an open axis counts samples: the first, or the middle one of a recurrent state [layers, batch, features]."""
+    state = len(dims) == 3 and _stated(dims[0]) and dims[0].dim_value > 1 and _stated(dims[2])
+    return axis == 0 or (axis == 1 and state)
 
 
 def _dims(value: ValueInfoProto) -> Sequence[Any]:
@@ -136,7 +142,7 @@ def open_batch(values: Sequence[ValueInfoProto], shapes: Shapes) -> Shapes:
     found = {}
     for v in values:
         if len(dims := _dims(v)) == len(shapes.get(v.name, ())):
-            again = [k == 0 or symbol_of(d) in symbols for k, d in enumerate(dims)]
+            again = [symbol_of(d) in symbols or (_is_batch(dims, k) and not _stated(d)) for k, d in enumerate(dims)]
             found[v.name] = [0 if is_open else n for n, is_open in zip(shapes[v.name], again, strict=True)]
     return found
 

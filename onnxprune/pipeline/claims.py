@@ -85,9 +85,7 @@ def recovery_warnings(recovery: Recovery | None, samples: Samples | None) -> lis
         return found
     if not recovery.varies:
         found.append("the original's outputs do not vary over the held-out inputs, so that nothing can be judged on them")
-    elif (samples is None or samples.made is None) and min(
-        j.lost for j in (a.judgement for a in recovery.attempts) if j
-    ) >= RUINED:
+    elif (samples is None or samples.made is None) and all(a.judgement.ruined for a in recovery.attempts if a.judgement):
         found.append(
             f"all candidates lost the original's outputs: {recovery.method}, the best, loses {chosen.lost:.0%} of what they "
             "tell about the inputs (100 %: as bad as a constant); remove less, or give more samples (--data) or time "

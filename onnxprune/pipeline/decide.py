@@ -16,6 +16,7 @@ from onnxprune.analysis.groups import Group
 from onnxprune.cost.macs import macs_model
 from onnxprune.cost.model import of_original
 from onnxprune.errors import CutError, ModelError, OptionError, PruneError
+from onnxprune.ir.bodies import flatten
 from onnxprune.ir.graph import Graph
 from onnxprune.ir.spill import Spill, spill_for
 from onnxprune.options import WITHOUT_DATA, Options, SelectionOptions
@@ -128,7 +129,7 @@ def _around(graph: Graph, index: int) -> list[int]:
     while queue:
         node = graph.nodes[queue.pop()]
         for tensor in (*node.inputs, *node.implicit):
-            above = graph.producers.get(tensor)
+            above = graph.producers.get(tensor) or graph.owners.get(tensor)
             if above is not None and above.index not in found:
                 found.add(above.index)
                 queue.append(above.index)
@@ -171,7 +172,7 @@ def eligible(analysis: Analysis, selection: SelectionOptions, name: str) -> tupl
 def _most_work(analysis: Analysis) -> str:
     """What holds the channels that cost most, as the end of a sentence."""
     if not analysis.pinned:
-        return " (no convolution or matrix product of known shape outside the bodies of If, Loop and Scan)"
+        return " (no convolution or matrix product of known shape)"
     first = analysis.pinned[0]  # most work first
     share = f"{first.macs:.0%} of the MACs make" if first.macs else f"{first.channels} are"
     return f"; {share} channels that are kept because {first.pin}"
@@ -213,7 +214,7 @@ def _macs_without_data(space: Space, dropped: Mask, ratio: float | None, options
 
 def _added(graph: Graph, pruned: ModelProto) -> tuple[str, ...]:
     """A note on the nodes that the cut had to add to stay exact."""
-    kinds = Counter(n.op_type for n in pruned.graph.node) - Counter(n.proto.op_type for n in graph.nodes)
+    kinds = Counter(n.proto.op_type for n in flatten(pruned).nodes) - Counter(n.proto.op_type for n in graph.nodes)
     if not kinds:
         return ()
     listed = ", ".join(f"{n} {op}" for op, n in kinds.most_common(4))

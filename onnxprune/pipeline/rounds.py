@@ -19,8 +19,8 @@ from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
 from onnxprune.effort import Effort
+from onnxprune.ir.bodies import all_weights
 from onnxprune.ir.facts import read_graph
-from onnxprune.ir.graph import read_weights
 from onnxprune.ir.tensors import take_all
 from onnxprune.options import Options
 from onnxprune.pipeline.decide import Decision, decide, eligible
@@ -149,7 +149,7 @@ def _allowed(analysis: Analysis, last: Decision) -> tuple[Group, ...]:
 def transplanted(source: ModelProto, target: ModelProto, added: Collection[str]) -> ModelProto:
     """`target` with the weights that `source` has under the same name and shape, and with the tensors `added` that recoveries
     gave to nodes of `source`."""
-    found, own = read_weights(source), read_weights(target)
+    found, own = all_weights(source), all_weights(target)
     for name, weight in own.items():
         other = found.get(name)
         if other is not None and other.is_float and other.shape == weight.shape:

@@ -59,7 +59,7 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
     )
     prunable, removed = sum(r.before for r in rows), sum(r.before - r.after for r in rows)
     missed, near = _reached(decision, removed, prunable, asked)
-    notes = found.samples.notes if found.samples and found.recovery else ()
+    notes = (*found.samples.notes, *_left_alone(decision)) if found.samples and found.recovery else ()
     return Report(
         model=name,
         output="",
@@ -82,6 +82,7 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
         work=found.work,
         warnings=(
             *found.warnings,
+            *_unreached(found.verification),
             *missed,
             *_slower(found.timing, removed),
             *recovery_warnings(found.recovery, found.samples),
@@ -116,6 +117,19 @@ def _mixes(decision: Decision) -> tuple[MixRow, ...]:
     coupled, dropped = decision.analysis.coupled, decision.dropped
     found = sorted(coupled.renormalising(dropped).items())
     return tuple(MixRow(str(coupled.graph.nodes[k]), len(x), int((~dropped[x]).sum())) for k, x in found)
+
+
+def _left_alone(decision: Decision) -> tuple[str, ...]:
+    """A note if recovery could not fit all layers that the cut changed."""
+    coupled, dropped = decision.analysis.coupled, decision.dropped
+    cut = {o.weight for o in coupled.owners if dropped[o.start : o.start + o.size].any()}
+    inside = coupled.graph.stored_in_bodies.intersection(cut)
+    found = f"{len(inside)} of {len(cut)} cut weights are in bodies of If, Loop or Scan, which recovery leaves as they are"
+    return (found,) if inside else ()
+
+
+def _unreached(verification: Verification | None) -> list[str]:
+    return [f"not verified, because it did not run: {what}" for what in (verification.unreached if verification else ())]
 
 
 def _slower(timing: Benchmark | None, removed: int) -> list[str]:

@@ -81,6 +81,7 @@ def _norms(graph: Graph) -> Iterator[_Measurement]:
     for node in graph.nodes:
         if (
             node.op == "BatchNormalization"
+            and not node.body
             and not uses_batch_statistics(node)
             and all(n in graph.weights for n in node.inputs[1:])
         ):
@@ -89,8 +90,8 @@ def _norms(graph: Graph) -> Iterator[_Measurement]:
 
 def _reestimate_norm(node: Node, editor: Editor, pairs: Pairs) -> None:
     mean, variance = _statistics((values[node.inputs[0]] for _, values in pairs), 1)
-    editor.set_operand(node.index, 3, mean, editor.operand(node.index, 3))
-    editor.set_operand(node.index, 4, variance, editor.operand(node.index, 4))
+    editor.set_operand(node.place, 3, mean, editor.operand(node.place, 3))
+    editor.set_operand(node.place, 4, variance, editor.operand(node.place, 4))
 
 
 def _layers(graph: Graph, coupled: Coupled, n_batches: int) -> Iterator[_Measurement]:

@@ -130,8 +130,8 @@ def _trace(graph: Graph, name: str) -> tuple[list[int], list[Node]] | None:
             return None
         if _is_source(graph, node):
             sources[node.index] = node
-        elif node.index not in between:
-            between.add(node.index)
+        elif node.place not in between:
+            between.add(node.place)
             stack += read_by(node)
     return (sorted(between), [sources[k] for k in sorted(sources)]) if sources else None
 

@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from onnxprune.calibration.chains import affine
 from onnxprune.calibration.sums import LinearSum, Term
-from onnxprune.ir.graph import Weight, read_weights
+from onnxprune.ir.graph import Weight, captured, read_weights
 from onnxprune.types import Array, Vector
 
 SUFFIX = "_refit"
@@ -48,7 +48,7 @@ class Editor:
         self.users: dict[str, int] = {}
         self.added: set[str] = set()
         for node in model.graph.node:
-            for name in node.input:
+            for name in (*node.input, *captured(node)):
                 self.users[name] = self.users.get(name, 0) + 1
 
     def array(self, name: str) -> Vector:
@@ -102,7 +102,7 @@ class Editor:
     def affine(self, term: Term) -> tuple[Vector, Vector]:
         """Scale and offset (channels,) of the steps after a linear node; the offset includes the node's own bias."""
         scale, offset = affine(term.steps, self.weights, self.channels(term))
-        bias = "" if term.linear.bias is None else self.operand(term.linear.node.index, term.linear.bias)
+        bias = "" if term.linear.bias is None else self.operand(term.linear.node.place, term.linear.bias)
         return scale, offset + scale * np.broadcast_to(self.array(bias).ravel(), scale.shape) if bias else offset
 
 
@@ -111,7 +111,7 @@ class OffsetSlot:
     """A node input through which the offset of a sum can be changed.
 
     Attributes:
-        index, operand: the node, and the position of the input.
+        index, operand: position of the node in the main graph, and that of the input.
         like: a weight whose type this input must have.
         factor: (channels,) change of the sum per unit added to the input.
         trailing: number of axes behind the channel axis of the data that the input is broadcast to.
@@ -148,8 +148,8 @@ def _in_steps(term: Term, editor: Editor) -> OffsetSlot | None:
         step = term.steps[k]
         if step.operand is not None:
             sign = -1.0 if step.node.op == "Sub" else 1.0
-            like = editor.operand(step.node.index, step.operand)
-            return OffsetSlot(step.node.index, step.operand, like, sign * after, step.trailing)
+            like = editor.operand(step.node.place, step.operand)
+            return OffsetSlot(step.node.place, step.operand, like, sign * after, step.trailing)
         after = after * affine(term.steps[k : k + 1], editor.weights, len(after))[0]
     return None
 
@@ -159,4 +159,4 @@ def _in_bias(term: Term, editor: Editor) -> OffsetSlot | None:
     if linear.bias is None:
         return None
     scale, _ = affine(term.steps, editor.weights, editor.channels(term))
-    return OffsetSlot(linear.node.index, linear.bias, linear.weight, scale)
+    return OffsetSlot(linear.node.place, linear.bias, linear.weight, scale)

@@ -19,8 +19,9 @@ from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.rules.site import Unsupported
 from onnxprune.analysis.shuffles import Shuffle
 from onnxprune.errors import CutError
+from onnxprune.ir.bodies import put_back
 from onnxprune.ir.facts import skeleton
-from onnxprune.ir.graph import UNKNOWN, Fact, Node, Weight, constant_tensor, with_values
+from onnxprune.ir.graph import UNKNOWN, Body, Fact, Node, Weight, constant_tensor, defined, with_values
 from onnxprune.ir.infer import Interpreter, fact_of_weight
 from onnxprune.ir.spill import Spill
 from onnxprune.ir.tensors import array_of, is_large, slabs
@@ -80,7 +81,7 @@ class _Cutter:
         self.interpret = Interpreter(self.graph.model)
         self.n_cases = len(next(iter(self.graph.facts.values())).cases) if self.graph.facts else 1
         self.facts: list[dict[str, Fact]] = [{} for _ in range(self.n_cases)]
-        self.nodes: list[NodeProto] = []
+        self.nodes: list[tuple[NodeProto, int]] = []
         self.weights: dict[str, TensorProto] = {}
         self.taken = set(self.graph.facts)
         self.sized: set[str] = set()
@@ -135,7 +136,7 @@ class _Cutter:
                 proto.output.extend(node.proto.output)
                 new = proto.attribute.add(name="value", type=onnx.AttributeProto.TENSOR)
                 new.t.CopyFrom(self.weights[node.outputs[0]])
-            self.nodes.append(proto)
+            self.nodes.append((proto, node.body))
             return
         shuffle = self.shuffles.get(node.index)
         if shuffle is not None and self._cuts(shuffle.source):
@@ -145,7 +146,7 @@ class _Cutter:
         proto.CopyFrom(node.proto)
         self._trace_sizes(node)
         if not self._touched(node):
-            self.nodes.append(proto)
+            self.nodes.append((proto, node.body))
             for case, old in enumerate(self.facts):
                 old.update({name: self.graph.facts[name].cases[case] for name in node.outputs if name})
             return
@@ -205,8 +206,8 @@ class _Cutter:
                     patch.set_operand(k, before)
 
     def add(self, proto: NodeProto, index: int) -> None:
-        """Append a node and infer the facts of its outputs."""
-        self.nodes.append(proto)
+        """Append a node that takes the place of node `index`, and infer the facts of its outputs."""
+        self.nodes.append((proto, self.graph.nodes[index].body))
         self.taken.update(proto.output)
         for case in self.facts:
             try:
@@ -244,45 +245,52 @@ class _Cutter:
                 if name in self.sized and not _same_value(facts[name], self.graph.facts[name].cases[case]):
                     raise CutError(f"output '{name}' reports a size that would change", self.graph.producers[name].index)
         nodes = self._without_unused(self.nodes)
-        graph.node.extend(nodes)
-        used = {name for n in nodes for name in n.input} | set(self.graph.outputs)
+        used = {name for n, _ in nodes for name in n.input} | set(self.graph.outputs)
         used |= self.captured
-        for t in self.graph.model.graph.initializer:
-            if t.name in used or t.name not in self.graph.consumers:
-                # popped while copying, so that no weight is in memory twice
-                graph.initializer.add().CopyFrom(self.weights.pop(t.name, t))
+
+        def finish(target: GraphProto, body: Body) -> None:
+            for t in body.proto.initializer:
+                name = body.named(t.name)
+                if name in used or name not in self.graph.consumers:
+                    # popped while copying, so that no weight is in memory twice
+                    target.initializer.add().CopyFrom(self.weights.pop(name, t))
+                    target.initializer[-1].name = t.name
+            self._update_shapes(target, body)
+
+        graph.node.extend(put_back(self.graph.bodies, nodes, finish))
+        finish(graph, self.graph.bodies[0])
         known = {t.name for t in graph.initializer}
         graph.initializer.extend(t for name, t in self.weights.items() if name not in self.graph.weights and name in used)
         removed = {t.name for t in self.graph.model.graph.initializer} - known
         for value in [v for v in graph.input if v.name in removed]:
             graph.input.remove(value)
-        self._update_shapes(graph)
 
-    def _without_unused(self, nodes: list[NodeProto]) -> list[NodeProto]:
+    def _without_unused(self, nodes: list[tuple[NodeProto, int]]) -> list[tuple[NodeProto, int]]:
         """Drop nodes that only served what a fix-up replaced; nodes that were unused in the original are kept."""
         unused = {n.outputs[0] for n in self.graph.nodes if not any(o in self.graph.consumers for o in n.outputs if o)}
         used = set(self.graph.outputs) | self.captured
         kept = []
-        for n in reversed(nodes):
+        for n, body in reversed(nodes):
             if any(o in used for o in n.output) or (n.output and n.output[0] in unused):
                 used.update(n.input)
-                kept.append(n)
+                kept.append((n, body))
         return kept[::-1]
 
-    def _update_shapes(self, graph: GraphProto) -> None:
+    def _update_shapes(self, graph: GraphProto, body: Body) -> None:
         """Update the shapes of inputs and value infos; remove value infos of tensors that no longer exist."""
-        made = {o for n in graph.node for o in n.output} | {t.name for t in graph.initializer} | {v.name for v in graph.input}
-        for value in [v for v in graph.value_info if v.name in self.graph.facts and v.name not in made]:
+        made = defined(graph)
+        for value in [v for v in graph.value_info if body.named(v.name) in self.graph.facts and v.name not in made]:
             graph.value_info.remove(value)
         for value in [*graph.value_info, *graph.input]:
-            if value.name not in self.coupled.flows:
+            name = body.named(value.name)
+            if name not in self.coupled.flows:
                 continue
             dims = value.type.tensor_type.shape.dim
-            for dim, mask in zip(dims, self.masks(value.name), strict=False):
+            for dim, mask in zip(dims, self.masks(name), strict=False):
                 if mask is not None and not mask.all():
                     dim.Clear()
                     dim.dim_value = int(mask.sum())
-            old, new = self.graph.facts[value.name].cases[0].shape, self.facts[0].get(value.name, UNKNOWN).shape
+            old, new = self.graph.facts[name].cases[0].shape, self.facts[0].get(name, UNKNOWN).shape
             if old is not None and new is not None and len(dims) == len(old) == len(new):
                 for dim, before, after in zip(dims, old, new, strict=True):
                     if before != after and dim.HasField("dim_value"):

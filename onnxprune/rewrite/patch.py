@@ -222,8 +222,8 @@ class Patch:
         flow = self.cutting.coupled.flows[tensor]
         if flow.residue[axis] >= Residue.CONSTANT:
             return self.constant(f"{tensor}_rest", self.cutting.residues.constant(tensor, axis))
-        made = self.cutting.residues.made
-        if (tensor, axis) not in made:
+        made, key = self.cutting.residues.made, (tensor, axis, self.node.body)
+        if key not in made:
             node = self.cutting.graph.makers[tensor]
             if node.fused:
                 raise Unsupported("uses the residue of removed channels after a fused operator")
@@ -235,10 +235,10 @@ class Patch:
                     proto.input[k] = self._residue_operand(name, back)
                     width = max(width, self.size(proto.input[k], back) if proto.input[k] != name else 1)
             del proto.output[1:]
-            made[tensor, axis] = proto.output[0] = proto.name = self.name(f"{tensor}_rest")
-            self.cutting.residues.widths[made[tensor, axis]] = width
+            made[key] = proto.output[0] = proto.name = self.name(f"{tensor}_rest")
+            self.cutting.residues.widths[made[key]] = width
             self.before.append(proto)
-        return made[tensor, axis]
+        return made[key]
 
     def _residue_operand(self, name: str, axis: int) -> str:
         shape = self.cutting.graph.facts[name].cases[0].shape or ()

@@ -20,6 +20,8 @@ from onnxprune.ir.files import write_text
 from onnxprune.types import Mask
 
 FORMAT = "onnxprune-plan/1"
+FORMAT_WITH_BODIES = "onnxprune-plan/2"
+"""The format of a plan that cuts weights in bodies of If, Loop and Scan, which it names `NODE/then_branch/NAME`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +33,14 @@ class Plan:
         kept: weight -> axis -> kept positions of the original axis, ascending. Every axis that is cut is listed.
         made_by: how the plan was made (ratio, criterion, ...), for the user.
         policy: the policy of the analysis; the same policy ties the same channels.
+        format: the format of its file.
     """
 
     model_sha256: str
     kept: Mapping[str, Mapping[int, tuple[int, ...]]] = field(repr=False)
     made_by: Mapping[str, Any] = field(default_factory=dict)
     policy: Policy = DEFAULT
+    format: str = FORMAT
 
     @property
     def recovered(self) -> str:
@@ -54,7 +58,7 @@ class Plan:
     def to_json(self) -> str:
         """The text of a plan file."""
         kept = {name: {str(axis): list(p) for axis, p in axes.items()} for name, axes in self.kept.items()}
-        head = {"format": FORMAT, "model_sha256": self.model_sha256, "made_by": dict(self.made_by)}
+        head = {"format": self.format, "model_sha256": self.model_sha256, "made_by": dict(self.made_by)}
         if policy := self.policy.to_dict():
             head["policy"] = policy
         lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(axes)}" for name, axes in kept.items())
@@ -75,12 +79,13 @@ class Plan:
         try:
             return cls.from_json(json.loads(text))
         except (ValueError, TypeError, AttributeError) as e:
-            raise PlanError(f"{path}: not a plan ({e}); expected JSON with format '{FORMAT}' and 'kept'") from e
+            formats = f"'{FORMAT}' or '{FORMAT_WITH_BODIES}'"
+            raise PlanError(f"{path}: not a plan ({e}); expected JSON with format {formats} and 'kept'") from e
 
     @classmethod
     def from_json(cls, data: Any) -> Plan:
         """A plan from parsed JSON; a ValueError describes what is wrong."""
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
+        if not isinstance(data, dict) or data.get("format") not in (FORMAT, FORMAT_WITH_BODIES):
             got = data.get("format") if isinstance(data, dict) else type(data).__name__
             raise ValueError(f"got format {got!r}")
         if not isinstance(data.get("kept"), dict):
@@ -90,7 +95,7 @@ class Plan:
         made_by = data.get("made_by", {})
         if not isinstance(made_by, dict):
             raise ValueError(f"'made_by' is {type(made_by).__name__}, expected an object")
-        return cls(str(data.get("model_sha256", "")), kept, made_by, policy)
+        return cls(str(data.get("model_sha256", "")), kept, made_by, policy, data["format"])
 
 
 def _kept_axes(name: str, axes: Any) -> dict[int, tuple[int, ...]]:
@@ -116,7 +121,8 @@ def plan_of(coupled: Coupled, dropped: Mask, sha256: str, made_by: Mapping[str, 
         removed = dropped[o.start : o.start + o.size]
         if removed.any() and (copies or o.weight not in (coupled.graph.copies or {})):
             kept.setdefault(o.weight, {})[o.axis] = tuple(np.flatnonzero(~removed).tolist())
-    return Plan(sha256, kept, made_by, coupled.policy)
+    inside = not coupled.graph.stored_in_bodies.isdisjoint(kept)
+    return Plan(sha256, kept, made_by, coupled.policy, FORMAT_WITH_BODIES if inside else FORMAT)
 
 
 def dropped_by(coupled: Coupled, plan: Plan) -> Mask:

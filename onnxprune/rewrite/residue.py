@@ -24,7 +24,7 @@ class Residues:
     """The residues of dropped positions, found by evaluating the masked original on its weights alone.
 
     Attributes:
-        made: (tensor, axis) -> tensor of the pruned graph that holds the residue of the dropped positions.
+        made: (tensor, axis, body) -> tensor of that body of the pruned graph that holds the residue of the dropped positions.
         widths: the size of that axis for tensors in `made`; one if all removed channels hold the same values.
         constants: content -> name of each added constant, so that it is stored only once.
     """
@@ -33,7 +33,7 @@ class Residues:
         self._coupled, self._dropped = coupled, dropped
         self._shuffles = {shuffle.result: shuffle for shuffle in coupled.shuffles}
         self._full: dict[tuple[str, bytes], Array] = {}
-        self.made: dict[tuple[str, int], str] = {}
+        self.made: dict[tuple[str, int, int], str] = {}
         self.widths: dict[str, int] = {}
         self.constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 

@@ -9,8 +9,9 @@ import pytest
 from onnxprune.analysis.couple import couple
 from onnxprune.ir.facts import read_graph
 from tests.cases.law import cut_some, free_atoms, pins
-from tests.cases.text import model
+from tests.cases.text import model, within
 from tests.cases.topologies import NETS
+from tests.cases.topologies.bodies import NETS as BODIES
 from tests.cases.topologies.net import Net
 
 SEEDS = range(4)
@@ -45,3 +46,15 @@ def test_shapes_stored_in_the_file_free_the_channels_after_an_unknown_operator()
     made = model(text)
     made.graph.value_info.append(onnx.helper.make_tensor_value_info("b", onnx.TensorProto.FLOAT, [2, 8, 6, 6]))
     assert free_atoms(made) == 14
+
+
+@pytest.mark.parametrize("as_constants", [False, True], ids=["initializers", "Constant nodes"])
+@pytest.mark.parametrize("net", BODIES.values(), ids=list(BODIES))
+def test_a_cut_of_weights_that_bodies_store_is_the_masked_original(net: Net, as_constants: bool) -> None:
+    made = within(net.model(), as_constants)
+    onnx.checker.check_model(made)
+    for seed in range(2):
+        found = cut_some(made, seed, 0.5)
+        assert found.atoms >= net.free, pins(found.coupled)
+        assert found.atoms <= net.most or net.most < 0, f"{found.atoms} atoms are free"
+        assert found.dropped > 0

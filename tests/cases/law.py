@@ -26,7 +26,7 @@ from tests.cases.choosing import choose
 from tests.cases.comparing import compare, compare_all, distance, rounded
 from tests.cases.operators.sample import Sample
 from tests.cases.running import Array, random_feeds, runner
-from tests.cases.text import stored
+from tests.cases.text import stored, users
 
 # repeated here on purpose: operators that multiply or add their weights, or pass them on
 ZEROABLE = frozenset(
@@ -100,8 +100,7 @@ def check_law(original: ModelProto, pruned: ModelProto, kept: Kept, seed: int = 
     reference.CopyFrom(original)
     tensors = stored(reference)
     for name, axes in kept.items():
-        users = [(n, k) for n in original.graph.node for k, used in enumerate(n.input) if used == name]
-        mask_weight(tensors, name, axes, users)
+        mask_weight(tensors, name, axes, users(original, name))
     a, b = runner(reference), runner(pruned)
     for trial in range(2):
         feeds = random_feeds(original, np.random.default_rng([seed, trial]), 2 + trial)
@@ -124,28 +123,28 @@ def check_kept_values(original: ModelProto, pruned: ModelProto, kept: Kept) -> N
         np.testing.assert_array_equal(onnx.numpy_helper.to_array(small[name]), expected, f"kept values of {name}")
 
 
-def mask_weight(tensors: Tensors, name: str, axes: Mapping[str, Sequence[int]], users: Users) -> None:
+def mask_weight(tensors: Tensors, name: str, axes: Mapping[str, Sequence[int]], readers: Users) -> None:
     """Set the dropped positions of a weight to zero, if all its consumers multiply or add it, or pass it on."""
     array = onnx.numpy_helper.to_array(tensors[name])
     mask = np.ones(array.shape, bool)
     for axis, positions in axes.items():
         dropped = np.setdiff1d(np.arange(array.shape[int(axis)]), positions)
         mask[(slice(None),) * int(axis) + (dropped,)] = False
-    zero = zero_of(array, users, tensors)
+    zero = zero_of(array, readers, tensors)
     if zero is not None:
         masked = np.where(mask, array, zero).astype(array.dtype)
         tensors[name].CopyFrom(onnx.numpy_helper.from_array(masked, tensors[name].name))
 
 
-def zero_of(array: Array, users: Users, tensors: Tensors) -> Any:
+def zero_of(array: Array, readers: Users, tensors: Tensors) -> Any:
     """The value that represents zero in a weight: the zero point of integers; None if the weight is not masked."""
     if array.dtype.kind not in "iu" and all(
-        n.op_type in ZEROABLE and (n.op_type, k) != ("BatchNormalization", 4) for n, k in users
+        n.op_type in ZEROABLE and (n.op_type, k) != ("BatchNormalization", 4) for n, k in readers
     ):
         return 0
-    if not all(n.op_type in INTEGER_WEIGHTS and k == INTEGER_WEIGHTS[n.op_type][0] for n, k in users):
+    if not all(n.op_type in INTEGER_WEIGHTS and k == INTEGER_WEIGHTS[n.op_type][0] for n, k in readers):
         return None
-    user, place = users[0][0], INTEGER_WEIGHTS[users[0][0].op_type][1]
+    user, place = readers[0][0], INTEGER_WEIGHTS[readers[0][0].op_type][1]
     point = onnx.numpy_helper.to_array(tensors[user.input[place]]) if len(user.input) > place else np.zeros(1)
     return point.ravel()[0] if point.size == 1 or not point.any() else None
 

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 import onnx
 import onnx.parser
 import onnx.shape_inference
-from onnx import GraphProto, ModelProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from tests.cases.running import random_feeds, runner
 
+Names = Mapping[str, str]
+"""Name of a tensor in one graph -> its full name."""
 DOMAINS = ("com.microsoft", "custom", "local")
 
 
@@ -56,11 +60,46 @@ def fill(graph: GraphProto, seed: int) -> None:
         graph.input.remove(value)
 
 
-def stored(model: ModelProto) -> dict[str, TensorProto]:
-    """Initializers and Constant nodes by name; changes of the tensors change the model."""
-    found = {t.name: t for t in model.graph.initializer}
-    for node in model.graph.node:
+def graphs(graph: GraphProto, prefix: str = "", outer: Mapping[str, str] | None = None) -> Iterator[tuple[GraphProto, Names]]:
+    """A graph and the bodies in it, each with the full names of the tensors that it can read: `NODE/then_branch/NAME`."""
+    own = [*(v.name for v in graph.input), *(t.name for t in graph.initializer), *(o for n in graph.node for o in n.output)]
+    names = {**(outer or {}), **{name: prefix + name for name in own}}
+    yield graph, names
+    for k, node in enumerate(graph.node):
         for a in node.attribute:
-            if node.op_type == "Constant" and a.name == "value":
-                found[node.output[0]] = a.t
+            if a.type == onnx.AttributeProto.GRAPH:
+                yield from graphs(a.g, f"{prefix}{node.name or f'#{k}'}/{a.name}/", names)
+
+
+def stored(model: ModelProto) -> dict[str, TensorProto]:
+    """Initializers and Constant nodes by name, also those in bodies; changes of the tensors change the model."""
+    found: dict[str, TensorProto] = {}
+    for graph, names in graphs(model.graph):
+        found |= {names[t.name]: t for t in graph.initializer}
+        for node in graph.node:
+            for a in node.attribute:
+                if node.op_type == "Constant" and a.name == "value":
+                    found[names[node.output[0]]] = a.t
     return found
+
+
+def users(model: ModelProto, weight: str) -> list[tuple[NodeProto, int]]:
+    """The nodes that read a tensor, also from inside bodies, each with the index of the input."""
+    every = [(names, n) for graph, names in graphs(model.graph) for n in graph.node]
+    return [(n, k) for names, n in every for k, used in enumerate(n.input) if used and names[used] == weight]
+
+
+def within(model: ModelProto, as_constants: bool = False) -> ModelProto:
+    """The model with each weight stored in the body that alone reads it, as an initializer or in a Constant node."""
+    new = ModelProto()
+    new.CopyFrom(model)
+    bodies = [graph for graph, _ in graphs(new.graph)][1:]
+    for t in [*new.graph.initializer]:
+        homes = [g for g in bodies if any(t.name in n.input for n in g.node)]
+        if len(homes) == 1 and not any(t.name in n.input for n in new.graph.node):
+            if as_constants:
+                homes[0].node.insert(0, onnx.helper.make_node("Constant", [], [t.name], value=t))
+            else:
+                homes[0].initializer.append(t)
+            new.graph.initializer.remove(t)
+    return new

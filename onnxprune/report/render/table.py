@@ -256,11 +256,13 @@ def verification_text(verification: Verification) -> str:
     done, failures = len(verification.inputs), verification.failures
     inputs = f"{done} of {done + len(failures)}" if failures else f"{done}"
     why = f"; the original fails on {'; '.join(failures)}" if failures else ""
+    bodies = f", and in each of {len(verification.reached)} bodies of If and Loop" if verification.reached else ""
+    missed = f"; not reached, so not verified: {'; '.join(verification.unreached)}" if verification.unreached else ""
     mixes = f", in which {nodes} on the kept channels only" if count else ""
     return (
         f"equal to the original with the removed channels zeroed{mixes}, "
         f"largest relative difference {verification.error:.1e} (tolerance {verification.tolerance:.0e}) "
-        f"on {inputs} seeded inputs in {verification.engine}{why}"
+        f"on {inputs} seeded inputs in {verification.engine}{bodies}{why}{missed}"
     )
 
 

@@ -282,7 +282,7 @@ PATTERNS: dict[str, Sample] = {
             "bool t, float[8,1,1] w3",
         ),
         0,
-        "uses them inside its body",
+        "returns them from its body",
         most=0,
     ),
     "a body in a body that uses a scale": Sample(
@@ -295,7 +295,7 @@ PATTERNS: dict[str, Sample] = {
             "bool t, float[8,1,1] w3, float[6,8,1,1] w4, float[8,6,1,1] w5",
         ),
         6,
-        "uses them inside its body",
+        "returns them from its body",
         most=6,
     ),
     "a weight that only a body uses": Sample(

@@ -48,7 +48,7 @@ NETS: dict[str, Net] = {
         f = Add(d, c)  z = Conv(x, w3)  h = Exp(z)  y = Conv(f, w4) }""",
         0,
         0,
-        "uses them inside its body",
+        "returns them from its body",
     ),
     "If beside free channels": Net(
         """g (float[2,3,8,8] x, bool b, float[8,3,3,3] w1, float[6,8,1,1] w2,
@@ -59,7 +59,7 @@ NETS: dict[str, Net] = {
         y = Conv(d, w4) }""",
         14,
         14,
-        "uses them inside its body",
+        "returns them from its body",
     ),
     "Loop keeps what it carries": Net(
         """g (float[2,3,8,8] x, float[8,3,3,3] w1, float[8,8,1,1] w2,
