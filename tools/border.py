@@ -3,7 +3,7 @@
 """Up to which mismatch with the BatchNorm statistics made-up inputs may be fitted to, by what real inputs say.
 
 usage: python tools/border.py [TRUTH.jsonl] [--measure mismatch|worst|late] [--price 3] [--tie 0.01]
-TRUTH.jsonl holds the ways `none`, `bias` and `made` of `truth.py`. Weights are fitted to made-up inputs if their mismatch is up
+TRUTH.jsonl holds the ways `none`, `made` and `bias` of `truth.py`. Weights are fitted to made-up inputs if their mismatch is up
 to the border. Fitting harms if the metric falls by more than TIE below that of the cut alone, and gains if it rises by more
 than TIE. The border maximises what is gained; harm counts PRICE times. It is chosen once for each family of networks, without
 this family, which is then judged by it. Prints Markdown: a row per cut with its miss, if any, the misses of each measure, and
@@ -46,8 +46,8 @@ class Cut:
 
     Attributes:
         fits: by measure; empty if the network has too few BatchNorm statistics.
-        none, bias, made, original: values of the metric.
-        errors: of the varying part, for `none`, `bias` and `made`.
+        none, bias, made, original: values of the metric; `bias` may be unknown.
+        errors: of the varying part, for `none` and `made`.
     """
 
     name: str
@@ -55,10 +55,10 @@ class Cut:
     ratio: float
     fits: dict[str, float]
     none: float
-    bias: float
+    bias: float | None
     made: float
     original: float
-    errors: tuple[float, float, float]
+    errors: tuple[float, float]
 
     @property
     def change(self) -> float:
@@ -77,27 +77,29 @@ class Cut:
 
 
 def cuts(rows: Sequence[dict[str, Any]]) -> list[Cut]:
-    """The cuts for which all three ways are known, best fit first."""
+    """The cuts for which `none` and `made` are known, best fit first."""
     found: dict[tuple[str, float], dict[str, dict[str, Any]]] = {}
     for row in rows:
         if row["truth"]:
             found.setdefault((row["name"], row["ratio"]), {})[row["way"]] = row
-    whole = [ways for ways in found.values() if {"none", "bias", "made"} <= {*ways}]
+    whole = [ways for ways in found.values() if {"none", "made"} <= {*ways}]
     return sorted((_cut(ways) for ways in whole), key=lambda c: (c.fits.get("mismatch", math.inf), c.name, c.ratio))
 
 
 def _cut(ways: dict[str, dict[str, Any]]) -> Cut:
     row, fit = ways["made"], ways["made"]["made"]
     known_fit = fit["mismatch"] is not None and fit["layers"] >= ENOUGH * fit["linear"]
-    truths = [ways[w]["truth"] for w in ("none", "bias", "made")]
+    none, made, bias = ways["none"]["truth"], ways["made"]["truth"], ways.get("bias")
     return Cut(
         row["name"],
         row["family"],
         row["ratio"],
         {m: fit[m] for m in MEASURES} if known_fit else {},
-        *(t["metric"] for t in truths),
-        truths[0]["original"],
-        tuple(t["error"] for t in truths),
+        none["metric"],
+        bias["truth"]["metric"] if bias else None,
+        made["metric"],
+        none["original"],
+        (none["error"], made["error"]),
     )
 
 
@@ -121,12 +123,12 @@ def left_out(found: Sequence[Cut], measure: str, rule: Rule) -> dict[str, float]
 def table(found: Sequence[Cut], measure: str, rule: Rule) -> Iterator[str]:
     """A row per cut."""
     borders = left_out(found, measure, rule)
-    yield f"| network | {measure} | ratio | original | none | bias | made | error: none, bias, made | border by others | miss |"
+    yield f"| network | {measure} | ratio | original | none | bias | made | error: none, made | border by others | miss |"
     yield "|---" * 10 + "|"
     for c in found:
         border = borders.get(c.family, 0.0)
         fit = f"{c.fits[measure]:.3f}" if c.fits else "no statistics"
-        values = " | ".join(f"{v:.1%}" for v in (c.original, c.none, c.bias, c.made))
+        values = " | ".join("" if v is None else f"{v:.1%}" for v in (c.original, c.none, c.bias, c.made))
         errors = ", ".join(f"{e:.2f}" for e in c.errors)
         yield f"| {c.name} | {fit} | {c.ratio} | {values} | {errors} | {border:.3f} | {c.miss(measure, border, rule)} |"
 
@@ -157,7 +159,7 @@ def verdict(found: Sequence[Cut], measure: str, rule: Rule) -> Iterator[str]:
             f"- {title}: a {measure} up to {border:.3f} keeps {sum(k for k, _ in kept):.2f} of the {gain:.2f} that fitting "
             f"gains where it gains; largest loss {-lost:.1%}{name}, if always fitted {-always:.1%}"
         )
-    bias = [c.bias - c.none for c in found]
+    bias = [c.bias - c.none for c in found if c.bias is not None]
     yield f"- bias against none: {sum(bias):+.2f} in sum, largest loss {-min(bias, default=0):.1%}, over {len(bias)} cuts"
 
 
@@ -171,7 +173,7 @@ def main() -> None:
     options = parser.parse_args()
     found, rule = cuts(known(options.truth)), Rule(options.tie, options.price)
     if not found:
-        parser.error(f"{options.truth}: no cut with the ways none, bias and made; run tools/truth.py first")
+        parser.error(f"{options.truth}: no cut with the ways none and made; run tools/truth.py first")
     parts = (table(found, options.measure, rule), summary(found, rule), verdict(found, options.measure, rule))
     print("\n\n".join("\n".join(part) for part in parts))
 

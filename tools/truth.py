@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -82,16 +81,22 @@ class Run:
         return f"{head}| {self.said} | {self.said.macs:.0%} | {figures} {tail}"
 
 
-def measured(command: Sequence[str]) -> tuple[int, str, str, float, float]:
-    """Run a command: exit status, stdout, stderr, seconds, and the peak memory of its process in MB."""
-    start = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        child = subprocess.Popen(command, stdout=out, stderr=err)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)  # wait4 has reaped it
-        out.seek(0)
-        err.seek(0)
-        return child.returncode, out.read(), err.read(), time.perf_counter() - start, usage.ru_maxrss / 1024
+LAUNCHER = """
+import resource, subprocess, sys
+status = subprocess.call(sys.argv[2:])
+with open(sys.argv[1], "w") as file:
+    file.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024))
+sys.exit(status)
+"""
+"""A small process between, because a child's peak memory includes that of its parent when it was started."""
+
+
+def measured(command: Sequence[str]) -> tuple[str, str, float, float]:
+    """Run a command: stdout, stderr, seconds, and the peak memory of its process in MB."""
+    with tempfile.NamedTemporaryFile("r") as file:
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-S", "-c", LAUNCHER, file.name, *command], capture_output=True, text=True)
+        return done.stdout, done.stderr, time.perf_counter() - start, float(file.read())
 
 
 def run(network: Trained, ratio: float, way: str, folder: Path, judge: Judge) -> Run:
@@ -102,7 +107,7 @@ def run(network: Trained, ratio: float, way: str, folder: Path, judge: Judge) ->
         command += ["--format", "json", *arguments(way, network, folder)]
         if network.shape and "--data" not in command:
             command += ["--input-shape", network.shape]
-        _, out, err, seconds, megabytes = measured(command)
+        out, err, seconds, megabytes = measured(command)
         about = Run(network.name, network.family, network.metric, ratio, way, round(seconds, 1), round(megabytes))
         if not output.is_file():
             return Run(**{**_shallow(about), "why": (err.strip().splitlines() or [""])[-1]})

@@ -9,7 +9,7 @@ RULE = Rule()
 
 def cut(family: str, mismatch: float | None, none: float, made: float) -> Cut:
     fits = {} if mismatch is None else dict.fromkeys(("mismatch", "worst", "late"), mismatch)
-    return Cut(family, family, 0.5, fits, none, none, made, 1.0, (1.0, 1.0, 1.0))
+    return Cut(family, family, 0.5, fits, none, none, made, 1.0, (1.0, 1.0))
 
 
 FOUND = [cut("a", 0.1, 0.5, 0.9), cut("b", 0.4, 0.5, 0.8), cut("c", 1.6, 0.5, 0.1), cut("d", None, 0.5, 0.1)]
@@ -45,13 +45,11 @@ def test_the_tables_can_be_printed() -> None:
     assert any("no statistics" in line for line in lines)
 
 
-def test_cuts_need_all_three_ways() -> None:
+def test_cuts_need_none_and_made() -> None:
     fit = {"mismatch": 0.2, "worst": 0.3, "late": 0.2, "layers": 4, "linear": 5}
     truth = {"metric": 0.5, "original": 0.9, "error": 0.7}
-    rows = [
-        {"name": "n", "family": "f", "ratio": 0.3, "way": way, "truth": truth, "made": fit} for way in ("none", "bias", "made")
-    ]
+    rows = [{"name": "n", "family": "f", "ratio": 0.3, "way": way, "truth": truth, "made": fit} for way in ("none", "made")]
     assert [c.fits["mismatch"] for c in cuts(rows)] == [0.2]
-    assert not cuts(rows[:2])
+    assert not cuts(rows[:1])
     few = [{**row, "made": {**fit, "layers": 1}} for row in rows]
     assert cuts(few)[0].fits == {}

@@ -13,7 +13,10 @@ from torch.nn import functional as F
 def conv(a: int, b: int, size: int = 3, stride: int = 1, groups: int = 1, norm: bool = True) -> nn.Sequential:
     """A convolution, then BatchNorm unless there is no normalisation."""
     layer = nn.Conv2d(a, b, size, stride, size // 2, groups=groups, bias=not norm)
-    return nn.Sequential(layer, nn.BatchNorm2d(b)) if norm else nn.Sequential(layer)
+    if norm:
+        return nn.Sequential(layer, nn.BatchNorm2d(b))
+    nn.init.kaiming_normal_(layer.weight)  # nothing else keeps activations from fading
+    return nn.Sequential(layer)
 
 
 class Pooled(nn.Module):

@@ -26,7 +26,7 @@ class Recipe:
         scale: how raw inputs become inputs, in `datasets.SCALES`.
         network: a builder in `networks.NETWORKS`, called with `settings`.
         forms: how BatchNorm is written in the exported files (`forms.FORMS`).
-        epochs, rate: of the training.
+        epochs, rate, adam: of the training; `adam`: by AdamW instead of SGD.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Recipe:
     forms: tuple[str, ...] = ("kept",)
     epochs: int = 6
     rate: float = 0.1
+    adam: bool = False
 
     def file(self, form: str) -> str:
         """Stem of the files of one form."""
@@ -52,9 +53,9 @@ RECIPES = (
     Recipe("clothes-resnet", "clothes", "standard", "resnet", {"widths": (12, 24, 48), "blocks": 2}, ("kept", "folded")),
     Recipe("clothes-mlp", "clothes", "pixels", "mlp", {"widths": (256, 128, 128)}, epochs=5, rate=0.05),
     Recipe("letters-resnet", "letters", "pixels", "resnet", {"widths": (20, 40), "blocks": 2}, ("kept", "folded"), 4),
-    Recipe("letters-plain", "letters", "signed", "vgg", {"widths": (16, 32, 48), "norm": False}, rate=0.03),
+    Recipe("letters-plain", "letters", "signed", "vgg", {"widths": (16, 32, 48), "norm": False}, rate=0.002, adam=True),
     Recipe("collage-vgg", "collage", "signed", "vgg", {"widths": (16, 24, 48)}, ("kept", "sub_mul_add"), 4),
-    Recipe("clothes-transformer", "clothes", "standard", "transformer", {"width": 48, "depth": 3}, rate=0.002),
+    Recipe("clothes-transformer", "clothes", "standard", "transformer", {"width": 48, "depth": 3}, rate=0.002, adam=True),
     Recipe("scenes-detector-255", "scenes", "pixels", "detector", {"widths": (16, 24, 32, 40)}, ("kept", "folded"), 10),
 )
 

@@ -39,13 +39,13 @@ LOSSES: dict[str, Loss] = {"scenes": detection_loss}
 
 
 def trained(recipe: Recipe, data: Dataset, seed: int = 0) -> nn.Module:
-    """A network trained by a recipe: SGD with momentum and a one-cycle schedule; AdamW for the transformer."""
+    """A network trained by a recipe: SGD with momentum, or AdamW, and a one-cycle schedule."""
     torch.manual_seed(seed)
     x = data.train.inputs
     inputs, truth = torch.from_numpy(x.copy()), torch.from_numpy(data.train.truth.copy())
     model = NETWORKS[recipe.network](x.shape[1], CLASSES[recipe.data], **recipe.settings)
     loss = LOSSES.get(recipe.data, F.cross_entropy)
-    if recipe.network == "transformer":
+    if recipe.adam:
         optimizer: torch.optim.Optimizer = torch.optim.AdamW(model.parameters(), recipe.rate, weight_decay=0.05)
     else:
         optimizer = torch.optim.SGD(model.parameters(), recipe.rate, 0.9, weight_decay=5e-4, nesterov=True)
