@@ -103,7 +103,18 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
         warnings=data.warnings if data else (),
     )
     report = report_of(loaded.name, decision, found, options.asked(), options.selection.alignment().reason)
+    report = replace(report, notes=(*_taken(loaded.model, found, options), *report.notes))
     return Result(model, plan, report, loaded.external, decision.spill, loaded.files)
+
+
+def _taken(model: ModelProto, found: Findings, options: Options) -> tuple[str, ...]:
+    """A note on sizes that neither the file nor the user states."""
+    given = options.data.input_shape
+    names = [n for n, f in inputs_of(model).items() if n not in given and -1 in (f.shape or (-1,))[1:]]
+    if not names:
+        return ()
+    shapes = ", ".join(f"{n} {'x'.join(map(str, found.before.inputs[n]))}" for n in names if n in found.before.inputs)
+    return (f"the file leaves sizes open; taken for MACs and latency: {shapes} (--input-shape or --data sets them)",)
 
 
 def _judge(loaded: Loaded, options: Options, samples: Samples | None, metric: Metric | None) -> Evaluator | None:

@@ -103,4 +103,13 @@ def test_costs_are_those_of_the_most_frequent_size_of_the_samples() -> None:
     assert sizes_of(data) == {"x": (1, 3, 8, 5)}
     report = onnxprune.prune(net, 0.5, align="none", bench=False, recover="none", data=data).report
     assert report.inputs == {"x": (1, 3, 8, 5)}
+    assert not any("leaves sizes open" in note for note in report.notes)
     assert report.macs.before == 6 * 3 * (27 * 8 + 8 * 4)
+
+
+def test_sizes_that_nobody_states_are_named() -> None:
+    net = model(NORMED.replace("[N,3,8,8]", "[N,3,H,W]").replace("[N,4,6,6]", "[N,4,P,Q]"))
+    quiet: dict[str, Any] = {"align": "none", "bench": False, "recover": "none"}
+    assert "taken for MACs and latency: x 1x3x224x224" in onnxprune.prune(net, 0.5, **quiet).report.notes[0]
+    stated = onnxprune.prune(net, 0.5, input_shape={"x": (1, 3, 9, 9)}, **quiet).report
+    assert not any("leaves sizes open" in note for note in stated.notes)
