@@ -30,8 +30,8 @@ SWITCH = """g (float[N,3,12,12] x, bool k, float[16,3,3,3] w1, float[16] w1b, fl
     float[16,3,3,3] w4, float[16,16,3,3] w5, float[4,16,1,1] w6) => (float[N,4,8,8] y) {
     [gate] y = If (k) <then_branch = t () => (float[N,4,8,8] e) { a = Conv(x, w1, w1b)  b = Relu(a)  c = Conv(b, w2)
     d = Relu(c)  e = Conv(d, w3) },
-    else_branch = f () => (float[N,4,8,8] l) { g = Conv(x, w4)  h = Relu(g)  i = Conv(h, w5)
-    j = Relu(i)  l = Conv(j, w6) }> }"""
+    else_branch = f () => (float[N,4,8,8] l) { g = Conv(x, w4)  h = Relu(g)
+    i = Conv(h, w5)  j = Relu(i)  l = Conv(j, w6) }> }"""
 FIRST, SECOND, LAST = 16 * 100 * 27, 16 * 64 * 144, 4 * 64 * 16
 
 
