@@ -12,8 +12,12 @@ from onnxprune.types import Array, Vector
 
 RIDGES = (1e-3, 1e-2, 1e-1)
 """Candidates for the ridge, in units of the mean diagonal of the inputs' covariance."""
+VALUES = 2**22
+"""Input values that are laid out at a time."""
 PLENTY = 8
 """Rows per input from which on overfitting is no concern, so that the first ridge is used."""
+LARGE = 1536
+"""Number of inputs from which on only one ridge is tried."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,17 +40,38 @@ class Moments:
 
     @classmethod
     def of(cls, x: Array, y: Array) -> Moments:
-        """The moments of some rows. Products are computed in the precision of the rows, sums over batches in double."""
-        xt = np.swapaxes(x, 1, 2)
-        squares = np.square(y, dtype=np.float64).sum(1)
-        parts: tuple[Array, ...] = (x.sum(1, dtype=np.float64), y.sum(1, dtype=np.float64), xt @ x, xt @ y, squares)
-        return cls(x.shape[1], *(p.astype(np.float64) for p in parts))
+        """The moments of some rows."""
+        tally = Tally()
+        tally.add(x, y)
+        return tally.moments()
 
     def __add__(self, other: Moments) -> Moments:
         """The moments of all rows of both."""
         return Moments(
             self.n + other.n, self.x + other.x, self.y + other.y, self.xx + other.xx, self.xy + other.xy, self.yy + other.yy
         )
+
+
+class Tally:
+    """Moments that grow batch by batch, in place: products in the precision of the rows, their sums in double."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self._sums: tuple[Vector, ...] = ()
+
+    def add(self, x: Array, y: Array) -> None:
+        """Add rows of inputs (groups, n, d) and targets (groups, n, o)."""
+        xt = np.swapaxes(x, 1, 2)
+        squares = np.square(y, dtype=np.float64).sum(1)
+        parts: tuple[Array, ...] = (x.sum(1, dtype=np.float64), y.sum(1, dtype=np.float64), xt @ x, xt @ y, squares)
+        self._sums = self._sums or tuple(np.zeros(p.shape) for p in parts)
+        for total, part in zip(self._sums, parts, strict=True):
+            total += part
+        self.n += x.shape[1]
+
+    def moments(self) -> Moments:
+        """The moments so far; at least one batch was added."""
+        return Moments(self.n, *self._sums)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,16 +93,18 @@ def solve(m: Moments, start: Vector, ridge: float, fixed_offset: Vector | None =
     Args:
         ridge: weight of the penalty, in units of the mean diagonal of the inputs' covariance.
     """
+    mean_x, mean_y = m.x / m.n, m.y / m.n
+    xx = m.xx.copy()
     if fixed_offset is None:
-        mean_x, mean_y = m.x / m.n, m.y / m.n
-        xx = m.xx - m.n * mean_x[:, :, None] * mean_x[:, None, :]
+        for g in range(len(xx)):
+            xx[g] -= np.outer(m.n * mean_x[g], mean_x[g])
         xy = m.xy - m.n * mean_x[:, :, None] * mean_y[:, None, :]
     else:
-        xx, xy = m.xx, m.xy - m.x[:, :, None] * fixed_offset[:, None, :]
-    d = xx.shape[1]
-    strength = ridge * np.trace(xx, axis1=1, axis2=2) / d + 1e-12 * m.n
-    damped = xx + strength[:, None, None] * np.eye(d)
-    matrix = start + np.linalg.solve(damped, xy - xx @ start)
+        xy = m.xy - m.x[:, :, None] * fixed_offset[:, None, :]
+    wanted = xy - xx @ start
+    diagonal = np.einsum("gdd->gd", xx)
+    diagonal += (ridge * diagonal.mean(1) + 1e-12 * m.n)[:, None]
+    matrix = start + np.linalg.solve(xx, wanted)
     if fixed_offset is not None:
         return Solution(matrix, fixed_offset)
     return Solution(matrix, mean_y - np.einsum("gd,gdo->go", mean_x, matrix))
@@ -98,11 +125,15 @@ def fitted(
     """Ridge regression on all folds.
 
     The first ridge is used if there are enough rows (`PLENTY`). Otherwise the ridge is chosen that, fitted to the first fold,
-    predicts the other folds best (in this direction only: neighbouring ridges differ little).
+    predicts the other folds best (in this direction only: neighbouring ridges differ little). For very many inputs, where each
+    solution takes long, it is the middle one.
     """
     total = sum(folds[1:], folds[0])
-    if len(folds) < 2 or len(ridges) == 1 or total.n >= PLENTY * total.xx.shape[1]:
+    inputs = total.xx.shape[1]
+    if len(folds) < 2 or len(ridges) == 1 or total.n >= PLENTY * inputs:
         return solve(total, start, ridges[0], fixed_offset)
+    if inputs > LARGE:
+        return solve(total, start, ridges[len(ridges) // 2], fixed_offset)
     others = sum(folds[2:], folds[1])
     errors = [squared_error(others, solve(folds[0], start, ridge, fixed_offset)).sum() for ridge in ridges]
     return solve(total, start, ridges[int(np.argmin(errors))], fixed_offset)

@@ -24,14 +24,14 @@ from onnxprune.ir.graph import Node, read_nodes, read_weights
 from onnxprune.ort import session
 from onnxprune.types import Array, Feeds
 
-MEMORY = 2**30
+MEMORY = 2**28
 """Bytes of activations that one run keeps in memory; the rest is stored in a temporary folder."""
 
 
 class Store:
     """Arrays by (tensor, batch): in memory while there is room, otherwise in one file each."""
 
-    def __init__(self, limit: int = MEMORY) -> None:
+    def __init__(self, limit: int) -> None:
         self._limit, self._used = limit, 0
         self._arrays: dict[tuple[str, int], Array | Path] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -174,7 +174,7 @@ class Stages:
         self._inputs = inputs
         self._wants = [tuple(dict.fromkeys(names)) for names in wants]
         self._schedule = schedule(self._nodes, stored | inputs, self._wants)
-        self._store = Store()
+        self._store = Store(MEMORY)
 
     def advance(self, step: int) -> Iterator[dict[str, Array]]:
         """Run the next step; yields its requested tensors batch by batch.

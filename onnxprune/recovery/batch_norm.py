@@ -19,12 +19,13 @@ from onnx import ModelProto
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.calibration.moments import Moments
 from onnxprune.calibration.stages import stages
-from onnxprune.calibration.sums import LinearSum, Term, find_sums
+from onnxprune.calibration.sums import LinearSum, find_sums
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.graph import Graph, Node
 from onnxprune.ir.semantics import uses_batch_statistics
 from onnxprune.recovery.editor import Editor, Fitted, offset_slots
-from onnxprune.recovery.reconstruct import FitSettings, Values, gather, kept_of
+from onnxprune.recovery.effort import FitSettings
+from onnxprune.recovery.sampling import Values, gather, kept_of
 from onnxprune.types import Advance, Feeds, Mask, Vector, unwatched
 
 Pairs = Iterator[tuple[Values, Values]]
@@ -104,30 +105,27 @@ def _layers(graph: Graph, coupled: Coupled, n_batches: int) -> Iterator[_Measure
 
 def _match_layer(site: LinearSum, n_batches: int, editor: Editor, pairs: Pairs) -> None:
     folds = gather([site], editor, FitSettings(), n_batches, pairs)
-    _match(site, editor, sum(folds[1:], folds[0]))
+    match(site, editor, sum(folds[1:], folds[0]))
 
 
-def _match(site: LinearSum, editor: Editor, m: Moments) -> None:
-    """Scale and shift a layer so that its channels match the original's (`m.y`) in mean and variance."""
-    term, free = site.terms[0], offset_slots(site, editor)
-    if not free or editor.users[term.linear.weight] > 1:
+def match(site: LinearSum, editor: Editor, m: Moments) -> None:
+    """Scale and shift the layers of a sum so that its channels match the original's (`m.y`) in mean and variance."""
+    free = offset_slots(site, editor)
+    if not free or any(editor.users[t.linear.weight] > 1 for t in site.terms):
         return
-    scale, offset = editor.affine(term)
-    matrix = term.linear.matrix(editor.array(term.linear.weight)) * scale.reshape(term.linear.groups, 1, -1)
+    groups, affines = site.terms[0].linear.groups, [editor.affine(t) for t in site.terms]
+    matrices = [t.linear.matrix(editor.array(t.linear.weight)) for t in site.terms]
+    matrix = np.concatenate([w * scale.reshape(groups, 1, -1) for w, (scale, _) in zip(matrices, affines, strict=True)], 1)
     mean = np.einsum("gd,gdo->go", m.x / m.n, matrix).ravel()
     variance = np.einsum("gdo,gdo->go", matrix, m.xx @ matrix).ravel() / m.n - mean**2
     target = (m.y / m.n).ravel()
     deviation = np.sqrt(np.maximum((m.yy / m.n).ravel() - target**2, 0.0))
     active = variance > 1e-3 * max(variance.mean(), 1e-30)
     factor = np.where(active, np.clip(deviation / np.sqrt(np.where(active, variance, 1.0)), 0.1, 10.0), 1.0)
-    _scale(term, editor, factor)
-    free[0].add(editor, target - factor * mean - offset)
-
-
-def _scale(term: Term, editor: Editor, factor: Vector) -> None:
-    name, groups = term.linear.weight, term.linear.groups
-    matrix = term.linear.matrix(editor.array(name)) * factor.reshape(groups, 1, -1)
-    editor.put(name, term.linear.stored(matrix, editor.weights[name].shape))
+    for term, w in zip(site.terms, matrices, strict=True):
+        name = term.linear.weight
+        editor.put(name, term.linear.stored(w * factor.reshape(groups, 1, -1), editor.weights[name].shape))
+    free[0].add(editor, target - factor * mean - np.sum([offset for _, offset in affines], 0))
 
 
 def _statistics(values: Iterable[NDArray[np.generic]], axis: int) -> tuple[Vector, Vector]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,10 +26,12 @@ class Fitted:
     Attributes:
         model: the model.
         added: names of stored tensors that the fit added, each read by one node.
+        work: what the fit did within its limits, as settings that repeat it.
     """
 
     model: ModelProto = field(repr=False)
     added: frozenset[str] = frozenset()
+    work: Mapping[str, int] = field(default_factory=dict)
 
 
 class Editor:

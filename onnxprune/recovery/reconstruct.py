@@ -9,40 +9,30 @@ extended to sums: what an identity shortcut has already lost is corrected by the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
 
 import numpy as np
 from onnx import ModelProto
 
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.calibration.jobs import Job, ordered
-from onnxprune.calibration.linear import at_positions
-from onnxprune.calibration.moments import RIDGES, Moments, Solution, fitted
+from onnxprune.calibration.moments import Moments, Solution, fitted
 from onnxprune.calibration.stages import stages
 from onnxprune.calibration.sums import LinearSum, find_sums
 from onnxprune.ir.facts import read_graph
+from onnxprune.recovery.batch_norm import match
 from onnxprune.recovery.editor import Editor, Fitted, offset_slots
-from onnxprune.types import Advance, Array, Feeds, Mask, Rng, unwatched
+from onnxprune.recovery.effort import FitSettings as FitSettings
+from onnxprune.recovery.effort import Layer, Pace, Speed, measured
+from onnxprune.recovery.sampling import gather, kept_of, n_inputs
+from onnxprune.types import Advance, Array, Feeds, Mask, unwatched
 
-Values = dict[str, Array]
-
-
-@dataclass(frozen=True, slots=True)
-class FitSettings:
-    """Settings of a reconstruction.
-
-    Attributes:
-        rows: output positions to use per layer, over all samples; more if the layer has many inputs.
-        rows_per_input: minimum number of rows per input of a layer.
-        ridges: candidates for the ridge.
-        seed: seed for choosing positions.
-    """
-
-    rows: int = 40_000
-    rows_per_input: int = 12
-    ridges: tuple[float, ...] = RIDGES
-    seed: int = 0
+DEFAULTS = FitSettings()
+FEW = 2_000
+"""Rows to match the mean and deviation of a layer with."""
 
 
 def reconstruct(
@@ -50,7 +40,7 @@ def reconstruct(
     dropped: Mask,
     pruned: ModelProto,
     batches: Sequence[Feeds],
-    knobs: FitSettings = FitSettings(),
+    knobs: FitSettings = DEFAULTS,
     progress: Advance = unwatched,
 ) -> Fitted:
     """The pruned model with refitted weights; graph, names and shapes do not change (but a layer may gain a bias).
@@ -58,69 +48,72 @@ def reconstruct(
     Args:
         coupled, dropped: the analysis of the original, and the labels (n_labels,) that were removed.
         pruned: the cut model.
-        batches: calibration inputs.
+        batches: calibration inputs, one sample in each position of the first axis of every input.
         knobs: settings of the fit.
         progress: called with the fraction done, 0 to 1.
     """
     model = ModelProto()
     model.CopyFrom(pruned)
-    graph = read_graph(model)
+    graph, editor, pace = read_graph(model), Editor(model), Pace(knobs)
     jobs = ordered(graph, [s for s in find_sums(graph) if s.total in coupled.graph.producers])
+    if knobs.seconds is not None and jobs:
+        layers, speed = _measured(coupled.graph.model, jobs, editor, batches[0])
+        pace.start(layers, sum(map(n_samples, batches)), len(batches), speed)
+    knobs, batches = pace.settings, chosen(batches, pace.settings)
     targets = [[s.total for s in job] for job in jobs]
     wants = [[name for s in job for name in s.wants] for job in jobs]
-    editor = Editor(model)
     with stages(coupled.graph.model, targets, batches) as original, stages(model, wants, batches) as student:
         for k, job in enumerate(jobs):
+            fits = pace.fit()
+            if not fits and not pace.match():
+                break
             pairs = zip(original.advance(k), student.advance(k), strict=True)
-            folds = gather(job, editor, knobs, len(batches), ((kept_of(coupled, dropped, a), b) for a, b in pairs))
-            _refit(job[0], editor, folds, knobs)
+            kept = ((kept_of(coupled, dropped, a), b) for a, b in pairs)
+            folds = gather(job, editor, knobs if fits else replace(knobs, rows=FEW, rows_per_input=1), len(batches), kept)
+            if fits:
+                _refit(job[0], editor, folds, knobs)
+            else:
+                match(job[0], editor, sum(folds[1:], folds[0]))
             progress((k + 1) / len(jobs))
-    return editor.fitted()
+    return replace(editor.fitted(), work=pace.work(sum(map(n_samples, batches))))
 
 
-def kept_of(coupled: Coupled, dropped: Mask, values: Values) -> Values:
-    """Tensors of the original, restricted to the kept channels."""
-    found = {}
-    for name, value in values.items():
-        for axis, labels in enumerate(coupled.flows[name].axes):
-            if labels is not None and dropped[labels].any():
-                value = np.compress(~dropped[labels], value, axis)
-        found[name] = value
-    return found
+def n_samples(feeds: Feeds) -> int:
+    """The number of samples of a batch; 1 if its inputs do not share their first axis."""
+    sizes = {np.shape(x)[0] if np.ndim(x) else 1 for x in feeds.values()}
+    return sizes.pop() if len(sizes) == 1 else 1
 
 
-def gather(
-    job: Job, editor: Editor, knobs: FitSettings, n_batches: int, pairs: Iterator[tuple[Values, Values]]
-) -> list[Moments]:
-    """Normal equations of a job over all batches, in two folds."""
-    rng = np.random.default_rng(knobs.seed)
-    rows = max(knobs.rows, knobs.rows_per_input * sum(_n_inputs(site, editor) for site in job[:1]))
-    per_batch = -(-rows // (n_batches * len(job)))
-    folds: list[list[Moments]] = [[], []]
-    for b, (target, given) in enumerate(pairs):
-        for site in job:
-            x, y = _rows(site, target[site.total], given, per_batch, rng)
-            folds[b % 2] = [sum(folds[b % 2], Moments.of(x, y))]
-    return [fold[0] for fold in folds if fold]
+def chosen(batches: Sequence[Feeds], knobs: FitSettings) -> list[Feeds]:
+    """As many batches as hold `knobs.samples`, in their order. A smaller number of samples takes a subset."""
+    if knobs.samples is None:
+        return list(batches)
+    order = np.random.default_rng(knobs.seed).permutation(len(batches))
+    before = np.cumsum([0, *(n_samples(batches[k]) for k in order)])[:-1]
+    return [batches[k] for k in np.sort(order[before < knobs.samples])]
 
 
-def _n_inputs(site: LinearSum, editor: Editor) -> int:
-    return sum(t.linear.matrix(editor.weights[t.linear.weight].array).shape[1] for t in site.terms)
+def _measured(original: ModelProto, jobs: Sequence[Job], editor: Editor, batch: Feeds) -> tuple[list[Layer], Speed]:
+    """The sizes of all fits, and the speeds of this machine, from running a batch of the original twice."""
+    totals = list(dict.fromkeys(s.total for job in jobs for s in job))
+    shapes: dict[str, tuple[int, ...]] = {}
+    seconds = []
+    with stages(original, [totals, totals], [batch, batch]) as run:
+        start = time.perf_counter()
+        for values in run.advance(0):
+            shapes = {name: x.shape for name, x in values.items()}
+            seconds.append(time.perf_counter() - start)
+            start = time.perf_counter()
+    per_sample = n_samples(batch)
 
+    def layer(job: Job) -> Layer:
+        groups, _, outputs = job[0].terms[0].linear.matrix(editor.weights[job[0].terms[0].linear.weight].array).shape
+        shape = shapes[job[0].total]
+        return Layer(
+            groups, n_inputs(job[0], editor), outputs, prod(shape) / shape[job[0].channel_axis] / per_sample * len(job)
+        )
 
-def _rows(site: LinearSum, target: Array, given: Values, count: int, rng: Rng) -> tuple[Array, Array]:
-    """Inputs (groups, n, d) and targets (groups, n, o) at sampled positions."""
-    axis = site.channel_axis % target.ndim
-    n_positions = target.size // target.shape[axis]
-    positions = np.arange(n_positions)
-    if n_positions > count:
-        positions = np.sort(rng.choice(n_positions, count, replace=False))
-    y = at_positions(target, axis, positions).astype(np.float32)
-    for name in site.addends:
-        y = y - at_positions(np.broadcast_to(given[name], target.shape), axis, positions)
-    parts = [t.linear.rows(given[t.linear.node.inputs[0]], positions).astype(np.float32) for t in site.terms]
-    x = np.concatenate(parts, 2)
-    return x, y.reshape(len(positions), len(x), -1).transpose(1, 0, 2)
+    return [layer(job) for job in jobs], measured(2 * seconds[-1] / per_sample)
 
 
 def _refit(site: LinearSum, editor: Editor, folds: Sequence[Moments], knobs: FitSettings) -> None:

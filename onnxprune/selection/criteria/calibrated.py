@@ -20,7 +20,7 @@ from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
 from onnxprune.calibration.chains import affine
 from onnxprune.calibration.linear import Linear, at_positions
-from onnxprune.calibration.moments import Moments
+from onnxprune.calibration.moments import VALUES, Moments, Tally
 from onnxprune.calibration.stages import stages
 from onnxprune.calibration.sums import LinearSum, find_sums
 from onnxprune.types import Array, Feeds, Indices, Rng, Vector
@@ -100,10 +100,11 @@ class _Gathered:
     """Sums over batches for one layer."""
 
     def __init__(self) -> None:
-        self.moments: Moments | None = None
+        self.inputs = Tally()
         self.magnitude: Any = 0.0
         self.alive: Any = 0.0
-        self.total: Moments | None = None
+        self.total: Any = 0.0
+        self.squares: Any = 0.0
 
     def see(self, site: LinearSum, linear: Linear, values: Mapping[str, Array], n: int, rng: Rng) -> None:
         total, x = values[site.total], values[linear.node.inputs[0]]
@@ -112,28 +113,26 @@ class _Gathered:
         inputs = x.shape[linear.channel_axis] * int(np.prod(linear.kernel))
         count = -(-max(ROWS, ROWS_PER_INPUT * inputs) // n)
         positions = np.arange(places) if places <= count else np.sort(rng.choice(places, count, replace=False))
-        rows = linear.rows(x, positions).astype(np.float32)
-        y = at_positions(total, axis, positions).astype(np.float32)[None]
-        seen, all_of_it = Moments.of(rows, np.zeros((1, rows.shape[1], 0), np.float32)), Moments.of(y, y[:, :, :0])
-        self.moments = seen if self.moments is None else self.moments + seen
-        self.total = all_of_it if self.total is None else self.total + all_of_it
-        self.magnitude = self.magnitude + np.abs(rows[0]).sum(0, dtype=np.float64)
-        self.alive = self.alive + (rows[0] != 0).sum(0)
+        for part in np.array_split(positions, -(-len(positions) * inputs // VALUES) or 1):
+            rows = linear.rows(x, part).astype(np.float32)
+            y = at_positions(total, axis, part).astype(np.float64)
+            self.inputs.add(rows, np.zeros((1, rows.shape[1], 0), np.float32))
+            self.total, self.squares = self.total + y.sum(0), self.squares + np.square(y).sum(0)
+            self.magnitude = self.magnitude + np.abs(rows[0]).sum(0, dtype=np.float64)
+            self.alive = self.alive + (rows[0] != 0).sum(0)
 
 
 def _reader(coupled: Coupled, site: LinearSum, k: int, g: _Gathered) -> Reader:
     term = site.terms[k]
     labels = _inputs(coupled, term.linear)
     assert labels is not None
-    assert g.moments is not None
-    assert g.total is not None
     weights = coupled.graph.weights
     matrix = term.linear.matrix(weights[term.linear.weight].array.astype(np.float64))[0]
     scale, _ = affine(term.steps, weights, matrix.shape[1])
-    total = g.total
-    variance = np.diagonal(total.xx, axis1=1, axis2=2)[0] / total.n - (total.x[0] / total.n) ** 2
-    n = g.moments.n
-    return Reader(labels, matrix * scale, g.moments, g.magnitude / n, g.alive / n, max(float(variance.sum()), 1e-30))
+    n = g.inputs.n
+    variance = g.squares / n - (g.total / n) ** 2
+    energy = max(float(variance.sum()), 1e-30)
+    return Reader(labels, matrix * scale, g.inputs.moments(), g.magnitude / n, g.alive / n, energy)
 
 
 def covariance(m: Moments) -> Vector:

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a fit will take, predicted from measured speeds, and how much work fits into a time limit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from onnxprune.calibration.moments import LARGE, PLENTY, RIDGES
+
+LADDER = (1.0, 0.7, 0.5, 0.35, 0.25, 0.17, 0.12, 0.08)
+"""Fractions of the rows to try, largest first."""
+FEWEST_ROWS_PER_INPUT, FEWEST_SAMPLES = 2, 16
+MARGIN = 0.8
+"""Fraction of a limit that a prediction may fill."""
+WORK = ("samples", "rows", "rows_per_input", "layers", "matched")
+"""Settings that a fit reports."""
+PER_PRODUCT = 4e-6
+"""Seconds that a small matrix product takes besides its arithmetic."""
+
+
+@dataclass(frozen=True, slots=True)
+class FitSettings:
+    """Settings of a reconstruction. `samples`, `layers` and `matched` bound the work; a fit reports them in `Fitted.work`, and
+    the same numbers without `seconds` repeat it exactly.
+
+    Attributes:
+        rows: output positions to use per layer, over all samples; more if the layer has many inputs.
+        rows_per_input: minimum number of rows per input of a layer.
+        ridges: candidates for the ridge.
+        seed: seed for choosing positions and samples.
+        samples: number of samples to use, rounded up to whole batches; None: all.
+        layers: number of fits (layers, in their order) to compute; None: all.
+        matched: number of layers after these whose mean and deviation are matched instead; None: all.
+        seconds: time limit. The rows and samples are chosen by a prediction before the first fit; if a fit is late, the last
+            layers are only matched, or left as they are.
+    """
+
+    rows: int = 40_000
+    rows_per_input: int = 12
+    ridges: tuple[float, ...] = RIDGES
+    seed: int = 0
+    samples: int | None = None
+    layers: int | None = None
+    matched: int | None = None
+    seconds: float | None = None
+
+    def repeating(self, work: Mapping[str, int]) -> FitSettings:
+        """These settings with the work of an earlier fit (`Fitted.work`) in place of a time limit."""
+        known = {name: int(n) for name, n in work.items() if name in WORK}
+        return replace(self, seconds=None, **known)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The sizes of one fit.
+
+    Attributes:
+        groups, inputs, outputs: number of independent products, and the sizes of each.
+        positions: output positions per sample.
+    """
+
+    groups: int
+    inputs: int
+    outputs: int
+    positions: float
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What was measured on this machine.
+
+    Attributes:
+        products: multiply-accumulates per second of a matrix product of rows.
+        solutions: multiply-accumulates per second of the solution of linear equations.
+        values: values of input rows that are laid out per second.
+        sample: seconds that both models together take per sample.
+    """
+
+    products: float
+    solutions: float
+    values: float
+    sample: float
+
+
+def measured(sample: float) -> Speed:
+    """The speeds of this machine; `sample` as in `Speed`."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((2048, 512), np.float32)
+    square = rows[:, :256].T.astype(np.float64) @ rows[:, :256] / 2048 + np.eye(256)
+    maps = rng.standard_normal((1, 32, 34, 34), np.float32)
+    view = sliding_window_view(maps, (3, 3), axis=(2, 3))
+    at, across = np.unravel_index(np.sort(rng.choice(1024, 512, replace=False)), (32, 32))
+    return Speed(
+        2048 * 512**2 / _fastest(lambda: rows.T @ (rows + 1)),
+        256**3 / 3 / _fastest(lambda: np.linalg.solve(square, square[:, :1])),
+        512 * 288 / _fastest(lambda: view[0][:, at, across].reshape(32, 512, 9)),
+        sample,
+    )
+
+
+def _fastest(work: Callable[[], object], tries: int = 4) -> float:
+    found = []
+    for _ in range(tries):
+        start = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - start)
+    return max(min(found), 1e-9)
+
+
+def n_rows(layer: Layer, settings: FitSettings, samples: int) -> float:
+    """The number of rows that a fit uses."""
+    return min(max(settings.rows, settings.rows_per_input * layer.inputs), layer.positions * samples)
+
+
+def seconds_of(layer: Layer, settings: FitSettings, samples: int, batches: int, speed: Speed) -> float:
+    """Predicted seconds for one fit, without running the models."""
+    n, d, o = n_rows(layer, settings, samples), layer.inputs, layer.outputs
+    solutions = 1 if n >= PLENTY * d or d > LARGE or len(settings.ridges) == 1 else 1 + len(settings.ridges)
+    one = n * d / speed.values + n * d * (d / 2 + o) / speed.products + solutions * (d**3 / 3 + d**2 * o) / speed.solutions
+    return layer.groups * (one + batches * PER_PRODUCT)
+
+
+def predicted(layers: Sequence[Layer], settings: FitSettings, samples: int, batches: int, speed: Speed) -> float:
+    """Predicted seconds for a whole reconstruction."""
+    return samples * speed.sample + sum(seconds_of(x, settings, samples, batches, speed) for x in layers)
+
+
+def within(layers: Sequence[Layer], settings: FitSettings, samples: int, batches: int, speed: Speed) -> FitSettings:
+    """The settings with as many samples and rows as the time limit allows by prediction, and at least the fewest."""
+    if settings.seconds is None:
+        return settings
+    limit = MARGIN * settings.seconds
+    affordable = int(limit / 2 / max(speed.sample, 1e-9))
+    used = min(samples, settings.samples or samples, max(affordable, FEWEST_SAMPLES))
+    for share in LADDER:
+        few = max(FEWEST_ROWS_PER_INPUT, round(settings.rows_per_input * share))
+        found = replace(settings, samples=used, rows=round(settings.rows * share), rows_per_input=few)
+        if predicted(layers, found, used, batches, speed) <= limit:
+            break
+    return found
+
+
+class Pace:
+    """Decides, layer by layer, what is still done, and counts it.
+
+    Attributes:
+        settings: the settings of the fit, after `start` with the rows and samples that are used.
+        fits, matches: number of layers that were fitted, and of those whose mean and deviation were matched.
+    """
+
+    def __init__(self, settings: FitSettings) -> None:
+        self.settings, self.fits, self.matches = settings, 0, 0
+        self._begun = self._started = time.perf_counter()
+        self._seconds, self._running = [0.0], 0.0
+
+    def start(self, layers: Sequence[Layer], samples: int, batches: int, speed: Speed) -> None:
+        """Choose rows and samples for the time limit, and expect the work to take as long as predicted."""
+        self.settings = found = within(layers, self.settings, samples, batches, speed)
+        used = min(samples, found.samples or samples)
+        self._seconds = [seconds_of(x, found, used, batches, speed) for x in layers]
+        self._started, self._running = time.perf_counter(), used * speed.sample
+
+    def fit(self) -> bool:
+        """Whether to fit the next layer."""
+        allowed = not self.matches and (self._in_time() if self.settings.layers is None else self.fits < self.settings.layers)
+        self.fits += allowed
+        return allowed
+
+    def match(self) -> bool:
+        """Whether to match the mean and deviation of the next layer, if it is not fitted."""
+        limit, matched = self.settings.seconds, self.settings.matched
+        late = limit is not None and time.perf_counter() - self._begun > limit
+        allowed = not late if matched is None else self.matches < matched
+        self.matches += allowed
+        return allowed
+
+    def _in_time(self) -> bool:
+        """Whether there is time for the next fit, and for running the models through the layers after it."""
+        if self.settings.seconds is None:
+            return True
+        now, k, n = time.perf_counter(), self.fits, len(self._seconds)
+        done = sum(self._seconds[:k]) + self._running * k / n
+        late = max(1.0, (now - self._started) / done) if done else 1.0
+        return now - self._begun + late * (self._seconds[k] + self._running * (n - k) / n) <= self.settings.seconds
+
+    def work(self, samples: int) -> dict[str, int]:
+        """What was done, as settings that repeat it."""
+        found = (samples, self.settings.rows, self.settings.rows_per_input, self.fits, self.matches)
+        return dict(zip(WORK, found, strict=True))
