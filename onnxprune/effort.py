@@ -44,15 +44,21 @@ class Effort:
         clock: the time budget; by default unlimited.
         repeated: what an earlier run did: name -> number; None: measure.
         done: what this run did; it grows as numbers are decided.
+        prefix: what precedes the names of numbers, if the same work is done more than once.
     """
 
     clock: Clock = field(default_factory=Clock)
     repeated: Mapping[str, int] | None = None
     done: dict[str, int] = field(default_factory=dict)
+    prefix: str = ""
 
-    def within(self, share: float) -> Effort:
+    def within(self, share: float, prefix: str = "") -> Effort:
         """The same, with a fraction of the time that is left."""
-        return Effort(Clock(share * self.clock.left), self.repeated, self.done)
+        return Effort(Clock(share * self.clock.left), self.repeated, self.done, self.prefix + prefix)
+
+    def known(self, name: str) -> int | None:
+        """The number of a repeated run; None if there is none."""
+        return None if self.repeated is None else self.repeated.get(self.prefix + name)
 
     def amount(self, name: str, each: float, least: int, most: int) -> int:
         """How many units of work there is time for.
@@ -67,17 +73,19 @@ class Effort:
 
     def steps(self, name: str, least: int, most: int) -> Iterator[int]:
         """Count from 0 as long as there is time for another step like the slowest so far."""
-        most = most if self.repeated is None else self.repeated.get(name, most)
-        slowest, self.done[name] = 0.0, 0
+        known = self.known(name)
+        most = most if known is None else known
+        slowest, self.done[self.prefix + name] = 0.0, 0
         for k in range(most):
             start = time.perf_counter()
-            if self.repeated is None and k >= least and self.clock.left < slowest:
+            if known is None and k >= least and self.clock.left < slowest:
                 return
             yield k
-            self.done[name] = k + 1
+            self.done[self.prefix + name] = k + 1
             slowest = max(slowest, time.perf_counter() - start)
 
     def record(self, name: str, number: int) -> int:
         """Record a number that was decided; returns it, or that of the repeated run."""
-        self.done[name] = number if self.repeated is None else self.repeated.get(name, number)
-        return self.done[name]
+        known = self.known(name)
+        found = self.done[self.prefix + name] = number if known is None else known
+        return found

@@ -28,6 +28,7 @@ from onnx import ModelProto
 from onnxprune.analysis.analyse import analyse
 from onnxprune.cost.benchmark import Benchmark, benchmark, random_feeds
 from onnxprune.data.arrays import data_of_calls
+from onnxprune.data.batching import batched
 from onnxprune.data.samples import Data
 from onnxprune.effort import Clock, Effort
 from onnxprune.evaluation.evaluator import Evaluator
@@ -38,7 +39,7 @@ from onnxprune.ort import session
 from onnxprune.pipeline.decide import Decision, decide
 from onnxprune.pipeline.samples import HELD_OUT
 from onnxprune.recovery.editor import Fitted
-from onnxprune.recovery.methods import Method, Task, batches_of, by_bias, by_distillation, by_least_squares
+from onnxprune.recovery.methods import Method, Task, by_bias, by_distillation, by_least_squares
 from onnxprune.types import silent
 
 TIMED = (1, 3, 48, 320)
@@ -137,7 +138,7 @@ def judged(bench: Bench, model: ModelProto, seconds: float = 0.0) -> Reading:
 def cut_at(bench: Bench, share: float) -> Cut:
     """Cut to a fraction of the MACs, widths by `obs`, and time it."""
     options = Options.of(macs=f"{share:.2%}", criterion="obs", data="words")
-    decision = decide(analyse(read_graph(bench.model)), options, "model", batches_of(bench.fit))
+    decision = decide(analyse(read_graph(bench.model)), options, "model", batched(bench.fit, bench.model))
     feeds = random_feeds(bench.model, {"x": TIMED})
     cut = Cut(share, decision, benchmark((bench.model, decision.pruned), feeds, seconds=8.0))
     print(f"tried {cut}", file=sys.stderr, flush=True)

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.analysis.analyse import analyse
+from onnxprune.data.batching import batched
 from onnxprune.data.load import load_data
 from onnxprune.data.samples import Data
 from onnxprune.data.synthetic.synthesize import synthesize
@@ -43,7 +44,7 @@ from onnxprune.options import Options
 from onnxprune.pipeline.decide import Decision, decide
 from onnxprune.pipeline.samples import refinement
 from onnxprune.recovery.bias import absorb
-from onnxprune.recovery.methods import Method, Task, batches_of, by_bias, by_distillation, by_least_squares
+from onnxprune.recovery.methods import Method, Task, by_bias, by_distillation, by_least_squares
 from onnxprune.types import silent
 
 HERE = Path(__file__).resolve().parent.parent
@@ -123,7 +124,7 @@ def cut(bench: Bench, macs: str, free: bool, fit: Data) -> Decision:
     """The cut of a column."""
     selection = {"criterion": "obs"} if free else {"criterion": "l2", "scope": "local"}
     options = Options.of(macs=macs, align="none", data="x", **selection)
-    return decide(analyse(read_graph(bench.model)), options, "model", batches_of(fit) if free else ())
+    return decide(analyse(read_graph(bench.model)), options, "model", batched(fit, bench.model) if free else ())
 
 
 def inputs(bench: Bench, row: Row, seed: int) -> Data:

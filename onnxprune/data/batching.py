@@ -22,13 +22,18 @@ FOLDS = 4
 
 
 def batched(data: Data, model: ModelProto) -> list[Feeds]:
-    """All samples in batches of bounded size."""
+    """All samples in batches of bounded size, and at least `FOLDS` of them."""
+    return list(data.batches(int(np.clip(len(data) // FOLDS, 1, batch_size(data, model)))))
+
+
+def batch_size(data: Data, model: ModelProto) -> int:
+    """The number of samples that fit into memory together, 1 to 64."""
     largest = max(data.chunks, key=lambda chunk: sum(x[0].size for x in chunk.values()))
     values = max(sum(x[0].size for x in largest.values()), 1)
     first = replace(data, chunks=({name: x[: data.unit] for name, x in largest.items()},), labels=None)
     one = next(first.batches(1))
-    size = min(BATCH_VALUES // values, BATCH_BYTES // max(activation_bytes(model, one) // data.unit, 1), len(data) // FOLDS)
-    return list(data.batches(int(np.clip(size, 1, 64))))
+    room = BATCH_BYTES // max(activation_bytes(model, one) // data.unit, 1)
+    return int(np.clip(min(BATCH_VALUES // values, room), 1, 64))
 
 
 def activation_bytes(model: ModelProto, feeds: Feeds) -> int:

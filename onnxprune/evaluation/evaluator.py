@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
+from onnxprune.data.batching import batch_size
 from onnxprune.data.classes import class_axis
 from onnxprune.data.samples import Data, count
 from onnxprune.errors import DataError
@@ -90,8 +91,9 @@ class Evaluator:
         if not len(held_out):
             raise DataError("no samples are held out for evaluation; provide at least two samples")
         self._data, self._metric, self._seed = held_out, metric, seed
-        self._parts, self._axes = _parts(original, held_out)
-        old = [self._rows(outputs) for outputs, _ in run(original, held_out)]
+        self._batch = batch_size(held_out, original)
+        self._parts, self._axes = _parts(original, held_out, self._batch)
+        old = [self._rows(outputs) for outputs, _ in run(original, held_out, self._batch)]
         pairs = zip(zip(*old, strict=True), self._axes, strict=True)
         self._yardsticks = [Yardstick(batches, axis is not None) for batches, axis in pairs]
         self.varies = any(y.varies for y in self._yardsticks)
@@ -110,7 +112,7 @@ class Evaluator:
         distances = [0.0] * len(self._parts)
         scores = (k for k, axis in enumerate(self._axes) if axis is not None or self._yardsticks[k].is_integer)
         scored = next(scores, None)
-        for b, (outputs, feeds) in enumerate(run(model, self._data)):
+        for b, (outputs, feeds) in enumerate(run(model, self._data, self._batch)):
             for k, new in enumerate(self._rows(outputs)):
                 distances[k] += self._yardsticks[k].compare(b, new)
                 if k == scored:
@@ -141,9 +143,9 @@ class Evaluator:
         )
 
 
-def _parts(original: ModelProto, data: Data) -> tuple[tuple[Part, ...], tuple[int | None, ...]]:
+def _parts(original: ModelProto, data: Data, batch: int) -> tuple[tuple[Part, ...], tuple[int | None, ...]]:
     """The parts of the outputs, and for each the axis of its classes; the labels tell that of the first output."""
-    outputs = _first(original, data)
+    outputs = next(iter(run(original, data.take(SHOWN), batch)))[0]
     parts = parts_of(original, next(data.take(1).batches(1)))
     if data.stacked:  # the outputs of a model without a sample axis get one
         parts = tuple(replace(p, axis=None if p.axis is None else p.axis + 1) for p in parts)
@@ -259,10 +261,6 @@ def run(model: ModelProto, data: Data, batch: int | None = None) -> Iterator[tup
 
 def _as_one(values: Feeds) -> Feeds:
     return {name: x[None] for name, x in values.items()}
-
-
-def _first(model: ModelProto, data: Data) -> Outputs:
-    return next(iter(run(model, data.take(SHOWN), SHOWN)))[0]
 
 
 def _usual_batch(data: Data) -> int:

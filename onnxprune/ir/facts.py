@@ -15,9 +15,10 @@ import onnx
 import onnx.shape_inference
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from onnxprune.ir.bodies import Flat, body_graphs, entering, flatten, is_settled, runs_of
+from onnxprune.ir.bodies import Flat, body_graphs, flatten
 from onnxprune.ir.graph import UNKNOWN, Fact, Facts, Graph, Node, Weight, free_inputs
 from onnxprune.ir.infer import Interpreter, fact_of_type, fact_of_weight
+from onnxprune.ir.loops import entering, is_settled, runs_of
 from onnxprune.ir.sizes import (
     FIRST,
     LENGTHS_OF_FIRST,
@@ -86,8 +87,9 @@ def interpret(model: ModelProto, flat: Flat, trial: Trial) -> Reading:
         node = nodes[k]
         for body in (b for b in bodies if b.first == k):
             owner = nodes[body.owner].proto
-            entry = entering(owner, body, facts)
-            facts.update({name: stated.better(name, fact) for name, fact in entry.items()})
+            for name, fact in entering(owner, body, facts).items():
+                # what the file states may hold for the first iteration only
+                facts[name] = fact if name in facts else stated.better(name, fact)
             facts[body.prefix] = Fact(TensorProto.INT64, (runs_of(owner, body, facts),))
         if node.inputs or node.outputs[0] not in facts:
             inputs = {name: facts.get(name, UNKNOWN) for name in (*node.inputs, *node.implicit) if name}

@@ -17,9 +17,10 @@ import onnx
 import onnx.shape_inference
 from onnx import ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
-from onnxprune.ir.bodies import is_opened, leaving
+from onnxprune.ir.bodies import is_opened
 from onnxprune.ir.decompositions import MICROSOFT, parts_of
 from onnxprune.ir.graph import FLOATS, UNKNOWN, Fact, Weight, opsets
+from onnxprune.ir.loops import leaving
 from onnxprune.ort import output_types
 from onnxprune.types import Array
 

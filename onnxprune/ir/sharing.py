@@ -34,8 +34,8 @@ def own_copies(graph: Graph, apart: Collection[str] = ()) -> Graph:
     """
     if graph.copies is not None:
         return graph
-    users = {name: list(dict.fromkeys(n.index for n, _ in uses)) for name, uses in graph.consumers.items()}
-    elsewhere = graph.captured.union(graph.outputs, (v.name for v in graph.model.graph.input))
+    users = {name: list(dict.fromkeys(n.index for n, _ in uses if not n.body)) for name, uses in graph.consumers.items()}
+    elsewhere = read_elsewhere(graph).union(v.name for v in graph.model.graph.input)
     renames: dict[int, dict[str, str]] = {}
     copies: dict[str, str] = {}
     for name, weight in graph.weights.items():
@@ -46,6 +46,12 @@ def own_copies(graph: Graph, apart: Collection[str] = ()) -> Graph:
                 renames.setdefault(index, {})[name] = copy
                 copies[copy] = name
     return _renamed(graph, renames, copies) if copies else replace(graph, copies={})
+
+
+def read_elsewhere(graph: Graph) -> frozenset[str]:
+    """Tensors that the model returns, or that are read in bodies, where no node gets a copy."""
+    in_bodies = (name for node in graph.nodes if node.body for name in node.inputs)
+    return graph.captured.union(graph.outputs, in_bodies)
 
 
 def _can_be_copied(graph: Graph, weight: Weight) -> bool:
@@ -71,12 +77,12 @@ def _unused(stem: str, taken: Collection[str]) -> str:
 def _renamed(graph: Graph, renames: Mapping[int, Mapping[str, str]], copies: Mapping[str, str]) -> Graph:
     """The graph whose nodes read the copies; the constants themselves stay in the model."""
     model = skeleton(graph.model)
-    nodes: list[Node] = []
-    for node in graph.nodes:
+    nodes = [_part(node, renames[node.index]) if node.index in renames else node for node in graph.nodes]
+    mine = {node.place: node.index for node in graph.nodes if not node.body}
+    for place, given in enumerate(graph.model.graph.node):
         proto = model.graph.node.add()
-        proto.CopyFrom(node.proto)
-        _rename(proto, renames.get(node.index, {}))
-        nodes.append(replace(node, inputs=tuple(proto.input), proto=proto))
+        proto.CopyFrom(given)
+        _rename(proto, renames.get(mine[place], {}))
     model.graph.initializer.extend(graph.model.graph.initializer)
     weights = dict(graph.weights)
     for copy, name in copies.items():
@@ -86,7 +92,10 @@ def _renamed(graph: Graph, renames: Mapping[int, Mapping[str, str]], copies: Map
         weights[copy] = Weight(copy, tensor)
     parts = {k: tuple(_part(p, renames.get(k, {})) for p in some) for k, some in graph.parts.items()}
     facts = {**graph.facts, **{copy: graph.facts[name] for copy, name in copies.items()}}
-    return replace(graph, model=model, nodes=tuple(nodes), weights=weights, facts=facts, parts=parts, copies=copies)
+    bodies = tuple(replace(b, proto=model.graph) if not k else b for k, b in enumerate(graph.bodies))
+    return replace(
+        graph, model=model, nodes=tuple(nodes), weights=weights, facts=facts, parts=parts, copies=copies, bodies=bodies
+    )
 
 
 def _rename(proto: NodeProto, names: Mapping[str, str]) -> None:
@@ -114,7 +123,7 @@ def shared_again(model: ModelProto, cut: ModelProto, graph: Graph) -> ModelProto
     if not graph.copies:
         return model
     stored, after = read_weights(cut), read_weights(model)
-    held = {*graph.copies.values()} & graph.captured.union(graph.outputs)
+    held = {*graph.copies.values()} & read_elsewhere(graph)
     names: dict[str, str] = {}
     leader: dict[tuple[str, bytes], str] = {}
     for copy, name in graph.copies.items():

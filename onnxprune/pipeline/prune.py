@@ -136,7 +136,7 @@ def _best_cut(
 ) -> tuple[Decision, Recovery | None]:
     """The cut and its recovery; channels are chosen in rounds only if that does better on held-out samples than one round."""
     rounds = options.recovery.rounds
-    batches = _batches(samples.fit) if samples and (rounds > 1 or options.calibrated) else ()
+    batches = _batches(samples.fit, loaded.model) if samples and (rounds > 1 or options.calibrated) else ()
     fit = samples.fit if samples and judge else None
 
     def attempt(options: Options, effort: Effort) -> tuple[Decision, Recovery | None]:
@@ -157,7 +157,7 @@ def _best_cut(
     if rounds == 1 or judge is None:
         return attempt(once, effort)
     single = attempt(once, effort.within(1 / (rounds + 1)))
-    several = attempt(options, effort)
+    several = attempt(options, effort.within(1.0, "in rounds: "))
     losses = [r.chosen.loss for _, r in (single, several) if r is not None and r.chosen is not None]
     better = several if losses[1] < losses[0] else single
     lost = ", ".join(f"{name} {loss:.3f}" for name, loss in zip(("one round", f"{rounds} rounds"), losses, strict=True))
@@ -233,11 +233,11 @@ def _read_data(loaded: Loaded, options: Options, effort: Effort, progress: Progr
     )
 
 
-def _batches(data: Data) -> list[Feeds]:
+def _batches(data: Data, model: ModelProto) -> list[Feeds]:
     """Calibration inputs."""
-    from onnxprune.recovery.methods import batches_of  # on demand, for a quick start
+    from onnxprune.data.batching import batched  # on demand, for a quick start
 
-    return batches_of(data)
+    return batched(data, model)
 
 
 def _verified(

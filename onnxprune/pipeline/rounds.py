@@ -67,9 +67,11 @@ def by_least_squares(coupled: Coupled, dropped: Mask, model: ModelProto, batches
     """Fit the layers to what the original computes."""
     from onnxprune.recovery.reconstruct import FitSettings, reconstruct  # on demand, for a quick start
 
-    return reconstruct(coupled, dropped, model, batches, FitSettings(seed=seed))
+    return reconstruct(coupled, dropped, model, batches, FitSettings(ROWS, ROWS_PER_INPUT, seed=seed))
 
 
+ROWS, ROWS_PER_INPUT = 10_000, 4
+"""Rows of the fits between rounds, which only prepare scores."""
 LEAST_SQUARES = RoundRecovery("a reconstruction", by_least_squares)
 
 

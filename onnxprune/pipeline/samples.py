@@ -176,9 +176,10 @@ def describes(model: ModelProto) -> bool:
 
 
 def sizes_of(data: Data) -> Mapping[str, tuple[int, ...]]:
-    """The shape of one input of the most frequent size, by name."""
+    """The shape of one input of the most frequent size, by name; a single number has none."""
     chunk = max(data.chunks, key=lambda c: len(next(iter(c.values()))))
-    return {n: x.shape[1:] if n in data.stacked else (data.unit, *x.shape[1:]) for n, x in chunk.items()}
+    shapes = {n: x.shape[1:] if n in data.stacked else (data.unit, *x.shape[1:]) for n, x in chunk.items()}
+    return {n: shape for n, shape in shapes.items() if shape}
 
 
 def refinement() -> Refinement | None:

@@ -77,7 +77,7 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
         verification=found.verification,
         benchmark=found.timing,
         measure=found.measure,
-        notes=(*decision.notes, *near, *notes, *ties(found.recovery)),
+        notes=(*decision.notes, *near, *notes, *_one_branch(found), *ties(found.recovery)),
         unknown=unknown(decision.analysis.coupled.graph.model, found.recovery, found.samples, asked.get("recover", "none")),
         work=found.work,
         warnings=(
@@ -126,6 +126,12 @@ def _left_alone(decision: Decision) -> tuple[str, ...]:
     inside = coupled.graph.stored_in_bodies.intersection(cut)
     found = f"{len(inside)} of {len(cut)} cut weights are in bodies of If, Loop or Scan, which recovery leaves as they are"
     return (found,) if inside else ()
+
+
+def _one_branch(found: Findings) -> tuple[str, ...]:
+    """A note if the benchmark ran only some of the bodies that the cut changes."""
+    reached = found.verification.reached if found.verification and found.timing else ()
+    return ("latency: of each If, only the branch that the inputs of the benchmark take was timed",) if reached else ()
 
 
 def _unreached(verification: Verification | None) -> list[str]:

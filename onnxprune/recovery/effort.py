@@ -19,6 +19,8 @@ MARGIN = 0.8
 """Fraction of a limit that a prediction may fill."""
 WORK = ("samples", "rows", "rows_per_input", "layers", "matched")
 """Settings that a fit reports."""
+PER_LAYER = 0.05
+"""Seconds that a layer takes besides its fit, such as for opening sessions: without them, a small network would seem late."""
 PER_PRODUCT = 4e-6
 """Seconds that a small matrix product takes besides its arithmetic."""
 
@@ -162,7 +164,7 @@ class Pace:
         """Choose rows and samples for the time limit, and expect the work to take as long as predicted."""
         self.settings = found = within(layers, self.settings, samples, batches, speed)
         used = min(samples, found.samples or samples)
-        self._seconds = [seconds_of(x, found, used, batches, speed) for x in layers]
+        self._seconds = [PER_LAYER + seconds_of(x, found, used, batches, speed) for x in layers]
         self._started, self._running = time.perf_counter(), used * speed.sample
 
     def fit(self) -> bool:

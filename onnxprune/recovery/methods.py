@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,19 +15,21 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.analysis.coupling import Coupled
+from onnxprune.data.batching import batched
 from onnxprune.data.samples import Data
 from onnxprune.effort import Effort
 from onnxprune.errors import DataError, PruneError
 from onnxprune.evaluation.evaluator import Evaluator, Judgement
 from onnxprune.recovery.bias import absorb
 from onnxprune.recovery.editor import Fitted
+from onnxprune.recovery.effort import WORK
 from onnxprune.recovery.reconstruct import FitSettings, reconstruct
 from onnxprune.types import Feeds, Mask, Progress, silent
 
 CHECKPOINT_FRACTION = 0.1
 """Fraction of the fitting samples that is set aside to choose the best checkpoint of training."""
-BATCH_VALUES = 2**22
-"""Maximum number of input values per batch; a batch has at least 1 and at most 64 samples."""
+FITTING = 0.8
+"""Fraction of the time that is left for a fit; the rest is for judging."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,7 @@ class Task:
 
     def batches(self) -> list[Feeds]:
         """The samples to fit on, in batches that fit into memory."""
-        return batches_of(self.samples())
-
-
-def batches_of(data: Data) -> list[Feeds]:
-    """All samples in batches of bounded size; at least four if there are enough samples, so that folds can be formed."""
-    largest = max(sum(x[0].size for x in chunk.values()) for chunk in data.chunks)
-    return list(data.batches(int(np.clip(min(BATCH_VALUES // max(largest, 1), len(data) // 4), 1, 64))))
+        return batched(self.samples(), self.original)
 
 
 @dataclass(frozen=True)
@@ -139,9 +136,16 @@ def by_bias(task: Task, progress: Progress) -> Fitted:
 
 
 def by_least_squares(task: Task, progress: Progress) -> Fitted:
-    """Fit the layers to those of the original."""
-    settings, advance = FitSettings(seed=task.seed), lambda done: progress("reconstruct", done)
-    return reconstruct(task.coupled, task.dropped, task.pruned, task.batches(), settings, advance)
+    """Fit the layers to those of the original, as many rows of them as there is time for."""
+    effort, advance = task.effort, lambda done: progress("reconstruct", done)
+    before = {name: n for name in WORK if (n := effort.known(f"reconstruct: {name}")) is not None}
+    left = FITTING * effort.clock.left
+    settings = FitSettings(seed=task.seed, seconds=None if math.isinf(left) else left)
+    settings = settings.repeating(before) if before else settings
+    fitted = reconstruct(task.coupled, task.dropped, task.pruned, task.batches(), settings, advance)
+    for name, number in fitted.work.items():
+        effort.record(f"reconstruct: {name}", number)
+    return fitted
 
 
 def by_distillation(task: Task, progress: Progress, **knobs: Any) -> Fitted:
@@ -238,8 +242,8 @@ def _is_possible(name: str, method: str, task: Task) -> bool:
     if method != "auto" or name == "bias":
         return True
     if name == "distill":
-        repeated = task.effort.repeated
-        lasts = task.effort.clock.left >= TRAINING_SECONDS if repeated is None else "training steps" in repeated
+        repeats, known = task.effort.repeated is not None, task.effort.known("training steps")
+        lasts = known is not None if repeats else task.effort.clock.left >= TRAINING_SECONDS
         return task.genuine and lasts and importlib.util.find_spec("torch") is not None
     return task.fit is not None
 

@@ -85,6 +85,11 @@ def test_a_state_that_grows_has_an_open_size() -> None:
     assert graph.shape("y") == (None, 4, 6, 6)
 
 
+def test_a_state_that_grows_although_the_file_states_its_size_has_an_open_size() -> None:
+    net = model(NETS["a loop whose state grows"].text.replace("float[B,4,6,6] s", "float[2,4,6,6] s"))
+    assert read_graph(net).shape("#0/body/s") == (None, 4, 6, 6)
+
+
 def test_a_state_keeps_its_shape_and_has_no_value() -> None:
     graph = read_graph(NETS["a loop that carries a state"].model())
     assert graph.shape("#0/body/s") == graph.shape("y") == (2, 4, 6, 6)

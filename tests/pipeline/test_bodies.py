@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnxprune.analysis.explain import about, explain
 from onnxprune.cli.app import run
 from onnxprune.cost.macs import macs_model
 from onnxprune.cost.size import cost
+from onnxprune.data.load import random_data
 from onnxprune.ir.facts import read_graph
 from onnxprune.report.inspection import inspect
 from onnxprune.report.layers import layer_changes
@@ -86,7 +88,8 @@ def test_a_budget_holds_over_all_branches() -> None:
 def test_rounds_and_recovery_leave_bodies_as_they_are(name: str) -> None:
     """The layer before a node without a name gains nodes or not; the weights in its bodies keep their names."""
     net = within(NETS[name].model())
-    result = onnxprune.prune(net, 0.5, align="none", rounds=2, bench=False, data="random", samples=16)
+    noise = replace(random_data(net, 16), made=None)
+    result = onnxprune.prune(net, 0.5, align="none", rounds=2, bench=False, data=noise)
     kept = {name: axes for name, axes in json.loads(result.plan.to_json())["kept"].items() if name.startswith("#")}
     assert kept
     pruned, original = stored(result.model), stored(net)

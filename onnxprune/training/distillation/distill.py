@@ -182,7 +182,7 @@ class Training:
 
     def _done(self, start: float, step: float) -> float:
         """The fraction of the training that is over: of its time, or of the steps of a repeated run."""
-        total = (self._effort.repeated or {}).get(STEPS)
+        total = self._effort.known(STEPS)
         if total is not None:
             return self._steps / total if total else 1.0
         end = self._end(step)
