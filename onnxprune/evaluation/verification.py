@@ -74,7 +74,7 @@ class Verification:
     engine: str
     renormalising: int = 0
     failures: tuple[str, ...] = ()
-    reached: frozenset[str] = frozenset()
+    reached: tuple[str, ...] = ()
     unreached: tuple[str, ...] = ()
 
 
@@ -106,19 +106,22 @@ def verify(
     spill = spill_for(coupled.graph.model)  # must outlive `original`, whose weights it stores
     original = reference(coupled, dropped, spill)
     found = _equal(coupled, dropped, original, pruned, tries)
+    reached: set[str] = set()
     unreached: list[str] = []
     for choice in choices(coupled, dropped):
         progress(0.5)
+        names = sorted(prefix.removesuffix("/") for prefix in choice)
         try:
             again = _equal(coupled, dropped, running(original, choice), running(pruned, choice), tries)
         except NoRunError as e:
-            names = ", ".join(sorted(prefix.removesuffix("/") for prefix in choice))
-            unreached.append(f"{names}: {e.reason}")
+            unreached.append(f"{', '.join(names)}: {e.reason}")
             continue
+        reached.update(names)
         error, tolerance = max(found.error, again.error), max(found.tolerance, again.tolerance)
-        found = replace(found, error=error, tolerance=tolerance, reached=found.reached | choice)
+        found = replace(found, error=error, tolerance=tolerance)
     progress(1)
-    return replace(found, renormalising=len(coupled.renormalising(dropped)), unreached=tuple(unreached))
+    mixing = len(coupled.renormalising(dropped))
+    return replace(found, renormalising=mixing, reached=tuple(sorted(reached)), unreached=tuple(unreached))
 
 
 def _equal(coupled: Coupled, dropped: Mask, original: ModelProto, pruned: ModelProto, tries: Sequence[Feeds]) -> Verification:

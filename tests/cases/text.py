@@ -84,9 +84,17 @@ def stored(model: ModelProto) -> dict[str, TensorProto]:
 
 
 def users(model: ModelProto, weight: str) -> list[tuple[NodeProto, int]]:
-    """The nodes that read a tensor, also from inside bodies, each with the index of the input."""
-    every = [(names, n) for graph, names in graphs(model.graph) for n in graph.node]
-    return [(n, k) for names, n in every for k, used in enumerate(n.input) if used and names[used] == weight]
+    """The nodes that read a tensor, also from inside bodies, each with the index of the input; inputs have their full names."""
+    found = []
+    for graph, names in graphs(model.graph):
+        for node in graph.node:
+            read = [names[name] if name else "" for name in node.input]
+            if weight in read:
+                named = NodeProto()
+                named.CopyFrom(node)
+                named.input[:] = read
+                found += [(named, k) for k, name in enumerate(read) if name == weight]
+    return found
 
 
 def within(model: ModelProto, as_constants: bool = False) -> ModelProto:
