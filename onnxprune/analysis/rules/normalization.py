@@ -20,8 +20,8 @@ from onnxprune.ir.graph import Graph, Node
 from onnxprune.ir.semantics import mean_variance_axes, softmax_axes, uses_batch_statistics
 
 
-def mix_or_hold(site: Site, flow: Flow, axes: Iterable[int]) -> set[int]:
-    """Pin axes of a normalisation whose residue the smaller graph cannot restore.
+def mix_or_hold(site: Site, flow: Flow, axes: Iterable[int], least: Residue = Residue.CONSTANT) -> set[int]:
+    """Pin axes of a normalisation whose residue the smaller graph cannot restore: on a single axis, one below `least`.
 
     Returns the axes along which the smaller graph normalises over the kept channels instead, because that is allowed.
     """
@@ -31,7 +31,7 @@ def mix_or_hold(site: Site, flow: Flow, axes: Iterable[int]) -> set[int]:
             site.mix(flow.axes[k])
         return shrinking
     for k in shrinking:
-        if flow.residue[k] < (Residue.CONSTANT if len(shrinking) == 1 else Residue.ZERO):
+        if flow.residue[k] < (least if len(shrinking) == 1 else Residue.ZERO):
             site.pin(flow.axes[k], f"normalises over them, so removing any would change the result{WAY_OUT}")
     return set()
 
@@ -144,7 +144,7 @@ def _reads_all(site: Site, flow: Flow) -> bool:
         return False
     if labels is None or not site.labels.atoms_left([], labels):
         return True
-    return residue < Residue.CONSTANT and not site.policy.allow_renormalising
+    return residue is Residue.UNKNOWN and not site.policy.allow_renormalising
 
 
 def _with_channels_of_scale(site: Site, flow: Flow) -> Flow:
@@ -169,7 +169,7 @@ def layer_norm(site: Site) -> list[Flow]:
     residue = [Residue.UNKNOWN] * rank
     if first == rank - 1 and _reads_all(site, flow):
         return [_with_channels_of_scale(site, flow)]
-    mixed = mix_or_hold(site, flow, range(first, rank))
+    mixed = mix_or_hold(site, flow, range(first, rank), Residue.CONSTANT if site.node.fused else Residue.COMPUTED)
     for k in range(first, rank):
         labels = flow.axes[k]
         if labels is None:
