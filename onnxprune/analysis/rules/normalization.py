@@ -19,7 +19,6 @@ from onnxprune.analysis.rules.site import Rule, Site, Unsupported, everywhere, r
 from onnxprune.ir.graph import Graph, Node
 from onnxprune.ir.semantics import mean_variance_axes, softmax_axes, uses_batch_statistics
 
-
 ONE_OUTPUT = ("", "SimplifiedLayerNormalization")
 """Operators that normalise one tensor and nothing else; others also add a tensor to it and return the sum."""
 
