@@ -90,8 +90,9 @@ def _axis(site: Site, axis: int) -> tuple[Axis, Residue]:
     if result == "zero":
         return labels[0], Residue.ZERO
     others_stored = all(site.stored[k] for k in range(len(site.inputs)) if site.has(k) and k not in {k for k, _, _ in full})
-    known = min(residue for _, _, residue in full)
-    return labels[0], min(known, Residue.CONSTANT if others_stored else Residue.COMPUTED)
+    known = min(Residue.CONSTANT if others_stored else Residue.COMPUTED, *(residue for _, _, residue in full))
+    # a fix-up cannot compute what is inside a fused operator
+    return labels[0], Residue.UNKNOWN if known is Residue.COMPUTED and site.node.fused else known
 
 
 def _scale(site: Site, full: Sequence[tuple[int, Axis, Residue]], axis: int) -> int | None:

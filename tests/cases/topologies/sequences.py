@@ -59,6 +59,34 @@ NETS: dict[str, Net] = {
         20,
         20,
     ),
+    "a residual stream from an embedding, RMS written out": Net(
+        """g (int64[2,5] x, float[9,8] w0, float[8] w1, float[8,12] w2, float[12,8] w3, float[8] w4, float[8,4] w5)
+        => (float[] y) <float two = {2.0}, float eps = {0.00001}> {
+        e = Gather(w0, x)  p = Pow(e, two)  m = ReduceMean <axes = [-1]> (p)  v = Add(m, eps)  s = Sqrt(v)
+        d = Div(e, s)  n = Mul(w1, d)  a = MatMul(n, w2)  t = Relu(a)  b = MatMul(t, w3)  f = Add(e, b)
+        p1 = Pow(f, two)  m1 = ReduceMean <axes = [-1]> (p1)  v1 = Add(m1, eps)  s1 = Sqrt(v1)
+        d1 = Div(f, s1)  n1 = Mul(w4, d1)  y = MatMul(n1, w5) }""",
+        20,
+        20,
+    ),
+    "a residual stream from two embeddings, one of equal rows": Net(
+        f"""g (int64[2,5] x, int64[2,5] k, float[9,8] w0, float[5,8] wp, float[8] w1, float[8] w1b, float[8,12] w2,
+        float[12,8] w3, float[8] w3b, float[8] w4, float[8] w4b, float[8,4] w5) => (float[] y)
+        <float[4,8] types = {{{", ".join(4 * ["1, 2, 3, 4, 5, 6, 7, 8"])}}}> {{
+        g = Gather(w0, x)  h = Gather(types, k)  i = Add(g, wp)  e = Add(i, h)  n = LayerNormalization(e, w1, w1b)
+        a = MatMul(n, w2)  t = Relu(a)  b = MatMul(t, w3)  c = Add(b, w3b)  f = Add(e, c)
+        q = LayerNormalization(f, w4, w4b)  y = MatMul(q, w5) }}""",
+        20,
+        20,
+    ),
+    "a residual stream to which the same number is added everywhere": Net(
+        """g (int64[2,5] x, float[2,5,1] z, float[6,8] w6, float[2,5,6] u, float[8] w1, float[8,12] w2, float[12,8] w3,
+        float[8] w4, float[8,4] w5) => (float[] y) {
+        g = MatMul(u, w6)  e = Add(g, z)  n = LayerNormalization(e, w1)  a = MatMul(n, w2)  t = Relu(a)  b = MatMul(t, w3)
+        f = Add(e, b)  q = LayerNormalization(f, w4)  y = MatMul(q, w5) }""",
+        20,
+        20,
+    ),
     "a pinned trunk is normalised, and scales make some of it zero": Net(
         """g (float[2,5,8] x, float[8] w1, float[8,12] w2, float[12,8] w3) => (float[] y) {
         n = LayerNormalization(x, w1)  a = MatMul(n, w2)  r = Relu(a)  b = MatMul(r, w3)  y = Add(x, b) }""",
