@@ -3,8 +3,8 @@
 """Up to which mismatch with the BatchNorm statistics made-up inputs may be fitted to, by what real inputs say.
 
 usage: python tools/border.py [TRUTH.jsonl] [--measure mismatch|worst|late] [--price 3] [--tie 0.01]
-TRUTH.jsonl holds the ways `none`, `made` and `bias` of `truth.py`. Weights are fitted to made-up inputs if their mismatch is up
-to the border. Fitting harms if the metric falls by more than TIE below that of the cut alone, and gains if it rises by more
+TRUTH.jsonl holds the ways `none`, `made...` and `bias` of `truth.py`. Weights are fitted to made-up inputs if their mismatch is
+up to the border. Fitting harms if the metric falls by more than TIE below that of the cut alone, and gains if it rises by more
 than TIE. The border maximises what is gained; harm counts PRICE times. It is chosen once for each family of networks, without
 this family, which is then judged by it. Prints Markdown: a row per cut with its miss, if any, the misses of each measure, and
 the border chosen on all.
@@ -82,16 +82,16 @@ def cuts(rows: Sequence[dict[str, Any]]) -> list[Cut]:
     for row in rows:
         if row["truth"]:
             found.setdefault((row["name"], row["ratio"]), {})[row["way"]] = row
-    whole = [ways for ways in found.values() if {"none", "made"} <= {*ways}]
-    return sorted((_cut(ways) for ways in whole), key=lambda c: (c.fits.get("mismatch", math.inf), c.name, c.ratio))
+    pairs = [(ways, kind) for ways in found.values() if "none" in ways for kind in ways if kind.startswith("made")]
+    return sorted((_cut(ways, kind) for ways, kind in pairs), key=lambda c: (c.fits.get("mismatch", math.inf), c.name, c.ratio))
 
 
-def _cut(ways: dict[str, dict[str, Any]]) -> Cut:
-    row, fit = ways["made"], ways["made"]["made"]
+def _cut(ways: dict[str, dict[str, Any]], kind: str) -> Cut:
+    row, fit = ways[kind], ways[kind]["made"]
     known_fit = fit["mismatch"] is not None and fit["layers"] >= ENOUGH * fit["linear"]
-    none, made, bias = ways["none"]["truth"], ways["made"]["truth"], ways.get("bias")
+    none, made, bias = ways["none"]["truth"], row["truth"], ways.get("bias")
     return Cut(
-        row["name"],
+        row["name"] + kind.removeprefix("made").replace("-", ", "),
         row["family"],
         row["ratio"],
         {m: fit[m] for m in MEASURES} if known_fit else {},
