@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Up to which mismatch with the BatchNorm statistics made-up inputs may be fitted to, by what real inputs say.
 
-usage: python tools/border.py [TRUTH.jsonl] [--measure mismatch|worst|late] [--price 3] [--tie 0.01]
-TRUTH.jsonl holds the ways `none`, `made` and `bias` of `truth.py`. Weights are fitted to made-up inputs if their mismatch is up
-to the border. Fitting harms if the metric falls by more than TIE below that of the cut alone, and gains if it rises by more
+usage: python tools/border.py [TRUTH.jsonl] [--measure mismatch|worst|late] [--price 3] [--tie 0.01] [--brief]
+TRUTH.jsonl holds the ways `none`, `made...` and `bias` of `truth.py`. Weights are fitted to made-up inputs if their mismatch is
+up to the border. Fitting harms if the metric falls by more than TIE below that of the cut alone, and gains if it rises by more
 than TIE. The border maximises what is gained; harm counts PRICE times. It is chosen once for each family of networks, without
-this family, which is then judged by it. Prints Markdown: a row per cut with its miss, if any, the misses of each measure, and
-the border chosen on all.
+this family, which is then judged by it. Prints Markdown: a row per cut with its miss, if any; a row per range of the measure;
+the misses by each measure, and the border chosen on all.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from trained.registry import CACHE
 from truth import known
 
 MEASURES = ("mismatch", "worst", "late")
+BANDS = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 ENOUGH = 0.5
 """BatchNorm must follow this fraction of the linear layers, or its statistics do not describe the network."""
 
@@ -82,16 +83,16 @@ def cuts(rows: Sequence[dict[str, Any]]) -> list[Cut]:
     for row in rows:
         if row["truth"]:
             found.setdefault((row["name"], row["ratio"]), {})[row["way"]] = row
-    whole = [ways for ways in found.values() if {"none", "made"} <= {*ways}]
-    return sorted((_cut(ways) for ways in whole), key=lambda c: (c.fits.get("mismatch", math.inf), c.name, c.ratio))
+    pairs = [(ways, kind) for ways in found.values() if "none" in ways for kind in ways if kind.startswith("made")]
+    return sorted((_cut(ways, kind) for ways, kind in pairs), key=lambda c: (c.fits.get("mismatch", math.inf), c.name, c.ratio))
 
 
-def _cut(ways: dict[str, dict[str, Any]]) -> Cut:
-    row, fit = ways["made"], ways["made"]["made"]
+def _cut(ways: dict[str, dict[str, Any]], kind: str) -> Cut:
+    row, fit = ways[kind], ways[kind]["made"]
     known_fit = fit["mismatch"] is not None and fit["layers"] >= ENOUGH * fit["linear"]
-    none, made, bias = ways["none"]["truth"], ways["made"]["truth"], ways.get("bias")
+    none, made, bias = ways["none"]["truth"], row["truth"], ways.get("bias")
     return Cut(
-        row["name"],
+        row["name"] + kind.removeprefix("made").replace("-", ", "),
         row["family"],
         row["ratio"],
         {m: fit[m] for m in MEASURES} if known_fit else {},
@@ -133,6 +134,19 @@ def table(found: Sequence[Cut], measure: str, rule: Rule) -> Iterator[str]:
         yield f"| {c.name} | {fit} | {c.ratio} | {values} | {errors} | {border:.3f} | {c.miss(measure, border, rule)} |"
 
 
+def bands(found: Sequence[Cut], measure: str, rule: Rule) -> Iterator[str]:
+    """A row per range of the measure: how many cuts gain and how many are harmed."""
+    yield f"| {measure} | cuts | gain | harmed | change of the metric: median | worst | error after / before: median | worst |"
+    yield "|---" * 8 + "|"
+    for low, high in zip((0.0, *BANDS), (*BANDS, math.inf), strict=True):
+        those = [c for c in found if c.fits and low < c.fits[measure] <= high]
+        if those:
+            changes, ratios = [c.change for c in those], [c.errors[1] / c.errors[0] for c in those]
+            counts = f"{len(those)} | {sum(x > rule.tie for x in changes)} | {sum(x < -rule.tie for x in changes)}"
+            figures = f"{np.median(changes):+.1%} | {min(changes):+.1%} | {np.median(ratios):.2f} | {max(ratios):.2f}"
+            yield f"| {low:g} to {high:g} | {counts} | {figures} |"
+
+
 def summary(found: Sequence[Cut], rule: Rule) -> Iterator[str]:
     """A row per measure: the border chosen on all cuts, and the misses when it is chosen without the family."""
     yield "| measure | border | borders without one family | kept, although worse | not kept, although better |"
@@ -170,11 +184,13 @@ def main() -> None:
     parser.add_argument("--measure", choices=MEASURES, default=MEASURES[0])
     parser.add_argument("--price", type=float, default=Rule.price, help="how many times harm counts")
     parser.add_argument("--tie", type=float, default=Rule.tie, help="smallest difference of the metric that counts")
+    parser.add_argument("--brief", action="store_true", help="no row per cut")
     options = parser.parse_args()
     found, rule = cuts(known(options.truth)), Rule(options.tie, options.price)
     if not found:
         parser.error(f"{options.truth}: no cut with the ways none and made; run tools/truth.py first")
-    parts = (table(found, options.measure, rule), summary(found, rule), verdict(found, options.measure, rule))
+    first = () if options.brief else (table(found, options.measure, rule),)
+    parts = (*first, bands(found, options.measure, rule), summary(found, rule), verdict(found, options.measure, rule))
     print("\n\n".join("\n".join(part) for part in parts))
 
 

@@ -4,9 +4,10 @@
 
 usage: python tools/truth.py [FOLDER] [--ratios 0.3,0.5,0.7] [--ways default,none,bias,made] [--only NAME] [--out truth.jsonl]
 FOLDER holds what `train_networks.py` wrote. Ways: `default`, the usual call without data; `none`, `bias`: that recovery;
-`made`: weights reconstructed on made-up inputs, trusted or not; `real`: reconstructed on real ones (NAME.fit.npz). The same
-channels are cut in all. Appends a JSON line per run to OUT (and skips runs that it holds), for `border.py`; prints a Markdown
-table. Error: of what varies over inputs, the worst output or part; MB: peak memory of the program's process.
+`made`: weights reconstructed on made-up inputs, trusted or not (`made-...`: on inputs that fit worse); `real`: reconstructed on
+real ones (NAME.fit.npz). The same channels are cut in all. Appends a JSON line per run to OUT (and skips runs that it holds),
+for `border.py`; prints a Markdown table. Error: of what varies over inputs, the worst output or part; MB: peak memory of the
+program's process.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from trained.judging import Held, Judge, Truth
-from trained.made import Made, made
+from trained.made import KINDS, Made, made
 from trained.reading import Said, said
 from trained.registry import CACHE, Trained, at_hand
 
 PLAIN = ("--no-bench", "--no-verify", "--criterion", "ccprune")
-WAYS = ("default", "none", "bias", "made", "real")
+WAYS = ("default", "none", "bias", "real", *KINDS)
 """`default` is the usual call, all of it; the others leave out what does not change the model."""
 
 
@@ -38,7 +39,7 @@ def arguments(way: str, network: Trained, folder: Path) -> list[str]:
         return []
     if way in ("none", "bias"):
         return [*PLAIN, "--recover", way]
-    data = folder / f"{network.name}.{'made' if way == 'made' else 'fit'}.npz"
+    data = folder / f"{network.name}.{'fit' if way == 'real' else way}.npz"
     return [*PLAIN, "--recover", "reconstruct", "--data", str(data)]
 
 
@@ -110,12 +111,8 @@ def run(network: Trained, ratio: float, way: str, folder: Path, judge: Judge) ->
         out, err, seconds, megabytes = measured(command)
         about = Run(network.name, network.family, network.metric, ratio, way, round(seconds, 1), round(megabytes))
         if not output.is_file():
-            return Run(**{**_shallow(about), "why": (err.strip().splitlines() or [""])[-1]})
-        return Run(**{**_shallow(about), "said": said(json.loads(out)), "truth": judge.judge(output)})
-
-
-def _shallow(value: Run) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+            return replace(about, why=(err.strip().splitlines() or [""])[-1])
+        return replace(about, said=said(json.loads(out)), truth=judge.judge(output))
 
 
 def known(path: Path) -> list[dict[str, Any]]:
@@ -130,12 +127,11 @@ def runs(networks: Sequence[Trained], folder: Path, ratios: Sequence[float], way
         wanted = [(r, w) for r in ratios for w in ways if (network.name, r, w) not in done]
         if not wanted:
             continue
-        inputs = made(network, folder) if any(w == "made" for _, w in wanted) else Made()
         judge = Judge(network.metric, network.model, Held.read(folder / f"{network.name}.held.npz"), network.parts)
         for ratio, way in wanted:
-            if way == "made" and inputs.why:
-                continue
-            yield Run(**{**_shallow(run(network, ratio, way, folder, judge)), "made": inputs})
+            inputs = made(network, folder, way) if way in KINDS else Made()
+            if not inputs.why:
+                yield replace(run(network, ratio, way, folder, judge), made=inputs)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 """The border up to which made-up inputs are trusted is chosen by networks other than the one it judges."""
 
 import pytest
-from border import Cut, Rule, border_of, cuts, left_out, summary, table, verdict
+from border import Cut, Rule, bands, border_of, cuts, left_out, summary, table, verdict
 
 RULE = Rule()
 
@@ -41,7 +41,13 @@ def test_networks_without_statistics_are_never_fitted() -> None:
 
 
 def test_the_tables_can_be_printed() -> None:
-    lines = [*table(FOUND, "mismatch", RULE), *summary(FOUND, RULE), *verdict(FOUND, "mismatch", RULE)]
+    lines = [
+        *table(FOUND, "mismatch", RULE),
+        *bands(FOUND, "mismatch", RULE),
+        *summary(FOUND, RULE),
+        *verdict(FOUND, "mismatch", RULE),
+    ]
+    assert sum(line.startswith("| 0") for line in lines) == 3  # 0.05 to 0.1, 0.2 to 0.4, 0.8 to 1.6
     assert any("no statistics" in line for line in lines)
 
 

@@ -45,7 +45,7 @@ def output(model: onnx.ModelProto) -> Array:
     return np.asarray(opened.run(None, {"x": x})[0])
 
 
-@pytest.mark.parametrize("form", [f for f in FORMS if f != "kept"])
+@pytest.mark.parametrize("form", [name for name, writer in FORMS.items() if writer])
 def test_every_form_of_batch_norm_computes_the_same(form: str) -> None:
     changed = written(network(), form, 4)
     onnx.checker.check_model(changed, full_check=True)

@@ -75,7 +75,8 @@ def _crop(photo: Image.Image, rng: Rng, held: bool, size: int) -> Array:
     a, b = int(rng.integers(left, right - side + 1)), int(rng.integers(0, photo.height - side + 1))
     pixels = np.asarray(photo.crop((a, b, a + side, b + side)).resize((size, size), Image.Resampling.BILINEAR), np.float32)
     pixels = pixels[:, ::-1] if rng.integers(2) else pixels
-    return np.clip(pixels * rng.uniform(0.7, 1.2) + rng.uniform(-20, 20), 0, 255).astype(np.uint8).transpose(2, 0, 1)
+    lit = np.clip(pixels * rng.uniform(0.7, 1.2) + rng.uniform(-20, 20), 0, 255)
+    return np.asarray(lit.transpose(2, 0, 1), np.uint8)
 
 
 def _parts(make: Callable[[Rng, bool, int], tuple[Array, Array]], train: int, held: int = 600) -> Dataset:
@@ -187,7 +188,7 @@ DATASETS: Mapping[str, Callable[[], Dataset]] = {
 
 def _imagenet(x: Array) -> Array:
     mean, deviation = (np.array(v).reshape(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    return (x / 255 - mean) / deviation
+    return np.asarray((x / 255 - mean) / deviation)
 
 
 SCALES: Mapping[str, Callable[[Array], Array]] = {

@@ -74,7 +74,13 @@ def _parameters(model: ModelProto, node: NodeProto, rank: int) -> dict[str, Arra
     return {"scale": scale, "shift": shift, "mean": mean, "deviation": np.sqrt(variance + epsilon), "rank": np.array(rank)}
 
 
-FORMS: Mapping[str, Writer | None] = {"kept": None, "folded": _folded, "mul_add": _mul_add, "sub_mul_add": _sub_mul_add}
+FORMS: Mapping[str, Writer | None] = {
+    "absent": None,
+    "kept": None,
+    "folded": _folded,
+    "mul_add": _mul_add,
+    "sub_mul_add": _sub_mul_add,
+}
 
 
 def written(model: ModelProto, form: str, rank: int) -> ModelProto:

@@ -10,6 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def as_tensor(x: Tensor) -> Tensor:
+    """The same; modules return values that have no type."""
+    return x
+
+
 def conv(a: int, b: int, size: int = 3, stride: int = 1, groups: int = 1, norm: bool = True) -> nn.Sequential:
     """A convolution, then BatchNorm unless there is no normalisation."""
     layer = nn.Conv2d(a, b, size, stride, size // 2, groups=groups, bias=not norm)
@@ -28,7 +33,7 @@ class Pooled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.features(x)
-        return self.fc(y.mean(tuple(range(2, y.ndim))))
+        return as_tensor(self.fc(y.mean(tuple(range(2, y.ndim)))))
 
 
 def vgg(inputs: int, classes: int, widths: Sequence[int], norm: bool = True) -> nn.Module:
@@ -73,7 +78,8 @@ class Inverted(nn.Module):
         self.same = a == b and stride == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x) if self.same else self.body(x)
+        y = as_tensor(self.body(x))
+        return x + y if self.same else y
 
 
 def mobile(inputs: int, classes: int, widths: Sequence[int]) -> nn.Module:
@@ -120,7 +126,7 @@ class Layer(nn.Module):
         q, k, v = split[0], split[1], split[2]
         weights = torch.softmax(q @ k.transpose(2, 3) * (width // self.heads) ** -0.5, -1)
         x = x + self.out((weights @ v).transpose(1, 2).reshape(n, length, width))
-        return x + self.mlp(self.norms[1](x))
+        return x + as_tensor(self.mlp(self.norms[1](x)))
 
 
 class Transformer(nn.Module):
@@ -134,7 +140,7 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.patches(x).flatten(2).transpose(1, 2) + self.place
-        return self.fc(self.norm(self.layers(y)).mean(1))
+        return as_tensor(self.fc(self.norm(self.layers(y)).mean(1)))
 
 
 class Detector(nn.Module):
@@ -156,7 +162,7 @@ class Detector(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.body(x)
         box, score = self.box(y).flatten(2), self.score(y).flatten(2)
-        centre = self.grid + 8 * box[:, :2]  # type: ignore[operator]
+        centre = self.grid + 8 * box[:, :2]
         return torch.cat([centre, 16 * torch.exp(box[:, 2:]), torch.sigmoid(score)], 1)
 
 

@@ -25,7 +25,7 @@ class Recipe:
         data: a data set of `datasets.DATASETS`.
         scale: how raw inputs become inputs, in `datasets.SCALES`.
         network: a builder in `networks.NETWORKS`, called with `settings`.
-        forms: how BatchNorm is written in the exported files (`forms.FORMS`).
+        forms: how BatchNorm is written in the exported files (`forms.FORMS`); the first one as it is trained.
         epochs, rate, adam: of the training; `adam`: by AdamW instead of SGD.
     """
 
@@ -41,7 +41,7 @@ class Recipe:
 
     def file(self, form: str) -> str:
         """Stem of the files of one form."""
-        return self.name if form == "kept" else f"{self.name}-{form.replace('_', '-')}"
+        return self.name if form == self.forms[0] else f"{self.name}-{form.replace('_', '-')}"
 
 
 RECIPES = (
@@ -53,9 +53,20 @@ RECIPES = (
     Recipe("clothes-resnet", "clothes", "standard", "resnet", {"widths": (12, 24, 48), "blocks": 2}, ("kept", "folded")),
     Recipe("clothes-mlp", "clothes", "pixels", "mlp", {"widths": (256, 128, 128)}, epochs=5, rate=0.05),
     Recipe("letters-resnet", "letters", "pixels", "resnet", {"widths": (20, 40), "blocks": 2}, ("kept", "folded"), 4),
-    Recipe("letters-plain", "letters", "signed", "vgg", {"widths": (16, 32, 48), "norm": False}, rate=0.002, adam=True),
+    Recipe(
+        "letters-plain", "letters", "signed", "vgg", {"widths": (16, 32, 48), "norm": False}, ("absent",), rate=0.002, adam=True
+    ),
     Recipe("collage-vgg", "collage", "signed", "vgg", {"widths": (16, 24, 48)}, ("kept", "sub_mul_add"), 4),
-    Recipe("clothes-transformer", "clothes", "standard", "transformer", {"width": 48, "depth": 3}, rate=0.002, adam=True),
+    Recipe(
+        "clothes-transformer",
+        "clothes",
+        "standard",
+        "transformer",
+        {"width": 48, "depth": 3},
+        ("absent",),
+        rate=0.002,
+        adam=True,
+    ),
     Recipe("scenes-detector-255", "scenes", "pixels", "detector", {"widths": (16, 24, 32, 40)}, ("kept", "folded"), 10),
 )
 

@@ -54,7 +54,7 @@ def trained(recipe: Recipe, data: Dataset, seed: int = 0) -> nn.Module:
     layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
     model.to(memory_format=layout).train()  # type: ignore[call-overload]
     for _ in range(recipe.epochs):
-        for chosen in torch.randperm(len(inputs)).split(BATCH):
+        for chosen in torch.randperm(len(inputs)).split(BATCH):  # type: ignore[no-untyped-call]
             if len(chosen) < BATCH:
                 continue
             batch = torch.from_numpy(SCALES[recipe.scale](inputs[chosen].numpy())).float().contiguous(memory_format=layout)
@@ -62,11 +62,12 @@ def trained(recipe: Recipe, data: Dataset, seed: int = 0) -> nn.Module:
                 batch = batch.flip(3)
             value = loss(model(batch), truth[chosen])
             optimizer.zero_grad()
-            value.backward()
+            value.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)
             optimizer.step()
             schedule.step()
-    return model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return model.eval()
 
 
 def exported(model: nn.Module, example: Tensor) -> onnx.ModelProto:
@@ -77,7 +78,7 @@ def exported(model: nn.Module, example: Tensor) -> onnx.ModelProto:
         torch.onnx.export(
             model,
             (example,),
-            buffer,
+            buffer,  # type: ignore[arg-type]
             input_names=["input"],
             output_names=["output"],
             dynamic_axes={"input": {0: "N"}, "output": {0: "N"}},
