@@ -253,10 +253,8 @@ def _recovered(
     options: Options, decision: Decision, fit: Data | None, judge: Evaluator | None, effort: Effort, progress: Progress
 ) -> Recovery | None:
     """The best recovered model; it may differ from the cut one only in its weights."""
-    from onnxprune.data.synthetic.statistics import norm_layers  # on demand, for a quick start
-
     method = options.recovery.recover
-    if judge is None and (method == "none" or not norm_layers(decision.analysis.coupled.graph.model)):
+    if judge is None and method != "bias":
         return None
     from onnxprune.recovery.methods import Task, recover  # on demand, for a quick start
 

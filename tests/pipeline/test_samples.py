@@ -75,7 +75,9 @@ def test_nothing_is_fitted_to_made_up_inputs_of_a_model_without_statistics(optio
         onnxprune.prune(small(), 0.5, **options)
     report = onnxprune.prune(small(), 0.5, align="none", bench=False).report
     assert report.recovery is None
-    assert report.unknown.startswith("no --data; too little BatchNorm to make inputs by: nothing was fitted, and biases")
+    assert report.unknown.startswith(
+        "no --data; too little BatchNorm to make inputs by: nothing was fitted, and the kept weights"
+    )
 
 
 def test_figures_on_made_up_inputs_are_no_accuracy() -> None:

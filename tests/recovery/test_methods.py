@@ -88,8 +88,9 @@ def test_auto_trains_only_on_genuine_samples_with_half_a_minute_left(
     assert bool(ran) == (tried and importlib.util.find_spec("torch") is not None)
 
 
-def test_without_samples_only_biases_are_corrected_and_nothing_is_judged() -> None:
+def test_without_samples_biases_are_corrected_if_asked_for_and_nothing_is_judged() -> None:
     p = drop(small(), "w1", [1, 3])
-    found = recover(Task(p.coupled, p.dropped, p.pruned, None), "auto", None)
+    assert recover(Task(p.coupled, p.dropped, p.pruned, None), "auto", None).method == "none"
+    found = recover(Task(p.coupled, p.dropped, p.pruned, None), "bias", None)
     assert [(a.name, a.judgement, a.why) for a in found.attempts] == [("none", None, ""), ("bias", None, "")]
     assert (found.method, found.before, found.chosen) == ("bias", None, None)
