@@ -239,7 +239,7 @@ def recover(task: Task, method: str, judge: Evaluator | None, progress: Progress
 def _is_possible(name: str, method: str, task: Task) -> bool:
     """Whether `auto` has the samples and the time for a method; one asked for by name is always tried.
 
-    Biases corrected in closed form, without samples, made half of the trained networks worse that were tried (docs/synthetic.md).
+    Biases corrected in closed form, without samples, made half of the measured networks worse (docs/synthetic.md).
     """
     if method != "auto":
         return True
