@@ -28,6 +28,8 @@ from onnxprune.types import Feeds, Mask, Progress, silent
 
 CHECKPOINT_FRACTION = 0.1
 """Fraction of the fitting samples that is set aside to choose the best checkpoint of training."""
+STUDENT = 0.4
+"""Fraction of the time of a training for the fit that it starts from."""
 FITTING = 0.8
 """Fraction of the time that is left for a fit; the rest is for judging."""
 
@@ -155,7 +157,8 @@ def by_distillation(task: Task, progress: Progress, **knobs: Any) -> Fitted:
 
     # the best checkpoint is chosen on separate samples, so that those that judge the result remain unseen
     train, examined = task.samples().split(CHECKPOINT_FRACTION, task.seed)
-    student = by_least_squares(replace(task, fit=train), progress)
+    fits = task.effort.within(STUDENT, "distill, ")
+    student = by_least_squares(replace(task, fit=train, effort=fits), progress)
     trained = distill(
         task.original,
         student.model,
