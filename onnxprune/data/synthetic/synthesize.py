@@ -26,7 +26,7 @@ VALUES = 2**28
 """Maximum number of input values in memory (512 MiB of samples)."""
 FEWEST = 16
 """Minimum number of samples, however slow the model is."""
-EVOLVED = 0.6
+EVOLVED = 0.4
 """Fraction of the time for the search; the rest is for gradient descent."""
 LEAST_TRIED, TRIED = 16, 64
 """Minimum and maximum number of samples on which ranges of values are tried."""
