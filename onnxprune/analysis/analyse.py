@@ -15,6 +15,7 @@ from onnxprune.analysis.groups import Group, Pinned, find_groups, find_pinned
 from onnxprune.analysis.policy import Policy
 from onnxprune.errors import OptionError
 from onnxprune.ir.graph import Graph
+from onnxprune.ir.sharing import own_copies
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,23 @@ def analyse(graph: Graph, policy: Policy | None = None, refused: Mapping[int, st
     Raises:
         OptionError: a pattern of the policy matches no weight.
     """
-    coupled = couple(graph, refused, policy)
+    own = own_copies(graph)
+    coupled = couple(own, refused, policy)
+    if together := _tied_together(coupled):
+        coupled = couple(own_copies(graph, together), refused, policy)
     check_patterns("--carrier", [p for p, _ in coupled.policy.carrier], coupled)
     return Analysis(coupled, find_groups(coupled), refused or {})
+
+
+def _tied_together(coupled: Coupled) -> set[str]:
+    """Constants all copies of which lose the same positions anyway, as in a branch that is used twice."""
+    classes: dict[tuple[str, int], list[bytes]] = {}
+    for o in coupled.owners:
+        if o.weight in (coupled.graph.copies or {}):
+            roots = coupled.roots[o.start : o.start + o.size]
+            classes.setdefault((coupled.graph.origin(o.weight), o.axis), []).append(roots.tobytes())
+    apart = {name for (name, _), found in classes.items() if len(set(found)) > 1}
+    return {name for name, _ in classes} - apart - coupled.graph.captured - {*coupled.graph.outputs}
 
 
 def refuse(analysis: Analysis, nodes: Mapping[int, str]) -> Analysis:
@@ -74,7 +89,7 @@ def check_patterns(option: str, patterns: Sequence[str], coupled: Coupled) -> No
     Raises:
         OptionError: a pattern matches none.
     """
-    names = sorted({o.weight for o in coupled.owners})
+    names = sorted({coupled.graph.origin(o.weight) for o in coupled.owners})
     for pattern in patterns:
         if pattern != "*" and not fnmatch.filter(names, pattern):
             near = difflib.get_close_matches(pattern.strip("*"), names, 3, 0.3) or names[:3]

@@ -69,6 +69,7 @@ class _Pass:
             if shuffle is None or not self._shuffle(node, shuffle):
                 self._visit_parts(node)
         self._pin_outputs()
+        self._pin_copies()
         demands = tuple(self.labels.evens)
         trail = Trail(self.kept, tuple(self.marks), frozenset(self.stored), self.found_shuffles, demands)
         evens = settle(self.labels, demands, owners_of(self.owners, self.labels.count))
@@ -134,11 +135,14 @@ class _Pass:
         """Fresh labels for every axis of every weight that the graph uses, floating-point or quantized."""
         for name, facts in self.graph.facts.items():
             self.flows[name] = Flow.plain(len(facts.cases[0].shape or ()))
+        copies = self.graph.copies or {}
         for weight in self.graph.weights.values():
             users = self.graph.consumers.get(weight.name, ())
             if not users or not (weight.is_float or is_quantized(weight.tensor.data_type, users)):
                 continue
-            zero = all(self._masks(node, k, weight.is_float) for node, k in users)
+            # a copy is not masked: the original has one tensor for all copies, of which others keep other positions
+            zero = not (weight.is_float and weight.name in copies)
+            zero = zero and all(self._masks(node, k, weight.is_float) for node, k in users)
             zero = zero and (weight.is_float or absent(self.graph, weight.name) is not None)
             zero = zero or (weight.is_float and not weight.array.any())  # e.g. an initial state of zeros
             axes: list[Axis] = []
@@ -279,3 +283,18 @@ class _Pass:
         for name in self.graph.outputs:
             if name in self.flows:
                 self._pin(self.flows[name], Pin(f"output '{name}'", "is a model output, so its size is fixed"))
+
+    def _pin_copies(self) -> None:
+        """Keep channels that only copies have: a plan, which names none of these, could not say what is kept of them."""
+        copies = self.graph.copies or {}
+        mine = [o for o in self.owners if o.weight in copies]
+        if not mine:
+            return
+        roots = self.labels.root(np.arange(self.labels.count))
+        others = [np.arange(o.start, o.start + o.size) for o in self.owners if o.weight not in copies]
+        named = np.isin(roots, roots[np.concatenate([np.zeros(0, np.int64), *others])])
+        for o in mine:
+            labels = np.arange(o.start, o.start + o.size)
+            self.labels.pin(
+                labels[~named[labels]], Pin(f"constant '{copies[o.weight]}'", "is shared, and no weight makes them")
+            )

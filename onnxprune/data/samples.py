@@ -71,8 +71,8 @@ class Data:
         step = self.fixed or max(1, size)
         for chunk in self.chunks:
             for k in range(0, count(chunk), step):
-                # a scalar must remain an array
-                yield {name: np.asarray(x[k]) if name in self.stacked else x[k : k + step] for name, x in chunk.items()}
+                # `x[k]` of a single axis would be a number, which onnxruntime does not take
+                yield {name: x[k, ...] if name in self.stacked else x[k : k + step] for name, x in chunk.items()}
 
     def split(self, held_out: int | float, seed: int = 0) -> tuple[Data, Data]:
         """Samples to fit on and samples to evaluate on: disjoint, chosen by `seed`, in the original order.

@@ -205,6 +205,7 @@ class Graph:
         fed: input name -> shape, for inputs whose open sizes the user has given.
         parts: index of a fused node -> the nodes that it stands for.
         bodies: the main graph and all bodies that the analysis looks into, in the order of their first nodes.
+        copies: copy of a shared constant -> the constant (`sharing`); None before any are made.
     """
 
     model: ModelProto = field(repr=False)
@@ -216,6 +217,11 @@ class Graph:
     fed: Mapping[str, Sequence[int]] = field(default_factory=dict)
     parts: Mapping[int, tuple[Node, ...]] = field(default_factory=dict, repr=False)
     bodies: tuple[Body, ...] = field(default=(), repr=False)
+    copies: Mapping[str, str] | None = field(default=None, repr=False)
+
+    def origin(self, weight: str) -> str:
+        """The name that the file has for a stored tensor."""
+        return (self.copies or {}).get(weight, weight)
 
     @cached_property
     def elementary(self) -> tuple[Node, ...]:

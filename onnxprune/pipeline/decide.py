@@ -143,7 +143,7 @@ def eligible(analysis: Analysis, selection: SelectionOptions, name: str) -> tupl
     check_patterns("--exclude", selection.exclude, coupled)
 
     def matches(weight: str, patterns: Sequence[str]) -> bool:
-        return any(fnmatch.fnmatchcase(weight, p) for p in patterns)
+        return any(fnmatch.fnmatchcase(coupled.graph.origin(weight), p) for p in patterns)
 
     def makers(group: Group) -> list[str]:
         owners = {int(coupled.owner_of[coupled.uses[u].labels[0]]) for u in group.producers}

@@ -25,6 +25,7 @@ from onnxprune.evaluation.structure import check_contract, only_weights
 from onnxprune.evaluation.verification import Verification, verify
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import Loaded
+from onnxprune.ir.sharing import shared_again
 from onnxprune.ir.spill import spill_for
 from onnxprune.options import CheckOptions, Options
 from onnxprune.pipeline.components import DEFAULT, Components
@@ -86,7 +87,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     method = recovery.method if recovery else "none"
     made_by = {**options.asked(), **({"recovered": method} if method != "none" else {})}
     plan = plan_of(decision.analysis.coupled, decision.dropped, loaded.sha256, made_by)
-    model = recovery.model if recovery else decision.pruned
+    model = shared_again(recovery.model if recovery else decision.pruned, decision.pruned, decision.analysis.coupled.graph)
     found = _measured(loaded, model, options.data.input_shape, options.checks, components.run, progress, numbers)
     measure = metric.__name__ if metric else found.measure
     found = replace(
@@ -243,6 +244,7 @@ def apply_loaded(
     )
     decision = Decision(analysis, dropped, pruned, analysis.groups, notes, spill=spill)
     verification = _verified(decision, checks, progress)
+    pruned = shared_again(pruned, pruned, analysis.coupled.graph)
     found = replace(_measured(loaded, pruned, shapes, checks, run, progress), verification=verification)
     made_by: Mapping[str, Any] = {k: v for k, v in plan.made_by.items() if k != "recovered"}
     report = report_of(loaded.name, decision, found, made_by or {"plan": "given"}, "from the plan")
@@ -263,5 +265,5 @@ def verify_loaded(original: Loaded, pruned: Loaded, plan: Plan, shapes: Shapes) 
     if not plan.recovered:
         return verify(coupled, dropped, pruned.model)
     bare = cut(coupled, dropped)
-    check_contract(bare, pruned.model, only_weights())
+    check_contract(shared_again(bare, bare, coupled.graph), pruned.model, only_weights())
     return verify(coupled, dropped, bare)

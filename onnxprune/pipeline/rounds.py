@@ -8,7 +8,7 @@ code is needed, or anything else that improves a cut network.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto
@@ -115,7 +115,7 @@ def in_rounds(
     now, kept, added = analysis, dict[str, dict[int, tuple[int, ...]]](), frozenset[str]()
     for k in range(rounds):
         decision = decide(now, options, name, batches, strategy, goal.part((k + 1) / rounds, analysis, now))
-        plan = plan_of(decision.analysis.coupled, decision.dropped, "", {})
+        plan = plan_of(decision.analysis.coupled, decision.dropped, "", {}, copies=True)
         kept = composed(kept, {name: axes for name, axes in plan.kept.items() if name in graph.weights})
         dropped = dropped_by(analysis.coupled, Plan("", kept, {}, analysis.coupled.policy))
         pruned = cut(analysis.coupled, dropped)
@@ -124,7 +124,7 @@ def in_rounds(
         if k + 1 < rounds:
             fitted = recover.run(analysis.coupled, dropped, model, batches, options.data.seed)
             model, added = fitted.model, added | fitted.added
-            now = analyse(read_graph(model, graph.fed), analysis.coupled.policy)
+            now = analyse(replace(read_graph(model, graph.fed), copies=graph.copies), analysis.coupled.policy)
         progress((k + 1) / rounds)
     notes = (*decision.notes, f"cut in {rounds} rounds, with {recover.name} after each")
     groups, limits = _allowed(analysis, decision), goal.limits(analysis.coupled)

@@ -172,14 +172,19 @@ class Patch:
     def zeros_back(self, operand: int, missing: Mapping[int, int]) -> None:
         """Append zeros to an operand; `missing` maps axes to their number."""
         rank = len(self.cutting.masks(self.node.inputs[operand]))
-        pads = np.array([0] * rank + [missing.get(k, 0) for k in range(rank)], np.int64)
-        source, padded = self.proto.input[operand], self.name(self.node.inputs[operand])
+        pads = [0] * rank + [missing.get(k, 0) for k in range(rank)]
+        self.put(operand, self.padded(self.proto.input[operand], pads, self.node.inputs[operand]))
+
+    def padded(self, source: str, pads: Sequence[int], stem: str) -> str:
+        """A tensor with zeros before and after each axis: the numbers before all axes, then those after."""
+        padded = self.name(stem)
         if self._core >= 11:
-            pad = onnx.helper.make_node("Pad", [source, self.constant(f"{padded}_pads", pads)], [padded], name=padded)
+            numbers = self.constant(f"{padded}_pads", np.array(pads, np.int64))
+            pad = onnx.helper.make_node("Pad", [source, numbers], [padded], name=padded)
         else:
-            pad = onnx.helper.make_node("Pad", [source], [padded], name=padded, pads=pads.tolist())
+            pad = onnx.helper.make_node("Pad", [source], [padded], name=padded, pads=pads)
         self.before.append(pad)
-        self.put(operand, padded)
+        return padded
 
     def spread(self, operand: int, axis: int) -> None:
         """Insert zeros at the removed positions of an operand axis."""
@@ -231,14 +236,23 @@ class Patch:
             proto.CopyFrom(node.proto)
             width, back = 1, axis - len(flow.axes)
             for k, name in enumerate(node.inputs):
-                if name:
+                if node.op == "Gather":
+                    proto.input[k] = name if k else self._removed_columns(name)
+                elif name:
                     proto.input[k] = self._residue_operand(name, back)
-                    width = max(width, self.size(proto.input[k], back) if proto.input[k] != name else 1)
+                if name and proto.input[k] != name:
+                    width = max(width, self.size(proto.input[k], back))
             del proto.output[1:]
             made[key] = proto.output[0] = proto.name = self.name(f"{tensor}_rest")
             self.cutting.residues.widths[made[key]] = width
             self.before.append(proto)
         return made[key]
+
+    def _removed_columns(self, table: str) -> str:
+        """The removed columns of a table whose rows are looked up."""
+        columns = self.cutting.residues.constant(table, 1)
+        rows = (self.cutting.graph.facts[table].cases[0].shape or ())[0]
+        return self.constant(f"{table}_rest", np.ascontiguousarray(np.broadcast_to(columns, (rows, columns.shape[1]))))
 
     def _residue_operand(self, name: str, axis: int) -> str:
         shape = self.cutting.graph.facts[name].cases[0].shape or ()

@@ -109,16 +109,17 @@ def _kept_axes(name: str, axes: Any) -> dict[int, tuple[int, ...]]:
     return {int(axis): tuple(positions) for axis, positions in axes.items()}
 
 
-def plan_of(coupled: Coupled, dropped: Mask, sha256: str, made_by: Mapping[str, Any]) -> Plan:
+def plan_of(coupled: Coupled, dropped: Mask, sha256: str, made_by: Mapping[str, Any], copies: bool = False) -> Plan:
     """The plan that drops the given labels.
 
     Args:
+        copies: also name copies of shared constants, which follow from the rest and which the file does not have.
         dropped: (n_labels,) True for labels to remove; the same for all labels of a class.
     """
     kept: dict[str, dict[int, tuple[int, ...]]] = {}
     for o in coupled.owners:
         removed = dropped[o.start : o.start + o.size]
-        if removed.any():
+        if removed.any() and (copies or o.weight not in (coupled.graph.copies or {})):
             kept.setdefault(o.weight, {})[o.axis] = tuple(np.flatnonzero(~removed).tolist())
     inside = not coupled.graph.stored_in_bodies.isdisjoint(kept)
     return Plan(sha256, kept, made_by, coupled.policy, FORMAT_WITH_BODIES if inside else FORMAT)
@@ -151,7 +152,10 @@ def dropped_by(coupled: Coupled, plan: Plan) -> Mask:
     classes = np.zeros(len(coupled.roots), bool)
     classes[coupled.roots[dropped]] = True
     everywhere = classes[coupled.roots]
+    implied = (coupled.graph.copies or {}).keys() - plan.kept.keys()
     for o in coupled.owners:
+        if o.weight in implied:
+            continue
         removed, tied = dropped[o.start : o.start + o.size], everywhere[o.start : o.start + o.size]
         if not np.array_equal(removed, tied):
             position = int(np.flatnonzero(removed != tied)[0])

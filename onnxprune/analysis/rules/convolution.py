@@ -87,7 +87,7 @@ def grouped(site: Site) -> list[Flow]:
         site.pin(w.axes[1], "is cut in whole groups")
     elif ins == 1 and w.axes[1] is not None:
         site.labels.touched.append(w.axes[1])
-    zero = bool(w.zero[outs])
+    zero = bool(w.zero[outs]) or (choose_whole and x.zero[1])
     if site.has(2):
         bias = site.flow(2)
         if bias.axes[0] is None:

@@ -7,7 +7,7 @@ operands are zero, and with several different numbers where they may be anything
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -73,6 +73,10 @@ def _axis(site: Site, axis: int) -> tuple[Axis, Residue]:
     labels = [x for _, x, _ in full if x is not None]
     if not labels:
         return None, Residue.UNKNOWN
+    if site.node.op == "Mul" and (place := _scale(site, full, axis)) is not None:
+        site.labels.touched += labels
+        _, own, zero = full[place]
+        return own, Residue.ZERO if zero is Residue.ZERO else Residue.UNKNOWN
     if len(labels) < len(full) or len({len(x) for x in labels}) > 1:
         kept = next(((k, axis + len(site.flow(k).axes)) for k, x, _ in full if x is None), None)
         for x in labels:
@@ -86,8 +90,37 @@ def _axis(site: Site, axis: int) -> tuple[Axis, Residue]:
     if result == "zero":
         return labels[0], Residue.ZERO
     others_stored = all(site.stored[k] for k in range(len(site.inputs)) if site.has(k) and k not in {k for k, _, _ in full})
-    known = min(residue for _, _, residue in full)
-    return labels[0], min(known, Residue.CONSTANT if others_stored else Residue.COMPUTED)
+    known = min(Residue.CONSTANT if others_stored else Residue.COMPUTED, *(residue for _, _, residue in full))
+    # a fix-up cannot compute what is inside a fused operator
+    return labels[0], Residue.UNKNOWN if known is Residue.COMPUTED and site.node.fused else known
+
+
+def _scale(site: Site, full: Sequence[tuple[int, Axis, Residue]], axis: int) -> int | None:
+    """Which of two factors is the scale of a written-out normalisation whose input keeps its channels; None if neither is.
+
+    As behind the operator, the result then has the channels of the scale; a fix-up picks them from the other factor.
+    """
+    if len(full) != 2:
+        return None
+    free = [x is not None and site.labels.atoms_left([], x) for _, x, _ in full]
+    if all(free) or not any(free):
+        return None
+    k = 0 if free[0] else 1
+    scale, data = (site.node.inputs[full[j][0]] for j in (k, 1 - k))
+    sizes = {site.shape(j)[axis] for j, _, _ in full}
+    by_statistic = any(_scaled_by_statistic(site.graph, name, axis) for name in (scale, data))
+    return k if by_statistic and len(sizes) == 1 and None not in sizes else None
+
+
+def _scaled_by_statistic(graph: Graph, name: str, axis: int) -> bool:
+    """Whether a tensor is computed with a factor or divisor that is one number for all positions of the axis."""
+    node = graph.makers.get(name)
+    while node is not None and node.op in ("Cast", "Identity"):
+        node = graph.makers.get(node.inputs[0])
+    if node is None or node.op not in ("Div", "Mul"):
+        return node is not None and node.op in ("LpNormalization", "MeanVarianceNormalization")
+    shapes = [graph.shape(other) or () for other in node.inputs if other in graph.makers]
+    return any(-axis <= len(shape) and shape[axis] == 1 for shape in shapes)
 
 
 def _at_zero(site: Site, zero: set[int]) -> str:

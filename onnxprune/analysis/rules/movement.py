@@ -17,7 +17,7 @@ import onnx
 from onnxprune.analysis.labels import Flow, Residue
 from onnxprune.analysis.rules.carry import CHANNELS_ONLY, Carried, carried, merge
 from onnxprune.analysis.rules.site import Rule, Site, Unsupported, everywhere, rules
-from onnxprune.ir.graph import FLOATS
+from onnxprune.ir.graph import FLOATS, Graph
 from onnxprune.ir.infer import evaluate
 from onnxprune.types import Array, Indices
 
@@ -224,8 +224,35 @@ def gather(site: Site) -> list[Flow]:
     if any(c.value is None for c in site.cases(1)):
         site.pin(flow.axes[axis], "picks them by indices that are computed from data")
         axes = tuple(None if k == axis else x for k, x in enumerate(flow.axes))
-        site = replace(site, inputs=(Flow(axes, flow.residue), *site.inputs[1:]))
+        [found] = movement(replace(site, inputs=(Flow(axes, flow.residue), *site.inputs[1:])))
+        return [_of_table(site, found)]
     return movement(site)
+
+
+def _of_table(site: Site, flow: Flow) -> Flow:
+    """What the columns of an embedding hold is known to a fix-up, which looks them up in a table of the removed columns.
+
+    That takes time at every normalisation, so it is left to networks that carry the embedding on: elsewhere the normalisation
+    alone reads all columns, and the channels behind it are free.
+    """
+    table = site.flow(0)
+    if not site.stored[0] or site.node.fused or len(table.axes) != 2 or site.node.attribute("axis", 0) % 2:
+        return flow
+    known = flow.axes[-1] is not None and table.residue[1] is Residue.CONSTANT
+    if not known or not _is_carried_on(site.graph, site.node.outputs[0]):
+        return flow
+    return Flow(flow.axes, (*flow.residue[:-1], Residue.COMPUTED))
+
+
+def _is_carried_on(graph: Graph, name: str) -> bool:
+    """Whether something that is computed from a tensor is added to it: the tensor is a residual stream."""
+    for node, k in graph.consumers.get(name, ()):
+        others = [other for j, other in enumerate(node.inputs) if j != k and other]
+        if node.op == "Add" and any(name in graph.sources_of(other) for other in others):
+            return True
+        if node.op in ("Add", "Cast", "Dropout", "Identity", "Mul") and _is_carried_on(graph, node.outputs[0]):
+            return True
+    return False
 
 
 def expand(site: Site) -> list[Flow]:

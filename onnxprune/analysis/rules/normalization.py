@@ -19,9 +19,12 @@ from onnxprune.analysis.rules.site import Rule, Site, Unsupported, everywhere, r
 from onnxprune.ir.graph import Graph, Node
 from onnxprune.ir.semantics import mean_variance_axes, softmax_axes, uses_batch_statistics
 
+ONE_OUTPUT = ("", "SimplifiedLayerNormalization")
+"""Operators that normalise one tensor and nothing else; others also add a tensor to it and return the sum."""
 
-def mix_or_hold(site: Site, flow: Flow, axes: Iterable[int]) -> set[int]:
-    """Pin axes of a normalisation whose residue the smaller graph cannot restore.
+
+def mix_or_hold(site: Site, flow: Flow, axes: Iterable[int], least: Residue = Residue.CONSTANT) -> set[int]:
+    """Pin axes of a normalisation whose residue the smaller graph cannot restore: on a single axis, one below `least`.
 
     Returns the axes along which the smaller graph normalises over the kept channels instead, because that is allowed.
     """
@@ -31,7 +34,7 @@ def mix_or_hold(site: Site, flow: Flow, axes: Iterable[int]) -> set[int]:
             site.mix(flow.axes[k])
         return shrinking
     for k in shrinking:
-        if flow.residue[k] < (Residue.CONSTANT if len(shrinking) == 1 else Residue.ZERO):
+        if flow.residue[k] < (least if len(shrinking) == 1 else Residue.ZERO):
             site.pin(flow.axes[k], f"normalises over them, so removing any would change the result{WAY_OUT}")
     return set()
 
@@ -68,6 +71,8 @@ def instance_norm(site: Site) -> list[Flow]:
     space = range(2, len(flow.axes))
     mixed = mix_or_hold(site, flow, space)
     [found] = by_signature("~n c s*, c, + c -> n c s*")(site)
+    if flow.zero[1] and site.flow(2).zero[0]:  # a channel of zeros has no deviation, whatever its scale
+        found = Flow(found.axes, tuple(Residue.ZERO if k == 1 else r for k, r in enumerate(found.residue)))
     return [without_trace(found, mixed, space)]
 
 
@@ -138,11 +143,11 @@ def _reads_all(site: Site, flow: Flow) -> bool:
     """Whether the statistics need all channels on the last axis, while scale and shift have channels of their own."""
     labels, residue = flow.axes[-1], flow.residue[-1]
     weights = [site.flow(k) for k in (1, 2) if site.has(k)]
-    if site.node.fused or not weights or not all(len(w.axes) == 1 and w.axes[0] is not None for w in weights):
+    if site.node.fused not in ONE_OUTPUT or not weights or not all(len(w.axes) == 1 and w.axes[0] is not None for w in weights):
         return False
     if labels is None or not site.labels.atoms_left([], labels):
         return True
-    return residue < Residue.CONSTANT and not site.policy.allow_renormalising
+    return residue is Residue.UNKNOWN and not site.policy.allow_renormalising
 
 
 def _with_channels_of_scale(site: Site, flow: Flow) -> Flow:
@@ -167,7 +172,7 @@ def layer_norm(site: Site) -> list[Flow]:
     residue = [Residue.UNKNOWN] * rank
     if first == rank - 1 and _reads_all(site, flow):
         return [_with_channels_of_scale(site, flow)]
-    mixed = mix_or_hold(site, flow, range(first, rank))
+    mixed = mix_or_hold(site, flow, range(first, rank), Residue.COMPUTED if site.node.fused in ONE_OUTPUT else Residue.CONSTANT)
     for k in range(first, rank):
         labels = flow.axes[k]
         if labels is None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from onnxprune.rewrite.fixups import (
     attention,
     convolution,
+    elementwise,
     indexing,
     movement,
     nbits,
@@ -26,6 +27,7 @@ from onnxprune.types import joined
 FIXUPS: Mapping[str, Fixup] = joined(
     attention.FIXUPS,
     convolution.FIXUPS,
+    elementwise.FIXUPS,
     indexing.FIXUPS,
     movement.FIXUPS,
     nbits.FIXUPS,

@@ -23,7 +23,7 @@ def normalization(patch: Patch) -> None:
             patch.spread(operand, 0)
         patch.gather_after(rank - 1, np.flatnonzero(made))
         return
-    put_back(patch, range(first, rank), [k for k in (1, 2) if patch.has(k)])
+    put_back(patch, range(first, rank), [k for k in (1, 2) if patch.has(k)], computed=True)
 
 
 def skip_normalization(patch: Patch) -> None:

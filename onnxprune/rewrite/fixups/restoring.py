@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import onnx
 
 from onnxprune.analysis.labels import Residue
 from onnxprune.rewrite.patch import Patch
@@ -29,12 +30,18 @@ def shrunk(patch: Patch, axes: Iterable[int]) -> dict[int, tuple[int, int]]:
 
 
 def put_back(
-    patch: Patch, axes: Iterable[int], also: Iterable[int] = (), terms: Iterable[int] = (0,), results: Iterable[int] = (0,)
+    patch: Patch,
+    axes: Iterable[int],
+    also: Iterable[int] = (),
+    terms: Iterable[int] = (0,),
+    results: Iterable[int] = (0,),
+    computed: bool = False,
 ) -> None:
     """Run the operator at the original width, with the residue after the kept channels, and drop the results of the residue.
 
     The order of channels does not matter to the operator. The operands `terms` are added up to form its input, and the operands
-    `also` (scale, shift) are applied to its results. All are aligned to the last axes of the first operand.
+    `also` (scale, shift) are applied to its results. All are aligned to the last axes of the first operand. The residue is
+    zero or constant, or `computed`.
     """
     sizes = shrunk(patch, axes)
     if not sizes:
@@ -50,6 +57,8 @@ def put_back(
         for k, (after, before) in own.items():
             if operand in terms and flow.residue[k] is Residue.CONSTANT:
                 _add_constant(patch, operand, patch.cutting.residues.constant(name, k), k, after, before)
+            elif computed and operand in terms and flow.residue[k] is Residue.COMPUTED:
+                _add_computed(patch, operand, k, after, before)
     for output in results:
         patch.first_after({k: after for k, (after, _) in sizes.items()}, output)
 
@@ -63,6 +72,19 @@ def _add_constant(patch: Patch, operand: int, residue: Array, axis: int, after: 
     whole[(slice(None),) * axis + (slice(after, None),)] = residue
     stem = f"{patch.node.inputs[operand]}_rest"
     patch.put(operand, patch.add_before("Add", [patch.proto.input[operand], patch.constant(stem, whole)], stem))
+
+
+def _add_computed(patch: Patch, operand: int, axis: int, after: int, before: int) -> None:
+    """Fill the positions after the kept ones with a tensor that the smaller graph computes."""
+    name = patch.node.inputs[operand]
+    rank, fact = len(patch.cutting.coupled.flows[name].axes), patch.cutting.graph.facts[name].cases[0]
+    rest = patch.residue(name, axis)
+    if patch.size(rest, axis) == 1 < before - after:
+        kind = onnx.helper.tensor_dtype_to_np_dtype(fact.dtype)
+        ones = patch.constant(f"{rest}_ones", np.ones([before - after] + [1] * (rank - 1 - axis), kind))
+        rest = patch.add_before("Mul", [rest, ones], rest)
+    filled = patch.padded(rest, [after if k == axis else 0 for k in range(2 * rank)], rest)
+    patch.put(operand, patch.add_before("Add", [patch.proto.input[operand], filled], filled))
 
 
 def in_place(patch: Patch, axis: int) -> None:

@@ -111,6 +111,24 @@ BROADCASTS: dict[str, list[Sample]] = {
         Sample(conv("b = Mul(a, w3)", "float[8,1,1] w3")),
         Sample(conv("d = GlobalAveragePool(a)  e = Conv(d, w3)  f = Sigmoid(e)  b = Mul(a, f)", "float[8,8,1,1] w3")),
         Sample(conv("d = Mul(w3, w4)  b = Mul(a, d)", "float[8,1,1] w3, float[8,1,1] w4")),
+        # the scale of a written-out normalisation whose input keeps its channels
+        Sample(
+            seq(
+                "s = ReduceL2 <axes = [2]> (x)  d = Div(x, s)  n = Mul(d, w3)  e = MatMul(n, w4)  b = Add(a, e)",
+                "float[6] w3, float[6,8] w4",
+            ),
+            14,
+            most=14,
+        ),
+        Sample(
+            seq(
+                "s = ReduceL2 <axes = [2]> (x)  r = Reciprocal(s)  g = Mul(r, w3)  n = Mul(x, g)"
+                "  e = MatMul(n, w4)  b = Add(a, e)",
+                "float[6] w3, float[6,8] w4",
+            ),
+            14,
+            most=14,
+        ),
     ],
     "Div": [
         Sample(both("d = Sigmoid(c)  b = Div(a, d)")),

@@ -102,7 +102,14 @@ FLOATING: dict[str, list[Sample]] = {
     ],
     "ms:SkipLayerNormalization": skipped("SkipLayerNormalization"),
     "ms:SkipSimplifiedLayerNormalization": skipped("SkipSimplifiedLayerNormalization", "w3, w5"),
-    "SimplifiedLayerNormalization": [Sample(seq("b = SimplifiedLayerNormalization(a, w3)", "float[8] w3"), 8)],
+    "SimplifiedLayerNormalization": [
+        Sample(seq("b = SimplifiedLayerNormalization(a, w3)", "float[8] w3"), 8),
+        Sample(
+            seq("n = SimplifiedLayerNormalization(x, w3)  m = MatMul(n, w4)  b = Add(a, m)", "float[6] w3, float[6,8] w4"),
+            14,
+            most=14,
+        ),
+    ],
 }
 
 SCALES = "float sc = {0.05}, float sd = {0.02}, float se = {0.1}, uint8 zp = {128}, uint8 zq = {100}, int8 z = {0}"

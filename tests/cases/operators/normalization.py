@@ -100,7 +100,6 @@ SAMPLES: dict[str, list[Sample]] = {
         Sample(
             seq("m = ReduceMax <axes = [2]> (x)  e = Sub(a, m)  b = LayerNormalization(e, w3)", "float[8] w3"),
             8,
-            "normalises over them, so removing any would change the result",
             most=8,
         ),
         Sample(

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 from tests.cases.topologies.net import Net
 
+WRITTEN = "float[9,8] w0, float[8] w1, float[8] w1b, float[8,12] w2, float[12,4] w3"
+WRITTEN_TAIL = "a = MatMul(n, w2)  t = Relu(a)  y = MatMul(t, w3)"
+"""A normalisation of an embedding without its operator, and what reads it."""
+
 NETS: dict[str, Net] = {
     "initial states that are stored as zeros and repeated": Net(
         """g (int64[2,5] x, float[9,6] w0, float[1,16,6] w1, float[1,16,4] w2, float[1,32] w3, float[3,4] w4) => (float[] y)
@@ -23,6 +27,65 @@ NETS: dict[str, Net] = {
         20,
         20,
         "LayerNormalization 'n' normalises over them",
+    ),
+    "embedding, RMS written out": Net(
+        f"""g (int64[2,5] x, {WRITTEN}) => (float[] y) <float two = {{2.0}}, float eps = {{0.00001}}> {{
+        e = Gather(w0, x)  p = Pow(e, two)  m = ReduceMean <axes = [-1]> (p)  v = Add(m, eps)  s = Sqrt(v)
+        d = Div(e, s)  n = Mul(w1, d)  {WRITTEN_TAIL} }}""",
+        20,
+        20,
+        "reduces over them",
+    ),
+    "embedding, RMS written out with a reciprocal and a scale of one more": Net(
+        f"""g (int64[2,5] x, {WRITTEN}) => (float[] y) <float one = {{1.0}}, float eps = {{0.00001}}> {{
+        e = Gather(w0, x)  p = Mul(e, e)  m = ReduceMean <axes = [-1]> (p)  v = Add(m, eps)  s = Sqrt(v)  r = Reciprocal(s)
+        d = Mul(e, r)  g = Add(w1, one)  n = Mul(d, g)  {WRITTEN_TAIL} }}""",
+        20,
+        20,
+    ),
+    "embedding, LayerNormalization written out": Net(
+        f"""g (int64[2,5] x, {WRITTEN}) => (float[] y) <float two = {{2.0}}, float eps = {{0.00001}}> {{
+        e = Gather(w0, x)  m = ReduceMean <axes = [-1]> (e)  c = Sub(e, m)  p = Pow(c, two)
+        q = ReduceMean <axes = [-1]> (p)  v = Add(q, eps)  s = Sqrt(v)  d = Div(c, s)  k = Mul(d, w1)  n = Add(k, w1b)
+        {WRITTEN_TAIL} }}""",
+        20,
+        20,
+    ),
+    "embedding, LayerNormalization written out as scale and shift": Net(
+        f"""g (int64[2,5] x, {WRITTEN}) => (float[] y) <float eps = {{0.00001}}> {{
+        e = Gather(w0, x)  m = ReduceMean <axes = [-1]> (e)  c = Sub(e, m)  p = Mul(c, c)
+        q = ReduceMean <axes = [-1]> (p)  v = Add(q, eps)  s = Sqrt(v)  r = Reciprocal(s)  k = Mul(r, w1)
+        d = Mul(e, k)  o = Mul(m, k)  b = Sub(w1b, o)  n = Add(d, b)  {WRITTEN_TAIL} }}""",
+        20,
+        20,
+    ),
+    "a residual stream from an embedding, RMS written out": Net(
+        """g (int64[2,5] x, float[9,8] w0, float[8] w1, float[8,12] w2, float[12,8] w3, float[8] w4, float[8,4] w5)
+        => (float[] y) <float two = {2.0}, float eps = {0.00001}> {
+        e = Gather(w0, x)  p = Pow(e, two)  m = ReduceMean <axes = [-1]> (p)  v = Add(m, eps)  s = Sqrt(v)
+        d = Div(e, s)  n = Mul(w1, d)  a = MatMul(n, w2)  t = Relu(a)  b = MatMul(t, w3)  f = Add(e, b)
+        p1 = Pow(f, two)  m1 = ReduceMean <axes = [-1]> (p1)  v1 = Add(m1, eps)  s1 = Sqrt(v1)
+        d1 = Div(f, s1)  n1 = Mul(w4, d1)  y = MatMul(n1, w5) }""",
+        20,
+        20,
+    ),
+    "a residual stream from two embeddings, one of equal rows": Net(
+        f"""g (int64[2,5] x, int64[2,5] k, float[9,8] w0, float[5,8] wp, float[8] w1, float[8] w1b, float[8,12] w2,
+        float[12,8] w3, float[8] w3b, float[8] w4, float[8] w4b, float[8,4] w5) => (float[] y)
+        <float[4,8] types = {{{", ".join(4 * ["1, 2, 3, 4, 5, 6, 7, 8"])}}}> {{
+        g = Gather(w0, x)  h = Gather(types, k)  i = Add(g, wp)  e = Add(i, h)  n = LayerNormalization(e, w1, w1b)
+        a = MatMul(n, w2)  t = Relu(a)  b = MatMul(t, w3)  c = Add(b, w3b)  f = Add(e, c)
+        q = LayerNormalization(f, w4, w4b)  y = MatMul(q, w5) }}""",
+        20,
+        20,
+    ),
+    "a residual stream to which the same number is added everywhere": Net(
+        """g (int64[2,5] x, float[2,5,1] z, float[6,8] w6, float[2,5,6] u, float[8] w1, float[8,12] w2, float[12,8] w3,
+        float[8] w4, float[8,4] w5) => (float[] y) {
+        g = MatMul(u, w6)  e = Add(g, z)  n = LayerNormalization(e, w1)  a = MatMul(n, w2)  t = Relu(a)  b = MatMul(t, w3)
+        f = Add(e, b)  q = LayerNormalization(f, w4)  y = MatMul(q, w5) }""",
+        20,
+        20,
     ),
     "a pinned trunk is normalised, and scales make some of it zero": Net(
         """g (float[2,5,8] x, float[8] w1, float[8,12] w2, float[12,8] w3) => (float[] y) {
