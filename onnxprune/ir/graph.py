@@ -204,8 +204,8 @@ class Graph:
         outputs: names of the graph outputs.
         fed: input name -> shape, for inputs whose open sizes the user has given.
         parts: index of a fused node -> the nodes that it stands for.
-        copies: copy of a shared constant -> the constant (`sharing`); None before any are made.
         bodies: the main graph and all bodies that the analysis looks into, in the order of their first nodes.
+        copies: copy of a shared constant -> the constant (`sharing`); None before any are made.
     """
 
     model: ModelProto = field(repr=False)

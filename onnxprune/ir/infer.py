@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from onnx import ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 from onnxprune.ir.bodies import is_opened
 from onnxprune.ir.decompositions import MICROSOFT, parts_of
 from onnxprune.ir.graph import FLOATS, UNKNOWN, Fact, Weight, opsets
-from onnxprune.ir.loops import leaving
+from onnxprune.ir.loops import joint, leaving
 from onnxprune.ort import output_types
 from onnxprune.types import Array
 
@@ -94,11 +94,7 @@ class Interpreter:
             "else_branch": condition is None or not condition.any(),
         }
         outputs = [[inputs.get(v.name, UNKNOWN) for v in a.g.output] for a in node.attribute if taken[a.name]]
-        agreed = [
-            x if all((y.dtype, y.shape) == (x.dtype, x.shape) for y in ys) else UNKNOWN for x, *ys in zip(*outputs, strict=True)
-        ]
-        if len(outputs) > 1:
-            agreed = [Fact(x.dtype, x.shape) for x in agreed]
+        agreed = [reduce(joint, facts) for facts in zip(*outputs, strict=True)]
         return {name: fact for name, fact in zip(node.output, agreed, strict=True) if name}
 
     def _infer(self, node: NodeProto, inputs: Mapping[str, Fact]) -> dict[str, Fact]:

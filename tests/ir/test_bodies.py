@@ -78,6 +78,14 @@ def test_a_node_without_a_name_keeps_its_weights_names_when_its_position_changes
     assert (moved.op_type, moved.name) == ("If", "#2")
 
 
+def test_sizes_on_which_branches_agree_are_known() -> None:
+    graph = read_graph(
+        model("""g (float[2,3,8,8] x, bool k, float[5,3,1,1] w1, float[5,3,3,3] w2) => (float[] y) {
+        y = If (k) <then_branch = t () => (a) { a = Conv(x, w1) }, else_branch = e () => (b) { b = Conv(x, w2) }> }""")
+    )
+    assert graph.shape("y") == (2, 5, None, None)
+
+
 def test_a_state_that_grows_has_an_open_size() -> None:
     graph = read_graph(NETS["a loop whose state grows"].model())
     assert graph.shape("#0/body/s") == (None, 4, 6, 6)

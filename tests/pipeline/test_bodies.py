@@ -166,3 +166,22 @@ def test_the_default_command_ends_well(tmp_path: Path) -> None:
     """Its made-up inputs have a scalar that is true or false."""
     path = saved(within(NETS["a network in each branch, with equal names"].model()), tmp_path)
     assert run([str(path), "--ratio", "0.5", "--no-bench"]) == 0
+
+
+@pytest.mark.parametrize("factor", ["ones", "twos"])
+def test_constants_that_layers_share_are_copied_beside_bodies_and_not_in_them(factor: str) -> None:
+    net = within(
+        model(
+            """g (float[2,3,8,8] x, bool k, float[8,3,1,1] w1, float[8,8,1,1] w2, float[4,8,1,1] w3, float[8,4,1,1] w4,
+            float[4,8,1,1] w5) => (float[] y)
+            <float[8,1,1] ones = {1,1,1,1,1,1,1,1}, float[8,1,1] twos = {2,2,2,2,2,2,2,2}> {
+            a = Conv(x, w1)  b = Mul(a, ones)  c = Conv(b, w2)  d = Add(c, ones)  e = Conv(d, w3)
+            y = If (k) <then_branch = t () => (float[2,4,8,8] h) { f = Conv(e, w4)  g = Mul(f, FACTOR)  h = Conv(g, w5) },
+            else_branch = u () => (float[2,4,8,8] i) { i = Neg(e) }> }""".replace("FACTOR", factor)
+        )
+    )
+    found = analyse(read_graph(net))
+    assert bool(found.coupled.graph.copies) == (factor == "twos")
+    result = onnxprune.prune(net, 0.5, align="none", recover="none", bench=False)
+    assert result.report.macs.kept < 0.6
+    check_law(net, result.model, json.loads(result.plan.to_json())["kept"])
