@@ -28,26 +28,32 @@ def own_copies(graph: Graph, apart: Collection[str] = ()) -> Graph:
 
     A constant is uniform if all positions of its longest axis hold the same values: whichever are kept, the result is the
     same, so nothing is lost if nodes keep different ones. Any other tensor that nodes share stays one: a layer that is used
-    twice keeps the same channels in both places. So does a constant that bodies of If, Loop or Scan read.
+    twice keeps the same channels in both places. Bodies read the constant itself.
 
     Args:
         apart: constants that stay shared.
     """
     if graph.copies is not None:
         return graph
-    users = {name: list(dict.fromkeys(n.index for n, _ in uses)) for name, uses in graph.consumers.items()}
-    elsewhere = graph.captured.union(graph.outputs, (v.name for v in graph.model.graph.input))
+    users = {name: list(dict.fromkeys(n.index for n, _ in uses if not n.body)) for name, uses in graph.consumers.items()}
+    elsewhere = read_itself(graph).union(v.name for v in graph.model.graph.input)
     renames: dict[int, dict[str, str]] = {}
     copies: dict[str, str] = {}
     for name, weight in graph.weights.items():
         mine = users.get(name, [])
         shared = len(mine) + (name in elsewhere) > 1 and name not in apart
-        if shared and not any(graph.nodes[k].body for k in mine) and _can_be_copied(graph, weight):
+        if mine and shared and _can_be_copied(graph, weight):
             for index in mine:
                 copy = _unused(f"{name}_of_{graph.nodes[index].title}", graph.facts.keys() | copies.keys())
                 renames.setdefault(index, {})[name] = copy
                 copies[copy] = name
     return _renamed(graph, renames, copies) if copies else replace(graph, copies={})
+
+
+def read_itself(graph: Graph) -> frozenset[str]:
+    """Tensors that are outputs, or that bodies read: if others read copies, these keep all their channels."""
+    inside = (name for name, uses in graph.consumers.items() if any(n.body for n, _ in uses))
+    return graph.captured.union(graph.outputs, inside)
 
 
 def _can_be_copied(graph: Graph, weight: Weight) -> bool:
@@ -119,7 +125,7 @@ def shared_again(model: ModelProto, cut: ModelProto, graph: Graph) -> ModelProto
     if not graph.copies:
         return model
     stored, after = read_weights(cut), read_weights(model)
-    held = {*graph.copies.values()} & graph.captured.union(graph.outputs)
+    held = {*graph.copies.values()} & read_itself(graph)
     names: dict[str, str] = {}
     leader: dict[tuple[str, bytes], str] = {}
     for copy, name in graph.copies.items():
