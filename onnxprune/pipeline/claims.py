@@ -31,7 +31,7 @@ def unknown(model: ModelProto, recovery: Recovery | None, samples: Samples | Non
         why = "" if asked == "none" or describes(model) else "too little BatchNorm to make inputs by: nothing was fitted, and "
         what = why + done[method]
     elif method in done:
-        why = "a fit to them did not help" if samples.trusted else "nothing was fitted to them"
+        why = "a fit to them did not hold on others of them" if samples.trusted else "nothing was fitted to them"
         what = f"{made_text(samples)}: {why}; {done[method]}"
     else:
         what = f"weights were fitted to {made_text(samples)}"

@@ -192,6 +192,9 @@ WAYS: Mapping[str, tuple[tuple[str, Method], ...]] = MappingProxyType(
     }
 )
 """The methods tried for each value of --recover."""
+MADE_UP_LOST = 0.7
+"""A fit to made-up inputs that loses more than this on others of them is not kept: on real inputs such fits did harm
+(docs/synthetic.md)."""
 TRAINING_SECONDS = 30.0
 """Time that must be left for `auto` to distil."""
 
@@ -230,13 +233,19 @@ def recover(task: Task, method: str, judge: Evaluator | None, progress: Progress
     if judge is None:
         best = tried[-1]
     elif method == "auto":
-        best = min(tried, key=lambda r: r.loss)
+        best = min((r for r in tried if r.attempt.name == "none" or _holds(r, task)), key=lambda r: r.loss)
     else:
         best = min((r for r in tried if r.attempt.name in ways), key=lambda r: r.loss, default=results[0])
     attempts = tuple(r.attempt for r in results)
     before = judge.before if judge else None
     varies, by_accuracy = (judge.varies, judge.by_accuracy) if judge else (True, False)
     return Recovery(best.fitted.model, best.fitted.added, best.attempt.name, before, attempts, by_accuracy, varies)
+
+
+def _holds(result: _Result, task: Task) -> bool:
+    """Whether a result may be kept: one that was fitted to made-up inputs must reproduce the original on others of them."""
+    judgement = result.attempt.judgement
+    return task.genuine or (judgement is not None and judgement.lost <= MADE_UP_LOST)
 
 
 def _is_possible(name: str, method: str, task: Task) -> bool:

@@ -181,7 +181,7 @@ def test_constants_that_layers_share_are_copied_beside_bodies_and_not_in_them(fa
         )
     )
     found = analyse(read_graph(net))
-    assert bool(found.coupled.graph.copies) == (factor == "twos")
+    assert len(found.coupled.graph.copies or {}) == 2, "the body reads the constant itself"
     result = onnxprune.prune(net, 0.5, align="none", recover="none", bench=False)
     assert result.report.macs.kept < 0.6
     check_law(net, result.model, json.loads(result.plan.to_json())["kept"])

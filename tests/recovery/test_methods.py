@@ -94,3 +94,17 @@ def test_without_samples_biases_are_corrected_if_asked_for_and_nothing_is_judged
     found = recover(Task(p.coupled, p.dropped, p.pruned, None), "bias", None)
     assert [(a.name, a.judgement, a.why) for a in found.attempts] == [("none", None, ""), ("bias", None, "")]
     assert (found.method, found.before, found.chosen) == ("bias", None, None)
+
+
+def test_a_fit_to_made_up_samples_must_hold_on_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = small()
+    p, supply = drop(net, "w2", [1, 3]), supplied(net)
+    task = Task(p.coupled, p.dropped, p.pruned, replace(supply.fit, made=MadeUp({}, 0.1, 3)))
+    judge = Evaluator(net, supply.held_out)
+    found = recover(task, "auto", judge)
+    assert [a.name for a in found.attempts] == ["none", "reconstruct"]
+    lost = found.attempts[1].judgement
+    assert lost is not None
+    assert found.method == "reconstruct"
+    monkeypatch.setattr("onnxprune.recovery.methods.MADE_UP_LOST", lost.lost / 2)
+    assert recover(task, "auto", judge).method == "none"
