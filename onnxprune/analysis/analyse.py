@@ -15,7 +15,7 @@ from onnxprune.analysis.groups import Group, Pinned, find_groups, find_pinned
 from onnxprune.analysis.policy import Policy
 from onnxprune.errors import OptionError
 from onnxprune.ir.graph import Graph
-from onnxprune.ir.sharing import own_copies, read_elsewhere
+from onnxprune.ir.sharing import own_copies, read_itself
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _tied_together(coupled: Coupled) -> set[str]:
             roots = coupled.roots[o.start : o.start + o.size]
             classes.setdefault((coupled.graph.origin(o.weight), o.axis), []).append(roots.tobytes())
     apart = {name for (name, _), found in classes.items() if len(set(found)) > 1}
-    return {name for name, _ in classes} - apart - read_elsewhere(coupled.graph)
+    return {name for name, _ in classes} - apart - read_itself(coupled.graph)
 
 
 def refuse(analysis: Analysis, nodes: Mapping[int, str]) -> Analysis:

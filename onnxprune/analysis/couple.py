@@ -287,6 +287,8 @@ class _Pass:
     def _pin_copies(self) -> None:
         """Keep channels that only copies have: a plan, which names none of these, could not say what is kept of them."""
         copies = self.graph.copies or {}
+        for name in dict.fromkeys(copies.values()):  # a plan that cut it would cut its copies, too
+            self._pin(self.flows.get(name), Pin(f"constant '{name}'", "is shared with the main graph, and bodies read it"))
         mine = [o for o in self.owners if o.weight in copies]
         if not mine:
             return

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
 
+from onnxprune.ir.bodies import flatten, put_back
 from onnxprune.ir.facts import skeleton
 from onnxprune.ir.graph import Graph, Node, Weight, constant_tensor, read_weights
 from onnxprune.ir.quantization import ZERO_POINT, is_quantized
@@ -27,7 +28,7 @@ def own_copies(graph: Graph, apart: Collection[str] = ()) -> Graph:
 
     A constant is uniform if all positions of its longest axis hold the same values: whichever are kept, the result is the
     same, so nothing is lost if nodes keep different ones. Any other tensor that nodes share stays one: a layer that is used
-    twice keeps the same channels in both places.
+    twice keeps the same channels in both places. Bodies read the constant itself.
 
     Args:
         apart: constants that stay shared.
@@ -35,12 +36,13 @@ def own_copies(graph: Graph, apart: Collection[str] = ()) -> Graph:
     if graph.copies is not None:
         return graph
     users = {name: list(dict.fromkeys(n.index for n, _ in uses if not n.body)) for name, uses in graph.consumers.items()}
-    elsewhere = read_elsewhere(graph).union(v.name for v in graph.model.graph.input)
+    elsewhere = read_itself(graph).union(v.name for v in graph.model.graph.input)
     renames: dict[int, dict[str, str]] = {}
     copies: dict[str, str] = {}
     for name, weight in graph.weights.items():
         mine = users.get(name, [])
-        if len(mine) + (name in elsewhere) > 1 and name not in apart and _can_be_copied(graph, weight):
+        shared = len(mine) + (name in elsewhere) > 1 and name not in apart
+        if mine and shared and _can_be_copied(graph, weight):
             for index in mine:
                 copy = _unused(f"{name}_of_{graph.nodes[index].title}", graph.facts.keys() | copies.keys())
                 renames.setdefault(index, {})[name] = copy
@@ -48,10 +50,10 @@ def own_copies(graph: Graph, apart: Collection[str] = ()) -> Graph:
     return _renamed(graph, renames, copies) if copies else replace(graph, copies={})
 
 
-def read_elsewhere(graph: Graph) -> frozenset[str]:
-    """Tensors that the model returns, or that are read in bodies, where no node gets a copy."""
-    in_bodies = (name for node in graph.nodes if node.body for name in node.inputs)
-    return graph.captured.union(graph.outputs, in_bodies)
+def read_itself(graph: Graph) -> frozenset[str]:
+    """Tensors that are outputs, or that bodies read: if others read copies, these keep all their channels."""
+    inside = (name for name, uses in graph.consumers.items() if any(n.body for n, _ in uses))
+    return graph.captured.union(graph.outputs, inside)
 
 
 def _can_be_copied(graph: Graph, weight: Weight) -> bool:
@@ -77,12 +79,14 @@ def _unused(stem: str, taken: Collection[str]) -> str:
 def _renamed(graph: Graph, renames: Mapping[int, Mapping[str, str]], copies: Mapping[str, str]) -> Graph:
     """The graph whose nodes read the copies; the constants themselves stay in the model."""
     model = skeleton(graph.model)
-    nodes = [_part(node, renames[node.index]) if node.index in renames else node for node in graph.nodes]
-    mine = {node.place: node.index for node in graph.nodes if not node.body}
-    for place, given in enumerate(graph.model.graph.node):
-        proto = model.graph.node.add()
-        proto.CopyFrom(given)
-        _rename(proto, renames.get(mine[place], {}))
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        proto = NodeProto()
+        proto.CopyFrom(node.proto)
+        _rename(proto, renames.get(node.index, {}))
+        nodes.append(replace(node, inputs=tuple(proto.input), proto=proto))
+    flat = [(node.proto, node.body) for node in nodes]
+    model.graph.node.extend(put_back(graph.bodies, flat, lambda g, body: g.initializer.extend(body.proto.initializer)))
     model.graph.initializer.extend(graph.model.graph.initializer)
     weights = dict(graph.weights)
     for copy, name in copies.items():
@@ -92,10 +96,8 @@ def _renamed(graph: Graph, renames: Mapping[int, Mapping[str, str]], copies: Map
         weights[copy] = Weight(copy, tensor)
     parts = {k: tuple(_part(p, renames.get(k, {})) for p in some) for k, some in graph.parts.items()}
     facts = {**graph.facts, **{copy: graph.facts[name] for copy, name in copies.items()}}
-    bodies = tuple(replace(b, proto=model.graph) if not k else b for k, b in enumerate(graph.bodies))
-    return replace(
-        graph, model=model, nodes=tuple(nodes), weights=weights, facts=facts, parts=parts, copies=copies, bodies=bodies
-    )
+    found = replace(graph, model=model, nodes=tuple(nodes), weights=weights, facts=facts, parts=parts, copies=copies)
+    return replace(found, bodies=flatten(model).bodies)
 
 
 def _rename(proto: NodeProto, names: Mapping[str, str]) -> None:
@@ -123,7 +125,7 @@ def shared_again(model: ModelProto, cut: ModelProto, graph: Graph) -> ModelProto
     if not graph.copies:
         return model
     stored, after = read_weights(cut), read_weights(model)
-    held = {*graph.copies.values()} & read_elsewhere(graph)
+    held = {*graph.copies.values()} & read_itself(graph)
     names: dict[str, str] = {}
     leader: dict[tuple[str, bytes], str] = {}
     for copy, name in graph.copies.items():
