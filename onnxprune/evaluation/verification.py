@@ -60,6 +60,7 @@ class Verification:
         inputs: the shapes that were fed, one mapping per run.
         engine: what ran both models: onnxruntime, or onnx.reference if onnxruntime cannot run the original.
         renormalising: number of nodes of the masked original that worked on the kept channels (`reference.py`).
+        flaw: why onnx.checker rejects both the original and the pruned model; empty if it accepts the latter.
     """
 
     error: float
@@ -67,6 +68,7 @@ class Verification:
     inputs: tuple[Mapping[str, tuple[int, ...]], ...]
     engine: str
     renormalising: int = 0
+    flaw: str = ""
 
 
 def verify(coupled: Coupled, dropped: Mask, pruned: ModelProto, progress: Advance = unwatched) -> Verification:
@@ -82,7 +84,7 @@ def verify(coupled: Coupled, dropped: Mask, pruned: ModelProto, progress: Advanc
     Raises:
         VerificationError: the model is not valid, its interface changed, or its results differ.
     """
-    check_valid(pruned, {n.op_type for n in coupled.graph.model.graph.node})
+    flaw = check_valid(pruned, coupled.graph.model)
     _check_interface(coupled.graph.model, pruned)
     tries = [feeds_for(coupled.graph, case, seed) for seed, case in enumerate(_cases(coupled.graph))]
     spill = spill_for(coupled.graph.model)  # must outlive `original`, whose weights it stores
@@ -101,7 +103,7 @@ def verify(coupled: Coupled, dropped: Mask, pruned: ModelProto, progress: Advanc
     if by_nodes:
         found = _node_by_node(coupled, dropped, original, pruned, [feeds for feeds, _ in runs])
     progress(1)
-    return replace(found, renormalising=len(coupled.renormalising(dropped)))
+    return replace(found, renormalising=len(coupled.renormalising(dropped)), flaw=flaw)
 
 
 def _runs(original: ModelProto, tries: Sequence[Feeds]) -> tuple[list[tuple[Feeds, list[Output]]], str]:
@@ -212,20 +214,30 @@ def _cases(graph: Graph) -> list[int]:
     return [0, count - 1]
 
 
-def check_valid(model: ModelProto, given: Iterable[str] = ()) -> None:
-    """Raise VerificationError, with the reason, if onnx.checker or shape inference rejects the model.
+def check_valid(model: ModelProto, original: ModelProto) -> str:
+    """Check a model with onnx.checker and shape inference, and return why they reject it if they reject the original too.
 
-    Args:
-        given: operators of the original, which may be specific to onnxruntime.
+    Such a flaw is the original's own (an operator that only onnxruntime knows, an input without a shape), and that both models
+    run with equal results is checked elsewhere.
+
+    Raises:
+        VerificationError: they reject the model, but not the original.
     """
+    flaw = _flaw(model)
+    if flaw and not _flaw(original):
+        raise VerificationError(f"onnx.checker rejects the pruned model: {flaw}")
+    return flaw
+
+
+def _flaw(model: ModelProto) -> str:
+    """Why onnx.checker or shape inference rejects a model; empty if they accept it."""
     try:
         with runnable(model) as source:
             onnx.checker.check_model(source)
         onnx.shape_inference.infer_shapes(without_large_weights(model))
     except Exception as e:  # checker.ValidationError, shape_inference.InferenceError
-        if any(f"No Op registered for {op} " in str(e) for op in given):
-            return
-        raise VerificationError(f"onnx.checker rejects the pruned model: {str(e).splitlines()[0][:200]}") from e
+        return str(e).splitlines()[0][:200]
+    return ""
 
 
 def _check_interface(original: ModelProto, pruned: ModelProto) -> None:

@@ -84,7 +84,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     recovery = _recovered(options, outcome, samples, judge, progress)
     method = recovery.method if recovery else "none"
     made_by = {**options.asked(), **({"recovered": method} if method != "none" else {})}
-    plan = plan_of(decision.analysis.coupled, decision.dropped, loaded.sha256, made_by)
+    plan = plan_of(decision.analysis.coupled, decision.dropped, loaded.sha256, made_by, loaded.derived)
     model = recovery.model if recovery else decision.pruned
     found = _measured(loaded, model, options.data.input_shape, options.checks, components.run, progress)
     measure = metric.__name__ if metric else found.measure
@@ -94,7 +94,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
         recovery=recovery,
         samples=samples,
         measure=measure,
-        warnings=data.warnings if data else (),
+        warnings=(*_warnings(loaded, verification), *(data.warnings if data else ())),
     )
     report = report_of(loaded.name, decision, found, options.asked(), options.selection.alignment().reason)
     return Result(model, plan, report, loaded.external, decision.spill, loaded.files)
@@ -160,6 +160,13 @@ def _batches(data: Data) -> list[Feeds]:
     from onnxprune.recovery.methods import batches_of  # on demand, for a quick start
 
     return batches_of(data)
+
+
+def _warnings(loaded: Loaded, verification: Verification | None) -> tuple[str, ...]:
+    """What is wrong with the original, whether it was mended or remains."""
+    remains = verification.flaw if verification else ""
+    what = f"onnx.checker rejects the original, which runs nevertheless, and the result likewise: {remains}"
+    return (*loaded.warnings, *([what] if remains else []))
 
 
 def _verified(decision: Decision, checks: CheckOptions, progress: Progress) -> Verification | None:
@@ -234,7 +241,8 @@ def apply_loaded(
     )
     decision = Decision(analysis, dropped, pruned, analysis.groups, notes, spill=spill)
     verification = _verified(decision, checks, progress)
-    found = replace(_measured(loaded, pruned, shapes, checks, run, progress), verification=verification)
+    found = _measured(loaded, pruned, shapes, checks, run, progress)
+    found = replace(found, verification=verification, warnings=_warnings(loaded, verification))
     made_by: Mapping[str, Any] = {k: v for k, v in plan.made_by.items() if k != "recovered"}
     report = report_of(loaded.name, decision, found, made_by or {"plan": "given"}, "from the plan")
     return Result(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,8 @@ from onnxprune.errors import PlanError
 from onnxprune.ir.files import write_text
 from onnxprune.types import Mask
 
-FORMAT = "onnxprune-plan/1"
+FORMAT, FORMAT_OF_DERIVED = "onnxprune-plan/1", "onnxprune-plan/2"
+"""The second is for plans that name weights which the file does not store; the first can be read by older releases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,14 @@ class Plan:
         kept: weight -> axis -> kept positions of the original axis, ascending. Every axis that is cut is listed.
         made_by: how the plan was made (ratio, criterion, ...), for the user.
         policy: the policy of the analysis; the same policy ties the same channels.
+        folded: those weights in `kept` that the file does not store: it computes them from others, or they are in a function.
     """
 
     model_sha256: str
     kept: Mapping[str, Mapping[int, tuple[int, ...]]] = field(repr=False)
     made_by: Mapping[str, Any] = field(default_factory=dict)
     policy: Policy = DEFAULT
+    folded: tuple[str, ...] = ()
 
     @property
     def recovered(self) -> str:
@@ -54,9 +57,12 @@ class Plan:
     def to_json(self) -> str:
         """The text of a plan file."""
         kept = {name: {str(axis): list(p) for axis, p in axes.items()} for name, axes in self.kept.items()}
-        head = {"format": FORMAT, "model_sha256": self.model_sha256, "made_by": dict(self.made_by)}
+        version = FORMAT_OF_DERIVED if self.folded else FORMAT
+        head: dict[str, Any] = {"format": version, "model_sha256": self.model_sha256, "made_by": dict(self.made_by)}
         if policy := self.policy.to_dict():
             head["policy"] = policy
+        if self.folded:
+            head["folded"] = list(self.folded)
         lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(axes)}" for name, axes in kept.items())
         return json.dumps(head, indent=1)[:-2] + f',\n "kept": {{\n{lines}\n }}\n}}\n'
 
@@ -75,12 +81,13 @@ class Plan:
         try:
             return cls.from_json(json.loads(text))
         except (ValueError, TypeError, AttributeError) as e:
-            raise PlanError(f"{path}: not a plan ({e}); expected JSON with format '{FORMAT}' and 'kept'") from e
+            expected = f"JSON with format '{FORMAT}' or '{FORMAT_OF_DERIVED}' and 'kept'"
+            raise PlanError(f"{path}: not a plan ({e}); expected {expected}") from e
 
     @classmethod
     def from_json(cls, data: Any) -> Plan:
         """A plan from parsed JSON; a ValueError describes what is wrong."""
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
+        if not isinstance(data, dict) or data.get("format") not in (FORMAT, FORMAT_OF_DERIVED):
             got = data.get("format") if isinstance(data, dict) else type(data).__name__
             raise ValueError(f"got format {got!r}")
         if not isinstance(data.get("kept"), dict):
@@ -90,7 +97,10 @@ class Plan:
         made_by = data.get("made_by", {})
         if not isinstance(made_by, dict):
             raise ValueError(f"'made_by' is {type(made_by).__name__}, expected an object")
-        return cls(str(data.get("model_sha256", "")), kept, made_by, policy)
+        folded = data.get("folded", [])
+        if not isinstance(folded, list) or not set(folded) <= kept.keys():
+            raise ValueError(f"'folded' is {folded!r}, expected a list of names in 'kept'")
+        return cls(str(data.get("model_sha256", "")), kept, made_by, policy, tuple(folded))
 
 
 def _kept_axes(name: str, axes: Any) -> dict[int, tuple[int, ...]]:
@@ -104,18 +114,19 @@ def _kept_axes(name: str, axes: Any) -> dict[int, tuple[int, ...]]:
     return {int(axis): tuple(positions) for axis, positions in axes.items()}
 
 
-def plan_of(coupled: Coupled, dropped: Mask, sha256: str, made_by: Mapping[str, Any]) -> Plan:
+def plan_of(coupled: Coupled, dropped: Mask, sha256: str, made_by: Mapping[str, Any], derived: Collection[str] = ()) -> Plan:
     """The plan that drops the given labels.
 
     Args:
         dropped: (n_labels,) True for labels to remove; the same for all labels of a class.
+        derived: weights that the file does not store.
     """
     kept: dict[str, dict[int, tuple[int, ...]]] = {}
     for o in coupled.owners:
         removed = dropped[o.start : o.start + o.size]
         if removed.any():
             kept.setdefault(o.weight, {})[o.axis] = tuple(np.flatnonzero(~removed).tolist())
-    return Plan(sha256, kept, made_by, coupled.policy)
+    return Plan(sha256, kept, made_by, coupled.policy, tuple(name for name in kept if name in derived))
 
 
 def dropped_by(coupled: Coupled, plan: Plan) -> Mask:
