@@ -192,7 +192,7 @@ def verify_files(original: Any, pruned: Any, plan: Plan | str | Path, input_shap
         VerificationError: the two do not compute the same outputs.
     """
     check_input_shape(input_shape or {})
-    return verify_loaded(load(original), load(pruned), _plan(plan), input_shape or {})
+    return verify_loaded(load(original), load(pruned, folds=False), _plan(plan), input_shape or {})
 
 
 def _plan(given: Plan | str | Path) -> Plan:

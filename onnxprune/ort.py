@@ -61,6 +61,12 @@ def run_model(graph: GraphProto, opsets: Mapping[str, int], feeds: Mapping[str, 
     return list(_cached_session(model.SerializeToString(deterministic=True)).run(None, dict(feeds)))
 
 
+def run_once(graph: GraphProto, opsets: Mapping[str, int], feeds: Mapping[str, Array]) -> list[Any]:
+    """The outputs of a graph that is run only once."""
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid(d, v) for d, v in opsets.items()], ir_version=10)
+    return list(session(model.SerializeToString(), plain=True).run(None, dict(feeds)))
+
+
 @lru_cache(1024)
 def _cached_session(model: bytes) -> Any:
     import onnxruntime

@@ -15,6 +15,7 @@ from onnxprune.analysis.explain import explain as stories_of
 from onnxprune.analysis.policy import Policy, read_carrier
 from onnxprune.cli import options as ask
 from onnxprune.cli.progress import print_all
+from onnxprune.errors import OptionError
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import load
 from onnxprune.report.render.json import to_json
@@ -33,6 +34,9 @@ def explain(
     policy = Policy(read_carrier(carrier), allow_renormalising)
     ask.check_shapes(input_shape)
     loaded = load(model)
+    if tensor in loaded.replaced:
+        result = loaded.replaced[tensor]
+        raise OptionError(f"'{tensor}' only serves to compute '{result}', which is cut in its place; explain that")
     coupled = analyse(read_graph(loaded.model, ask.shapes_of(input_shape, loaded)), policy).coupled
     stories = stories_of(coupled, tensor)
     if format is ask.Format.JSON:

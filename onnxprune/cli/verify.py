@@ -29,7 +29,7 @@ def verify(
     ask.check_shapes(input_shape)
     loaded_plan = Plan.load(plan)
     loaded = load(original)
-    verification = verify_loaded(loaded, load(pruned), loaded_plan, ask.shapes_of(input_shape, loaded))
+    verification = verify_loaded(loaded, load(pruned, folds=False), loaded_plan, ask.shapes_of(input_shape, loaded))
     if format is ask.Format.JSON:
         print(to_json(verification))
         return

@@ -38,7 +38,7 @@ def check_contract(verified: ModelProto, written: ModelProto, contract: Contract
         VerificationError: the model is not valid, or differs in more than the contract allows.
     """
     if verified is not written:
-        check_valid(written)
+        check_valid(written, verified)
         contract(verified, written)
 
 

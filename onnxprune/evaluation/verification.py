@@ -66,6 +66,7 @@ class Verification:
         failures: for each further input, its shapes and why the original does not run on it.
         reached: bodies of If and Loop that were run whatever their conditions said (`branches.py`).
         unreached: bodies that the cut changed and that did not run then, and why.
+        flaw: why onnx.checker rejects both the original and the pruned model; empty if it accepts the latter.
     """
 
     error: float
@@ -76,6 +77,7 @@ class Verification:
     failures: tuple[str, ...] = ()
     reached: tuple[str, ...] = ()
     unreached: tuple[str, ...] = ()
+    flaw: str = ""
 
 
 def verify(
@@ -100,7 +102,7 @@ def verify(
     Raises:
         VerificationError: the model is not valid, its interface changed, or its results differ.
     """
-    check_valid(pruned, {n.op_type for n in coupled.graph.model.graph.node})
+    flaw = check_valid(pruned, coupled.graph.model)
     _check_interface(coupled.graph.model, pruned)
     tries = [feeds_for(coupled.graph, case, seed, numbers or {}) for seed, case in enumerate(_cases(coupled.graph))]
     spill = spill_for(coupled.graph.model)  # must outlive `original`, whose weights it stores
@@ -121,7 +123,8 @@ def verify(
         found = replace(found, error=error, tolerance=tolerance)
     progress(1)
     mixing = len(coupled.renormalising(dropped))
-    return replace(found, renormalising=mixing, reached=tuple(sorted(reached)), unreached=tuple(unreached))
+    ran = tuple(sorted(reached))
+    return replace(found, renormalising=mixing, reached=ran, unreached=tuple(unreached), flaw=flaw)
 
 
 def _equal(coupled: Coupled, dropped: Mask, original: ModelProto, pruned: ModelProto, tries: Sequence[Feeds]) -> Verification:
@@ -261,20 +264,30 @@ def _cases(graph: Graph) -> list[int]:
     return [0, count - 1]
 
 
-def check_valid(model: ModelProto, given: Iterable[str] = ()) -> None:
-    """Raise VerificationError, with the reason, if onnx.checker or shape inference rejects the model.
+def check_valid(model: ModelProto, original: ModelProto) -> str:
+    """Check a model with onnx.checker and shape inference, and return why they reject it if they reject the original too.
 
-    Args:
-        given: operators of the original, which may be specific to onnxruntime.
+    Such a flaw is the original's own (an operator that only onnxruntime knows, an input without a shape), and that both models
+    run with equal results is checked elsewhere.
+
+    Raises:
+        VerificationError: they reject the model, but not the original.
     """
+    flaw = _flaw(model)
+    if flaw and not _flaw(original):
+        raise VerificationError(f"onnx.checker rejects the pruned model: {flaw}")
+    return flaw
+
+
+def _flaw(model: ModelProto) -> str:
+    """Why onnx.checker or shape inference rejects a model; empty if they accept it."""
     try:
         with runnable(model) as source:
             onnx.checker.check_model(source)
         onnx.shape_inference.infer_shapes(without_large_weights(model))
     except Exception as e:  # checker.ValidationError, shape_inference.InferenceError
-        if any(f"No Op registered for {op} " in str(e) for op in given):
-            return
-        raise VerificationError(f"onnx.checker rejects the pruned model: {str(e).splitlines()[0][:200]}") from e
+        return str(e).splitlines()[0][:200]
+    return ""
 
 
 def _check_interface(original: ModelProto, pruned: ModelProto) -> None:

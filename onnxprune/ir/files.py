@@ -8,7 +8,7 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -22,7 +22,7 @@ from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_m
 from onnxprune.errors import ModelError, OptionError, OutputError
 from onnxprune.ir.graph import captured, opsets
 from onnxprune.ir.graphsurgeon import from_graphsurgeon, is_graphsurgeon
-from onnxprune.ir.normalize import normal_form
+from onnxprune.ir.prepare import prepared
 from onnxprune.ir.protobuf import INLINE_LIMIT, read, write, write_external
 from onnxprune.ir.spill import SPILLED
 from onnxprune.ir.tensors import (
@@ -50,6 +50,9 @@ class Loaded:
         sha256: digest of the file; empty if the model does not come from a file.
         data: other files that store weights of the model.
         size: bytes of the file and its external data; None if the model does not come from a file.
+        derived: names of weights that the file does not store: from functions, or computed from other weights.
+        warnings: what was wrong with the file, and what was done about it.
+        replaced: tensor of the file that is gone -> the weight that was computed from it.
     """
 
     model: ModelProto = field(repr=False)
@@ -57,6 +60,9 @@ class Loaded:
     sha256: str = ""
     data: tuple[Path, ...] = ()
     size: int | None = None
+    derived: frozenset[str] = frozenset()
+    warnings: tuple[str, ...] = ()
+    replaced: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -69,8 +75,11 @@ class Loaded:
         return bool(self.data)
 
 
-def load(source: Any) -> Loaded:
+def load(source: Any, folds: bool = True) -> Loaded:
     """Read a model from a path, an `onnx.ModelProto`, or an onnx-graphsurgeon graph.
+
+    Args:
+        folds: whether weights that the graph computes from others are stored; not in a file that was cut already.
 
     Raises:
         ModelError: the model cannot be read, or is not an ONNX model that this program supports.
@@ -83,8 +92,15 @@ def load(source: Any) -> Loaded:
         loaded = _load_file(Path(source))
     else:
         raise ModelError(f"the model: got {source!r}, expected a path, an onnx.ModelProto or an onnx-graphsurgeon graph")
-    _check(loaded)
-    return replace(loaded, model=normal_form(loaded.model))
+    _check_versions(loaded)
+    _check_weights(loaded)
+    try:
+        found = prepared(loaded.model, folds)
+    except ModelError as e:
+        raise ModelError(f"{loaded.name}: {e.message}") from e
+    ready = replace(loaded, model=found.model, derived=found.derived, warnings=found.warnings, replaced=found.replaced)
+    _check_names(ready)
+    return ready
 
 
 def _load_file(path: Path) -> Loaded:
@@ -160,8 +176,8 @@ def _check_external(path: Path, tensor: TensorProto) -> None:
         raise ModelError(f"{where}, which is truncated: got {size} bytes, expected at least {start + need}; copy it again")
 
 
-def _check(loaded: Loaded) -> None:
-    """Check that the versions are supported, every name is defined, and every weight has the length that it states."""
+def _check_versions(loaded: Loaded) -> None:
+    """Check that a model is one, of supported versions."""
     model, name = loaded.model, loaded.name
     if not model.graph.node or not model.opset_import:
         raise ModelError(f"{name}: not an ONNX model (it has no nodes or no opset); expected a file written by an exporter")
@@ -173,17 +189,27 @@ def _check(loaded: Loaded) -> None:
     if not OLDEST_OPSET <= opset <= newest:
         advice = "convert it with onnx.version_converter" if opset < OLDEST_OPSET else "update onnx"
         raise ModelError(f"{name}: opset {opset}, expected {OLDEST_OPSET} to {newest}; {advice}")
+
+
+def _check_names(loaded: Loaded) -> None:
+    """Check that every name is defined."""
+    model, name = loaded.model, loaded.name
     known = {v.name for v in model.graph.input} | {t.name for t in model.graph.initializer} | {""}
     known |= {t.values.name for t in model.graph.sparse_initializer}
     for node in model.graph.node:
         for used in (*node.input, *captured(node)):
             if used not in known:
                 at = f"{name}: node '{node.name or node.op_type}' reads '{used}'"
-                raise ModelError(f"{at}, which no earlier node produces; export the model again")
+                raise ModelError(f"{at}, which no node produces; export the model again")
         known.update(node.output)
     for v in model.graph.output:
         if v.name not in known:
             raise ModelError(f"{name}: output '{v.name}' is not produced by any node; export the model again")
+
+
+def _check_weights(loaded: Loaded) -> None:
+    """Check that every weight is there, with the length that it states."""
+    model, name = loaded.model, loaded.name
     for t in model.graph.initializer:
         place = range_of(t)
         if place is not None and not Path(place.file).is_absolute():

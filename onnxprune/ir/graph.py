@@ -7,7 +7,7 @@ choices of its dynamic sizes, and whatever differs between the two is dynamic.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnxprune.ir.tensors import array_of
+from onnxprune.ir.tensors import array_of, copy_without
 from onnxprune.types import Array
 
 PACKED = {TensorProto.INT4, TensorProto.UINT4}
@@ -303,6 +303,23 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
             yield a.g
         elif a.type == AttributeProto.GRAPHS:
             yield from a.graphs
+
+
+def all_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """The nodes and those of their bodies."""
+    for node in nodes:
+        yield node
+        for body in subgraphs(node):
+            yield from all_nodes(body.node)
+
+
+def with_nodes(model: ModelProto, nodes: Iterable[NodeProto]) -> ModelProto:
+    """A copy of a model with other nodes in its main graph."""
+    copy = ModelProto()
+    copy_without(model, copy, {"graph"})
+    copy_without(model.graph, copy.graph, {"node"})
+    copy.graph.node.extend(nodes)
+    return copy
 
 
 def captured(node: NodeProto) -> Iterator[str]:

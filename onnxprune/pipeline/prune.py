@@ -89,7 +89,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
         **({"recovered": method} if method != "none" else {}),
         **({"work": dict(effort.done)} if effort.done else {}),
     }
-    plan = plan_of(decision.analysis.coupled, decision.dropped, loaded.sha256, made_by)
+    plan = plan_of(decision.analysis.coupled, decision.dropped, loaded.sha256, made_by, derived=loaded.derived)
     model = shared_again(recovery.model if recovery else decision.pruned, decision.pruned, decision.analysis.coupled.graph)
     found = _measured(loaded, model, options.data.input_shape, options.checks, components.run, progress, numbers)
     measure = metric.__name__ if metric else found.measure
@@ -100,7 +100,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
         samples=samples,
         work=dict(effort.done),
         measure=measure,
-        warnings=data.warnings if data else (),
+        warnings=(*_warnings(loaded, verification), *(data.warnings if data else ())),
     )
     report = report_of(loaded.name, decision, found, options.asked(), options.selection.alignment().reason)
     report = replace(report, notes=(*_taken(loaded.model, found, options), *report.notes))
@@ -240,6 +240,13 @@ def _batches(data: Data, model: ModelProto) -> list[Feeds]:
     return batched(data, model)
 
 
+def _warnings(loaded: Loaded, verification: Verification | None) -> tuple[str, ...]:
+    """What is wrong with the original, whether it was mended or remains."""
+    remains = verification.flaw if verification else ""
+    what = f"onnx.checker rejects the original, which runs nevertheless, and the result likewise: {remains}"
+    return (*loaded.warnings, *([what] if remains else []))
+
+
 def _verified(
     decision: Decision, checks: CheckOptions, progress: Progress, numbers: Mapping[str, Array] | None = None
 ) -> Verification | None:
@@ -309,7 +316,8 @@ def apply_loaded(
     decision = Decision(analysis, dropped, pruned, analysis.groups, notes, spill=spill)
     verification = _verified(decision, checks, progress)
     pruned = shared_again(pruned, pruned, analysis.coupled.graph)
-    found = replace(_measured(loaded, pruned, shapes, checks, run, progress), verification=verification)
+    found = _measured(loaded, pruned, shapes, checks, run, progress)
+    found = replace(found, verification=verification, warnings=_warnings(loaded, verification))
     made_by: Mapping[str, Any] = {k: v for k, v in plan.made_by.items() if k != "recovered"}
     report = report_of(loaded.name, decision, found, made_by or {"plan": "given"}, "from the plan")
     return Result(

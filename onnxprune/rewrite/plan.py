@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -19,9 +19,9 @@ from onnxprune.errors import PlanError
 from onnxprune.ir.files import write_text
 from onnxprune.types import Mask
 
-FORMAT = "onnxprune-plan/1"
-FORMAT_WITH_BODIES = "onnxprune-plan/2"
-"""The format of a plan that cuts weights in bodies of If, Loop and Scan, which it names `NODE/then_branch/NAME`."""
+FORMAT, FORMAT_2 = "onnxprune-plan/1", "onnxprune-plan/2"
+"""The second is for plans that name weights which older releases do not know: in bodies of If, Loop and Scan
+(`NODE/then_branch/NAME`), or not stored in the file. The first can be read by older releases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Plan:
         made_by: how the plan was made (ratio, criterion, ...), for the user.
         policy: the policy of the analysis; the same policy ties the same channels.
         format: the format of its file.
+        folded: those weights in `kept` that the file does not store: it computes them from others, or they are in a function.
     """
 
     model_sha256: str
@@ -41,6 +42,7 @@ class Plan:
     made_by: Mapping[str, Any] = field(default_factory=dict)
     policy: Policy = DEFAULT
     format: str = FORMAT
+    folded: tuple[str, ...] = ()
 
     @property
     def recovered(self) -> str:
@@ -58,9 +60,12 @@ class Plan:
     def to_json(self) -> str:
         """The text of a plan file."""
         kept = {name: {str(axis): list(p) for axis, p in axes.items()} for name, axes in self.kept.items()}
-        head = {"format": self.format, "model_sha256": self.model_sha256, "made_by": dict(self.made_by)}
+        version = FORMAT_2 if self.folded else self.format
+        head: dict[str, Any] = {"format": version, "model_sha256": self.model_sha256, "made_by": dict(self.made_by)}
         if policy := self.policy.to_dict():
             head["policy"] = policy
+        if self.folded:
+            head["folded"] = list(self.folded)
         lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(axes)}" for name, axes in kept.items())
         return json.dumps(head, indent=1)[:-2] + f',\n "kept": {{\n{lines}\n }}\n}}\n'
 
@@ -79,13 +84,13 @@ class Plan:
         try:
             return cls.from_json(json.loads(text))
         except (ValueError, TypeError, AttributeError) as e:
-            formats = f"'{FORMAT}' or '{FORMAT_WITH_BODIES}'"
-            raise PlanError(f"{path}: not a plan ({e}); expected JSON with format {formats} and 'kept'") from e
+            expected = f"JSON with format '{FORMAT}' or '{FORMAT_2}' and 'kept'"
+            raise PlanError(f"{path}: not a plan ({e}); expected {expected}") from e
 
     @classmethod
     def from_json(cls, data: Any) -> Plan:
         """A plan from parsed JSON; a ValueError describes what is wrong."""
-        if not isinstance(data, dict) or data.get("format") not in (FORMAT, FORMAT_WITH_BODIES):
+        if not isinstance(data, dict) or data.get("format") not in (FORMAT, FORMAT_2):
             got = data.get("format") if isinstance(data, dict) else type(data).__name__
             raise ValueError(f"got format {got!r}")
         if not isinstance(data.get("kept"), dict):
@@ -95,7 +100,10 @@ class Plan:
         made_by = data.get("made_by", {})
         if not isinstance(made_by, dict):
             raise ValueError(f"'made_by' is {type(made_by).__name__}, expected an object")
-        return cls(str(data.get("model_sha256", "")), kept, made_by, policy, data["format"])
+        folded = data.get("folded", [])
+        if not isinstance(folded, list) or not set(folded) <= kept.keys():
+            raise ValueError(f"'folded' is {folded!r}, expected a list of names in 'kept'")
+        return cls(str(data.get("model_sha256", "")), kept, made_by, policy, data["format"], tuple(folded))
 
 
 def _kept_axes(name: str, axes: Any) -> dict[int, tuple[int, ...]]:
@@ -109,20 +117,29 @@ def _kept_axes(name: str, axes: Any) -> dict[int, tuple[int, ...]]:
     return {int(axis): tuple(positions) for axis, positions in axes.items()}
 
 
-def plan_of(coupled: Coupled, dropped: Mask, sha256: str, made_by: Mapping[str, Any], copies: bool = False) -> Plan:
+def plan_of(
+    coupled: Coupled,
+    dropped: Mask,
+    sha256: str,
+    made_by: Mapping[str, Any],
+    copies: bool = False,
+    derived: Collection[str] = (),
+) -> Plan:
     """The plan that drops the given labels.
 
     Args:
         copies: also name copies of shared constants, which follow from the rest and which the file does not have.
         dropped: (n_labels,) True for labels to remove; the same for all labels of a class.
+        derived: weights that the file does not store.
     """
     kept: dict[str, dict[int, tuple[int, ...]]] = {}
     for o in coupled.owners:
         removed = dropped[o.start : o.start + o.size]
         if removed.any() and (copies or o.weight not in (coupled.graph.copies or {})):
             kept.setdefault(o.weight, {})[o.axis] = tuple(np.flatnonzero(~removed).tolist())
+    folded = tuple(name for name in kept if name in derived)
     inside = not coupled.graph.stored_in_bodies.isdisjoint(kept)
-    return Plan(sha256, kept, made_by, coupled.policy, FORMAT_WITH_BODIES if inside else FORMAT)
+    return Plan(sha256, kept, made_by, coupled.policy, FORMAT_2 if inside or folded else FORMAT, folded)
 
 
 def dropped_by(coupled: Coupled, plan: Plan) -> Mask:

@@ -13,6 +13,7 @@ import onnx.inliner
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxprune.errors import TrainingError
+from onnxprune.ir.constants import dense
 from onnxprune.ir.decompositions import LABELS_ONLY, key, parts_of
 from onnxprune.ir.graph import FLOATS, captured, constant_tensor, free_inputs, opsets, read_weights, subgraphs
 from onnxprune.ir.infer import RANDOM
@@ -117,7 +118,7 @@ def flat(graph: GraphProto, versions: Mapping[str, int]) -> Iterator[tuple[NodeP
 def stored_arrays(graph: GraphProto, versions: Mapping[str, int]) -> dict[str, Array]:
     """Initializers and Constant nodes, including those of subgraphs."""
     found = {t.name: array_of(t) for t in graph.initializer}
-    found |= {t.values.name: _dense(t) for t in graph.sparse_initializer}
+    found |= {t.values.name: dense(t) for t in graph.sparse_initializer}
     for n, _ in flat(graph, versions):
         tensor = constant_tensor(n)
         if tensor is not None:
@@ -125,13 +126,6 @@ def stored_arrays(graph: GraphProto, versions: Mapping[str, int]) -> dict[str, A
         for body in subgraphs(n):
             found |= stored_arrays(body, versions)
     return found
-
-
-def _dense(t: onnx.SparseTensorProto) -> Array:
-    values, places = onnx.numpy_helper.to_array(t.values), onnx.numpy_helper.to_array(t.indices)
-    whole = np.zeros(tuple(t.dims), values.dtype)
-    whole[tuple(places.T) if places.ndim == 2 else np.unravel_index(places, whole.shape)] = values
-    return whole
 
 
 def _weights(model: ModelProto, nodes: Sequence[NodeProto], stored: Mapping[str, Array]) -> set[str]:
