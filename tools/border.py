@@ -166,15 +166,19 @@ def verdict(found: Sequence[Cut], measure: str, rule: Rule) -> Iterator[str]:
     for title, those in (("with statistics", [c for c in found if c.fits]), ("all networks", list(found))):
         gain = sum(c.change for c in those if c.change > 0)
         kept = [(c.change if c.kept(measure, border) else 0.0, c) for c in those]
-        lost, where = min(kept, key=lambda pair: pair[0], default=(0.0, None))
-        name = f" ({where.name} at {where.ratio})" if where and lost < 0 else ""
+        most, where = min(kept, key=lambda pair: pair[0], default=(0.0, None))
+        name = f" ({where.name} at {where.ratio})" if where and most < 0 else ""
         always = min((c.change for c in those), default=0.0)
         yield (
             f"- {title}: a {measure} up to {border:.3f} keeps {sum(k for k, _ in kept):.2f} of the {gain:.2f} that fitting "
-            f"gains where it gains; largest loss {-lost:.1%}{name}, if always fitted {-always:.1%}"
+            f"gains where it gains; largest loss {-most:.1%}{name}, if always fitted {-always:.1%}"
         )
-    bias = [c.bias - c.none for c in found if c.bias is not None]
-    yield f"- bias against none: {sum(bias):+.2f} in sum, largest loss {-min(bias, default=0):.1%}, over {len(bias)} cuts"
+    # a cut appears once per kind of made-up inputs, which bias does not use
+    once = {(c.name.split(",")[0], c.ratio): c.bias - c.none for c in found if c.bias is not None}
+    bias = list(once.values())
+    worse, better = sum(b < -rule.tie for b in bias), sum(b > rule.tie for b in bias)
+    lost = f"largest loss {-min(bias, default=0):.1%}, worse in {worse} and better in {better} of {len(bias)} cuts"
+    yield f"- bias against none: {sum(bias):+.2f} in sum, {lost}"
 
 
 def main() -> None:
