@@ -57,8 +57,10 @@ def fold(model: ModelProto) -> tuple[ModelProto, dict[str, str]]:
     """
     weights = read_weights(model)
     computed = _computed(model, weights)
-    facts = _facts(model, weights, computed)
     chains = {name: _chain(model, computed, name) for name in _results(model, computed)}
+    if not chains:
+        return model, {}
+    facts = _facts(model, weights, computed)
     chosen = [name for name, chain in chains.items() if _is_weight(model, name, chain, weights, facts)]
     while unfit := _unfit(model, chains, chosen, weights, facts):
         chosen = [name for name in chosen if name not in unfit]

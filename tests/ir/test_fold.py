@@ -11,10 +11,12 @@ import pytest
 from onnx import ModelProto, TensorProto
 
 import onnxprune
+from onnxprune.cli.app import run
 from onnxprune.errors import OptionError
 from onnxprune.ir.files import load, save
 from onnxprune.ir.fold import fold
 from onnxprune.ir.graph import read_weights
+from tests.cases.commands import Capture, refused
 from tests.cases.nets import pruned, write
 from tests.cases.running import random_feeds, runner
 from tests.cases.text import model
@@ -168,10 +170,25 @@ def test_a_model_in_memory_is_not_changed() -> None:
     assert made.SerializeToString(deterministic=True) == before
 
 
-def test_a_source_of_a_computed_weight_is_explained_by_name(tmp_path: Path) -> None:
-    loaded = load(write(tmp_path, computed(*COMPUTED["weight normalisation"])))
-    assert loaded.replaced["w1"] == "k"
-    assert loaded.replaced["d"] == "k"
+@pytest.mark.parametrize("name", ["w1", "d"])
+def test_explain_says_which_weight_a_tensor_served(name: str, tmp_path: Path, capsys: Capture) -> None:
+    path = write(tmp_path, computed(*COMPUTED["weight normalisation"]))
+    assert f"'{name}' only serves to compute 'k', which is cut in its place" in refused(["explain", str(path), name], capsys)
+    assert run(["explain", str(path), "k"]) == 0
+    assert "k: a weight, read by Conv 'a'" in capsys.readouterr().out
+
+
+def test_other_outputs_of_a_node_stay_computed() -> None:
+    made = model(
+        """g (float[2,8] x, float[8,24] w1) => (float[8,12] q, float[] y) <float two = {2}> {
+        s = Mul(w1, two)  p, q = Split <axis = 1> (s)  y = MatMul(x, p) }""",
+        13,
+    )
+    plain, _ = fold(made)
+    assert ["(stored)" in name for name in plain.graph.node[1].output] == [True, False]
+    feeds = random_feeds(made, np.random.default_rng(0), 2)
+    for a, b in zip(runner(plain)(feeds), runner(made)(feeds), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_a_cut_file_is_compared_as_it_is(tmp_path: Path) -> None:

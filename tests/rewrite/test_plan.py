@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,16 @@ def test_a_plan_survives_saving_and_loading(tmp_path: Path) -> None:
     plan.save(tmp_path / "p.json")
     assert Plan.load(tmp_path / "p.json") == plan
     assert json.loads(plan.to_json())["format"] == FORMAT == "onnxprune-plan/1"
+
+
+def test_a_plan_lists_weights_that_the_file_does_not_store(tmp_path: Path) -> None:
+    plan = replace(made(), folded=("w2",))
+    plan.save(tmp_path / "p.json")
+    assert Plan.load(tmp_path / "p.json") == plan
+    data = json.loads(plan.to_json())
+    assert (data["format"], data["folded"]) == ("onnxprune-plan/2", ["w2"])
+    with pytest.raises(ValueError, match="expected a list of names in 'kept'"):
+        Plan.from_json({**data, "folded": ["w77"]})
 
 
 def test_the_same_plan_makes_the_same_model() -> None:
