@@ -124,7 +124,9 @@ def _is_weight(model: ModelProto, name: str, chain: _Chain, weights: Mapping[str
     source = any(weights[s].is_float and math.prod(weights[s].shape) > 1 for s in chain.stored)
     kinds = QUANTIZED if maker.op_type == "QuantizeLinear" else FLOATS
     several = facts[name].shape is not None and math.prod(facts[name].shape or ()) > 1
-    return source and several and facts[name].dtype in kinds and any(node.op_type not in MOVES for node in nodes)
+    numbers = FLOATS | QUANTIZED  # nodes on the way that compute sizes do not count
+    computes = any(n.op_type not in MOVES and any(o and facts[o].dtype in numbers for o in n.output) for n in nodes)
+    return source and several and facts[name].dtype in kinds and computes
 
 
 def _bytes(fact: Fact) -> int:

@@ -86,6 +86,10 @@ def test_a_plan_for_weights_of_the_file_has_the_first_format(tmp_path: Path) -> 
 
 STAY: dict[str, tuple[str, str]] = {
     "a weight that is only moved": ("", "t = Transpose <perm = [1,0,2,3]> (w1)  k = Transpose <perm = [1,0,2,3]> (t)"),
+    "a weight that is only moved, to a computed size": (
+        "",
+        "s = Shape(w1)  t = Abs(s)  k = Reshape(w1, t)",
+    ),
     "a weight that is only cast": (", float16[16,3,3,3] wh", "k = Cast <to = 1> (wh)"),
     "a quantized weight": (", int8[16,3,3,3] wq", "k = DequantizeLinear(wq, two)"),
     "a quantized weight, by hand": (", int8[16,3,3,3] wq", "f = Cast <to = 1> (wq)  k = Mul(f, two)"),
