@@ -100,7 +100,8 @@ def grouped(site: Site) -> list[Flow]:
         site.pin(channels, "sums over channels that do not become zero")
     site.pin(x.axes[0], "works on each sample")
     rows = w.axes[outs]
-    site.use(1, rows if rows is not None and len(rows) == len(out) else None, True)
+    # all groups of a ConvTranspose share one axis of outputs, whose members are then cut in every group
+    site.use(1, rows if rows is not None and (len(rows) == len(out) or not choose_whole) else None, True)
     rank = site.rank()
     residue = [Residue.ZERO if zero and k == 1 else Residue.UNKNOWN for k in range(rank)]
     return [Flow(tuple(out if k == 1 else None for k in range(rank)), tuple(residue))]
