@@ -10,12 +10,10 @@ import numpy as np
 
 from onnxprune.types import Array, Vector
 
-RIDGES = (1e-3, 1e-2, 1e-1)
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Candidates for the ridge, in units of the mean diagonal of the inputs' covariance."""
 VALUES = 2**22
 """Input values that are laid out at a time."""
-PLENTY = 8
-"""Rows per input from which on overfitting is no concern, so that the first ridge is used."""
 LARGE = 1536
 """Number of inputs from which on only one ridge is tried."""
 
@@ -124,16 +122,15 @@ def fitted(
 ) -> Solution:
     """Ridge regression on all folds.
 
-    The first ridge is used if there are enough rows (`PLENTY`). Otherwise the ridge is chosen that, fitted to the first fold,
-    predicts the other folds best (in this direction only: neighbouring ridges differ little). For very many inputs, where each
-    solution takes long, it is the middle one.
+    The ridge is the one that, fitted to the first fold, predicts the other folds best (in this direction only: neighbouring
+    ridges differ little). For very many inputs, where each solution takes long, it is the second one. Rows of one sample
+    resemble each other, so even many of them do not tell what other samples need.
     """
     total = sum(folds[1:], folds[0])
-    inputs = total.xx.shape[1]
-    if len(folds) < 2 or len(ridges) == 1 or total.n >= PLENTY * inputs:
+    if len(folds) < 2 or len(ridges) == 1:
         return solve(total, start, ridges[0], fixed_offset)
-    if inputs > LARGE:
-        return solve(total, start, ridges[len(ridges) // 2], fixed_offset)
+    if total.xx.shape[1] > LARGE:
+        return solve(total, start, ridges[1], fixed_offset)
     others = sum(folds[2:], folds[1])
     errors = [squared_error(others, solve(folds[0], start, ridge, fixed_offset)).sum() for ridge in ridges]
     return solve(total, start, ridges[int(np.argmin(errors))], fixed_offset)

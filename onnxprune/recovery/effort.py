@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from onnxprune.calibration.moments import LARGE, PLENTY, RIDGES
+from onnxprune.calibration.moments import LARGE, RIDGES
 
 LADDER = (1.0, 0.7, 0.5, 0.35, 0.25, 0.17, 0.12, 0.08)
 """Fractions of the rows to try, largest first."""
@@ -120,7 +120,7 @@ def n_rows(layer: Layer, settings: FitSettings, samples: int) -> float:
 def seconds_of(layer: Layer, settings: FitSettings, samples: int, batches: int, speed: Speed) -> float:
     """Predicted seconds for one fit, without running the models."""
     n, d, o = n_rows(layer, settings, samples), layer.inputs, layer.outputs
-    solutions = 1 if n >= PLENTY * d or d > LARGE or len(settings.ridges) == 1 else 1 + len(settings.ridges)
+    solutions = 1 if d > LARGE or len(settings.ridges) == 1 else 1 + len(settings.ridges)
     one = n * d / speed.values + n * d * (d / 2 + o) / speed.products + solutions * (d**3 / 3 + d**2 * o) / speed.solutions
     return layer.groups * (one + batches * PER_PRODUCT)
 
