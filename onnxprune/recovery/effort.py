@@ -6,21 +6,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from onnxprune.calibration.moments import LARGE, RIDGES
+from onnxprune.calibration.moments import JUDGED, LARGE, RIDGES
 
 LADDER = (1.0, 0.7, 0.5, 0.35, 0.25, 0.17, 0.12, 0.08)
 """Fractions of the rows to try, largest first."""
-FEWEST_ROWS_PER_INPUT, FEWEST_SAMPLES = 2, 16
+FEWEST_ROWS_PER_INPUT, FEWEST_SAMPLES = 2, 8
 MARGIN = 0.8
 """Fraction of a limit that a prediction may fill."""
+PATIENCE = 0.1, 1.0
+"""Fraction of the work, and seconds, after which the time that it took tells more than the prediction does."""
 WORK = ("samples", "rows", "rows_per_input", "layers", "matched")
 """Settings that a fit reports."""
 PER_PRODUCT = 4e-6
 """Seconds that a small matrix product takes besides its arithmetic."""
+PER_LAYER, PER_BATCH = 0.02, 0.0005
+"""Seconds for each layer to prepare both models, and to start them for each batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +125,10 @@ def n_rows(layer: Layer, settings: FitSettings, samples: int) -> float:
 def seconds_of(layer: Layer, settings: FitSettings, samples: int, batches: int, speed: Speed) -> float:
     """Predicted seconds for one fit, without running the models."""
     n, d, o = n_rows(layer, settings, samples), layer.inputs, layer.outputs
-    solutions = 1 if d > LARGE or len(settings.ridges) == 1 else 1 + len(settings.ridges)
-    one = n * d / speed.values + n * d * (d / 2 + o) / speed.products + solutions * (d**3 / 3 + d**2 * o) / speed.solutions
-    return layer.groups * (one + batches * PER_PRODUCT)
+    tries = 0 if d > LARGE or len(settings.ridges) == 1 else len(settings.ridges)
+    solved = (d**3 / 3 + d**2 * o) + tries * (d**3 / 3 + 2 * d**2 * min(o, JUDGED))
+    one = n * d / speed.values + n * d * (d / 2 + o) / speed.products + solved / speed.solutions
+    return layer.groups * (one + batches * PER_PRODUCT) + PER_LAYER + batches * PER_BATCH
 
 
 def predicted(layers: Sequence[Layer], settings: FitSettings, samples: int, batches: int, speed: Speed) -> float:
@@ -140,9 +146,13 @@ def within(layers: Sequence[Layer], settings: FitSettings, samples: int, batches
     for share in LADDER:
         few = max(FEWEST_ROWS_PER_INPUT, round(settings.rows_per_input * share))
         found = replace(settings, samples=used, rows=round(settings.rows * share), rows_per_input=few)
-        if predicted(layers, found, used, batches, speed) <= limit:
+        if predicted(layers, found, used, _batches(batches, used, samples), speed) <= limit:
             break
     return found
+
+
+def _batches(batches: int, used: int, samples: int) -> int:
+    return ceil(batches * used / max(samples, 1))
 
 
 class Pace:
@@ -162,7 +172,7 @@ class Pace:
         """Choose rows and samples for the time limit, and expect the work to take as long as predicted."""
         self.settings = found = within(layers, self.settings, samples, batches, speed)
         used = min(samples, found.samples or samples)
-        self._seconds = [seconds_of(x, found, used, batches, speed) for x in layers]
+        self._seconds = [seconds_of(x, found, used, _batches(batches, used, samples), speed) for x in layers]
         self._started, self._running = time.perf_counter(), used * speed.sample
 
     def fit(self) -> bool:
@@ -185,7 +195,8 @@ class Pace:
             return True
         now, k, n = time.perf_counter(), self.fits, len(self._seconds)
         done = sum(self._seconds[:k]) + self._running * k / n
-        late = max(1.0, (now - self._started) / done) if done else 1.0
+        prior = PATIENCE[0] * (sum(self._seconds) + self._running) + PATIENCE[1]
+        late = (now - self._started + prior) / (done + prior)
         return now - self._begun + late * (self._seconds[k] + self._running * (n - k) / n) <= self.settings.seconds
 
     def work(self, samples: int) -> dict[str, int]:

@@ -69,7 +69,7 @@ def reconstruct(
                 break
             pairs = zip(original.advance(k), student.advance(k), strict=True)
             kept = ((kept_of(coupled, dropped, a), b) for a, b in pairs)
-            folds = gather(job, editor, knobs if fits else replace(knobs, rows=FEW, rows_per_input=1), len(batches), kept)
+            folds = gather(job, editor, knobs if fits else replace(knobs, rows=FEW, rows_per_input=0), len(batches), kept)
             if fits:
                 _refit(job[0], editor, folds, knobs)
             else:

@@ -39,7 +39,7 @@ def test_more_time_never_means_less_work() -> None:
 def test_what_a_limited_fit_did_repeats_it_exactly() -> None:
     net = small()
     p = drop(net, "w2", [1, 3, 5, 7])
-    limited = reconstruct(p.coupled, p.dropped, p.pruned, p.batches, FitSettings(seconds=5.0, seed=3))
+    limited = reconstruct(p.coupled, p.dropped, p.pruned, p.batches, FitSettings(seconds=60.0, seed=3))
     again = reconstruct(p.coupled, p.dropped, p.pruned, p.batches, FitSettings(seed=3).repeating(limited.work))
     assert again.model.SerializeToString() == limited.model.SerializeToString()
     assert again.work == limited.work
