@@ -25,7 +25,14 @@ def test_a_limit_is_met_by_fewer_rows_and_samples() -> None:
         found = within(LAYERS, FitSettings(seconds=share * whole), 300, 20, SPEED)
         assert found.samples is not None
         assert predicted(LAYERS, found, found.samples, 20, SPEED) <= share * whole
-    assert within(LAYERS, FitSettings(seconds=1e6), 300, 20, SPEED) == FitSettings(seconds=1e6, samples=300)
+    assert within(LAYERS[1:], FitSettings(seconds=1e6), 300, 20, SPEED) == FitSettings(seconds=1e6, samples=300)
+
+
+def test_samples_are_mixed_if_a_layer_has_few_rows_and_there_is_time() -> None:
+    head = Layer(1, 512, 10, 1)
+    assert within([*LAYERS, head], FitSettings(seconds=1e6), 300, 20, SPEED).mixes == 600
+    assert within([*LAYERS[1:], head], FitSettings(seconds=1e6), 5000, 20, SPEED).mixes == 0
+    assert within([*LAYERS, head], FitSettings(seconds=20), 300, 20, SPEED).mixes == 0
 
 
 def test_more_time_never_means_less_work() -> None:
