@@ -53,7 +53,10 @@ class Moments:
 
 
 class Tally:
-    """Moments that grow batch by batch, in place: products in the precision of the rows, their sums in double."""
+    """Moments that grow batch by batch, in place: products in the precision of the rows, their sums in double.
+
+    For very many inputs the sums are in single precision, too, to save memory.
+    """
 
     def __init__(self) -> None:
         self.n = 0
@@ -64,7 +67,9 @@ class Tally:
         xt = np.swapaxes(x, 1, 2)
         squares = np.square(y, dtype=np.float64).sum(1)
         parts: tuple[Array, ...] = (x.sum(1, dtype=np.float64), y.sum(1, dtype=np.float64), xt @ x, xt @ y, squares)
-        self._sums = self._sums or tuple(np.zeros(p.shape) for p in parts)
+        if not self._sums:
+            kinds = [np.float32 if p.ndim == 3 and p.shape[1] > LARGE else np.float64 for p in parts]
+            self._sums = tuple(np.zeros(p.shape, kind) for p, kind in zip(parts, kinds, strict=True))
         for total, part in zip(self._sums, parts, strict=True):
             total += part
         self.n += x.shape[1]
