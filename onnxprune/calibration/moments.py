@@ -10,14 +10,14 @@ import numpy as np
 
 from onnxprune.types import Array, Vector
 
-RIDGES = (1e-3, 1e-2, 1e-1)
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Candidates for the ridge, in units of the mean diagonal of the inputs' covariance."""
 VALUES = 2**22
 """Input values that are laid out at a time."""
-PLENTY = 8
-"""Rows per input from which on overfitting is no concern, so that the first ridge is used."""
 LARGE = 1536
 """Number of inputs from which on only one ridge is tried."""
+JUDGED = 64
+"""Number of outputs that ridges are compared on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,10 @@ class Moments:
 
 
 class Tally:
-    """Moments that grow batch by batch, in place: products in the precision of the rows, their sums in double."""
+    """Moments that grow batch by batch, in place: products in the precision of the rows, their sums in double.
+
+    For very many inputs the sums are in single precision, too, to save memory.
+    """
 
     def __init__(self) -> None:
         self.n = 0
@@ -64,7 +67,9 @@ class Tally:
         xt = np.swapaxes(x, 1, 2)
         squares = np.square(y, dtype=np.float64).sum(1)
         parts: tuple[Array, ...] = (x.sum(1, dtype=np.float64), y.sum(1, dtype=np.float64), xt @ x, xt @ y, squares)
-        self._sums = self._sums or tuple(np.zeros(p.shape) for p in parts)
+        if not self._sums:
+            kinds = [np.float32 if p.ndim == 3 and p.shape[1] > LARGE else np.float64 for p in parts]
+            self._sums = tuple(np.zeros(p.shape, kind) for p, kind in zip(parts, kinds, strict=True))
         for total, part in zip(self._sums, parts, strict=True):
             total += part
         self.n += x.shape[1]
@@ -124,16 +129,22 @@ def fitted(
 ) -> Solution:
     """Ridge regression on all folds.
 
-    The first ridge is used if there are enough rows (`PLENTY`). Otherwise the ridge is chosen that, fitted to the first fold,
-    predicts the other folds best (in this direction only: neighbouring ridges differ little). For very many inputs, where each
-    solution takes long, it is the middle one.
+    The ridge is the one that, fitted to the first fold, predicts the other folds best (in this direction only: neighbouring
+    ridges differ little). For very many inputs, where each solution takes long, it is the second one. Rows of one sample
+    resemble each other, so even many of them do not tell what other samples need.
     """
     total = sum(folds[1:], folds[0])
-    inputs = total.xx.shape[1]
-    if len(folds) < 2 or len(ridges) == 1 or total.n >= PLENTY * inputs:
+    if len(folds) < 2 or len(ridges) == 1:
         return solve(total, start, ridges[0], fixed_offset)
-    if inputs > LARGE:
-        return solve(total, start, ridges[len(ridges) // 2], fixed_offset)
-    others = sum(folds[2:], folds[1])
-    errors = [squared_error(others, solve(folds[0], start, ridge, fixed_offset)).sum() for ridge in ridges]
+    if total.xx.shape[1] > LARGE:
+        return solve(total, start, ridges[1], fixed_offset)
+    some = slice(None, None, -(-start.shape[2] // JUDGED) or 1)
+    offset = None if fixed_offset is None else fixed_offset[:, some]
+    first, others = _only(folds[0], some), _only(sum(folds[2:], folds[1]), some)
+    errors = [squared_error(others, solve(first, start[:, :, some], ridge, offset)).sum() for ridge in ridges]
     return solve(total, start, ridges[int(np.argmin(errors))], fixed_offset)
+
+
+def _only(m: Moments, outputs: slice) -> Moments:
+    """The moments of some outputs."""
+    return Moments(m.n, m.x, m.y[:, outputs], m.xx, m.xy[:, :, outputs], m.yy[:, outputs])

@@ -6,23 +6,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from onnxprune.calibration.moments import LARGE, PLENTY, RIDGES
+from onnxprune.calibration.moments import JUDGED, LARGE, RIDGES
 
 LADDER = (1.0, 0.7, 0.5, 0.35, 0.25, 0.17, 0.12, 0.08)
 """Fractions of the rows to try, largest first."""
-FEWEST_ROWS_PER_INPUT, FEWEST_SAMPLES = 2, 16
+FEWEST_ROWS_PER_INPUT, FEWEST_SAMPLES = 2, 8
+SPARSE, MIXES = 8, 2
+"""Rows per input below which samples are mixed, and the number of mixed samples for each given one."""
 MARGIN = 0.8
 """Fraction of a limit that a prediction may fill."""
-WORK = ("samples", "rows", "rows_per_input", "layers", "matched")
+PATIENCE = 0.1, 1.0
+"""Fraction of the work, and seconds, after which the time that it took tells more than the prediction does."""
+WORK = ("samples", "mixes", "rows", "rows_per_input", "layers", "matched")
 """Settings that a fit reports."""
-PER_LAYER = 0.05
-"""Seconds that a layer takes besides its fit, such as for opening sessions: without them, a small network would seem late."""
 PER_PRODUCT = 4e-6
 """Seconds that a small matrix product takes besides its arithmetic."""
+PER_LAYER, PER_BATCH = 0.02, 0.0005
+"""Seconds for each layer to prepare both models, and to start them for each batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,8 @@ class FitSettings:
         ridges: candidates for the ridge.
         seed: seed for choosing positions and samples.
         samples: number of samples to use, rounded up to whole batches; None: all.
+        mixes: number of samples to add that are mixed from these. A time limit chooses it: if a layer has few rows and there is
+            time, `MIXES` for each sample.
         layers: number of fits (layers, in their order) to compute; None: all.
         matched: number of layers after these whose mean and deviation are matched instead; None: all.
         seconds: time limit. The rows and samples are chosen by a prediction before the first fit; if a fit is late, the last
@@ -47,6 +54,7 @@ class FitSettings:
     ridges: tuple[float, ...] = RIDGES
     seed: int = 0
     samples: int | None = None
+    mixes: int = 0
     layers: int | None = None
     matched: int | None = None
     seconds: float | None = None
@@ -122,9 +130,10 @@ def n_rows(layer: Layer, settings: FitSettings, samples: int) -> float:
 def seconds_of(layer: Layer, settings: FitSettings, samples: int, batches: int, speed: Speed) -> float:
     """Predicted seconds for one fit, without running the models."""
     n, d, o = n_rows(layer, settings, samples), layer.inputs, layer.outputs
-    solutions = 1 if n >= PLENTY * d or d > LARGE or len(settings.ridges) == 1 else 1 + len(settings.ridges)
-    one = n * d / speed.values + n * d * (d / 2 + o) / speed.products + solutions * (d**3 / 3 + d**2 * o) / speed.solutions
-    return layer.groups * (one + batches * PER_PRODUCT)
+    tries = 0 if d > LARGE or len(settings.ridges) == 1 else len(settings.ridges)
+    solved = (d**3 / 3 + d**2 * o) + tries * (d**3 / 3 + 2 * d**2 * min(o, JUDGED))
+    one = n * d / speed.values + n * d * (d / 2 + o) / speed.products + solved / speed.solutions
+    return layer.groups * (one + batches * PER_PRODUCT) + PER_LAYER + batches * PER_BATCH
 
 
 def predicted(layers: Sequence[Layer], settings: FitSettings, samples: int, batches: int, speed: Speed) -> float:
@@ -132,17 +141,25 @@ def predicted(layers: Sequence[Layer], settings: FitSettings, samples: int, batc
     return samples * speed.sample + sum(seconds_of(x, settings, samples, batches, speed) for x in layers)
 
 
-def within(layers: Sequence[Layer], settings: FitSettings, samples: int, batches: int, speed: Speed) -> FitSettings:
+def within(
+    layers: Sequence[Layer], settings: FitSettings, samples: int, batches: int, speed: Speed, mixable: bool = True
+) -> FitSettings:
     """The settings with as many samples and rows as the time limit allows by prediction, and at least the fewest."""
     if settings.seconds is None:
         return settings
     limit = MARGIN * settings.seconds
     affordable = int(limit / 2 / max(speed.sample, 1e-9))
     used = min(samples, settings.samples or samples, max(affordable, FEWEST_SAMPLES))
+    each = batches / max(samples, 1)
+    if mixable and used == samples and any(samples * x.positions < SPARSE * x.inputs for x in layers):
+        found = replace(settings, samples=used, mixes=MIXES * used)
+        total = used + found.mixes
+        if predicted(layers, found, total, ceil(each * total), speed) <= limit:
+            return found
     for share in LADDER:
         few = max(FEWEST_ROWS_PER_INPUT, round(settings.rows_per_input * share))
         found = replace(settings, samples=used, rows=round(settings.rows * share), rows_per_input=few)
-        if predicted(layers, found, used, batches, speed) <= limit:
+        if predicted(layers, found, used, ceil(each * used), speed) <= limit:
             break
     return found
 
@@ -160,11 +177,12 @@ class Pace:
         self._begun = self._started = time.perf_counter()
         self._seconds, self._running = [0.0], 0.0
 
-    def start(self, layers: Sequence[Layer], samples: int, batches: int, speed: Speed) -> None:
+    def start(self, layers: Sequence[Layer], samples: int, batches: int, speed: Speed, mixable: bool) -> None:
         """Choose rows and samples for the time limit, and expect the work to take as long as predicted."""
-        self.settings = found = within(layers, self.settings, samples, batches, speed)
-        used = min(samples, found.samples or samples)
-        self._seconds = [PER_LAYER + seconds_of(x, found, used, batches, speed) for x in layers]
+        self.settings = found = within(layers, self.settings, samples, batches, speed, mixable)
+        used = min(samples, found.samples or samples) + found.mixes
+        each = ceil(batches * used / max(samples, 1))
+        self._seconds = [seconds_of(x, found, used, each, speed) for x in layers]
         self._started, self._running = time.perf_counter(), used * speed.sample
 
     def fit(self) -> bool:
@@ -187,10 +205,11 @@ class Pace:
             return True
         now, k, n = time.perf_counter(), self.fits, len(self._seconds)
         done = sum(self._seconds[:k]) + self._running * k / n
-        late = max(1.0, (now - self._started) / done) if done else 1.0
+        prior = PATIENCE[0] * (sum(self._seconds) + self._running) + PATIENCE[1]
+        late = (now - self._started + prior) / (done + prior)
         return now - self._begun + late * (self._seconds[k] + self._running * (n - k) / n) <= self.settings.seconds
 
     def work(self, samples: int) -> dict[str, int]:
         """What was done, as settings that repeat it."""
-        found = (samples, self.settings.rows, self.settings.rows_per_input, self.fits, self.matches)
+        found = (samples, self.settings.mixes, self.settings.rows, self.settings.rows_per_input, self.fits, self.matches)
         return dict(zip(WORK, found, strict=True))

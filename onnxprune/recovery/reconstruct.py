@@ -19,6 +19,7 @@ from onnx import ModelProto
 
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.calibration.jobs import Job, ordered
+from onnxprune.calibration.mixes import mixed
 from onnxprune.calibration.moments import Moments, Solution, fitted
 from onnxprune.calibration.stages import stages
 from onnxprune.calibration.sums import LinearSum, find_sums
@@ -58,8 +59,9 @@ def reconstruct(
     jobs = ordered(graph, [s for s in find_sums(graph) if s.total in coupled.graph.producers])
     if knobs.seconds is not None and jobs:
         layers, speed = _measured(coupled.graph.model, jobs, editor, batches[0])
-        pace.start(layers, sum(map(n_samples, batches)), len(batches), speed)
-    knobs, batches = pace.settings, chosen(batches, pace.settings)
+        pace.start(layers, sum(map(n_samples, batches)), len(batches), speed, _mixable(model))
+    knobs, given = pace.settings, chosen(batches, pace.settings)
+    batches = given + mixed(given, knobs.mixes, knobs.seed)
     targets = [[s.total for s in job] for job in jobs]
     wants = [[name for s in job for name in s.wants] for job in jobs]
     with stages(coupled.graph.model, targets, batches) as original, stages(model, wants, batches) as student:
@@ -69,13 +71,20 @@ def reconstruct(
                 break
             pairs = zip(original.advance(k), student.advance(k), strict=True)
             kept = ((kept_of(coupled, dropped, a), b) for a, b in pairs)
-            folds = gather(job, editor, knobs if fits else replace(knobs, rows=FEW, rows_per_input=1), len(batches), kept)
+            folds = gather(job, editor, knobs if fits else replace(knobs, rows=FEW, rows_per_input=0), len(batches), kept)
             if fits:
                 _refit(job[0], editor, folds, knobs)
             else:
                 match(job[0], editor, sum(folds[1:], folds[0]))
             progress((k + 1) / len(jobs))
-    return replace(editor.fitted(), work=pace.work(sum(map(n_samples, batches))))
+    return replace(editor.fitted(), work=pace.work(sum(map(n_samples, given))))
+
+
+def _mixable(model: ModelProto) -> bool:
+    """Whether the first axis of every input counts samples, as far as the file tells: its size is open, or 1."""
+    stored = {t.name for t in model.graph.initializer}
+    shapes = [v.type.tensor_type.shape.dim for v in model.graph.input if v.name not in stored]
+    return all(len(dims) > 1 and (not dims[0].HasField("dim_value") or dims[0].dim_value == 1) for dims in shapes)
 
 
 def n_samples(feeds: Feeds) -> int:

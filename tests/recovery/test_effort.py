@@ -25,7 +25,14 @@ def test_a_limit_is_met_by_fewer_rows_and_samples() -> None:
         found = within(LAYERS, FitSettings(seconds=share * whole), 300, 20, SPEED)
         assert found.samples is not None
         assert predicted(LAYERS, found, found.samples, 20, SPEED) <= share * whole
-    assert within(LAYERS, FitSettings(seconds=1e6), 300, 20, SPEED) == FitSettings(seconds=1e6, samples=300)
+    assert within(LAYERS[1:], FitSettings(seconds=1e6), 300, 20, SPEED) == FitSettings(seconds=1e6, samples=300)
+
+
+def test_samples_are_mixed_if_a_layer_has_few_rows_and_there_is_time() -> None:
+    head = Layer(1, 512, 10, 1)
+    assert within([*LAYERS, head], FitSettings(seconds=1e6), 300, 20, SPEED).mixes == 600
+    assert within([*LAYERS[1:], head], FitSettings(seconds=1e6), 5000, 20, SPEED).mixes == 0
+    assert within([*LAYERS, head], FitSettings(seconds=20), 300, 20, SPEED).mixes == 0
 
 
 def test_more_time_never_means_less_work() -> None:
@@ -39,7 +46,7 @@ def test_more_time_never_means_less_work() -> None:
 def test_what_a_limited_fit_did_repeats_it_exactly() -> None:
     net = small()
     p = drop(net, "w2", [1, 3, 5, 7])
-    limited = reconstruct(p.coupled, p.dropped, p.pruned, p.batches, FitSettings(seconds=5.0, seed=3))
+    limited = reconstruct(p.coupled, p.dropped, p.pruned, p.batches, FitSettings(seconds=60.0, seed=3))
     again = reconstruct(p.coupled, p.dropped, p.pruned, p.batches, FitSettings(seed=3).repeating(limited.work))
     assert again.model.SerializeToString() == limited.model.SerializeToString()
     assert again.work == limited.work

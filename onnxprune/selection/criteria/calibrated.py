@@ -136,9 +136,10 @@ def _reader(coupled: Coupled, site: LinearSum, k: int, g: _Gathered) -> Reader:
 
 
 def covariance(m: Moments) -> Vector:
-    """Covariance of the inputs (d, d)."""
+    """Covariance of the inputs (d, d), in the precision of the moments."""
     mean = m.x[0] / m.n
-    found: Vector = m.xx[0] / m.n - mean[:, None] * mean[None]
+    found: Vector = m.xx[0] / m.n
+    found -= np.outer(mean, mean).astype(found.dtype)
     return found
 
 
@@ -154,10 +155,10 @@ class _Surgeon:
 
     def __init__(self, reader: Reader, atoms: Indices, n_atoms: int) -> None:
         cov = covariance(reader.moments)
-        d = len(cov)
-        damping = DAMPING * np.trace(cov) / d + 1e-12
-        self.inverse = np.linalg.inv(cov + damping * np.eye(d))
-        self.matrix = reader.matrix.copy()
+        diagonal = np.einsum("dd->d", cov)
+        diagonal += (DAMPING * diagonal.mean() + 1e-12).astype(cov.dtype)
+        self.inverse = np.linalg.inv(cov)
+        self.matrix = reader.matrix.astype(cov.dtype)
         self.energy = reader.energy
         self.places = [np.flatnonzero(atoms == a) for a in range(n_atoms)]
 
@@ -177,12 +178,18 @@ class _Surgeon:
         removed = np.concatenate([self.places[a] for a in atoms])
         if not len(removed):
             return
-        column = self.inverse[:, removed]
-        back = np.linalg.solve(column[removed], np.concatenate([self.matrix[removed], column.T], 1))
+        stays = np.ones(len(self.inverse), bool)
+        stays[removed] = False
+        column = self.inverse[np.ix_(stays, removed)]
+        block = self.inverse[np.ix_(removed, removed)]
+        back = np.linalg.solve(block, np.concatenate([self.matrix[removed], column.T], 1))
         outputs = self.matrix.shape[1]
-        self.matrix -= column @ back[:, :outputs]
+        self.matrix = self.matrix[stays] - column @ back[:, :outputs]
+        # only what remains is kept, so that each removal costs less than the one before
+        self.inverse = self.inverse[np.ix_(stays, stays)]
         self.inverse -= column @ back[:, outputs:]
-        self.matrix[removed] = 0
+        before = np.cumsum(stays) - 1
+        self.places = [before[p[stays[p]]] for p in self.places]
 
 
 def obs(group: Group, readers: Sequence[Reader]) -> Vector:
