@@ -61,9 +61,19 @@ class Tally:
     def __init__(self) -> None:
         self.n = 0
         self._sums: tuple[Vector, ...] = ()
+        self._waiting: list[tuple[Array, Array]] = []
 
     def add(self, x: Array, y: Array) -> None:
         """Add rows of inputs (groups, n, d) and targets (groups, n, o)."""
+        self.n += x.shape[1]
+        self._waiting.append((x, y))
+        # adding a product to the sums costs as much as half a row for each input: a few rows at a time would take much longer
+        if sum(len(a[0]) for a, _ in self._waiting) >= x.shape[2]:
+            self._settle()
+
+    def _settle(self) -> None:
+        x, y = (np.concatenate(parts, 1) if len(parts) > 1 else parts[0] for parts in zip(*self._waiting, strict=True))
+        self._waiting.clear()
         xt = np.swapaxes(x, 1, 2)
         squares = np.square(y, dtype=np.float64).sum(1)
         parts: tuple[Array, ...] = (x.sum(1, dtype=np.float64), y.sum(1, dtype=np.float64), xt @ x, xt @ y, squares)
@@ -72,10 +82,11 @@ class Tally:
             self._sums = tuple(np.zeros(p.shape, kind) for p, kind in zip(parts, kinds, strict=True))
         for total, part in zip(self._sums, parts, strict=True):
             total += part
-        self.n += x.shape[1]
 
     def moments(self) -> Moments:
         """The moments so far; at least one batch was added."""
+        if self._waiting:
+            self._settle()
         return Moments(self.n, *self._sums)
 
 
