@@ -14,8 +14,8 @@ RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Candidates for the ridge, in units of the mean diagonal of the inputs' covariance."""
 VALUES = 2**22
 """Input values that are laid out at a time."""
-LARGE = 1536
-"""Number of inputs from which on only one ridge is tried."""
+LARGE, VAST = 768, 1536
+"""Number of inputs from which on only one ridge is tried, and from which on sums are in single precision."""
 JUDGED = 64
 """Number of outputs that ridges are compared on."""
 
@@ -61,14 +61,25 @@ class Tally:
     def __init__(self) -> None:
         self.n = 0
         self._sums: tuple[Vector, ...] = ()
+        self._waiting: list[tuple[Array, Array]] = []
 
     def add(self, x: Array, y: Array) -> None:
         """Add rows of inputs (groups, n, d) and targets (groups, n, o)."""
+        self._waiting.append((x, y))
+        if sum(x.size for x, _ in self._waiting) >= VALUES:
+            self._multiply()
+
+    def _multiply(self) -> None:
+        """Add up the products of the rows that wait: many rows at once, because each product is as large as all sums."""
+        if not self._waiting:
+            return
+        x, y = (np.concatenate(rows, 1) for rows in zip(*self._waiting, strict=True))
+        self._waiting = []
         xt = np.swapaxes(x, 1, 2)
         squares = np.square(y, dtype=np.float64).sum(1)
         parts: tuple[Array, ...] = (x.sum(1, dtype=np.float64), y.sum(1, dtype=np.float64), xt @ x, xt @ y, squares)
         if not self._sums:
-            kinds = [np.float32 if p.ndim == 3 and p.shape[1] > LARGE else np.float64 for p in parts]
+            kinds = [np.float32 if p.ndim == 3 and p.shape[1] > VAST else np.float64 for p in parts]
             self._sums = tuple(np.zeros(p.shape, kind) for p, kind in zip(parts, kinds, strict=True))
         for total, part in zip(self._sums, parts, strict=True):
             total += part
@@ -76,6 +87,7 @@ class Tally:
 
     def moments(self) -> Moments:
         """The moments so far; at least one batch was added."""
+        self._multiply()
         return Moments(self.n, *self._sums)
 
 
@@ -130,8 +142,8 @@ def fitted(
     """Ridge regression on all folds.
 
     The ridge is the one that, fitted to the first fold, predicts the other folds best (in this direction only: neighbouring
-    ridges differ little). For very many inputs, where each solution takes long, it is the second one. Rows of one sample
-    resemble each other, so even many of them do not tell what other samples need.
+    ridges differ little), tried from the smallest on until the next one is worse. For very many inputs, where each solution
+    takes long, it is the second one. Rows of one sample resemble each other: even many of them do not tell what others need.
     """
     total = sum(folds[1:], folds[0])
     if len(folds) < 2 or len(ridges) == 1:
@@ -141,8 +153,13 @@ def fitted(
     some = slice(None, None, -(-start.shape[2] // JUDGED) or 1)
     offset = None if fixed_offset is None else fixed_offset[:, some]
     first, others = _only(folds[0], some), _only(sum(folds[2:], folds[1]), some)
-    errors = [squared_error(others, solve(first, start[:, :, some], ridge, offset)).sum() for ridge in ridges]
-    return solve(total, start, ridges[int(np.argmin(errors))], fixed_offset)
+    best, least = ridges[0], np.inf
+    for ridge in ridges:
+        error = squared_error(others, solve(first, start[:, :, some], ridge, offset)).sum()
+        if error >= least:
+            break
+        best, least = ridge, error
+    return solve(total, start, best, fixed_offset)
 
 
 def _only(m: Moments, outputs: slice) -> Moments:
