@@ -15,7 +15,7 @@ from onnxprune.types import Feeds
 
 BATCH_VALUES = 2**22
 """Maximum number of input values per batch."""
-BATCH_BYTES = 2**27
+BATCH_BYTES = 2**28
 """Maximum number of bytes of all tensors that a model computes from a batch. A batch has at least 1 and at most 64 samples."""
 FOLDS = 4
 """The least number of batches, if there are enough samples, so that fits can be judged on some of them."""

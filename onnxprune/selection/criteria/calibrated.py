@@ -129,10 +129,11 @@ def _reader(coupled: Coupled, site: LinearSum, k: int, g: _Gathered) -> Reader:
     weights = coupled.graph.weights
     matrix = term.linear.matrix(weights[term.linear.weight].array.astype(np.float64))[0]
     scale, _ = affine(term.steps, weights, matrix.shape[1])
-    n = g.inputs.n
+    moments = g.inputs.moments()
+    n = moments.n
     variance = g.squares / n - (g.total / n) ** 2
     energy = max(float(variance.sum()), 1e-30)
-    return Reader(labels, matrix * scale, g.inputs.moments(), g.magnitude / n, g.alive / n, energy)
+    return Reader(labels, matrix * scale, moments, g.magnitude / n, g.alive / n, energy)
 
 
 def covariance(m: Moments) -> Vector:
