@@ -44,6 +44,11 @@ class Plan:
     format: str = FORMAT
     folded: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """A plan with folded weights has the newer format."""
+        if self.folded:
+            object.__setattr__(self, "format", FORMAT_2)
+
     @property
     def recovered(self) -> str:
         """The method that refitted the weights after the cut; empty if they were not refitted."""
@@ -60,8 +65,7 @@ class Plan:
     def to_json(self) -> str:
         """The text of a plan file."""
         kept = {name: {str(axis): list(p) for axis, p in axes.items()} for name, axes in self.kept.items()}
-        version = FORMAT_2 if self.folded else self.format
-        head: dict[str, Any] = {"format": version, "model_sha256": self.model_sha256, "made_by": dict(self.made_by)}
+        head: dict[str, Any] = {"format": self.format, "model_sha256": self.model_sha256, "made_by": dict(self.made_by)}
         if policy := self.policy.to_dict():
             head["policy"] = policy
         if self.folded:
