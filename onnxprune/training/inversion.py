@@ -28,7 +28,7 @@ from onnxprune.types import Advance, unwatched
 
 RATE = 0.02
 """Size of the first step, as a fraction of the range of an input's values. It falls to zero along a cosine."""
-RECORD = "gradient steps to make inputs"
+PLANNED, RECORD = "gradient steps planned", "gradient steps to make inputs"
 STEPS, LEAST_STEPS, RUNS = 20, 5, 4
 """Maximum and minimum number of steps, and the time of a step in runs of the model."""
 LEAST, MOST, FED = 8, 64, 2**21
@@ -84,10 +84,9 @@ def _gradient_descent(model: ModelProto, layers: Sequence[Layer], data: Data, ef
         with torch.no_grad():
             moments(parts[0])
         run = (time.perf_counter() - start) * len(parts)
-    steps = effort.amount(RECORD, RUNS * run, 0, STEPS)
-    if steps < LEAST_STEPS:
-        steps = effort.record(RECORD, 0)
-    for step in range(steps):
+    steps = effort.amount(PLANNED, RUNS * run, 0, STEPS)
+    enough = steps >= LEAST_STEPS or effort.repeated is not None
+    for step in effort.steps(RECORD, 0, steps if enough else 0):
         progress(step / steps)
         for group in optimiser.param_groups:
             group["lr"] = RATE * group["size"] * 0.5 * (1 + math.cos(math.pi * step / steps))
