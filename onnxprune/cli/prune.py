@@ -12,8 +12,7 @@ import typer
 
 from onnxprune.cli import options as ask
 from onnxprune.cli.progress import print_all, progress_bars
-from onnxprune.errors import ModelError
-from onnxprune.ir.files import check_folder, load, write_text
+from onnxprune.ir.files import check_folder, check_is_file, load, write_text
 from onnxprune.options import CheckOptions, Options, OutputOptions
 from onnxprune.pipeline.prune import apply_loaded, prune_loaded, resolved
 from onnxprune.pipeline.result import Result
@@ -128,8 +127,7 @@ def apply(
 def _output(output: Path | None, model: Path) -> Path:
     """The file of the pruned model: beside the original, if the user names none."""
     if output is None:
-        if model.is_dir():
-            raise ModelError(f"{model}: is a folder; name the .onnx file in it")
+        check_is_file(model)
         output = model.with_suffix(".pruned.onnx")
     check_folder(output)
     return output

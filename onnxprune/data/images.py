@@ -101,13 +101,16 @@ def like_images(model: ModelProto, preprocess: str) -> tuple[Ends, dict[str, tup
     """
     name, fact = image_input(inputs_of(model), "--preprocess")
     shape = _shape(model, name, fact)
-    how = parse(preprocess, default_for(shape, _is_whole(fact)))
+    default = default_for(shape, _is_whole(fact))
+    how = parse(preprocess, default)
     mean, std = np.array(how.mean), np.array(how.std)
     low, high = (tuple(np.atleast_1d((pixel / how.scale - mean) / std).tolist()) for pixel in (0, 255))
-    sizes = dict(zip("hw", how.size, strict=True)) if how.size else {}
-    sizes |= {"n": 1, "c": how.channels}
+    sizes = {axis: n for axis, n in zip("hw", how.size or (), strict=False) if n} | {"c": how.channels}
     layout = how.layout if len(how.layout) == len(shape) else how.layout.removeprefix("n")
-    whole = tuple(n if n > 0 else sizes.get(axis, n) for n, axis in zip(shape, layout, strict=True))
+    if any(n > 0 and sizes.get(axis, n) != n for n, axis in zip(shape, layout, strict=False)) or len(layout) != len(shape):
+        want = [n if n >= 0 else "any" for n in shape]
+        raise DataError(f"--preprocess {how}: '{name}' takes {want}; use --preprocess {fitting(how, default, shape)}")
+    whole = tuple(n if n > 0 else (sizes | {"n": 1}).get(axis, n) for n, axis in zip(shape, layout, strict=True))
     return (low, high), {name: whole} if min(whole) > 0 else {}
 
 

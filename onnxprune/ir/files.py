@@ -147,15 +147,24 @@ def _take_external(path: Path, model: ModelProto) -> set[Path]:
     return files
 
 
+def check_is_file(path: Path) -> None:
+    """Check early that the model is there.
+
+    Raises:
+        ModelError: there is no such file, or it is a folder.
+    """
+    if path.is_dir():
+        raise ModelError(f"{path}: is a folder; name the .onnx file in it")
+    if not path.exists():
+        raise ModelError(f"{path}: no such file; check the path")
+
+
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Raise ModelError with the reason if a file cannot be read."""
     try:
-        if path.is_dir():
-            raise ModelError(f"{path}: is a folder; name the .onnx file in it")
+        check_is_file(path)
         yield
-    except FileNotFoundError as e:
-        raise ModelError(f"{path}: no such file; check the path") from e
     except OSError as e:
         raise ModelError(f"{path}: cannot be read: {e.strerror}") from e
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
+from onnxprune.data.images import like_images
 from onnxprune.data.load import load_data
 from onnxprune.data.samples import Data, MadeUp
 from onnxprune.effort import Effort
@@ -156,8 +157,11 @@ def check_inputs(model: ModelProto, options: Options) -> None:
 
     Raises:
         OptionError: there is no data, the model has no BatchNorm statistics, and the options ask for a fit.
+        DataError: `preprocess` does not fit the model's input.
     """
     made = options.data.data is None or options.data.data == "synthetic"
+    if made and options.data.preprocess:
+        like_images(model, options.data.preprocess)
     method, rounds = options.recovery.recover, options.recovery.rounds
     if made and (method in ("reconstruct", "distill") or rounds > 1) and not describes(model):
         what = f"--rounds {rounds}" if rounds > 1 else f"--recover {method}"

@@ -55,6 +55,7 @@ def broken_plan(folder: Path) -> list[str]:
 
 BAD: dict[str, tuple[Spoil, str]] = {
     "missing": (lambda f: [str(f / "no.onnx"), "--ratio", "0.5"], "no such file"),
+    "missing with its folder": (lambda f: [str(f / "no/no.onnx"), "--ratio", "0.5"], "no.onnx: no such file"),
     "folder": (lambda f: [str(f), "--ratio", "0.5"], "is a folder"),
     "text": (text_file, "not an ONNX model"),
     "truncated": (truncated, "net.onnx"),
