@@ -168,7 +168,7 @@ class Truth:
     def __init__(self, labels: Array | None, metric: Metric | None) -> None:
         self._labels, self._metric, self._at = labels, metric, 0
         self._pending: list[tuple[Outputs, Feeds, Array | None]] = []
-        self._sums = np.zeros(2)
+        self._sums, self._comparable = np.zeros(2), True
 
     def see(self, outputs: Outputs, feeds: Feeds) -> None:
         """Add one batch."""
@@ -179,14 +179,18 @@ class Truth:
             if self._pending and not _fits(self._pending, outputs, feeds):
                 self._score()
             self._pending.append((outputs, feeds, labels))
-        elif labels is not None:
-            self._sums += count_correct(next(iter(outputs.values())), labels)
+        elif labels is not None and self._comparable:
+            found = count_correct(next(iter(outputs.values())), labels)
+            # of texts of many lengths, some have by chance as many positions as labels
+            self._comparable = found is not None
+            self._sums += found or 0
 
     def accuracy(self) -> float | None:
-        """The fraction of labels predicted correctly, or the mean of the metric; None without either."""
+        """The fraction of labels predicted correctly, or the mean of the metric; None without either, or if labels are not
+        comparable with the output in every batch."""
         if self._pending:
             self._score()
-        return float(self._sums[0] / self._sums[1]) if self._sums[1] else None
+        return float(self._sums[0] / self._sums[1]) if self._sums[1] and self._comparable else None
 
     def _score(self) -> None:
         assert self._metric
@@ -215,17 +219,17 @@ def _joined(parts: Sequence[Outputs]) -> Outputs:
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
-def count_correct(output: Array, labels: Array) -> tuple[int, int]:
-    """Number of labels that an output predicts correctly, and number of labels; (0, 0) if they are not comparable.
+def count_correct(output: Array, labels: Array) -> tuple[int, int] | None:
+    """Number of labels that an output predicts correctly, and number of labels; None if they are not comparable.
 
     Labels that are not a class (often 255 or -100: "ignore this pixel") do not count.
     """
     if labels.dtype.kind not in "iu":
-        return 0, 0
+        return None
     axis = class_axis(output, labels)
     found = output if axis is None and output.dtype.kind in "iu" else output.argmax(axis) if axis is not None else None
     if found is None or found.size != labels.size:
-        return 0, 0
+        return None
     classes = output.shape[axis] if axis is not None else labels.max() + 1
     named = (labels >= 0) & (labels < classes)
     return int((found.reshape(labels.shape) == labels)[named].sum()), int(named.sum())

@@ -78,6 +78,8 @@ def recovery_warnings(recovery: Recovery | None, samples: Samples | None) -> lis
     if recovery is None:
         return []
     found = [f"{a.name} failed: {a.why}" for a in recovery.attempts if a.why]
+    if samples is not None and samples.held_out.labels is not None and recovery.before and recovery.before.accuracy is None:
+        found.append("the labels are not used: the model's first output has no class for each of them; say how with --metric")
     chosen, cut = recovery.of(recovery.method), recovery.of("none")
     if samples is not None and not samples.trusted and recovery.method in ("reconstruct", "distill"):
         found.append(f"{recovery.method} was asked for, but made-up inputs like these have ruined models; give --data")

@@ -15,6 +15,7 @@ from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
 from onnxprune.cost.macs import macs_model
 from onnxprune.cost.model import of_original
+from onnxprune.effort import Effort
 from onnxprune.errors import CutError, ModelError, OptionError, PruneError
 from onnxprune.ir.bodies import flatten
 from onnxprune.ir.graph import Graph
@@ -83,6 +84,7 @@ def decide(
     batches: Sequence[Feeds] = (),
     strategy: Strategy = greedy,
     goal: Goal | None = None,
+    effort: Effort | None = None,
 ) -> Decision:
     """Choose channels and cut them; a node that cannot follow keeps its channels, and the choice is repeated.
 
@@ -92,6 +94,7 @@ def decide(
         batches: calibration inputs, for criteria that use activations.
         strategy: how limits are met.
         goal: what must be reached; None: what the options state.
+        effort: the time that there is for criteria that use activations; None: unlimited.
 
     Raises:
         PruneError: `MAX_REFUSALS` cuts were rejected.
@@ -100,7 +103,7 @@ def decide(
     goal = goal or goal_of(selection)
     spill = spill_for(graph.model)
     given = selection.scores if isinstance(selection.scores, Mapping) else None
-    scorer = Scorer(options.criterion, options.data.seed, batches) if given is None else None
+    scorer = Scorer(options.criterion, options.data.seed, batches, effort) if given is None else None
     for _ in range(MAX_REFUSALS):
         coupled, groups = analysis.coupled, eligible(analysis, selection, name)
         scored = scorer.score(coupled, groups) if scorer else scores_from_file(coupled, groups, given or {})

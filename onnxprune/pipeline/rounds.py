@@ -99,14 +99,13 @@ def in_rounds(
         strategy: how limits are met, in every round.
         recover: the recovery after each round.
         goal: what all rounds together must reach; None: what the options state.
-        effort: the time that there is; if it is short, there are fewer rounds.
+        effort: the time that there is; if it is short, there are fewer rounds. None: unlimited.
         progress: called with the fraction done, 0 to 1.
     """
     rounds, graph = options.recovery.rounds, analysis.coupled.graph
-    goal = goal or goal_of(options.selection)
+    goal, effort = goal or goal_of(options.selection), effort or Effort()
     if rounds == 1:
-        return decide(analysis, options, name, batches, strategy, goal)
-    effort = effort or Effort()
+        return decide(analysis, options, name, batches, strategy, goal, effort)
     now, kept, added, done = analysis, dict[str, dict[int, tuple[int, ...]]](), frozenset[str](), 0.0
     channels = sum(map(len, eligible(analysis, options.selection, name)))
     start, count = time.perf_counter(), rounds
@@ -116,7 +115,8 @@ def in_rounds(
             count = 1 + effort.amount("more rounds", each, 1, rounds - 1)
         done += (1 - done) / (count - k)
         left = sum(map(len, eligible(now, options.selection, name)))
-        decision = decide(now, options, name, batches, strategy, goal.part(done, analysis.coupled, channels, left))
+        part = goal.part(done, analysis.coupled, channels, left)
+        decision = decide(now, options, name, batches, strategy, part, effort.within(1 / (count - k), f"round {k + 1}: "))
         plan = plan_of(decision.analysis.coupled, decision.dropped, "", {}, copies=True)
         kept = composed(kept, {name: axes for name, axes in plan.kept.items() if name in graph.weights})
         dropped = dropped_by(analysis.coupled, Plan("", kept, {}, analysis.coupled.policy))

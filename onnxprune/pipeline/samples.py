@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 HELD_OUT, MAX_HELD_OUT = 0.2, 1000
 FEWEST = 8
 """Minimum number of samples to fit on and to judge on, however slow the model is (or all, if there are fewer)."""
-RUNS_OF_JUDGING, RUNS_OF_FITTING = 5, 6
+RUNS_OF_JUDGING, RUNS_OF_FITTING = 5, 4
 """Approximate number of runs of the original that judging and fitting take per sample."""
-MAKING, JUDGING, FITTING = 0.6, 0.15, 0.4
+MAKING, JUDGING, FITTING = 0.6, 0.15, 0.6
 """Fractions of the time that is left, for making inputs, running candidates on held-out ones, and running layers."""
 BORDER = 0.3
 """Largest mismatch of made-up inputs to the BatchNorm statistics at which weights fitted to them were closer to the original on

@@ -15,6 +15,9 @@ from onnxprune.data.samples import Data
 from onnxprune.errors import DataError
 from onnxprune.evaluation import evaluator as evaluator_module
 from onnxprune.evaluation.evaluator import Evaluator, accuracy, run
+from onnxprune.pipeline.claims import recovery_warnings
+from onnxprune.pipeline.samples import Samples
+from onnxprune.recovery.methods import Attempt, Recovery
 from onnxprune.types import Outputs
 from tests.cases.running import Array
 from tests.cases.text import model
@@ -151,6 +154,16 @@ def test_outputs_that_are_not_class_scores_have_no_accuracy() -> None:
     assert accuracy(same("N,4"), data(8, 4)) is None
     assert accuracy(same("N,1"), data(8, 1, labels=np.zeros(8, np.int64))) is None
     assert accuracy(same("N,4"), data(8, 4, labels=np.zeros((8, 7), np.int64))) is None
+
+
+def test_labels_of_texts_do_not_count_where_some_happen_to_have_as_many_positions() -> None:
+    chunks = tuple({"x": RNG.standard_normal((4, length, 4)).astype(np.float32)} for length in (5, 7))
+    texts = Data(chunks, np.ones((8, 5), np.int64))
+    judged = Evaluator(same("N,T,4"), texts)
+    assert judged.before.accuracy is None
+    attempt = Attempt("none", judged.before, 0.0)
+    recovery = Recovery(same("N,T,4"), frozenset(), "none", judged.before, (attempt,))
+    assert any("labels are not used" in w and "--metric" in w for w in recovery_warnings(recovery, Samples(texts, texts, "d")))
 
 
 def test_integer_outputs_agree_where_they_are_equal() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune.analysis.couple import couple
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import find_groups
+from onnxprune.effort import Clock, Effort
 from onnxprune.ir.facts import read_graph
 from onnxprune.ort import session
 from onnxprune.recovery.reconstruct import reconstruct
@@ -45,6 +47,46 @@ def test_obs_predicts_the_error_that_a_refit_leaves() -> None:
     remaining = ((y - z) ** 2).sum() / ((y - y.mean(0)) ** 2).sum()
     assert 0.5 * remaining < scores[first] < 2 * remaining + 1e-3
     assert len(coupled.roots) > 0
+
+
+FLATTENED = """g (float[N,3,4,4] x, float[8,3,1,1] w1, float[128,5] w2) => (float[N,5] y) {
+    a = Conv (x, w1)  r = Relu(a)  f = Flatten(r)  y = MatMul(f, w2) }"""
+WIDE = {"conv": (COPIES["conv"], 9), "transposed": (COPIES["transposed"], 4), "flattened": (FLATTENED, 16)}
+"""Networks, and the number of inputs that each channel has where it is read."""
+
+
+@pytest.mark.parametrize(("text", "places"), WIDE.values(), ids=WIDE)
+def test_inputs_of_wide_layers_are_taken_to_depend_alike_at_all_positions(
+    text: str, places: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = with_copies(model(text), 0)
+    batches = batches_for(net, 4, 64)
+    exact = calibrated.Statistics(batches).read(couple(read_graph(net)))[0]
+    monkeypatch.setattr(calibrated, "LARGE", 0)
+    scores, coupled = obs_of(net, batches)
+    low = np.argsort(scores)[:4]
+    assert sorted(low % 4) == [0, 1, 2, 3]
+    assert scores[low].max() < 0.2 * np.sort(scores)[4:].min()
+    found = calibrated.Statistics(batches).read(coupled)[0]
+    assert found.matrix.shape[:2] == (8, places)
+    channels, positions = found.factors()
+    np.testing.assert_allclose(np.trace(channels) * np.trace(positions), np.trace(exact.factors()[0]), rtol=1e-3)
+    group = find_groups(coupled)[0]
+    for name in ("activation", "apoz"):
+        few = [calibrated.CALIBRATED[name](group, [reader]) for reader in (exact, found)]
+        np.testing.assert_allclose(few[0], few[1], rtol=1e-3)
+
+
+def test_statistics_use_as_many_batches_as_there_is_time_for_and_the_same_ones_when_repeated() -> None:
+    net = model(COPIES["gemm"])
+    batches, coupled = batches_for(net, 6), couple(read_graph(net))
+    effort = Effort(Clock(0.0))
+    short = calibrated.Statistics(batches, effort=effort).read(coupled)[0]
+    assert effort.done == {"batches for scores": 2}
+    again = calibrated.Statistics(batches, effort=Effort(repeated=effort.done)).read(coupled)[0]
+    np.testing.assert_array_equal(short.second, again.second)
+    whole = calibrated.Statistics(batches).read(coupled)[0]
+    assert not np.array_equal(short.second, whole.second)
 
 
 def test_activation_and_apoz_match_values_computed_by_hand() -> None:

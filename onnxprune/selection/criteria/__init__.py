@@ -16,6 +16,7 @@ import numpy as np
 
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
+from onnxprune.effort import Effort
 from onnxprune.errors import OptionError, did_you_mean
 from onnxprune.selection.criteria.names import CALIBRATED
 from onnxprune.selection.criteria.weights import CRITERIA, NEEDS_BATCH_NORM, Norms, WeightReader, l2, score, unit_mean
@@ -66,12 +67,13 @@ class Scorer:
         criterion: name of the criterion.
         seed: random seed.
         batches: calibration inputs, for criteria that use activations.
+        effort: the time that there is to gather their statistics; None: unlimited.
 
     Raises:
         OptionError: the criterion does not exist, or needs inputs.
     """
 
-    def __init__(self, criterion: str, seed: int = 0, batches: Sequence[Feeds] = ()) -> None:
+    def __init__(self, criterion: str, seed: int = 0, batches: Sequence[Feeds] = (), effort: Effort | None = None) -> None:
         if criterion not in NAMES:
             hint = did_you_mean(criterion, NAMES)
             raise OptionError(f"--criterion: got '{criterion}'; {hint}expected one of {', '.join(NAMES)}")
@@ -79,7 +81,7 @@ class Scorer:
             raise OptionError(f"--criterion {criterion}: uses activations; pass inputs with --data (or use synthetic ones)")
         self._criterion, self._seed = criterion, seed
         self._norms: Norms = {}
-        self._batches = batches
+        self._batches, self._effort = batches, effort
         self._statistics: Statistics | None = None
 
     def score(self, coupled: Coupled, groups: tuple[Group, ...]) -> Scored:
@@ -101,7 +103,7 @@ class Scorer:
         from onnxprune.selection.criteria import calibrated  # on demand, for a quick start
 
         if self._statistics is None:
-            self._statistics = calibrated.Statistics(self._batches, self._seed)
+            self._statistics = calibrated.Statistics(self._batches, self._seed, self._effort)
         readers = self._statistics.read(coupled)
         found: list[Vector | None] = []
         for g in groups:

@@ -9,7 +9,7 @@ comparable. Channels are ranked in the order in which they would be removed one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -20,14 +20,17 @@ from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
 from onnxprune.calibration.chains import affine
 from onnxprune.calibration.linear import Linear, at_positions
-from onnxprune.calibration.moments import VALUES, Moments, Tally
+from onnxprune.calibration.moments import LARGE, VALUES, Tally
 from onnxprune.calibration.stages import stages
 from onnxprune.calibration.sums import LinearSum, find_sums
+from onnxprune.effort import Effort
 from onnxprune.types import Array, Feeds, Indices, Rng, Vector
 
 ROWS, ROWS_PER_INPUT = 8_000, 4
 DAMPING = 1e-2
 """Ridge in units of the mean diagonal, as in OSSCAR's code."""
+GATHERING, FEWEST = 0.5, 2
+"""Fraction of the time for a cut in which statistics are gathered, and the least number of batches."""
 SWEEPS = 64
 """`obs` removes the least important channels in steps of 1/SWEEPS of the group, at least one channel per step."""
 
@@ -36,28 +39,56 @@ SWEEPS = 64
 class Reader:
     """A linear layer that sums over channels, with statistics of its inputs in the original network.
 
+    Of wide layers, a channel has k inputs: one per position of the kernel, or of the map that a matrix product reads flattened.
+    Of others, every input counts as a channel, and k is 1.
+
     Attributes:
-        labels: the class of each input (d,).
-        matrix: its weight, times the scale of the operators after it (d, o).
-        moments: moments of its inputs (d,).
-        magnitude: mean |x| of each input (d,).
-        alive: fraction of positions at which each input is nonzero (d,).
+        labels: the class of each channel (c,).
+        matrix: its weight, times the scale of the operators after it (c, k, o).
+        second: second moments of the channels (c, c), the average over positions.
+        mean: mean of each input (c, k).
+        places: second moments of the positions (k, k), added up over channels.
+        magnitude: mean |x| of each channel (c,).
+        alive: fraction of inputs at which each channel is nonzero (c,).
         energy: variance of the sum that the layer adds to, added up over all channels.
     """
 
     labels: Indices
     matrix: Vector
-    moments: Moments
+    second: Vector
+    mean: Vector
+    places: Vector
     magnitude: Vector
     alive: Vector
     energy: float
+
+    def factors(self, centred: bool = True) -> tuple[Vector, Vector]:
+        """Matrices C (c, c) and S (k, k) whose Kronecker product approximates the covariance of the inputs.
+
+        Channels are taken to depend on each other in the same way at all positions (Grosse & Martens, 2016); exact for k = 1.
+
+        Args:
+            centred: False: second moments instead of the covariance.
+        """
+        channels, places = self.second.copy(), self.places.copy()
+        if centred:
+            channels -= (self.mean @ self.mean.T / self.mean.shape[1]).astype(channels.dtype)
+            places -= self.mean.T @ self.mean
+        return channels, places / max(np.trace(places) / len(places), 1e-30)
+
+    def whitened(self, places: Vector) -> Vector:
+        """The weight with the dependence of positions multiplied into it (c, k * o), so that positions count as independent."""
+        value, basis = np.linalg.eigh(places)
+        root = ((basis * np.sqrt(np.maximum(value, 0))) @ basis.T).astype(self.matrix.dtype)
+        found: Vector = (root @ self.matrix).reshape(len(self.matrix), -1)
+        return found
 
 
 class Statistics:
     """Statistics of layers on calibration inputs in the original network, gathered once per layer."""
 
-    def __init__(self, batches: Sequence[Feeds], seed: int = 0) -> None:
-        self._batches, self._seed = batches, seed
+    def __init__(self, batches: Sequence[Feeds], seed: int = 0, effort: Effort | None = None) -> None:
+        self._batches, self._seed, self._effort = batches, seed, effort or Effort()
         self._known: dict[tuple[str, int], _Gathered] = {}
 
     def read(self, coupled: Coupled) -> tuple[Reader, ...]:
@@ -71,24 +102,50 @@ class Statistics:
 
     def _gather(self, coupled: Coupled, places: Sequence[tuple[LinearSum, int]]) -> None:
         wants = [s.terms[k].linear.node.inputs[0] for s, k in places] + [s.total for s, _ in places]
-        gathered = {(s.total, k): _Gathered() for s, k in places}
+        gathered = {}
+        for s, k in places:
+            labels = _inputs(coupled, s.terms[k].linear)
+            assert labels is not None
+            gathered[s.total, k] = _Gathered(_by_channel(labels, coupled.roots[labels]))
         rng = np.random.default_rng(self._seed)
+        seen = 0
         with stages(coupled.graph.model, [wants], self._batches) as run:
-            for values in run.advance(0):
+            for k, values in zip(self._counted(), run.advance(0), strict=False):
+                seen = k + 1
                 for site, k in places:
                     gathered[site.total, k].see(site, site.terms[k].linear, values, len(self._batches), rng)
+        self._batches = self._batches[:seen]
         self._known.update(gathered)
+
+    def _counted(self) -> Iterator[int]:
+        """Count the batches that there is time for. What is gathered later, for other layers, sees the same ones."""
+        if self._known:
+            return iter(range(len(self._batches)))
+        return self._effort.within(GATHERING).steps("batches for scores", FEWEST, len(self._batches))
 
 
 def _inputs(coupled: Coupled, linear: Linear) -> Indices | None:
-    """The class of each input (d,) of a layer; None if no input can be cut."""
+    """The label of each input (d,) of a layer; None if no input can be cut."""
     axes = coupled.flows[linear.weight].axes
     if linear.groups > 1:
         return None
     labels = axes[_input_axis(linear)]
     if labels is None or not coupled.free[labels].any():
         return None
-    return np.repeat(coupled.roots[labels], int(np.prod(linear.kernel)))
+    return np.repeat(labels, int(np.prod(linear.kernel)))
+
+
+def _by_channel(labels: Indices, classes: Indices) -> Indices:
+    """The inputs of each channel (c, k).
+
+    Of few inputs each is a channel of its own, so that the covariance is exact; the cost grows with the cube of their number.
+    Many inputs are arranged by label, or else by class, if all of them have equally many.
+    """
+    for names in (labels, classes) if len(labels) > LARGE else ():
+        counts = np.unique(names, return_counts=True)[1]
+        if counts[0] > 1 and (counts == counts[0]).all():
+            return np.argsort(names, kind="stable").reshape(len(counts), -1)
+    return np.arange(len(labels))[:, None]
 
 
 def _input_axis(linear: Linear) -> int:
@@ -97,29 +154,38 @@ def _input_axis(linear: Linear) -> int:
 
 
 class _Gathered:
-    """Sums over batches for one layer."""
+    """Sums over batches for one layer, whose inputs are arranged by channel (c, k)."""
 
-    def __init__(self) -> None:
-        self.inputs = Tally()
+    def __init__(self, inputs: Indices) -> None:
+        self.inputs = inputs
+        self.channels = Tally()
+        self.mean: Any = 0.0
+        self.places: Any = 0.0
         self.magnitude: Any = 0.0
         self.alive: Any = 0.0
         self.total: Any = 0.0
         self.squares: Any = 0.0
+        self.rows = 0
 
     def see(self, site: LinearSum, linear: Linear, values: Mapping[str, Array], n: int, rng: Rng) -> None:
         total, x = values[site.total], values[linear.node.inputs[0]]
         axis = site.channel_axis % total.ndim
         places = total.size // total.shape[axis]
-        inputs = x.shape[linear.channel_axis] * int(np.prod(linear.kernel))
-        count = -(-max(ROWS, ROWS_PER_INPUT * inputs) // n)
+        c, k = self.inputs.shape
+        count = -(-max(ROWS, ROWS_PER_INPUT * c) // n)
         positions = np.arange(places) if places <= count else np.sort(rng.choice(places, count, replace=False))
-        for part in np.array_split(positions, -(-len(positions) * inputs // VALUES) or 1):
-            rows = linear.rows(x, part).astype(np.float32)
+        for part in np.array_split(positions, -(-len(positions) * c * k // VALUES) or 1):
+            rows = linear.rows(x, part)[0].astype(np.float32)[:, self.inputs]
             y = at_positions(total, axis, part).astype(np.float64)
-            self.inputs.add(rows, np.zeros((1, rows.shape[1], 0), np.float32))
+            flat = np.ascontiguousarray(rows.transpose(0, 2, 1)).reshape(1, -1, c)
+            self.channels.add(flat, np.zeros((1, flat.shape[1], 0), np.float32))
+            by_place = rows.reshape(-1, k)
+            self.places = self.places + (by_place.T @ by_place).astype(np.float64)
+            self.rows += len(part)
+            self.mean = self.mean + rows.sum(0, dtype=np.float64)
             self.total, self.squares = self.total + y.sum(0), self.squares + np.square(y).sum(0)
-            self.magnitude = self.magnitude + np.abs(rows[0]).sum(0, dtype=np.float64)
-            self.alive = self.alive + (rows[0] != 0).sum(0)
+            self.magnitude = self.magnitude + np.abs(flat[0]).sum(0, dtype=np.float64)
+            self.alive = self.alive + (flat[0] != 0).sum(0)
 
 
 def _reader(coupled: Coupled, site: LinearSum, k: int, g: _Gathered) -> Reader:
@@ -127,21 +193,21 @@ def _reader(coupled: Coupled, site: LinearSum, k: int, g: _Gathered) -> Reader:
     labels = _inputs(coupled, term.linear)
     assert labels is not None
     weights = coupled.graph.weights
-    matrix = term.linear.matrix(weights[term.linear.weight].array.astype(np.float64))[0]
+    kind = np.float64 if len(labels) <= LARGE else np.float32
+    matrix = term.linear.matrix(weights[term.linear.weight].array.astype(kind))[0]
     scale, _ = affine(term.steps, weights, matrix.shape[1])
-    moments = g.inputs.moments()
-    n = moments.n
-    variance = g.squares / n - (g.total / n) ** 2
-    energy = max(float(variance.sum()), 1e-30)
-    return Reader(labels, matrix * scale, moments, g.magnitude / n, g.alive / n, energy)
-
-
-def covariance(m: Moments) -> Vector:
-    """Covariance of the inputs (d, d), in the precision of the moments."""
-    mean = m.x[0] / m.n
-    found: Vector = m.xx[0] / m.n
-    found -= np.outer(mean, mean).astype(found.dtype)
-    return found
+    m, n = g.channels.moments(), g.rows
+    energy = max(float((g.squares / n - (g.total / n) ** 2).sum()), 1e-30)
+    return Reader(
+        coupled.roots[labels[g.inputs[:, 0]]],
+        (matrix * scale.astype(kind))[g.inputs],
+        m.xx[0] / m.n,
+        g.mean / n,
+        g.places / n,
+        g.magnitude / m.n,
+        g.alive / m.n,
+        energy,
+    )
 
 
 def atoms_of(group: Group, labels: Indices) -> Indices:
@@ -152,14 +218,19 @@ def atoms_of(group: Group, labels: Indices) -> Indices:
 
 
 class _Surgeon:
-    """A reader from which atoms are removed; gives the cost of removing each remaining atom."""
+    """A reader from which atoms are removed; gives the cost of removing each remaining atom.
+
+    Costs depend on the weight only by the products of its rows (c, c), which are kept instead of it: it may have very many
+    outputs.
+    """
 
     def __init__(self, reader: Reader, atoms: Indices, n_atoms: int) -> None:
-        cov = covariance(reader.moments)
+        cov, places = reader.factors()
         diagonal = np.einsum("dd->d", cov)
         diagonal += (DAMPING * diagonal.mean() + 1e-12).astype(cov.dtype)
         self.inverse = np.linalg.inv(cov)
-        self.matrix = reader.matrix.astype(cov.dtype)
+        rows = reader.whitened(places).astype(cov.dtype)
+        self.products = rows @ rows.T
         self.energy = reader.energy
         self.places = [np.flatnonzero(atoms == a) for a in range(n_atoms)]
 
@@ -170,8 +241,8 @@ class _Surgeon:
         for size in np.unique(sizes[sizes > 0]).tolist():
             mine = np.flatnonzero(sizes == size)
             places = np.stack([self.places[a] for a in atoms[mine]])
-            blocks, rows = self.inverse[places[:, :, None], places[:, None, :]], self.matrix[places]
-            found[mine] = np.einsum("ako,ako->a", rows, np.linalg.solve(blocks, rows))
+            block = places[:, :, None], places[:, None, :]
+            found[mine] = np.einsum("akk->a", np.linalg.solve(self.inverse[block], self.products[block]))
         return found / self.energy
 
     def remove(self, atoms: Indices) -> None:
@@ -183,12 +254,14 @@ class _Surgeon:
         stays[removed] = False
         column = self.inverse[np.ix_(stays, removed)]
         block = self.inverse[np.ix_(removed, removed)]
-        back = np.linalg.solve(block, np.concatenate([self.matrix[removed], column.T], 1))
-        outputs = self.matrix.shape[1]
-        self.matrix = self.matrix[stays] - column @ back[:, :outputs]
-        # only what remains is kept, so that each removal costs less than the one before
+        back = np.linalg.solve(block, column.T)
+        # the rows that remain take over: W_s - back^T W_r; only what remains is kept, so that each removal costs less
         self.inverse = self.inverse[np.ix_(stays, stays)]
-        self.inverse -= column @ back[:, outputs:]
+        self.inverse -= column @ back
+        moved = self.products[np.ix_(stays, removed)] @ back
+        within = back.T @ (self.products[np.ix_(removed, removed)] @ back)
+        self.products = self.products[np.ix_(stays, stays)]
+        self.products += within - moved - moved.T
         before = np.cumsum(stays) - 1
         self.places = [before[p[stays[p]]] for p in self.places]
 
@@ -219,7 +292,8 @@ def subset_fidelity(group: Group, readers: Sequence[Reader]) -> Vector:
 
 
 def _fidelity(reader: Reader, atoms: Indices, n_atoms: int) -> Vector:
-    second, w = reader.moments.xx[0] / reader.moments.n, reader.matrix
+    second, places = reader.factors(centred=False)
+    w = reader.whitened(places)
     whole = second @ w
     energy = np.einsum("do,do->o", w, whole) + 1e-30
     found = np.zeros(n_atoms)
