@@ -403,6 +403,8 @@ def _classes(hint: Any) -> Iterator[Any]:
             yield from _classes(part)
     else:
         kind = get_origin(hint) or hint
+        while hasattr(kind, "__value__"):  # a `type` statement, as NumPy 2.5 declares NDArray
+            kind = get_origin(kind.__value__) or kind.__value__
         yield from {int: (Integral,), float: (Real,), bool: (bool, np.bool_), Sequence: (Collection,)}.get(kind, (kind,))
 
 

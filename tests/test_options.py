@@ -5,15 +5,16 @@ from __future__ import annotations
 
 from dataclasses import MISSING, fields
 from inspect import signature
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
+from typing_extensions import TypeAliasType
 
 import onnxprune
 from onnxprune.cli.prune import prune as command
 from onnxprune.errors import ModelError, OptionError, PlanError
-from onnxprune.options import GROUPS, HOME, Options, OutputOptions, RecoveryOptions
+from onnxprune.options import GROUPS, HOME, Options, OutputOptions, RecoveryOptions, _classes
 from tests.cases.nets import pruned, small
 
 
@@ -130,3 +131,10 @@ def test_a_default_that_differs_between_python_and_the_command_line_is_detected(
     assert keywords.keys() == HOME.keys()
     assert flags.keys() == {*groups, "format"}
     assert {k: v or None for k, v in flags.items() if k in HOME} == {k: v or None for k, v in keywords.items()}
+
+
+def test_an_annotation_may_be_an_alias_of_a_generic_class() -> None:
+    """NumPy 2.5 declares NDArray by a `type` statement, whose origin is no class."""
+    kind = TypeVar("kind")
+    alias: Any = TypeAliasType("alias", list[kind], type_params=(kind,))  # type: ignore[valid-type]
+    assert tuple(_classes(alias[int] | str)) == (list, str)
