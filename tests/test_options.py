@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from dataclasses import MISSING, fields
 from inspect import signature
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
-from typing_extensions import TypeAliasType
+from typing_extensions import TypeAliasType, TypeVar
 
 import onnxprune
 from onnxprune.cli.prune import prune as command
@@ -136,5 +136,5 @@ def test_a_default_that_differs_between_python_and_the_command_line_is_detected(
 def test_an_annotation_may_be_an_alias_of_a_generic_class() -> None:
     """NumPy 2.5 declares NDArray by a `type` statement, whose origin is no class."""
     kind = TypeVar("kind")
-    alias: Any = TypeAliasType("alias", list[kind], type_params=(kind,))  # type: ignore[valid-type]
+    alias: Any = TypeAliasType("alias", list[kind], type_params=(kind,))  # type: ignore[arg-type]
     assert tuple(_classes(alias[int] | str)) == (list, str)

@@ -2,29 +2,61 @@
 """A ratio counts channels. Scores that are errors would spare those that cost most: the network would hardly get faster.
 
 So errors are divided by a power of what a channel saves: with 0, channels go by their error alone, with 1 by their error for
-each multiply-accumulate. The power is that at which about as much of the cost remains as with another order of channels, at any
-ratio: it depends on the model, not on the ratio, so that cuts remain nested.
+each multiply-accumulate. The order of the channels is made in stages, and the power of each stage is chosen so that about as
+much of the cost remains as with another order of channels after as many of them. No stage depends on the ratio: cuts stay
+nested.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import inf, log
+
 import numpy as np
 
 from onnxprune.cost.model import CostModel
+from onnxprune.selection.order import Steps, Widths, in_order, steps_of
 from onnxprune.selection.space import Space
-from onnxprune.types import Vector
+from onnxprune.types import Indices, Vector
 
-POWERS = np.linspace(0.0, 1.5, 13)
-RATIOS = np.linspace(0.1, 0.8, 8)
+POWERS = (1.0, 0.75, 1.25, 0.5, 1.5, 0.25, 1.75, 0.0, 2.0, -0.5, 2.5, -1.0, 3.0)
+"""Powers to try. At equal cost, errors for each multiply-accumulate do best (docs/criteria.md), so those near 1 come first."""
+CLOSE = 0.03
+"""Deviation of the logarithm of the cost at which no other power is tried."""
+STAGES = 32
 
 
 def matched(space: Space, other: Space, cost: CostModel) -> Space:
-    """The space whose cuts by ratio leave about as much of a cost as those of another space of the same groups."""
-    wanted = _remaining(other, cost)
-    candidates = [space.per(cost, power) for power in POWERS.tolist()]
-    return min(candidates, key=lambda s: float(np.abs(np.log(_remaining(s, cost) / wanted)).max()))
+    """The space, with an order whose beginnings leave about as much of a cost as those of another space of the same groups."""
+    steps, saved = steps_of(space.groups, space.units, space.sizing), space.saved(cost)
+    atoms, most = sum(map(len, space.groups)), int(steps.atoms.sum())
+    rest, taken = np.arange(len(steps.atoms)), np.zeros(0, np.int64)
+    for stage in range(1, STAGES + 1):
+        goal = most * stage // STAGES
+        count = goal - int(steps.atoms[taken].sum())
+        best, least = taken, inf
+        for power in POWERS if count > 0 else ():
+            tried = np.append(taken, _next(steps, rest, saved, power, count))
+            remains = cost.of(space.dropped(_widths(steps, tried, space)))
+            wanted = cost.of(other.dropped(other.by_ratio(int(steps.atoms[tried].sum()) / atoms)))
+            missed = abs(log(max(remains, cost.resolution) / max(wanted, cost.resolution)))
+            if missed < least:
+                best, least = tried, missed
+            if missed < CLOSE:
+                break
+        taken = best
+        rest = np.setdiff1d(rest, taken)
+    return replace(space, given=in_order(steps.take(taken), space.groups, space.units, space.sizing))
 
 
-def _remaining(space: Space, cost: CostModel) -> Vector:
-    """The cost that remains at each of `RATIOS`."""
-    return np.array([max(cost.of(space.dropped(space.by_ratio(r))), cost.resolution) for r in RATIOS.tolist()])
+def _next(steps: Steps, rest: Indices, saved: Vector, power: float, count: int) -> Indices:
+    """The steps of `rest` that come first by their harm for what they save, and drop at least `count` atoms together."""
+    harm = steps.harm[rest] / saved[steps.group[rest]] ** power
+    ranked = rest[np.lexsort((steps.share[rest], harm, steps.relaxed[rest]))]
+    return ranked[: 1 + int(np.searchsorted(np.cumsum(steps.atoms[ranked]), count))]
+
+
+def _widths(steps: Steps, taken: Indices, space: Space) -> Widths:
+    """The number of units that each group keeps after some steps."""
+    lost = np.bincount(steps.group[taken], steps.wide[taken] - steps.narrow[taken], len(space.units))
+    return [len(u.scores) - int(n) for u, n in zip(space.units, lost, strict=True)]

@@ -64,9 +64,13 @@ def order_of(groups: Sequence[Group], units: Sequence[Units], sizing: Sizing) ->
     that of the group which is furthest behind, so that all groups lose the same fraction (Webster's method). Ties of one are
     broken by the other. Once every group has its smallest aligned width, the alignment is relaxed by one more step.
     """
-    steps = _steps(groups, units, sizing)
+    steps = steps_of(groups, units, sizing)
     ranks = (steps.share, steps.harm) if sizing.scope == "global" else (steps.harm, steps.share)
-    steps = steps.take(np.lexsort((*ranks, steps.relaxed)))
+    return in_order(steps.take(np.lexsort((*ranks, steps.relaxed))), groups, units, sizing)
+
+
+def in_order(steps: Steps, groups: Sequence[Group], units: Sequence[Units], sizing: Sizing) -> Order:
+    """The order in which units are dropped if steps are taken one after the other, each group's from wide to narrow."""
     drops = steps.wide - steps.narrow
     owner = np.repeat(steps.group, drops)
     reached = np.repeat(steps.wide - 1 + np.cumsum(drops) - drops, drops) - np.arange(len(owner))
@@ -84,13 +88,14 @@ def _flat(tables: Sequence[Indices], rows: Indices, columns: Indices) -> Indices
 
 
 @dataclass(frozen=True, slots=True)
-class _Steps:
+class Steps:
     """Steps of groups from one width to the next, as parallel arrays (n_steps,).
 
     Attributes:
         group: the group that shrinks.
         wide, narrow: its number of units before and after.
         relaxed: how far the alignment must be relaxed for it.
+        atoms: the number of atoms that are dropped.
         harm: the mean score of the atoms that are dropped.
         share: the fraction of the group that is gone halfway through.
     """
@@ -99,23 +104,24 @@ class _Steps:
     wide: Indices
     narrow: Indices
     relaxed: Indices
+    atoms: Indices
     harm: Vector
     share: Vector
 
-    def take(self, index: Indices) -> _Steps:
+    def take(self, index: Indices) -> Steps:
         """The steps in another order."""
-        return _Steps(*(getattr(self, f.name)[index] for f in fields(self)))
+        return Steps(*(getattr(self, f.name)[index] for f in fields(self)))
 
 
-def _steps(groups: Sequence[Group], units: Sequence[Units], sizing: Sizing) -> _Steps:
+def steps_of(groups: Sequence[Group], units: Sequence[Units], sizing: Sizing) -> Steps:
     """The steps of all groups, each group's in the order in which they must be taken."""
     found = [_steps_of(k, g, u, sizing) for k, (g, u) in enumerate(zip(groups, units, strict=True))]
     whole, real = np.zeros(0, np.int64), np.zeros(0)
-    none = _Steps(whole, whole, whole, whole, real, real)
-    return _Steps(*(np.concatenate([getattr(s, f.name) for s in (none, *found)]) for f in fields(_Steps)))
+    none = Steps(whole, whole, whole, whole, whole, real, real)
+    return Steps(*(np.concatenate([getattr(s, f.name) for s in (none, *found)]) for f in fields(Steps)))
 
 
-def _steps_of(index: int, group: Group, units: Units, sizing: Sizing) -> _Steps:
+def _steps_of(index: int, group: Group, units: Units, sizing: Sizing) -> Steps:
     """The steps of one group."""
     level = relaxed_of(group, units, sizing)
     size = len(units.scores)
@@ -133,4 +139,4 @@ def _steps_of(index: int, group: Group, units: Units, sizing: Sizing) -> _Steps:
     beyond = np.append(np.cumsum((units.scores * units.sizes)[units.ranked][::-1])[::-1], 0.0)
     harm = ((beyond[narrow] - beyond[wide]) / gone).astype(np.float32)
     share = (1 - (units.kept[wide] + units.kept[narrow]) / (2 * units.kept[-1])).astype(np.float32)
-    return _Steps(np.full(len(wide), index), wide, narrow, np.concatenate(relaxed), np.maximum.accumulate(harm), share)
+    return Steps(np.full(len(wide), index), wide, narrow, np.concatenate(relaxed), gone, np.maximum.accumulate(harm), share)

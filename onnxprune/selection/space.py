@@ -28,17 +28,19 @@ class Space:
         groups: the groups that may shrink.
         units: for each group, what it drops at a time, and in which order.
         sizing: how widths are chosen.
+        given: the order in which units are dropped, if it does not follow from their scores.
     """
 
     coupled: Coupled = field(repr=False)
     groups: tuple[Group, ...]
     units: tuple[Units, ...] = field(repr=False)
     sizing: Sizing
+    given: Order | None = field(default=None, repr=False)
 
     @cached_property
     def order(self) -> Order:
         """The order in which units are dropped."""
-        return order_of(self.groups, self.units, self.sizing)
+        return self.given or order_of(self.groups, self.units, self.sizing)
 
     def by_ratio(self, ratio: float) -> Widths:
         """The widths if the fraction `ratio` (0 to 1) of all atoms is dropped; a larger ratio keeps a subset of them."""
@@ -58,12 +60,15 @@ class Space:
 
     def per(self, cost: CostModel, power: float = 1.0) -> Space:
         """Divide scores by a power of the cost of an atom: by the cost itself, errors become errors per unit of cost saved."""
-        whole = of_original(cost, len(self.coupled.roots))
-        found = []
-        for group, units in zip(self.groups, self.units, strict=True):
-            saved = (whole - cost.of(np.isin(self.coupled.roots, group.roots))) / len(group)
-            found.append(replace(units, scores=units.scores / max(saved, cost.resolution) ** power))
+        saved = self.saved(cost)
+        found = [replace(u, scores=u.scores / each**power) for u, each in zip(self.units, saved.tolist(), strict=True)]
         return replace(self, units=tuple(found))
+
+    def saved(self, cost: CostModel) -> Vector:
+        """The cost of an atom of each group (n_groups,): what dropping the whole group saves, divided by its atoms."""
+        whole = of_original(cost, len(self.coupled.roots))
+        each = [(whole - cost.of(np.isin(self.coupled.roots, g.roots))) / len(g) for g in self.groups]
+        return np.maximum(np.array(each, np.float64), cost.resolution, dtype=np.float64)
 
 
 def space_of(coupled: Coupled, groups: Sequence[Group], scores: Sequence[Vector], sizing: Sizing) -> Space:

@@ -18,8 +18,10 @@ from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.groups import Group
 from onnxprune.cost.macs import macs_model
 from onnxprune.ir.facts import read_graph
-from onnxprune.options import Options
+from onnxprune.options import WITHOUT_DATA, Options
 from onnxprune.pipeline.decide import decide
+from onnxprune.selection.criteria import Scorer
+from onnxprune.selection.matching import matched
 from onnxprune.selection.order import order_of
 from onnxprune.selection.sizing import Sizing
 from onnxprune.selection.space import space_of
@@ -79,8 +81,10 @@ def check_nested(net: ModelProto, kind: str, sizings: Sequence[Sizing]) -> None:
     analysis = analyse(read_graph(net))
     cost, total = macs_model(analysis.coupled), analysis.prunable
     scores = scored([len(g) for g in analysis.groups], kind, 0)
-    for sizing in sizings:
-        space = space_of(analysis.coupled, analysis.groups, scores, sizing)
+    others = scored([len(g) for g in analysis.groups], kind, 1)
+    spaces = [space_of(analysis.coupled, analysis.groups, scores, sizing) for sizing in sizings]
+    other = space_of(analysis.coupled, analysis.groups, others, sizings[0])
+    for space in (*spaces, matched(spaces[0], other, cost)):
         dropped = [space.dropped(space.by_ratio(ratio)) for ratio in RATIOS]
         for less, more in pairwise(dropped):
             assert not (less & ~more).any()
@@ -91,6 +95,24 @@ def check_nested(net: ModelProto, kind: str, sizings: Sequence[Sizing]) -> None:
             removed = sum(int(lost[g.roots].sum()) for g in analysis.groups)
             largest = max(int(u.sizes.max()) for u in space.units)
             assert removed <= round(ratio * total) + max(largest, 0.01 * total)
+
+
+def test_cuts_with_data_leave_about_as_many_macs_as_those_without() -> None:
+    """The errors are those of a network whose cheap layers matter most: by themselves they would spare the costly ones or cut
+    only those."""
+    analysis = analyse(read_graph(onnx.load(TRAINED)))
+    cost, groups = macs_model(analysis.coupled), analysis.groups
+    known = [s for s in Scorer(WITHOUT_DATA).score(analysis.coupled, groups).scores if s is not None]
+    other = space_of(analysis.coupled, groups, known, Sizing("global", 8))
+    saved = other.saved(cost)
+    noise = np.random.default_rng(0)
+    for power in (-1.0, 0.0, 1.0, 2.0):
+        scores = [each**power * noise.lognormal(size=len(g)) for each, g in zip(saved.tolist(), groups, strict=True)]
+        space = space_of(analysis.coupled, groups, scores, Sizing("global", 8))
+        found = matched(space, other, cost)
+        for ratio in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7):
+            here, there = (cost.of(s.dropped(s.by_ratio(ratio))) for s in (found, other))
+            assert 0.8 < here / there < 1.2
 
 
 @pytest.mark.parametrize("name", [n for n in NETS if analyse(read_graph(NETS[n].model())).groups])
