@@ -60,6 +60,11 @@ class Effort:
         """The number of a repeated run; None if there is none."""
         return None if self.repeated is None else self.repeated.get(self.prefix + name)
 
+    def all_known(self, beginning: str) -> dict[str, int]:
+        """The numbers of a repeated run whose names begin like this, by the rest of their names."""
+        whole = self.prefix + beginning
+        return {name.removeprefix(whole): n for name, n in (self.repeated or {}).items() if name.startswith(whole)}
+
     def amount(self, name: str, each: float, least: int, most: int) -> int:
         """How many units of work there is time for.
 

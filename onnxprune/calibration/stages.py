@@ -176,6 +176,10 @@ class Stages:
         self._schedule = schedule(self._nodes, stored | inputs, self._wants)
         self._store = Store(MEMORY)
 
+    def limit(self, count: int) -> None:
+        """Run only the first batches from the next step on."""
+        self.batches = self.batches[:count]
+
     def advance(self, step: int) -> Iterator[dict[str, Array]]:
         """Run the next step; yields its requested tensors batch by batch.
 

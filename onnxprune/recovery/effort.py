@@ -25,7 +25,12 @@ TRIES = 3
 PATIENCE = 0.1, 1.0
 """Fraction of the work, and seconds, after which the time that it took tells more than the prediction does."""
 WORK = ("samples", "mixes", "rows", "rows_per_input", "layers", "matched")
-"""Settings that a fit reports."""
+THINNED = "batches from layer "
+"""Settings that a fit reports; a setting of `FitSettings.thinned` follows `THINNED`."""
+SPARE = 0.9
+"""Fraction of the time that is left which a late fit fills with fewer batches."""
+OVERTIME = 0.25
+"""Fraction of a limit by which fits may exceed it, once they have begun, before layers are left out."""
 PER_PRODUCT = 4e-6
 """Seconds that a small matrix product takes besides its arithmetic."""
 PER_LAYER, PER_BATCH = 0.02, 0.0005
@@ -47,8 +52,9 @@ class FitSettings:
             time, `MIXES` for each sample.
         layers: number of fits (layers, in their order) to compute; None: all.
         matched: number of layers after these whose mean and deviation are matched instead; None: all.
-        seconds: time limit. The rows and samples are chosen by a prediction before the first fit; if a fit is late, the last
-            layers are only matched, or left as they are.
+        thinned: (layer, number of batches): from this layer on, fits use only so many batches.
+        seconds: time limit. The rows and samples are chosen by a prediction before the first fit. If fits are late, the next
+            ones use fewer batches; if even few take too long, the last layers are only matched, or left as they are.
     """
 
     rows: int = 40_000
@@ -59,12 +65,14 @@ class FitSettings:
     mixes: int = 0
     layers: int | None = None
     matched: int | None = None
+    thinned: tuple[tuple[int, int], ...] = ()
     seconds: float | None = None
 
     def repeating(self, work: Mapping[str, int]) -> FitSettings:
         """These settings with the work of an earlier fit (`Fitted.work`) in place of a time limit."""
         known = {name: int(n) for name, n in work.items() if name in WORK}
-        return replace(self, seconds=None, **known)  # type: ignore[arg-type]
+        thinned = {int(name.removeprefix(THINNED)): int(n) for name, n in work.items() if name.startswith(THINNED)}
+        return replace(self, seconds=None, thinned=tuple(sorted(thinned.items())), **known)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +139,16 @@ def n_rows(layer: Layer, settings: FitSettings, samples: int) -> float:
 def seconds_of(layer: Layer, settings: FitSettings, samples: int, batches: int, speed: Speed) -> float:
     """Predicted seconds for one fit, without running the models."""
     n, d, o = n_rows(layer, settings, samples), layer.inputs, layer.outputs
+    one = n * d / speed.values + n * d * (d / 2 + o) / speed.products
+    return layer.groups * (one + batches * PER_PRODUCT) + batches * PER_BATCH + _seconds_to_solve(layer, settings, speed)
+
+
+def _seconds_to_solve(layer: Layer, settings: FitSettings, speed: Speed) -> float:
+    """The part of `seconds_of` that does not depend on the number of samples."""
+    d, o = layer.inputs, layer.outputs
     tries = 0 if d > LARGE or len(settings.ridges) == 1 else TRIES
     solved = (d**3 / 3 + d**2 * o) + tries * (d**3 / 3 + 2 * d**2 * min(o, JUDGED))
-    one = n * d / speed.values + n * d * (d / 2 + o) / speed.products + solved / speed.solutions
-    return layer.groups * (one + batches * PER_PRODUCT) + PER_LAYER + batches * PER_BATCH
+    return layer.groups * solved / speed.solutions + PER_LAYER
 
 
 def predicted(layers: Sequence[Layer], settings: FitSettings, samples: int, batches: int, speed: Speed) -> float:
@@ -176,21 +190,34 @@ class Pace:
     def __init__(self, settings: FitSettings) -> None:
         self.settings, self.fits, self.matches = settings, 0, 0
         self._begun = self._started = time.perf_counter()
-        self._seconds, self._running = [0.0], 0.0
+        self._solving = self._moving = np.zeros(1)
+        self._done, self._fewest = 0.0, 1.0
+        self._used: int | None = None
+        self._thinned: dict[int, int] = {}
 
     def start(self, layers: Sequence[Layer], samples: int, batches: int, speed: Speed, mixable: bool) -> None:
         """Choose rows and samples for the time limit, and expect the work to take as long as predicted."""
         self.settings = found = within(layers, self.settings, samples, batches, speed, mixable)
         used = min(samples, found.samples or samples) + found.mixes
         each = ceil(batches * used / max(samples, 1))
-        self._seconds = [seconds_of(x, found, used, each, speed) for x in layers]
-        self._started, self._running = time.perf_counter(), used * speed.sample
+        self._solving = np.array([_seconds_to_solve(x, found, speed) for x in layers])
+        whole = np.array([seconds_of(x, found, used, each, speed) for x in layers])
+        self._moving = whole - self._solving + used * speed.sample / len(layers)
+        self._started, self._fewest = time.perf_counter(), FEWEST_SAMPLES / max(used, 1)
 
-    def fit(self) -> bool:
-        """Whether to fit the next layer."""
-        allowed = not self.matches and (self._in_time() if self.settings.layers is None else self.fits < self.settings.layers)
-        self.fits += allowed
-        return allowed
+    def batches(self, total: int) -> int:
+        """The number of batches, of `total`, to fit the next layer to; 0: it is not fitted."""
+        before = total if self._used is None else self._used
+        count = self._planned(before) if self.settings.seconds is None else self._affordable(before, total)
+        if not count or self.matches:
+            return 0
+        if count < before:
+            self._thinned[self.fits] = count
+        if self.settings.seconds is not None:
+            self._done += float(self._solving[self.fits] + self._moving[self.fits] * count / total)
+        self._used = count
+        self.fits += 1
+        return count
 
     def match(self) -> bool:
         """Whether to match the mean and deviation of the next layer, if it is not fitted."""
@@ -200,17 +227,30 @@ class Pace:
         self.matches += allowed
         return allowed
 
-    def _in_time(self) -> bool:
-        """Whether there is time for the next fit, and for running the models through the layers after it."""
-        if self.settings.seconds is None:
-            return True
-        now, k, n = time.perf_counter(), self.fits, len(self._seconds)
-        done = sum(self._seconds[:k]) + self._running * k / n
-        prior = PATIENCE[0] * (sum(self._seconds) + self._running) + PATIENCE[1]
-        late = (now - self._started + prior) / (done + prior)
-        return now - self._begun + late * (self._seconds[k] + self._running * (n - k) / n) <= self.settings.seconds
+    def _planned(self, before: int) -> int:
+        """The number of batches without a time limit."""
+        if self.settings.layers is not None and self.fits >= self.settings.layers:
+            return 0
+        return dict(self.settings.thinned).get(self.fits, before)
+
+    def _affordable(self, before: int, total: int) -> int:
+        """The number of batches with which all remaining fits end in time; 0 if not even the next one does with the fewest."""
+        assert self.settings.seconds is not None
+        now, k = time.perf_counter(), self.fits
+        prior = PATIENCE[0] * float(self._solving.sum() + self._moving.sum()) + PATIENCE[1]
+        late = (now - self._started + prior) / (self._done + prior)
+        left = (self.settings.seconds - (now - self._begun)) / late
+        solving, moving = float(self._solving[k:].sum()), float(self._moving[k:].sum())
+        if solving + moving * before / total <= left:
+            return before
+        fewest = ceil(self._fewest * total)
+        count = min(max(int((SPARE * left - solving) / moving * total), fewest), before)
+        # a network of which the first layers are fitted and the last are not is worse than one that is a little late
+        left += OVERTIME * self.settings.seconds / late if k else 0.0
+        return count if float(self._solving[k]) + moving * count / total / (len(self._moving) - k) <= left else 0
 
     def work(self, samples: int) -> dict[str, int]:
         """What was done, as settings that repeat it."""
         found = (samples, self.settings.mixes, self.settings.rows, self.settings.rows_per_input, self.fits, self.matches)
-        return dict(zip(WORK, found, strict=True))
+        thinned = {f"{THINNED}{layer}": count for layer, count in self._thinned.items()}
+        return dict(zip(WORK, found, strict=True)) | thinned

@@ -22,7 +22,6 @@ from onnxprune.errors import DataError, PruneError
 from onnxprune.evaluation.evaluator import Evaluator, Judgement
 from onnxprune.recovery.bias import absorb
 from onnxprune.recovery.editor import Fitted
-from onnxprune.recovery.effort import WORK
 from onnxprune.recovery.reconstruct import FitSettings, reconstruct
 from onnxprune.types import Feeds, Mask, Progress, silent
 
@@ -140,7 +139,7 @@ def by_bias(task: Task, progress: Progress) -> Fitted:
 def by_least_squares(task: Task, progress: Progress) -> Fitted:
     """Fit the layers to those of the original, as many rows of them as there is time for."""
     effort, advance = task.effort, lambda done: progress("reconstruct", done)
-    before = {name: n for name in WORK if (n := effort.known(f"reconstruct: {name}")) is not None}
+    before = effort.all_known("reconstruct: ")
     left = FITTING * effort.clock.left
     settings = FitSettings(seed=task.seed, seconds=None if math.isinf(left) else left)
     settings = settings.repeating(before) if before else settings

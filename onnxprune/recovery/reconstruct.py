@@ -9,10 +9,10 @@ extended to sums: what an identity shortcut has already lost is corrected by the
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
 
 import numpy as np
 from onnx import ModelProto
@@ -66,12 +66,17 @@ def reconstruct(
     wants = [[name for s in job for name in s.wants] for job in jobs]
     with stages(coupled.graph.model, targets, batches) as original, stages(model, wants, batches) as student:
         for k, job in enumerate(jobs):
-            fits = pace.fit()
+            fits = pace.batches(len(batches))
             if not fits and not pace.match():
                 break
+            if fits:
+                original.limit(fits)
+                student.limit(fits)
             pairs = zip(original.advance(k), student.advance(k), strict=True)
             kept = ((kept_of(coupled, dropped, a), b) for a, b in pairs)
-            folds = gather(job, editor, knobs if fits else replace(knobs, rows=FEW, rows_per_input=0), len(batches), kept)
+            folds = gather(
+                job, editor, knobs if fits else replace(knobs, rows=FEW, rows_per_input=0), len(student.batches), kept
+            )
             if fits:
                 _refit(job[0], editor, folds, knobs)
             else:
@@ -94,12 +99,10 @@ def n_samples(feeds: Feeds) -> int:
 
 
 def chosen(batches: Sequence[Feeds], knobs: FitSettings) -> list[Feeds]:
-    """As many batches as hold `knobs.samples`, in their order. A smaller number of samples takes a subset."""
-    if knobs.samples is None:
-        return list(batches)
+    """As many batches as hold `knobs.samples`, in random order: the first few of them resemble all."""
     order = np.random.default_rng(knobs.seed).permutation(len(batches))
     before = np.cumsum([0, *(n_samples(batches[k]) for k in order)])[:-1]
-    return [batches[k] for k in np.sort(order[before < knobs.samples])]
+    return [batches[k] for k in order[before < (math.inf if knobs.samples is None else knobs.samples)]]
 
 
 def _measured(original: ModelProto, jobs: Sequence[Job], editor: Editor, batch: Feeds) -> tuple[list[Layer], Speed]:
@@ -119,7 +122,7 @@ def _measured(original: ModelProto, jobs: Sequence[Job], editor: Editor, batch: 
         groups, _, outputs = job[0].terms[0].linear.matrix(editor.weights[job[0].terms[0].linear.weight].array).shape
         shape = shapes[job[0].total]
         return Layer(
-            groups, n_inputs(job[0], editor), outputs, prod(shape) / shape[job[0].channel_axis] / per_sample * len(job)
+            groups, n_inputs(job[0], editor), outputs, math.prod(shape) / shape[job[0].channel_axis] / per_sample * len(job)
         )
 
     return [layer(job) for job in jobs], measured(2 * seconds[-1] / per_sample)

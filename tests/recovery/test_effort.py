@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from onnxprune.recovery import effort
-from onnxprune.recovery.effort import FitSettings, Layer, Speed, predicted, within
+from onnxprune.recovery.effort import FitSettings, Layer, Pace, Speed, predicted, within
 from onnxprune.recovery.reconstruct import chosen, reconstruct
 from tests.cases.nets import small
 from tests.cases.recovery import batches_for, drop, error
@@ -51,6 +51,27 @@ def test_what_a_limited_fit_did_repeats_it_exactly() -> None:
     assert again.model.SerializeToString() == limited.model.SerializeToString()
     assert again.work == limited.work
     assert limited.work["layers"] == 4
+
+
+@pytest.mark.parametrize("slower", [1.0, 1.5, 3.0])
+def test_a_late_fit_uses_fewer_batches_rather_than_leave_layers_out(slower: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine is slower than it was when its speed was measured."""
+    clock = 0.0
+    monkeypatch.setattr("time.perf_counter", lambda: clock)
+    layers, samples, batches = [Layer(1, 288, 64, 784)] * 20, 200, 50
+    whole = predicted(layers, FitSettings(), samples, batches, SPEED)
+    pace = Pace(FitSettings(seconds=1.3 * whole))
+    pace.start(layers, samples, batches, SPEED, mixable=False)
+    used = []
+    for _ in layers:
+        used.append(pace.batches(batches))
+        clock += slower * whole / len(layers) * used[-1] / batches
+    assert min(used) > 0
+    assert clock <= 1.3 * whole
+    assert all(a >= b for a, b in pairwise(used))
+    assert (min(used) == batches) == (slower == 1.0)
+    again = Pace(FitSettings().repeating(pace.work(samples)))
+    assert [again.batches(batches) for _ in layers] == used
 
 
 def test_a_late_fit_matches_the_remaining_layers_or_leaves_them(monkeypatch: pytest.MonkeyPatch) -> None:
