@@ -36,6 +36,8 @@ def amount(text: str | float, option: str) -> Amount:
     found = read and Amount(float(read[1]) * (0.01 if read[2] == "%" else UNITS[read[2].upper()]), read[2] == "%")
     if not found or found.number <= 0 or (not found.relative and found.number < 1):
         raise OptionError(f"{option}: got '{text}', expected the cost that may remain, such as 50% or 300M")
+    if read and not read[2] and found.number <= 100:
+        raise OptionError(f"{option}: got '{text}', a cost without a unit; did you mean {read[1]}%?")
     if found.relative and found.number > 1:
         raise OptionError(f"{option}: got '{text}', expected at most 100%, the cost of the original")
     return found

@@ -32,6 +32,7 @@ NAMES: dict[str, tuple[tuple[str, ...], str]] = {
     "ratio and macs": ((*RATIO, "--macs", "50%"), "got both"),
     "macs above": (("--macs", "150%"), "expected at most 100%"),
     "macs": (("--macs", "0.5"), "such as 50%"),
+    "macs without a unit": (("--macs", "50"), "did you mean 50%?"),
     "criterion": ((*RATIO, "--criterion", "ccprun"), "did you mean 'ccprune'"),
     "criterion without inputs": ((*RATIO, "--criterion", "obs", "--recover", "none"), "--criterion obs: "),
     "scores missing": ((*RATIO, "--scores", "HERE/no.npz"), "--scores"),
