@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Criteria at equal MACs and at equal latency, on every trained network at hand: the basis for the default with data.
 
-usage: python tools/equal.py [FOLDER] [--macs 35,50,70] [--at 50] [--criteria obs,...] [--only NAME] [--out equal.jsonl]
+usage: python tools/equal.py [FOLDER] [--macs 35,50,70] [--at 50] [--latency 70] [--criteria obs,...] [--only NAME]
+       [--out equal.jsonl]
 FOLDER holds what `train_networks.py` wrote. Each network is cut to each share of its MACs by each criterion, reconstructed on
 real inputs (NAME.fit.npz) and judged by its metric on others (NAME.held.npz). Prints two Markdown tables, a row per network:
-the metric at AT percent of the MACs, and at AT percent of the latency (interpolated between cuts; beyond them, the nearest).
+the metric at AT percent of the MACs, and at LATENCY percent of the latency (interpolated between cuts; empty beyond them).
 Then the ratio: MACs that remain by `--ratio` with data, relative to the same ratio without. Runs in OUT are not repeated.
 """
 
@@ -25,6 +26,8 @@ from trained.registry import CACHE, Trained, at_hand
 from truth import known, measured
 
 RATIOS = (0.3, 0.5, 0.7)
+NEAR = 0.02
+"""How far outside the measured cuts a share may lie."""
 
 
 def cut(network: Trained, output: Path, *options: str) -> dict[str, Any] | None:
@@ -75,10 +78,12 @@ def rows(networks: Sequence[Trained], folder: Path, criteria: Sequence[str], mac
 
 
 def at(cuts: Sequence[dict[str, Any]], axis: str, share: float) -> float | None:
-    """The metric at a share of MACs (`kept`) or of the latency."""
+    """The metric at a share of MACs (`kept`) or of the latency, interpolated; None where no cuts lie around it."""
     known_cuts = sorted((c[axis], c["metric"]) for c in cuts if c["metric"] is not None)
     places, metrics = ([float(pair[k]) for pair in known_cuts] for k in (0, 1))
-    return float(np.interp(share, places, metrics)) if known_cuts else None
+    if not places or not places[0] - NEAR <= share <= places[-1] + NEAR:
+        return None
+    return float(np.interp(share, places, metrics))
 
 
 def table(found: Sequence[dict[str, Any]], axis: str, share: float, criteria: Sequence[str]) -> Iterator[str]:
@@ -101,6 +106,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=CACHE)
     parser.add_argument("--macs", default="35,50,70")
     parser.add_argument("--at", type=float, default=50)
+    parser.add_argument("--latency", type=float, default=70)
     parser.add_argument("--criteria", default="obs,subset_fidelity,ccprune,l2")
     parser.add_argument("--only", default="", help="only networks whose name contains one of these, separated by commas")
     parser.add_argument("--out", type=Path, help="JSON lines; FOLDER/equal.jsonl")
@@ -112,8 +118,8 @@ def main() -> None:
     rows(networks, options.folder, criteria, options.macs.split(","), out)
     found = [r for r in known(out) if any(r["name"] == t.name for t in networks)]
     cuts = [r for r in found if "criterion" in r]
-    for axis in ("kept", "latency"):
-        print("\n".join(table(cuts, axis, options.at / 100, criteria)), end="\n\n")
+    for axis, percent in (("kept", options.at), ("latency", options.latency)):
+        print("\n".join(table(cuts, axis, percent / 100, criteria)), end="\n\n")
     print("| MACs by ratio, with data / without | " + " | ".join(map(str, RATIOS)) + " |")
     print("|---" * (1 + len(RATIOS)) + "|")
     for name in dict.fromkeys(r["name"] for r in found if "ratio" in r):
