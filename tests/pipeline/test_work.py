@@ -17,7 +17,14 @@ from tests.cases.recovery import data_for
 QUIET: dict[str, Any] = {"align": "none", "bench": False, "verify": False}
 
 
-@pytest.mark.parametrize("options", [{"recover": "reconstruct"}, {"rounds": 2, "recover": "reconstruct"}])
+WAYS: tuple[dict[str, Any], ...] = (
+    {"recover": "reconstruct"},
+    {"rounds": 2, "recover": "reconstruct"},
+    {"recover": "distill"},
+)
+
+
+@pytest.mark.parametrize("options", WAYS, ids=["reconstruct", "rounds", "distill"])
 def test_a_run_is_repeated_exactly_from_its_plan(options: dict[str, Any], tmp_path: Path) -> None:
     path = write(tmp_path)
     given: dict[str, Any] = {**QUIET, "data": data_for(small()), **options}

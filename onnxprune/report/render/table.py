@@ -235,7 +235,8 @@ def _closing(report: Report) -> Iterator[RenderableType]:
     else:
         yield Text("not verified (--no-verify)", style="yellow")
     if report.work:
-        done = ", ".join(f"{name}: {number:,}" for name, number in report.work.items())
+        # when training steps became smaller is of use to a repeated run only
+        done = ", ".join(f"{name}: {number:,}" for name, number in report.work.items() if " until " not in name)
         yield Text("work: ", style="cyan").append(Text(f"{done} (--work PLAN.json repeats it)", style="default"))
     for note in report.notes:
         yield Text("note: ", style="cyan").append(Text(note, style="default"))

@@ -42,6 +42,8 @@ EXACT, ASTRAY = 1e-9, 2.0
 """A student with a loss this small equals the teacher; one with this many times its best loss has diverged."""
 STEPS = "training steps"
 """What is recorded of a training, besides the sizes of its batches and of its validations."""
+STAIRS, STAIR = 48, "training steps until stair "
+"""Step sizes follow the time in this many stairs, whose beginnings are recorded, so that a repeated run has the same ones."""
 WRITING = 0.01
 """Fraction of the time for writing weights back."""
 
@@ -109,8 +111,7 @@ def distill(
         data: samples to train on, with or without labels.
         held_out: samples to choose the best weights by; they are not used for training.
         masks: tensor of the teacher -> for each axis, the mask of the positions that the student keeps, None for all.
-        effort: time for everything, including validation and writing; by default ten minutes. The step size follows the time,
-            or, if an earlier run is repeated, the number of its steps.
+        effort: time for everything, including validation and writing; by default ten minutes. The step size follows the time.
         seed: for the order of samples and for mixtures.
         labels: whether to learn from labels too, if there are any.
         progress: called with "distill" and the fraction of the time that is over.
@@ -157,7 +158,7 @@ class Training:
             old.program, new.program, found, masks, knobs.features, knobs.share, knobs.top, labels=labels, parts=parts
         )
         self._trainer, self._optimiser = Trainer(old, new, terms, knobs), Optimiser(new, knobs)
-        self._steps, self._rng, self._progress = 0, np.random.default_rng(seed), progress
+        self._steps, self._stair, self._rng, self._progress = 0, 0, np.random.default_rng(seed), progress
         self._best = self._optimiser.copy()
         self._validate()
 
@@ -171,7 +172,7 @@ class Training:
                 break
             self._progress("distill", done)
             now = self.clock.spent
-            self._optimiser.step(self._trainer.loss(next(lessons)), factor * rate(done, self._steps))
+            self._optimiser.step(self._trainer.loss(next(lessons)), factor * rate(done + 0.5 / STAIRS, self._steps))
             self._steps += 1
             recent.append(self.clock.spent - now)
             if done >= look:
@@ -181,12 +182,24 @@ class Training:
         self._validate()
 
     def _done(self, start: float, step: float) -> float:
-        """The fraction of the training that is over: of its time, or of the steps of a repeated run."""
-        total = self._effort.known(STEPS)
+        """The fraction of the training that is over, rounded down to a stair; 1 at the end."""
+        total, end = self._effort.known(STEPS), self._end(step)
         if total is not None:
-            return self._steps / total if total else 1.0
-        end = self._end(step)
-        return min((self.clock.spent - start) / (end - start), 1.0) if end > start else 1.0
+            over, reached = self._steps >= total, self._known_stair()
+        else:
+            done = (self.clock.spent - start) / (end - start) if end > start else 1.0
+            over, reached = done >= 1, int(done * STAIRS)
+        if over:
+            return 1.0
+        for stair in range(self._stair + 1, reached + 1):
+            self._effort.record(f"{STAIR}{stair}", self._steps)
+        self._stair = max(self._stair, reached)
+        return self._stair / STAIRS
+
+    def _known_stair(self) -> int:
+        """The stair that a repeated run had reached after as many steps."""
+        begun = (self._effort.known(f"{STAIR}{stair}") for stair in range(STAIRS))
+        return max((stair for stair, at in enumerate(begun) if at is not None and at <= self._steps), default=0)
 
     def result(self, student: ModelProto) -> Distilled:
         """The student's file with the best weights."""
