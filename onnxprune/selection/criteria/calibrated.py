@@ -88,7 +88,9 @@ class Statistics:
     """Statistics of layers on calibration inputs in the original network, gathered once per layer."""
 
     def __init__(self, batches: Sequence[Feeds], seed: int = 0, effort: Effort | None = None) -> None:
-        self._batches, self._seed, self._effort = batches, seed, effort or Effort()
+        self._seed, self._effort = seed, effort or Effort()
+        # in random order, because samples are often sorted, and there may be time for the first ones only
+        self._batches = [batches[k] for k in np.random.default_rng(seed).permutation(len(batches))]
         self._known: dict[tuple[str, int], _Gathered] = {}
 
     def read(self, coupled: Coupled) -> tuple[Reader, ...]:
@@ -110,8 +112,8 @@ class Statistics:
         rng = np.random.default_rng(self._seed)
         seen = 0
         with stages(coupled.graph.model, [wants], self._batches) as run:
-            for k, values in zip(self._counted(), run.advance(0), strict=False):
-                seen = k + 1
+            for batch, values in zip(self._counted(), run.advance(0), strict=False):
+                seen = batch + 1
                 for site, k in places:
                     gathered[site.total, k].see(site, site.terms[k].linear, values, len(self._batches), rng)
         self._batches = self._batches[:seen]
