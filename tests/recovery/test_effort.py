@@ -11,7 +11,7 @@ import pytest
 
 from onnxprune.recovery import effort
 from onnxprune.recovery.effort import FitSettings, Layer, Pace, Speed, predicted, within
-from onnxprune.recovery.reconstruct import chosen, reconstruct
+from onnxprune.recovery.reconstruct import _mixable, chosen, reconstruct
 from tests.cases.nets import small
 from tests.cases.recovery import batches_for, drop, error
 
@@ -95,3 +95,14 @@ def test_fewer_samples_are_a_subset() -> None:
     sizes = [[id(b) for b in chosen(batches, FitSettings(samples=n))] for n in (5, 8, 20, 40)]
     assert [len(s) for s in sizes] == [2, 2, 5, 10]
     assert set(sizes[1]) <= set(sizes[2]) <= set(sizes[3])
+
+
+@pytest.mark.parametrize(("size", "open_or_one"), [(None, True), (1, True), (-1, True), (4, False)])
+def test_samples_are_mixed_only_if_the_first_axis_counts_them(size: int | None, open_or_one: bool) -> None:
+    """Paddle writes an open size as -1."""
+    net = small()
+    first = net.graph.input[0].type.tensor_type.shape.dim[0]
+    first.Clear()
+    if size is not None:
+        first.dim_value = size
+    assert _mixable(net) == open_or_one
