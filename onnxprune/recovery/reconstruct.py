@@ -91,7 +91,7 @@ def _mixable(model: ModelProto) -> bool:
     shapes = [v.type.tensor_type.shape.dim for v in model.graph.input if v.name not in stored]
     return all(
         len(dims) > 1 and dims[0].dim_value <= 1 for dims in shapes
-    )  # 0: a symbol or none; -1: open, as Paddle writes it
+    )  # 0: a symbol or nothing; -1: open, by Paddle
 
 
 def n_samples(feeds: Feeds) -> int:
