@@ -89,9 +89,7 @@ def _mixable(model: ModelProto) -> bool:
     """Whether the first axis of every input counts samples, as far as the file tells: its size is open, or 1."""
     stored = {t.name for t in model.graph.initializer}
     shapes = [v.type.tensor_type.shape.dim for v in model.graph.input if v.name not in stored]
-    return all(
-        len(dims) > 1 and dims[0].dim_value <= 1 for dims in shapes
-    )  # 0: a symbol or nothing; -1: open, by Paddle
+    return all(len(dims) > 1 and dims[0].dim_value <= 1 for dims in shapes)  # 0: a symbol or nothing; -1: open, by Paddle
 
 
 def n_samples(feeds: Feeds) -> int:
