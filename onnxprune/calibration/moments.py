@@ -16,6 +16,8 @@ VALUES = 2**22
 """Input values that are laid out at a time."""
 LARGE = 1536
 """Number of inputs from which on only one ridge is tried."""
+ROUNDING = 1e-7
+"""Squared errors that differ by less than this, relative to the squared targets, are equal but for rounding."""
 JUDGED = 64
 """Number of outputs that ridges are compared on."""
 
@@ -141,8 +143,9 @@ def fitted(
     """Ridge regression on all folds.
 
     The ridge is the one that, fitted to the first fold, predicts the other folds best (in this direction only: neighbouring
-    ridges differ little). For very many inputs, where each solution takes long, it is the second one. Rows of one sample
-    resemble each other, so even many of them do not tell what other samples need.
+    ridges differ little); of those that do so equally well, the largest, which stays nearest to `start`. For very many inputs,
+    where each solution takes long, it is the second one. Rows of one sample resemble each other, so even many of them do not
+    tell what other samples need.
     """
     total = sum(folds[1:], folds[0])
     if len(folds) < 2 or len(ridges) == 1:
@@ -152,8 +155,9 @@ def fitted(
     some = slice(None, None, -(-start.shape[2] // JUDGED) or 1)
     offset = None if fixed_offset is None else fixed_offset[:, some]
     first, others = _only(folds[0], some), _only(sum(folds[2:], folds[1]), some)
-    errors = [squared_error(others, solve(first, start[:, :, some], ridge, offset)).sum() for ridge in ridges]
-    return solve(total, start, ridges[int(np.argmin(errors))], fixed_offset)
+    errors = [float(squared_error(others, solve(first, start[:, :, some], ridge, offset)).sum()) for ridge in ridges]
+    good = min(errors) + ROUNDING * float(others.yy.sum())
+    return solve(total, start, max(r for r, error in zip(ridges, errors, strict=True) if error <= good), fixed_offset)
 
 
 def _only(m: Moments, outputs: slice) -> Moments:

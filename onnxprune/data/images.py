@@ -105,11 +105,12 @@ def like_images(model: ModelProto, preprocess: str) -> tuple[Ends, dict[str, tup
     how = parse(preprocess, default)
     mean, std = np.array(how.mean), np.array(how.std)
     low, high = (tuple(np.atleast_1d((pixel / how.scale - mean) / std).tolist()) for pixel in (0, 255))
+    axes = how.layout.removeprefix("n")
     sizes = {axis: n for axis, n in zip("hw", how.size or (), strict=False) if n} | {"c": how.channels}
-    layout = how.layout if len(how.layout) == len(shape) else how.layout.removeprefix("n")
-    if any(n > 0 and sizes.get(axis, n) != n for n, axis in zip(shape, layout, strict=False)) or len(layout) != len(shape):
-        want = [n if n >= 0 else "any" for n in shape]
-        raise DataError(f"--preprocess {how}: '{name}' takes {want}; use --preprocess {fitting(how, default, shape)}")
+    image = tuple(sizes.get(axis, max(n, 1)) for axis, n in zip(axes, shape[-len(axes) :], strict=False))
+    with _advising(f"use --preprocess {fitting(how, default, shape)}"):
+        check_sample(name, np.broadcast_to(np.float32(0), image), fact, f"images prepared with --preprocess {how}")
+    layout = "n" * (len(shape) - len(axes)) + axes
     whole = tuple(n if n > 0 else (sizes | {"n": 1}).get(axis, n) for n, axis in zip(shape, layout, strict=True))
     return (low, high), {name: whole} if min(whole) > 0 else {}
 

@@ -104,6 +104,7 @@ def load(source: Any, folds: bool = True) -> Loaded:
 
 
 def _load_file(path: Path) -> Loaded:
+    check_is_file(path)
     with _reading(path):
         size = path.stat().st_size
         if not size:
@@ -151,19 +152,19 @@ def check_is_file(path: Path) -> None:
     """Check early that the model is there.
 
     Raises:
-        ModelError: there is no such file, or it is a folder.
+        ModelError: there is no such file, it is a folder, or the path cannot be read.
     """
-    if path.is_dir():
-        raise ModelError(f"{path}: is a folder; name the .onnx file in it")
-    if not path.exists():
-        raise ModelError(f"{path}: no such file; check the path")
+    with _reading(path):
+        if path.is_dir():
+            raise ModelError(f"{path}: is a folder; name the .onnx file in it")
+        if not path.exists():
+            raise ModelError(f"{path}: no such file; check the path")
 
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Raise ModelError with the reason if a file cannot be read."""
     try:
-        check_is_file(path)
         yield
     except OSError as e:
         raise ModelError(f"{path}: cannot be read: {e.strerror}") from e

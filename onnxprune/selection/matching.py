@@ -19,8 +19,9 @@ from onnxprune.selection.order import Steps, Widths, in_order, steps_of
 from onnxprune.selection.space import Space
 from onnxprune.types import Indices, Vector
 
-POWERS = (1.0, 0.75, 1.25, 0.5, 1.5, 0.25, 1.75, 0.0, 2.0, -0.5, 2.5, -1.0, 3.0)
-"""Powers to try. At equal cost, errors for each multiply-accumulate do best (docs/criteria.md), so those near 1 come first."""
+POWERS = tuple(1 + sign * k / 4 for k in range(13) for sign in (1, -1))
+"""Powers to try, -2 to 4: those near 1 first, because errors for each multiply-accumulate do best at equal cost
+(docs/criteria.md)."""
 CLOSE = 0.03
 """Deviation of the logarithm of the cost at which no other power is tried."""
 STAGES = 32

@@ -55,6 +55,7 @@ def broken_plan(folder: Path) -> list[str]:
 
 BAD: dict[str, tuple[Spoil, str]] = {
     "missing": (lambda f: [str(f / "no.onnx"), "--ratio", "0.5"], "no such file"),
+    "name too long": (lambda f: [str(f / ("n" * 300)), "--ratio", "0.5"], "cannot be read: "),
     "missing with its folder": (lambda f: [str(f / "no/no.onnx"), "--ratio", "0.5"], "no.onnx: no such file"),
     "folder": (lambda f: [str(f), "--ratio", "0.5"], "is a folder"),
     "text": (text_file, "not an ONNX model"),

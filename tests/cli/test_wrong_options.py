@@ -104,7 +104,7 @@ GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
     "labels unreadable": ((*RATIO, "--data", "HERE/d.npz", "--labels", "HERE/net.onnx"), "--labels"),
     "number of labels": ((*RATIO, "--data", "HERE/d.npz", "--labels", "HERE/l.csv"), "label"),
     "preprocess of another size": ((*RATIO, "--preprocess", "size=9x9,mean=0.5"), "use --preprocess size=8x8,mean=0.5,"),
-    "preprocess without data, other channels": ((*RATIO, "--preprocess", "order=grey"), "takes ['any', 3, 8, 8]"),
+    "preprocess without data, other channels": ((*RATIO, "--preprocess", "order=grey"), "the model expects ['any', 3, 8, 8]"),
     "preprocess with other channels": ((*RATIO, "--data", "HERE/images", "--preprocess", "order=grey"), "grey"),
 }
 

@@ -74,6 +74,15 @@ def test_a_late_fit_uses_fewer_batches_rather_than_leave_layers_out(slower: floa
     assert [again.batches(batches) for _ in layers] == used
 
 
+def test_a_thinned_fit_uses_only_the_first_batches() -> None:
+    p = drop(small(), "w2", [1, 3, 5, 7])
+    thinned = reconstruct(p.coupled, p.dropped, p.pruned, p.batches, FitSettings(thinned=((0, 1),)))
+    single = reconstruct(p.coupled, p.dropped, p.pruned, chosen(p.batches, FitSettings())[:1], FitSettings())
+    whole = reconstruct(p.coupled, p.dropped, p.pruned, p.batches, FitSettings())
+    assert thinned.model.SerializeToString() == single.model.SerializeToString() != whole.model.SerializeToString()
+    assert thinned.work["batches from layer 0"] == 1
+
+
 def test_a_late_fit_matches_the_remaining_layers_or_leaves_them(monkeypatch: pytest.MonkeyPatch) -> None:
     net = small()
     p = drop(net, "w2", [1, 3, 5, 7])
