@@ -23,6 +23,7 @@ from onnxprune.ir.spill import Spill, spill_for
 from onnxprune.options import WITHOUT_DATA, Options, SelectionOptions
 from onnxprune.pipeline.goal import Goal, goal_of
 from onnxprune.pipeline.remarks import unaligned
+from onnxprune.report.values import KEEPING
 from onnxprune.rewrite.cut import cut
 from onnxprune.selection.criteria import Scored, Scorer
 from onnxprune.selection.criteria.given import check_scores, scores_from_file
@@ -231,7 +232,7 @@ def _notes(refused: Mapping[int, str], scored: Scored, groups: tuple[Group, ...]
     if bare:
         which = f"{bare} of {len(groups)} groups have no BatchNormalization after their weights"
         lost = "which seems to be folded into them, so its scale is not scored separately and the L1 norm of the filter decides"
-        cure = "to score both, export without folding (PyTorch: training=TrainingMode.PRESERVE in eval mode)"
+        cure = f"to score both, {KEEPING}"
         notes.append(f"{which}, {lost}; {cure}" if scored.folded else f"{which}: the L1 norm of these weights decides")
     notes += [f"some channels are kept because a node {why}" for why in refused.values()][:5]
     return tuple(notes)

@@ -17,6 +17,7 @@ from onnxprune.cost.macs import macs_model
 from onnxprune.cost.model import CostModel
 from onnxprune.ir.graph import Fact, Node
 from onnxprune.ir.products import products
+from onnxprune.selection.criteria import seems_folded
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,8 @@ class Inspection:
         model: its name.
         nodes: number of nodes in its main graph.
         macs: multiply-accumulates for `inputs`.
+        batch_norms: number of BatchNormalization nodes.
+        folded: whether others seem to have been folded into convolutions, so that their scales are not scored.
         prunable: number of channels that can be removed.
         held_macs: share of the MACs spent on channels that cannot be removed.
         fixed_macs: share of the MACs that remains if everything that can be removed is removed.
@@ -104,6 +107,8 @@ class Inspection:
     nodes: int
     macs: int
     inputs: Mapping[str, tuple[int, ...]]
+    batch_norms: int
+    folded: bool
     prunable: int
     held_macs: float
     fixed_macs: float
@@ -126,6 +131,8 @@ def inspect(analysis: Analysis, name: str) -> Inspection:
         nodes=len(graph.nodes),
         macs=total,
         inputs={n: facts[n].shape or () for n in graph.inputs},
+        batch_norms=sum(node.op == "BatchNormalization" for node in graph.elementary),
+        folded=seems_folded(coupled, analysis.groups),
         prunable=analysis.prunable,
         held_macs=sum(p.macs for p in analysis.pinned),
         fixed_macs=fixed,

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from onnxprune.recovery.methods import Attempt
 
 
+KEEPING = (
+    "export again with onnxprune.training.export, or with torch.onnx.export in eval mode and training=TrainingMode.PRESERVE "
+    "(dynamo=False) or optimize=False (dynamo=True)"
+)
+"""How to export from PyTorch with BatchNormalization kept."""
+
+
 @dataclass(frozen=True, slots=True)
 class GroupRow:
     """One group of channels: its width before and after, and its weight axes (`weight[axis]`)."""

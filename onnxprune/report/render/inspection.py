@@ -13,6 +13,7 @@ from rich.text import Text
 from onnxprune.errors import counted
 from onnxprune.report.inspection import Inspection
 from onnxprune.report.render.table import MAX_PINS, PLAIN, Fitted, Row, pins_table, shapes_text
+from onnxprune.report.values import KEEPING
 
 OVERLAP = 1.005
 """Shares that add up to more than this are explained; less is rounding."""
@@ -32,6 +33,12 @@ def inspection_parts(found: Inspection, bars: bool) -> Iterator[RenderableType]:
         f"{counted(found.prunable, 'prunable channel')} in {counted(len(found.groups), 'group')}; {held} "
         f"({found.held_macs:.1%} of the MACs)"
     )
+    if found.folded:
+        yield Text(
+            f"BatchNormalization seems to be folded into convolutions, so its scale is not scored; to score it, {KEEPING}"
+        )
+    elif found.batch_norms:
+        yield Text(f"{counted(found.batch_norms, 'BatchNormalization node')}, not folded")
     yield _groups_table(found, bars)
     if sum(g.macs for g in found.groups) + found.held_macs > OVERLAP:
         yield Text("shares add up to more than 100%: a layer counts for the channels that it makes and for those that it reads")

@@ -8,6 +8,7 @@ averages over *all* producers of the group: every branch of a residual stream co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ NORMALISATIONS = frozenset(
 LARGE_BIAS = 0.15
 """Biases of this size beside their filters hold the shift of a BatchNormalization: 0.27 in folded networks, 0.07 where training
 starts without one."""
+NUMBERED = re.compile(r"onnx::Conv_[0-9]+")
+"""Names of filters and biases that PyTorch's older exporter has computed."""
 NAMES = (*CRITERIA, *CALIBRATED, "random")
 
 
@@ -49,12 +52,33 @@ class Scored:
     folded: bool = False
 
 
+def seems_folded(coupled: Coupled, groups: Sequence[Group]) -> bool:
+    """Whether BatchNormalization seems to have been folded into convolutions that produce channels of these groups."""
+    reader = WeightReader(coupled, {})
+    return _folded(reader, [g for g in groups if all(reader.batch_norm(u) is None for u in g.producers)])
+
+
 def _folded(reader: WeightReader, groups: Sequence[Group]) -> bool:
-    """Whether BatchNormalization seems to have been folded into the convolutions that produce these channels."""
+    """The same, for groups without BatchNormalization.
+
+    PyTorch's older exporter keeps the names of the weights that it does not touch, and numbers the others; elsewhere the size
+    of the biases tells.
+    """
+    if not groups:
+        return False
+    if reader.coupled.graph.model.producer_name == "pytorch" and any(_renamed(reader.coupled, g) for g in groups):
+        return True
     if not NORMALISATIONS.isdisjoint(node.op for node in reader.coupled.graph.elementary):
         return False
     sizes = [reader.bias(u) for g in groups for u in g.producers if reader.coupled.uses[u].op == "Conv"]
     return bool(sizes) and float(np.median(sizes)) > LARGE_BIAS
+
+
+def _renamed(coupled: Coupled, group: Group) -> bool:
+    """Whether a convolution that produces a group has a filter or a bias with a number instead of a name."""
+    nodes = (coupled.graph.nodes[coupled.uses[u].node] for u in group.producers if coupled.uses[u].op == "Conv")
+    names = (name for node in nodes for name in node.inputs[1:3] if name in coupled.graph.weights)
+    return any(NUMBERED.fullmatch(coupled.graph.origin(name)) for name in names)
 
 
 class Scorer:

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Export of a PyTorch module to ONNX with BatchNormalization kept, and every weight under its name in the module.
+
+By default both exporters of PyTorch fold BatchNormalization into convolutions, and rename or merge weights: then scales are not
+scored, and a plan does not name what the module has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto, numpy_helper
+from torch import Tensor, nn
+
+from onnxprune.errors import OptionError, TrainingError, did_you_mean
+from onnxprune.ir.files import check_folder, runnable, save
+from onnxprune.ort import session
+from onnxprune.training.modules import device_of, evaluating, first_line, outputs_of, unwrapped
+
+TORCHSCRIPT, DYNAMO = "torchscript", "dynamo"
+EXPORTERS = (TORCHSCRIPT, DYNAMO)
+OPSET = 17
+"""What the older exporter writes: the newest it knows."""
+TOLERANCE = 1e-3
+"""Largest difference of outputs from PyTorch's, relative to the largest output: another order of additions, and no more."""
+BATCH = "N"
+
+Example = Tensor | Sequence[Tensor]
+
+
+def export(
+    module: nn.Module,
+    example_inputs: Example,
+    path: str | Path,
+    *,
+    exporter: str = TORCHSCRIPT,
+    dynamic_batch: bool = True,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+) -> Path:
+    """Write a module as an ONNX file that can be pruned, and check the file against PyTorch in onnxruntime.
+
+    Args:
+        module: the trained module; wrappers (DistributedDataParallel, torch.compile) are looked through. It is not changed.
+        example_inputs: a tensor, or one for each argument of `forward`.
+        path: the file.
+        exporter: "torchscript", or "dynamo" (needs the package onnxscript).
+        dynamic_batch: whether the first axis of all inputs and outputs has an open size.
+        input_names, output_names: names in the file; by default x, x1, ... and y, y1, ...
+
+    Returns:
+        The path.
+
+    Raises:
+        TrainingError: the module cannot be exported, or the file computes something else.
+        OptionError: an argument is wrong.
+        OutputError: the file cannot be written.
+    """
+    path = Path(path)
+    check_folder(path)
+    model = exported(
+        module,
+        example_inputs,
+        exporter=exporter,
+        dynamic_batch=dynamic_batch,
+        input_names=input_names,
+        output_names=output_names,
+    )
+    check_export(module, example_inputs, model, dynamic_batch=dynamic_batch, input_names=input_names)
+    save(model, path, {})
+    return path
+
+
+def exported(
+    module: nn.Module,
+    example_inputs: Example,
+    *,
+    exporter: str = TORCHSCRIPT,
+    dynamic_batch: bool = True,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+) -> ModelProto:
+    """The ONNX model of a module in memory; arguments and errors as for `export`, which also checks it."""
+    if exporter not in EXPORTERS:
+        raise OptionError(f"exporter: got {exporter!r}; {did_you_mean(str(exporter), EXPORTERS)}expected torchscript or dynamo")
+    module = unwrapped(module)
+    inputs = example_of(module, example_inputs)
+    with evaluating(module), _quiet():
+        results = outputs_of(module, inputs)
+        names = _names("input_names", "x", input_names, len(inputs)), _names("output_names", "y", output_names, len(results))
+        try:
+            write = _torchscript if exporter == TORCHSCRIPT else _dynamo
+            model = write(module, inputs, names, dynamic_batch)
+        except ImportError as e:
+            raise TrainingError(
+                f"exporter '{exporter}' needs the package {e.name}, which is missing: pip install {e.name}"
+            ) from e
+        except Exception as e:  # exporters raise many kinds of errors
+            other = DYNAMO if exporter == TORCHSCRIPT else TORCHSCRIPT
+            raise TrainingError(
+                f"{type(module).__name__}: exporter '{exporter}' failed: {first_line(e)}; try exporter='{other}'"
+            ) from e
+    return _with_own_weights(model, module)
+
+
+def check_export(
+    module: nn.Module,
+    example_inputs: Example,
+    model: ModelProto,
+    *,
+    dynamic_batch: bool = True,
+    input_names: Sequence[str] | None = None,
+) -> float:
+    """The largest difference between the outputs of an exported model in onnxruntime and the module's, relative to the largest.
+
+    If the batch is dynamic, the example and a batch that is longer by one are compared.
+
+    Raises:
+        TrainingError: it is more than rounding, or the file does not run.
+    """
+    module, name = unwrapped(module), type(unwrapped(module)).__name__
+    inputs = example_of(module, example_inputs)
+    names = _names("input_names", "x", input_names, len(inputs))
+    longer = tuple(torch.cat([x, x[:1]]) if x.ndim else x for x in inputs)
+    with evaluating(module), runnable(model) as file:
+        run = session(file)
+        worst = _difference(module, inputs, run, names, "")
+        if dynamic_batch:
+            advice = "; use x.shape[0] in forward, not a number or len(x), or exporter='dynamo', or dynamic_batch=False"
+            worst = max(worst, _difference(module, longer, run, names, advice))
+    if not worst <= TOLERANCE:
+        raise TrainingError(
+            f"{name}: the exported file differs from PyTorch by {worst:.1e} of the largest output, expected at most "
+            f"{TOLERANCE:.0e}; does forward depend on values of the input, or on chance?"
+        )
+    return worst
+
+
+def _difference(module: nn.Module, inputs: Sequence[Tensor], run: Any, names: Sequence[str], advice: str) -> float:
+    known = {i.name for i in run.get_inputs()}  # an input that the network ignores is not in the file
+    feeds = {name: x.cpu().numpy() for name, x in zip(names, inputs, strict=True) if name in known}
+    expected = [y.cpu().numpy() for y in outputs_of(module, inputs)]
+    try:
+        found = run.run(None, feeds)
+    except Exception as e:  # anything onnxruntime raises
+        shapes = ", ".join(str(list(x.shape)) for x in inputs)
+        where = f"{type(module).__name__}: the exported file cannot run on inputs of shape {shapes}"
+        raise TrainingError(f"{where}, which PyTorch can: {first_line(e)}{advice}") from e
+    return max((difference(a, b) for a, b in zip(found, expected, strict=True)), default=0.0)
+
+
+def difference(found: Any, expected: Any) -> float:
+    """The largest difference of two arrays relative to the largest expected value; infinite if shapes differ."""
+    if found.shape != expected.shape:
+        return float("inf")
+    if not found.size:
+        return 0.0
+    wide = np.asarray(found, np.float64) - np.asarray(expected, np.float64)
+    return float(np.abs(wide).max() / max(float(np.abs(expected).max()), 1e-12))
+
+
+def example_of(module: nn.Module, example_inputs: Example) -> tuple[Tensor, ...]:
+    """Example inputs as a tuple, on the device of the module.
+
+    Raises:
+        OptionError: they are not tensors.
+    """
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    wrong = next((x for x in inputs if not isinstance(x, Tensor)), None)
+    if wrong is not None or not inputs:
+        got = "nothing" if not inputs else type(wrong).__name__
+        raise OptionError(f"example_inputs: got {got}, expected a tensor, or one for each argument of forward")
+    return tuple(x.to(device_of(module)) for x in inputs)
+
+
+def _names(option: str, stem: str, given: Sequence[str] | None, count: int) -> list[str]:
+    if given is None:
+        return [f"{stem}{k or ''}" for k in range(count)]
+    if len(given) != count:
+        raise OptionError(f"{option}: got {len(given)} names, expected {count}")
+    return list(given)
+
+
+def _torchscript(
+    module: nn.Module, inputs: tuple[Tensor, ...], names: tuple[list[str], list[str]], dynamic: bool
+) -> ModelProto:
+    """By tracing. Constants are not folded: folding transposes weights, which lose their names."""
+    axes = {name: {0: BATCH} for name in (*names[0], *names[1])} if dynamic else None
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            module,
+            inputs,
+            str(path),
+            input_names=names[0],
+            output_names=names[1],
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            training=torch.onnx.TrainingMode.PRESERVE,  # in eval mode: BatchNormalization is neither folded nor trained
+            do_constant_folding=False,
+            dynamo=False,
+        )
+        return onnx.load(path)
+
+
+def _dynamo(module: nn.Module, inputs: tuple[Tensor, ...], names: tuple[list[str], list[str]], dynamic: bool) -> ModelProto:
+    """By torch.export. Its optimiser would fold BatchNormalization."""
+    if dynamic:  # a size of 1 would be taken for a constant
+        inputs = tuple(torch.cat([x, x]) if x.ndim and len(x) == 1 else x for x in inputs)
+    shapes = tuple({0: torch.export.Dim.DYNAMIC} if x.ndim else None for x in inputs) if dynamic else None
+    program = torch.onnx.export(
+        module,
+        inputs,
+        input_names=names[0],
+        output_names=names[1],
+        dynamic_shapes=shapes,
+        dynamo=True,
+        optimize=False,
+        verbose=False,
+    )
+    assert program is not None
+    return program.model_proto
+
+
+def _with_own_weights(model: ModelProto, module: nn.Module) -> ModelProto:
+    """The model in which each parameter and buffer is stored under its own name.
+
+    The older exporter stores equal ones (the ones and zeros of fresh normalisations) once. Nothing would tell them from weights
+    that a module really shares; those keep one name, the first.
+    """
+    tensors = named_tensors(module)
+    first = {id(t): name for name, t in reversed(list(tensors.items()))}
+    stored = {t.name: t for t in model.graph.initializer}
+    rename: dict[str, str] = {}
+    kept = []
+    for node in model.graph.node:
+        name = node.output[0] if node.output else ""
+        source = rename.get(node.input[0], node.input[0]) if node.input else ""
+        if node.op_type == "Identity" and source in stored and name in tensors:
+            rename[name] = first[id(tensors[name])]
+        else:
+            kept.append(node)
+    for name in [n for n in stored if n in tensors and first[id(tensors[n])] != n]:
+        rename[name] = first[id(tensors[name])]
+    for name in dict.fromkeys(rename.values()):
+        if name not in stored:
+            array = tensors[name].detach().cpu().contiguous().numpy()
+            stored[name] = model.graph.initializer.add()
+            stored[name].CopyFrom(numpy_helper.from_array(array, name))
+    for node in kept:
+        for k, name in enumerate(node.input):
+            node.input[k] = rename.get(name, name)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    return _without_unused(model)
+
+
+def _without_unused(model: ModelProto) -> ModelProto:
+    """The model without weights that no node reads."""
+    used = {name for node in model.graph.node for name in node.input} | {v.name for v in model.graph.output}
+    for node in model.graph.node:
+        for a in node.attribute:
+            if a.type == onnx.AttributeProto.GRAPH:
+                return model  # bodies may read weights of the graph around them
+    unused = [t for t in model.graph.initializer if t.name not in used]
+    for tensor in unused:
+        model.graph.initializer.remove(tensor)
+    return model
+
+
+def named_tensors(module: nn.Module) -> Mapping[str, Tensor]:
+    """All parameters and buffers by name, also second names of shared ones."""
+    return {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers(remove_duplicate=False))}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' warnings and progress, which do not concern the user of this function."""
+    noisy = logging.getLogger("torch.onnx")
+    level = noisy.level
+    noisy.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        noisy.setLevel(level)
