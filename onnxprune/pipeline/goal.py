@@ -15,6 +15,19 @@ from onnxprune.options import SelectionOptions
 from onnxprune.selection.budget import Amount
 from onnxprune.selection.strategy import Limit
 
+EXPONENTIAL, LINEAR = "exponential", "linear"
+SCHEDULES = (EXPONENTIAL, LINEAR)
+"""How several cuts share what must go: each shrinks the network by the same factor, or by the same amount."""
+
+
+def remaining(end: float, share: float, schedule: str) -> float:
+    """What remains after the fraction `share` of the way, relative to the start; `end` remains at its end.
+
+    >>> remaining(0.25, 0.5, "exponential"), remaining(0.25, 0.5, "linear")
+    (0.5, 0.625)
+    """
+    return end**share if schedule == EXPONENTIAL else 1 - (1 - end) * share
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -35,10 +48,10 @@ class Budget:
         cost = self.model(coupled)
         return Limit(cost, self.amount.of(of_original(cost, len(coupled.roots))), self.asked)
 
-    def part(self, share: float, original: Coupled) -> Budget:
-        """What may remain after the fraction `share` of the way, if every step shrinks the cost by the same factor."""
+    def part(self, share: float, original: Coupled, schedule: str = EXPONENTIAL) -> Budget:
+        """What may remain after the fraction `share` of the way."""
         whole = of_original(self.model(original), len(original.roots))
-        return replace(self, amount=Amount(whole * (self.amount.of(whole) / whole) ** share, False))
+        return replace(self, amount=Amount(whole * remaining(self.amount.of(whole) / whole, share, schedule), False))
 
 
 @dataclass(frozen=True)
@@ -57,16 +70,17 @@ class Goal:
         """The limits on cuts of one model."""
         return tuple(budget.limit(coupled) for budget in self.budgets)
 
-    def part(self, share: float, original: Coupled, channels: int, left: int) -> Goal:
-        """The goal of a cut after the fraction `share` of the way; every step shrinks the model by the same factor.
+    def part(self, share: float, original: Coupled, channels: int, left: int, schedule: str = EXPONENTIAL) -> Goal:
+        """The goal of a cut after the fraction `share` of the way.
 
         Args:
             channels: number of channels of the original that may be removed.
             left: how many of them are left before this cut.
+            schedule: one of `SCHEDULES`.
         """
         if self.ratio is None:
-            return Goal(None, tuple(budget.part(share, original) for budget in self.budgets))
-        kept = channels * (1 - self.ratio) ** share
+            return Goal(None, tuple(budget.part(share, original, schedule) for budget in self.budgets))
+        kept = channels * remaining(1 - self.ratio, share, schedule)
         return Goal(float(np.clip(1 - kept / max(left, 1), 0.0, 0.999)))
 
 

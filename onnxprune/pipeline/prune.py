@@ -187,7 +187,7 @@ def resolved(options: Options) -> Options:
         data = replace(data, metric=function_named(data.metric, "--metric"))
     recovery = replace(options.recovery, work=_work(options.recovery.work))
     if recovery.recover == "distill":
-        import onnxprune.training  # noqa: F401  # slow; raises an error that says what to install
+        import onnxprune.training.converter  # noqa: F401  # slow; raises an error that says what to install
     return replace(options, selection=selection, data=data, recovery=recovery)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -26,14 +26,12 @@ from onnxprune.options import Options
 from onnxprune.pipeline.decide import Decision, decide, eligible
 from onnxprune.pipeline.goal import Goal, goal_of
 from onnxprune.rewrite.cut import cut
-from onnxprune.rewrite.plan import Plan, dropped_by, plan_of
+from onnxprune.rewrite.plan import Plan, composed, dropped_by, plan_of
 from onnxprune.selection.strategy import Strategy, greedy
 from onnxprune.types import Advance, Feeds, Mask, unwatched
 
 if TYPE_CHECKING:
     from onnxprune.recovery.editor import Fitted
-
-Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -47,20 +45,6 @@ class RoundRecovery:
 
     name: str
     run: Callable[[Coupled, Mask, ModelProto, Sequence[Feeds], int], Fitted]
-
-
-def composed(first: Kept, second: Kept) -> dict[str, dict[int, tuple[int, ...]]]:
-    """Two consecutive cuts as one.
-
-    >>> composed({"w": {0: (1, 3, 5)}}, {"w": {0: (0, 2), 1: (4,)}})
-    {'w': {0: (1, 5), 1: (4,)}}
-    """
-    found = {name: dict(axes) for name, axes in first.items()}
-    for name, axes in second.items():
-        merged = found.setdefault(name, {})
-        for axis, positions in axes.items():
-            merged[axis] = tuple(merged[axis][p] for p in positions) if axis in merged else positions
-    return found
 
 
 def by_least_squares(coupled: Coupled, dropped: Mask, model: ModelProto, batches: Sequence[Feeds], seed: int) -> Fitted:

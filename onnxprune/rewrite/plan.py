@@ -19,6 +19,9 @@ from onnxprune.errors import PlanError
 from onnxprune.ir.files import write_text
 from onnxprune.types import Mask
 
+Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
+"""Weight -> axis -> kept positions of the original axis, ascending."""
+
 FORMAT, FORMAT_2 = "onnxprune-plan/1", "onnxprune-plan/2"
 """The second is for plans that name weights which older releases do not know: in bodies of If, Loop and Scan
 (`NODE/then_branch/NAME`), or not stored in the file. The first can be read by older releases."""
@@ -38,7 +41,7 @@ class Plan:
     """
 
     model_sha256: str
-    kept: Mapping[str, Mapping[int, tuple[int, ...]]] = field(repr=False)
+    kept: Kept = field(repr=False)
     made_by: Mapping[str, Any] = field(default_factory=dict)
     policy: Policy = DEFAULT
     format: str = FORMAT
@@ -53,6 +56,16 @@ class Plan:
     def recovered(self) -> str:
         """The method that refitted the weights after the cut; empty if they were not refitted."""
         return str(self.made_by.get("recovered", ""))
+
+    def then(self, later: Plan) -> Plan:
+        """This cut and a later one of its result, as one cut of the original.
+
+        Raises:
+            PlanError: the later plan keeps positions that this one has removed.
+        """
+        folded = tuple(dict.fromkeys((*self.folded, *later.folded)))
+        newest = max(self.format, later.format)
+        return Plan(self.model_sha256, composed(self.kept, later.kept), later.made_by, later.policy, newest, folded)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON.
@@ -108,6 +121,28 @@ class Plan:
         if not isinstance(folded, list) or not set(folded) <= kept.keys():
             raise ValueError(f"'folded' is {folded!r}, expected a list of names in 'kept'")
         return cls(str(data.get("model_sha256", "")), kept, made_by, policy, data["format"], tuple(folded))
+
+
+def composed(first: Kept, second: Kept) -> dict[str, dict[int, tuple[int, ...]]]:
+    """Two consecutive cuts as one.
+
+    Raises:
+        PlanError: the second keeps positions that the first has removed.
+
+    >>> composed({"w": {0: (1, 3, 5)}}, {"w": {0: (0, 2), 1: (4,)}})
+    {'w': {0: (1, 5), 1: (4,)}}
+    """
+    found = {name: dict(axes) for name, axes in first.items()}
+    for name, axes in second.items():
+        merged = found.setdefault(name, {})
+        for axis, positions in axes.items():
+            before = merged.get(axis)
+            if before is not None and positions[-1] >= len(before):
+                raise PlanError(
+                    f"the later plan keeps position {positions[-1]} on axis {axis} of '{name}', of which {len(before)} are left"
+                )
+            merged[axis] = positions if before is None else tuple(before[p] for p in positions)
+    return found
 
 
 def _kept_axes(name: str, axes: Any) -> dict[int, tuple[int, ...]]:

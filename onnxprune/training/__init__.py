@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recovery by gradient descent: an ONNX graph as a PyTorch module, and distillation. The only package that imports torch.
+"""The PyTorch side: sparsity for any training loop, export, plans applied to modules, and rounds of cutting and retraining.
+
+Beside these, an ONNX graph as a PyTorch module, and distillation without the model's code. The only package that imports torch.
 
 Raises:
     TrainingError: on import, if torch is not installed.
@@ -13,3 +15,23 @@ try:
     import torch  # noqa: F401
 except ImportError as e:
     raise TrainingError("training needs PyTorch, which is not installed: pip install 'onnxprune[torch]'") from e
+
+from onnxprune.training.compact import load_compact, save_compact
+from onnxprune.training.distillation.teacher import Distillation
+from onnxprune.training.export import export, exported
+from onnxprune.training.loop import Iterated, Retraining, iterate
+from onnxprune.training.plans import apply_plan
+from onnxprune.training.rounds import Round
+
+__all__ = [
+    "Distillation",
+    "Iterated",
+    "Retraining",
+    "Round",
+    "apply_plan",
+    "export",
+    "exported",
+    "iterate",
+    "load_compact",
+    "save_compact",
+]

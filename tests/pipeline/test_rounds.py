@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 import onnxprune
 from onnxprune.errors import DataError
-from onnxprune.pipeline.rounds import Kept, composed
+from onnxprune.rewrite.plan import Kept, composed
 from tests.cases.nets import small, write
 from tests.cases.recovery import data_for
 from tests.cases.renormalising import MIXES
