@@ -35,10 +35,10 @@ from onnxprune.training.compact import load_compact, save_compact
 from onnxprune.training.export import TORCHSCRIPT, Example, check_export, exported
 from onnxprune.training.modules import unwrapped
 from onnxprune.training.plans import apply_plan
-from onnxprune.training.processes import decided, is_main
+from onnxprune.training.processes import decided
 from onnxprune.training.rounds import Journal, Round, best_of, plot, table
 from onnxprune.training.weights import load_weights
-from onnxprune.types import Progress, silent
+from onnxprune.types import Progress, Shapes, silent
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def iterate(
         example_inputs: a tensor, or one for each argument of `forward`.
         train: function(module, `Retraining`), which retrains the module in place with whatever loss and optimizer.
         evaluate: function(module) -> metric, higher is better.
-        folder: for checkpoints and ONNX files; it is created.
+        folder: for checkpoints and ONNX files; it is created. All processes of a parallel training must see it.
         rounds: number of rounds.
         ratio, macs: what all rounds together remove, or leave, as for `prune`.
         schedule: "exponential" removes the same fraction in every round, "linear" the same amount.
@@ -175,44 +175,48 @@ class _Loop:
     def run(self, folder: Path, floor: float | None) -> Iterated:
         """All rounds that are not complete yet."""
         journal = Journal(folder, self._asked())
-        journal.make()
-        done = journal.read() or [self._begin(journal)]
-        stopped = ""
+        done = decided(journal.open) or [self._begin(journal)]
+        stopped = _below(done[-1], floor)
         while len(done) <= self._rounds and not stopped:
-            stopped = _below(done[-1], floor)
-            if not stopped:
-                number = len(done)
-                module, plan = self._restored(journal, number - 1)
-                try:
-                    done = [*done, self._round(journal, module, plan, number)]
-                except _DivergedError as e:
-                    stopped = str(e)
-        stopped = stopped or _below(done[-1], floor)
+            try:
+                done = [*done, self._round(journal, len(done))]
+                stopped = _below(done[-1], floor)
+            except _DivergedError as e:
+                stopped = e.message
         best = best_of(done, floor)
         module, plan = self._restored(journal, best.number)
         return Iterated(module, plan, best, tuple(done), stopped, folder)
 
-    def _round(self, journal: Journal, module: nn.Module, before: Plan, number: int) -> Round:
-        """Cut, retrain, evaluate, measure; then write the checkpoint."""
+    def _begin(self, journal: Journal) -> Round:
+        """The original, evaluated and measured."""
+        self._progress("original: evaluate", 0)
+        metric = self._metric(self._original)
+        return decided(lambda: self._finish(journal, self._original, Plan("", {}), 0, None, metric, 0.0))
+
+    def _round(self, journal: Journal, number: int) -> Round:
+        """Cut, retrain, evaluate; then measure, and write the checkpoint."""
         start, stage = time.perf_counter(), f"round {number}/{self._rounds}"
         self._progress(f"{stage}: cut", 0)
-        plan, weights = decided(lambda: self._decision(module, number))
+        module, before = self._restored(journal, number - 1)
+        plan, recovered = decided(lambda: self._decision(module, number))
         apply_plan(module, plan, example_inputs=self._example)
-        if weights is not None:
-            load_weights(module, weights, {t.name for t in self._file.graph.initializer})
-            check_export(module, self._example, weights)
-        cut = float(self._evaluate(module))
+        if recovered is not None:
+            load_weights(module, recovered, {t.name for t in self._file.graph.initializer})
+            check_export(module, self._example, recovered)
+        cut, total = self._metric(module), before.then(plan)
         self._progress(f"{stage}: train", 0.2)
-        total = before.then(plan)
         self._train(module, Retraining(number, self._original, total))
         _check_finite(module, number)
         self._progress(f"{stage}: evaluate", 0.9)
-        metric = float(self._evaluate(module))
-        found = decided(lambda: self._measured(module, number, cut, metric, time.perf_counter() - start))
-        if is_main():
-            self._write(journal, module, total, found)
+        metric = self._metric(module)
+        found = decided(lambda: self._finish(journal, module, total, number, cut, metric, time.perf_counter() - start))
         self._progress(stage, 1)
         return found
+
+    def _metric(self, module: nn.Module) -> float:
+        """What the user's function gives; several processes may each give something else, but decide alike."""
+        found = float(self._evaluate(module))
+        return decided(lambda: found)
 
     def _decision(self, module: nn.Module, number: int) -> tuple[Plan, ModelProto | None]:
         """The plan of a round, and the weights of the recovered model."""
@@ -223,39 +227,27 @@ class _Loop:
         result = _cut(model, self._options, goal)
         return result.plan, result.model if result.plan.recovered else None
 
-    def _measured(self, module: nn.Module, number: int, cut: float | None, metric: float, seconds: float) -> Round:
-        """The cost and the latency of a module."""
+    def _finish(
+        self, journal: Journal, module: nn.Module, plan: Plan, number: int, cut: float | None, metric: float, seconds: float
+    ) -> Round:
+        """Measure a module and write its files; the record comes last, so that a round is there whole or not at all."""
         model = self._exported(module)
         size = cost(model)
         found = Round(number, size.macs, size.params, size.bytes, cut, metric, seconds=round(seconds, 1))
-        if not self._bench:
-            return found
-        feeds = benchmark.random_feeds(self._file, size.inputs)
-        timing = benchmark.benchmark((self._file, model), feeds, self._options.checks.threads)
-        latency = timing.latencies[1]
-        return replace(
-            found,
-            latency_ms=latency.median_ms,
-            low_ms=latency.low_ms,
-            high_ms=latency.high_ms,
-            speedup=timing.speedup[1] if number else 1.0,
-        )
-
-    def _begin(self, journal: Journal) -> Round:
-        """The original, evaluated and measured."""
-        self._progress("original: evaluate", 0)
-        metric = float(self._evaluate(self._original))
-        found = decided(lambda: self._measured(self._original, 0, None, metric, 0.0))
-        if is_main():
-            self._write(journal, self._original, Plan("", {}), found)
+        if self._bench:
+            found = self._timed(found, model, size.inputs)
+        save_compact(module, plan, journal.checkpoint(number))
+        plan.save(journal.plan(number))
+        save(model, journal.model(number), {})
+        journal.add(found)
         return found
 
-    def _write(self, journal: Journal, module: nn.Module, plan: Plan, found: Round) -> None:
-        """The files of a round; the record comes last, so that a round is there whole or not at all."""
-        save_compact(module, plan, journal.checkpoint(found.number))
-        plan.save(journal.plan(found.number))
-        save(self._exported(module), journal.model(found.number), {})
-        journal.write([*(r for r in journal.read() if r.number < found.number), found])
+    def _timed(self, found: Round, model: ModelProto, inputs: Shapes) -> Round:
+        """With the latency of the model, timed in turn with the original."""
+        feeds = benchmark.random_feeds(self._file, inputs)
+        timing = benchmark.benchmark((self._file, model), feeds, self._options.checks.threads)
+        latency, speedup = timing.latencies[1], timing.speedup[1] if found.number else 1.0
+        return replace(found, latency_ms=latency.median_ms, low_ms=latency.low_ms, high_ms=latency.high_ms, speedup=speedup)
 
     def _restored(self, journal: Journal, number: int) -> tuple[nn.Module, Plan]:
         """The module after a round, and the plan that leads to it."""

@@ -11,17 +11,12 @@ from torch import distributed
 T = TypeVar("T")
 
 
-def is_main() -> bool:
-    """Whether this process writes files; a single process does."""
-    return not _several() or distributed.get_rank() == 0
-
-
 def decided(decide: Callable[[], T]) -> T:
     """What the main process decides, in all processes; its error is raised in all of them."""
     if not _several():
         return decide()
     sent: list[tuple[T | None, Exception | None]] = [(None, None)]
-    if is_main():
+    if distributed.get_rank() == 0:
         try:
             sent = [(decide(), None)]
         except Exception as e:  # re-raised below, in every process

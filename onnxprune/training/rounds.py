@@ -132,25 +132,28 @@ class Journal:
             )
         return rounds
 
-    def write(self, rounds: Sequence[Round]) -> None:
-        """Record the rounds; their checkpoints must be written before.
+    def open(self) -> list[Round]:
+        """Create the folder, or read the rounds that are complete.
 
         Raises:
-            OutputError: it cannot be written.
-        """
-        content = {"format": FORMAT, "asked": dict(self.asked), "rounds": [asdict(r) for r in rounds]}
-        write_text(self.folder / RECORD, json.dumps(content, indent=1) + "\n")
-
-    def make(self) -> None:
-        """Create the folder.
-
-        Raises:
+            TrainingError: it holds rounds of other settings, or cannot be read.
             OutputError: it cannot be created.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise OutputError(f"{self.folder}: cannot be created: {e.strerror}; choose another folder") from e
+        return self.read()
+
+    def add(self, found: Round) -> None:
+        """Record a round; its files must be written before.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        rounds = [*(r for r in self.read() if r.number < found.number), found]
+        content = {"format": FORMAT, "asked": dict(self.asked), "rounds": [asdict(r) for r in rounds]}
+        write_text(self.folder / RECORD, json.dumps(content, indent=1) + "\n")
 
     def checkpoint(self, number: int) -> Path:
         """The file with the module after a round (`load_compact`)."""

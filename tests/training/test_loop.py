@@ -249,3 +249,29 @@ def test_a_killed_loop_continues_after_its_last_complete_round(tmp_path: Path) -
     resumed = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert resumed.stdout.strip() == "[0, 1, 2, 3]"
     assert (tmp_path / "round-1.pt").read_bytes() == before
+
+
+TWO = """
+import sys
+from datetime import timedelta
+from pathlib import Path
+sys.path.insert(0, {root!r})
+import torch
+from torch import distributed
+from tests.training.test_loop import Net, accuracy, loop, retrain
+torch.set_num_threads(1)
+rank = int(sys.argv[1])
+distributed.init_process_group("gloo", "file://{folder}/meeting", timedelta(seconds=60), rank=rank, world_size=2)
+torch.manual_seed(1)
+found = loop(Net(), Path({folder!r}) / "rounds", rounds=2, evaluate=lambda model: accuracy(model) - rank)
+print([r.number for r in found.rounds], found.best.metric, float(sum(p.double().sum() for p in found.model.parameters())))
+"""
+
+
+def test_several_processes_decide_alike_and_one_writes(tmp_path: Path) -> None:
+    code = TWO.format(root=str(ROOT), folder=str(tmp_path))
+    ranks = [subprocess.Popen([sys.executable, "-c", code, str(k)], stdout=subprocess.PIPE, text=True) for k in (0, 1)]
+    first, second = (process.communicate(timeout=120)[0] for process in ranks)
+    assert first.startswith("[0, 1, 2] ")
+    assert first == second
+    assert len(list((tmp_path / "rounds").iterdir())) == 3 * 3 + 1
