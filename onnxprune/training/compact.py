@@ -16,7 +16,7 @@ from onnxprune.ir.files import check_folder, written_whole
 from onnxprune.rewrite.plan import Plan
 from onnxprune.training.export import named_tensors
 from onnxprune.training.modules import first_line, unwrapped
-from onnxprune.training.plans import apply_plan
+from onnxprune.training.plans import apply_plan, is_constant
 
 FORMAT = "onnxprune-compact/1"
 M = TypeVar("M", bound=nn.Module)
@@ -60,33 +60,53 @@ def load_compact(original_module: M, path: str | Path) -> M:
     """
     content = _read(Path(path))
     inner = unwrapped(original_module)
-    plan = Plan.from_json(json.loads(content["plan"]))
-    try:
-        apply_plan(inner, plan)
-        _add_biases(inner, content["state"])
-        inner.load_state_dict(content["state"])
-    except (PlanError, RuntimeError) as e:
+    plan, state = Plan.from_json(json.loads(content["plan"])), content["state"]
+    if wrong := _mismatch(inner, plan, state):
         stored, kind = content["class"], type(inner).__qualname__
         raise PlanError(
-            f"{path}: holds a pruned {stored}, which does not fit the given {kind}: {first_line(e)}; "
+            f"{path}: holds a pruned {stored}, which does not fit the given {kind}: {wrong}; "
             "give a fresh module of the original class and sizes"
-        ) from e
+        )
+    apply_plan(inner, plan)
+    _add_biases(inner, state)
+    inner.load_state_dict(state)
     return original_module
+
+
+def _mismatch(module: nn.Module, plan: Plan, state: Mapping[str, Tensor]) -> str:
+    """What a module lacks to become the one in a file; empty if it fits."""
+    own = module.state_dict()
+    if missing := [n for n in own if n not in state] + [n for n in state if n not in own and not _may_be_added(n, module)]:
+        return f"'{missing[0]}' is only in one of them"
+    tensors = named_tensors(module)
+    cuts = {id(tensors[name]): axes for name, axes in plan.kept.items() if name in tensors}  # a shared tensor has two names
+    for name, tensor in own.items():
+        axes = cuts.get(id(tensors.get(name)), {})
+        if any(axis >= tensor.ndim or positions[-1] >= tensor.shape[axis] for axis, positions in axes.items()):
+            return f"'{name}' has shape {list(tensor.shape)}, too small for the plan"
+        shape = [len(axes[k]) if k in axes else size for k, size in enumerate(tensor.shape)]
+        if shape != list(state[name].shape):
+            return f"'{name}' would have shape {shape}, expected {list(state[name].shape)}"
+    return ""
+
+
+def _may_be_added(name: str, module: nn.Module) -> bool:
+    """Whether a name is that of a bias that a layer can have, but does not."""
+    layer, _, attribute = name.rpartition(".")
+    owner = dict(module.named_modules()).get(layer)
+    return attribute == "bias" and owner is not None and getattr(owner, "bias", module) is None
 
 
 def _add_biases(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give layers without a bias the one that a recovery added."""
-    for name in state.keys() - module.state_dict().keys():
-        layer, _, attribute = name.rpartition(".")
-        owner = dict(module.named_modules()).get(layer)
-        if attribute == "bias" and owner is not None and getattr(owner, "bias", state) is None:
-            owner.bias = nn.Parameter(state[name].clone())
+    for name in [n for n in state if _may_be_added(n, module)]:
+        module.get_submodule(name.rpartition(".")[0]).bias = nn.Parameter(state[name].clone())
 
 
 def _check_sizes(module: nn.Module, plan: Plan) -> None:
-    tensors = named_tensors(module)
+    tensors, layers = named_tensors(module), dict(module.named_modules())
     for name, axes in plan.kept.items():
-        for axis, positions in axes.items():
+        for axis, positions in axes.items() if not is_constant(name, layers) else ():
             shape = list(tensors[name].shape) if name in tensors else None
             if shape is None or axis >= len(shape) or shape[axis] != len(positions):
                 got = "does not have it" if shape is None else f"has shape {shape}"

@@ -7,24 +7,26 @@ scored, and a plan does not name what the module has.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, NodeProto, numpy_helper
 from torch import Tensor, nn
 
 from onnxprune.errors import OptionError, TrainingError, did_you_mean
 from onnxprune.ir.files import check_folder, runnable, save
 from onnxprune.ort import session
 from onnxprune.training.modules import device_of, evaluating, first_line, outputs_of, unwrapped
+from onnxprune.types import Feeds
 
 TORCHSCRIPT, DYNAMO = "torchscript", "dynamo"
 EXPORTERS = (TORCHSCRIPT, DYNAMO)
@@ -33,6 +35,9 @@ OPSET = 17
 TOLERANCE = 1e-3
 """Largest difference of outputs from PyTorch's, relative to the largest output: another order of additions, and no more."""
 BATCH = "N"
+SCALE, SHIFT = "scale", "shift"
+"""Names of what a layer multiplies and adds without having weights for it; no module has tensors of these names."""
+NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 Example = Tensor | Sequence[Tensor]
 
@@ -146,8 +151,7 @@ def check_export(
 
 
 def _difference(module: nn.Module, inputs: Sequence[Tensor], run: Any, names: Sequence[str], advice: str) -> float:
-    known = {i.name for i in run.get_inputs()}  # an input that the network ignores is not in the file
-    feeds = {name: x.cpu().numpy() for name, x in zip(names, inputs, strict=True) if name in known}
+    feeds = _feeds(run, inputs, names)
     expected = [y.cpu().numpy() for y in outputs_of(module, inputs)]
     try:
         found = run.run(None, feeds)
@@ -156,6 +160,19 @@ def _difference(module: nn.Module, inputs: Sequence[Tensor], run: Any, names: Se
         where = f"{type(module).__name__}: the exported file cannot run on inputs of shape {shapes}"
         raise TrainingError(f"{where}, which PyTorch can: {first_line(e)}{advice}") from e
     return max((difference(a, b) for a, b in zip(found, expected, strict=True)), default=0.0)
+
+
+def run_exported(model: ModelProto, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The outputs of an exported model, with default names of inputs, in onnxruntime."""
+    with runnable(model) as file:
+        run = session(file)
+        feeds = _feeds(run, inputs, _names("input_names", "x", None, len(inputs)))
+        return [torch.from_numpy(y) for y in run.run(None, feeds)]
+
+
+def _feeds(run: Any, inputs: Sequence[Tensor], names: Sequence[str]) -> Feeds:
+    known = {i.name for i in run.get_inputs()}  # an input that the network ignores is not in the file
+    return {name: x.cpu().numpy() for name, x in zip(names, inputs, strict=True) if name in known}
 
 
 def difference(found: Any, expected: Any) -> float:
@@ -261,7 +278,40 @@ def _with_own_weights(model: ModelProto, module: nn.Module) -> ModelProto:
             node.input[k] = rename.get(name, name)
     del model.graph.node[:]
     model.graph.node.extend(kept)
+    _name_constants(model, module)
     return _without_unused(model)
+
+
+def _name_constants(model: ModelProto, module: nn.Module) -> None:
+    """Store the ones and zeros of normalisations without weights under names that tell the layer (`SCALE`, `SHIFT`).
+
+    They are cut with the channels, and a plan has to say whose sizes follow.
+    """
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, NORMALISATIONS)}
+    known = {name for name, _ in module.named_modules()}
+    values = (n for n in model.graph.node if n.op_type == "Constant" and n.attribute[0].HasField("t"))
+    constants = {n.output[0]: n.attribute[0].t for n in values}
+    constants |= {t.name: t for t in model.graph.initializer if t.name not in named_tensors(module)}
+    for node in model.graph.node:
+        layer = _layer_of(node, known) if node.op_type.endswith("Normalization") else ""
+        for place, stem in ((1, SCALE), (2, SHIFT)):
+            if layer in layers and len(node.input) > place and node.input[place] in constants:
+                new = model.graph.initializer.add()
+                new.CopyFrom(constants[node.input[place]])
+                node.input[place] = new.name = f"{layer}.{stem}"
+
+
+def _layer_of(node: NodeProto, known: Collection[str]) -> str:
+    """The module that a node was exported from, one of `known`."""
+    scopes = {p.key: p.value for p in node.metadata_props}.get("pkg.torch.onnx.name_scopes")
+    if scopes:  # the names of modules from the outermost to the innermost, and the operator
+        return str(ast.literal_eval(scopes)[-2])
+    found = ""
+    for part in node.name.strip("/").split("/")[:-1]:
+        # a part is relative to the module that called it: `body`, then `body.0` for the first layer of that Sequential
+        above = [".".join(found.split(".")[:n]) for n in range(found.count(".") + 1, -1, -1)]
+        found = next((name for a in above if (name := f"{a}.{part}" if a else part) in known), "")
+    return found
 
 
 def _without_unused(model: ModelProto) -> ModelProto:

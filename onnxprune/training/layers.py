@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from onnxprune.errors import PlanError
+from onnxprune.training.export import SCALE, SHIFT
 
 HEADS = ("num_heads", "n_heads", "n_head", "nhead", "heads", "num_attention_heads")
 HEAD_SIZES = ("head_dim", "dim_head", "head_size", "attention_head_size", "d_head", "d_k", "dim_per_head")
@@ -49,12 +51,17 @@ class LayerCut:
         found = getattr(self.layer, name, None)
         return found if isinstance(found, Tensor) else None
 
-    def size(self, name: str, axis: int) -> int:
-        """The new size of an axis."""
+    def known(self, *names: str) -> str:
+        """The first of these names that the layer has, or that the plan cuts; empty if there is none."""
+        return next((n for n in names if n in self.kept or self.tensor(n) is not None), "")
+
+    def size(self, name: str, axis: int, old: int = 0) -> int:
+        """The new size of an axis, which had the size `old` if the layer has no such tensor."""
         positions = self.kept.get(name, {}).get(axis)
         tensor = self.tensor(name)
-        assert tensor is not None
-        return tensor.shape[axis] if positions is None else len(positions)
+        if positions is not None:
+            return len(positions)
+        return old if tensor is None else tensor.shape[axis]
 
     def counts(self, name: str, blocks: int) -> list[int]:
         """How many positions of the first axis are kept in each of equal blocks."""
@@ -101,22 +108,26 @@ def _prelu(cut: LayerCut) -> Attributes:
 
 def _per_channel(cut: LayerCut) -> Attributes:
     """Normalisations that treat every channel by itself."""
-    name = next((n for n in ("weight", "running_mean") if cut.tensor(n) is not None), None)
-    return {} if name is None else {"num_features": cut.size(name, 0)}
+    name = cut.known("weight", "running_mean", SCALE, SHIFT)
+    return {"num_features": cut.size(name, 0)} if name else {}
 
 
 def _over_channels(cut: LayerCut) -> Attributes:
     """Layer normalisations: their statistics are those of all channels, or, if allowed, of the kept ones."""
-    tensor = cut.tensor("weight")
-    assert tensor is not None
+    layer = cut.layer
+    assert isinstance(layer, nn.LayerNorm | nn.RMSNorm)
     _check_renormalising(cut)
-    return {"normalized_shape": tuple(cut.size("weight", axis) for axis in range(tensor.ndim))}
+    name = cut.known("weight", SCALE, SHIFT)
+    return {"normalized_shape": tuple(cut.size(name, axis, old) for axis, old in enumerate(layer.normalized_shape))}
 
 
 def _over_groups(cut: LayerCut) -> Attributes:
     """Group normalisation: exact if whole groups are dropped."""
     layer = cut.layer
     assert isinstance(layer, nn.GroupNorm)
+    if cut.tensor("weight") is None:
+        groups = cut.size(cut.known(SCALE, SHIFT), 0)
+        return {"num_groups": groups, "num_channels": groups * (layer.num_channels // layer.num_groups)}
     counts = cut.counts("weight", layer.num_groups)
     kept = [n for n in counts if n]
     if max(kept) < layer.num_channels // layer.num_groups:
@@ -137,6 +148,18 @@ def _check_renormalising(cut: LayerCut) -> None:
         )
 
 
+def _recurrent(cut: LayerCut) -> Attributes:
+    """The numbers of inputs and of hidden units; layers above the first read the hidden units of the one below."""
+    layer = cut.layer
+    assert isinstance(layer, nn.RNNBase)
+    hidden = {cut.size(name, 1) for name in dict(layer.named_parameters()) if name.startswith("weight_hh")}
+    if len(hidden) > 1 or layer.proj_size:
+        kind = type(layer).__name__
+        what = "projects its states" if layer.proj_size else f"would have {min(hidden)} to {max(hidden)} units in its layers"
+        raise PlanError(f"'{cut.name}': a {kind} that {what} cannot be cut; exclude it (--exclude '{cut.name}.*')")
+    return {"input_size": cut.size("weight_ih_l0", 1), "hidden_size": hidden.pop()}
+
+
 def _fixed_attention(cut: LayerCut) -> Attributes:
     raise PlanError(
         f"'{cut.name}': nn.MultiheadAttention has one size for its inputs and its heads, so it cannot be cut; "
@@ -151,6 +174,7 @@ RULES: tuple[tuple[tuple[type[nn.Module], ...], Callable[[LayerCut], Attributes]
     ((nn.Bilinear,), _bilinear),
     ((nn.Embedding, nn.EmbeddingBag), _embedding),
     ((nn.PReLU,), _prelu),
+    ((nn.RNNBase,), _recurrent),
     ((nn.modules.batchnorm._NormBase,), _per_channel),
     ((nn.GroupNorm,), _over_groups),
     ((nn.LayerNorm, nn.RMSNorm), _over_channels),
@@ -173,26 +197,39 @@ def attributes_of(module: nn.Module, parts: Sequence[LayerCut]) -> Attributes:
         parts: cuts of its own tensors and of those of its children.
     """
     own = {k: v for k, v in vars(module).items() if type(v) is int}
-    found = _head_attributes(own, parts)
+    found: Attributes = _head_attributes(own, parts)
     new = _new_sizes(parts)
     for name, value in own.items():
         sizes = new.get(value, set())
         if name not in found and name not in HEADS and WIDTH.search(name) and len(sizes) == 1:
             found[name] = next(iter(sizes))
-    return {k: v for k, v in found.items() if own[k] != v}
+    return {k: v for k, v in found.items() if own[k] != v} | _new_shapes(module, parts)
+
+
+def _new_shapes(module: nn.Module, parts: Sequence[LayerCut]) -> Attributes:
+    """Shapes of the module's own tensors that it stores as tuples, such as `normalized_shape`."""
+    new: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for part in parts:
+        for name in part.kept if part.layer is module else ():
+            if (tensor := part.tensor(name)) is not None:
+                new[tuple(tensor.shape)] = tuple(part.size(name, axis) for axis in range(tensor.ndim))
+    return {k: new[tuple(v)] for k, v in vars(module).items() if type(v) in (tuple, torch.Size) and tuple(v) in new}
 
 
 def _head_attributes(own: Mapping[str, int], parts: Sequence[LayerCut]) -> dict[str, int]:
-    """The number and the size of heads, if all weights that produce them agree."""
+    """The number and the size of heads, as most of the weights that produce them have it."""
     number = next((n for n in HEADS if own.get(n, 0) > 0), None)
     size = next((n for n in HEAD_SIZES if own.get(n, 0) > 0), None)
     if number is None:
         return {}
-    splits = (_split(part, own[number], own[size] if size else None) for part in parts if 0 in part.kept.get("weight", {}))
-    found = {s for s in splits if s is not None}
-    if len(found) != 1:
+    rows = [part for part in parts if 0 in part.kept.get("weight", {})]
+    read = {tuple(part.kept["weight"][1]) for part in parts if 1 in part.kept.get("weight", {})}
+    # channels that another weight of the module reads may be those of its input and output, which are no heads
+    makers = [part for part in rows if tuple(part.kept["weight"][0]) not in read] or rows
+    found = Counter(s for part in makers if (s := _split(part, own[number], own[size] if size else None)) is not None)
+    if not found:
         return {}
-    heads = found.pop()
+    heads = found.most_common(1)[0][0]
     return {number: heads.number} | ({size: heads.size} if size else {})
 
 
@@ -218,8 +255,8 @@ def _new_sizes(parts: Sequence[LayerCut]) -> dict[int, set[int]]:
     for part in parts:
         for name, axes in part.kept.items():
             tensor = part.tensor(name)
-            assert tensor is not None
-            for axis in axes:
+            for axis in axes if tensor is not None else ():
+                assert tensor is not None
                 found.setdefault(tensor.shape[axis], set()).add(part.size(name, axis))
     return found
 

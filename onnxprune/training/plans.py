@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import linecache
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +16,24 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
-from onnxprune.errors import PlanError, did_you_mean
-from onnxprune.rewrite.plan import Plan
-from onnxprune.training.export import Example, difference, example_of, named_tensors
+from onnxprune.analysis.analyse import analyse
+from onnxprune.errors import PlanError, PruneError, did_you_mean
+from onnxprune.ir.facts import read_graph
+from onnxprune.ir.files import load
+from onnxprune.rewrite.cut import cut
+from onnxprune.rewrite.plan import Kept, Plan, dropped_by
+from onnxprune.training.export import (
+    EXPORTERS,
+    NORMALISATIONS,
+    SCALE,
+    SHIFT,
+    Example,
+    difference,
+    example_of,
+    exported,
+    named_tensors,
+    run_exported,
+)
 from onnxprune.training.layers import (
     LayerCut,
     attributes_of,
@@ -30,7 +46,7 @@ from onnxprune.training.layers import (
 )
 from onnxprune.training.modules import evaluating, first_line, outputs_of, unwrapped
 
-Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
+VALUE = re.compile(r"(^|/)Constant(_[0-9]+)?_output_0$|^val_[0-9]+$")
 TOLERANCE, COARSE = 1e-4, 2e-2
 """Largest difference, relative to the largest output, between the outputs of the cut module and those of the module whose
 dropped slices are zero; the second for half precision."""
@@ -43,14 +59,15 @@ def apply_plan(
 ) -> M:
     """Cut a module in place according to a plan that was made for its export.
 
-    Parameters and buffers are sliced, with their moments in the optimizer; parameters stay the same objects. Sizes that layers
-    store follow: channels, features, groups, numbers and sizes of heads. Where attention scales by the size of a head, the
-    module keeps the scale that it was trained with.
+    Parameters and buffers are sliced, with their moments in the optimizer. Sizes that layers store follow: channels, features,
+    groups, numbers and sizes of heads. Where attention scales by the size of a head, the module keeps the scale that it was
+    trained with. Parameters stay the same objects, unless a loss that was computed before is still alive: then the module and
+    the optimizer get new ones.
 
     Args:
         module: the module, with the names that the export had (`onnxprune.training.export`).
         plan: a plan, or the path of one.
-        optimizer: its moments are sliced too.
+        optimizer: the one that goes on training the module; its moments are sliced too.
         example_inputs: a tensor, or one for each argument of `forward`. With them, the result is compared with the module whose
             dropped slices are zero; without, what `forward` does with sizes is not known.
 
@@ -62,12 +79,11 @@ def apply_plan(
     """
     plan = plan if isinstance(plan, Plan) else Plan.load(plan)
     inner = unwrapped(module)
-    _check_fits(inner, plan)
+    inputs = None if example_inputs is None else example_of(inner, example_inputs)
+    _check_fits(inner, plan, runs=inputs is not None)
     if not plan.kept:
         return module
-    renormalising = plan.policy.allow_renormalising
-    inputs = None if example_inputs is None else example_of(inner, example_inputs)
-    reference = None if inputs is None or renormalising else _masked_outputs(inner, plan.kept, inputs)
+    reference = None if inputs is None else _reference(inner, plan, inputs)
     changes = _Changes()
     with changes.undone_on_error():
         _cut(inner, plan, optimizer, changes)
@@ -85,12 +101,17 @@ class _Changes:
     def set(self, owner: Any, name: str, value: Any) -> None:
         """Set an attribute."""
         old = getattr(owner, name, None)
-        new = name not in vars(owner) and name != "__class__"
+        new = name not in vars(owner) and old is None
         self._undo.append(lambda: delattr(owner, name) if new else setattr(owner, name, old))
         setattr(owner, name, value)
 
-    def put(self, owner: dict[Any, Any], key: Any, value: Any) -> None:
-        """Replace a value in a dictionary."""
+    def move(self, owner: dict[Any, Any], old: Any, new: Any) -> None:
+        """Give a value in a dictionary another key."""
+        self._undo.append(lambda: owner.__setitem__(old, owner.pop(new)))
+        owner[new] = owner.pop(old)
+
+    def put(self, owner: Any, key: Any, value: Any) -> None:
+        """Replace a value in a dictionary or a list."""
         old = owner[key]
         self._undo.append(lambda: owner.__setitem__(key, old))
         owner[key] = value
@@ -117,21 +138,37 @@ class _Changes:
             raise
 
 
-def _check_fits(module: nn.Module, plan: Plan) -> None:
+def _check_fits(module: nn.Module, plan: Plan, runs: bool) -> None:
     """Check that the module has what the plan cuts.
+
+    Args:
+        runs: whether the result will be run; that tells more about values that `forward` states.
 
     Raises:
         PlanError: it does not.
     """
-    tensors = named_tensors(module)
+    tensors, layers = named_tensors(module), dict(module.named_modules())
     for name, axes in plan.kept.items():
         tensor = tensors.get(name)
+        if tensor is None and (is_constant(name, layers) or (runs and _is_value(name))):
+            continue
         if tensor is None:
             raise PlanError(f"the plan cuts '{name}', which {_why_missing(name, plan, tensors, module)}")
         for axis, positions in axes.items():
             if axis >= tensor.ndim or positions[-1] >= tensor.shape[axis]:
                 got = f"keeps position {positions[-1]} on axis {axis} of '{name}'"
                 raise PlanError(f"the plan {got}, whose shape is {list(tensor.shape)}: is it for another model?")
+
+
+def is_constant(name: str, layers: Mapping[str, nn.Module]) -> bool:
+    """Whether a name stands for the ones or zeros of a normalisation without weights."""
+    layer, _, attribute = name.rpartition(".")
+    return attribute in (SCALE, SHIFT) and isinstance(layers.get(layer), NORMALISATIONS)
+
+
+def _is_value(name: str) -> bool:
+    """Whether the exporters name so what is neither a parameter nor a buffer."""
+    return VALUE.search(name) is not None
 
 
 def _why_missing(name: str, plan: Plan, tensors: Mapping[str, Tensor], module: nn.Module) -> str:
@@ -142,7 +179,7 @@ def _why_missing(name: str, plan: Plan, tensors: Mapping[str, Tensor], module: n
         return (
             f"{kind} does not have, nor any other name of the plan; export with onnxprune.training.export, and plan that file"
         )
-    if "Constant" in name or name.startswith("val_"):
+    if _is_value(name):
         return f"is a value that forward of {kind} computes or states, not a parameter or buffer; register it as a buffer"
     return f"{kind} does not have; {did_you_mean(name, tensors)}is the plan for another model?"
 
@@ -150,15 +187,16 @@ def _why_missing(name: str, plan: Plan, tensors: Mapping[str, Tensor], module: n
 def _cut(module: nn.Module, plan: Plan, optimizer: Optimizer | None, changes: _Changes) -> None:
     """Slice all tensors, and set the attributes that follow."""
     tensors = named_tensors(module)
-    shared = {id(tensors[name]): plan.kept[name] for name in plan.kept}
-    cuts = dict(_layer_cuts(module, shared, plan.policy.allow_renormalising))
+    cuts = dict(_layer_cuts(module, plan))
     attributes = [(cut.layer, sizes_of(cut)) for cut in cuts.values()]
     for name, own in own_modules(module):
         parts = [cuts[n] for n in (name, *(f"{name}.{c}" if name else c for c, _ in own.named_children())) if n in cuts]
         attributes.append((own, attributes_of(own, parts)))
-    for tensor, axes in {id(tensors[n]): (tensors[n], axes) for n, axes in plan.kept.items()}.values():
+    for tensor, axes in {id(tensors[n]): (tensors[n], axes) for n, axes in plan.kept.items() if n in tensors}.values():
         _slice_state(tensor, axes, optimizer, changes)
         changes.fill(tensor, sliced(tensor, axes))
+        if isinstance(tensor, nn.Parameter) and _is_watched(tensor):
+            _replace(tensor, module, optimizer, changes)
     for layer, values in attributes:
         if (size := old_head_size(layer, values)) is not None:
             scale = scale_of(layer, size)
@@ -168,32 +206,84 @@ def _cut(module: nn.Module, plan: Plan, optimizer: Optimizer | None, changes: _C
             changes.set(layer, attribute, value)
 
 
+def _is_watched(parameter: nn.Parameter) -> bool:
+    """Whether a loss that was computed before the cut is still alive: then gradients would go on having the old shape."""
+    if not parameter.requires_grad:
+        return False
+    node = torch.autograd.graph.get_gradient_edge(parameter).node
+    return tuple(node._input_metadata[0].shape) != tuple(parameter.shape)
+
+
+def _replace(old: nn.Parameter, module: nn.Module, optimizer: Optimizer | None, changes: _Changes) -> None:
+    """Put a new object in the place of a parameter, in all layers and in the optimizer."""
+    new = nn.Parameter(old.data)
+    for layer in module.modules():
+        for name in [n for n, each in layer._parameters.items() if each is old]:
+            changes.set(layer, name, new)
+    for group in optimizer.param_groups if optimizer is not None else ():
+        for k, each in enumerate(group["params"]):
+            if each is old:
+                changes.put(group["params"], k, new)
+    if optimizer is not None and old in optimizer.state:
+        changes.move(optimizer.state, old, new)
+
+
 def _slice_state(tensor: Tensor, axes: Mapping[int, Sequence[int]], optimizer: Optimizer | None, changes: _Changes) -> None:
     """Slice what an optimizer remembers of a parameter (momentum, moments)."""
     state = optimizer.state.get(tensor, {}) if optimizer is not None else {}
     for key, value in list(state.items()):
         if isinstance(value, Tensor) and value.shape == tensor.shape and value.ndim:
             changes.put(state, key, sliced(value, axes))
+        elif (isinstance(value, Tensor) and value.ndim) or isinstance(value, list | tuple):
+            kind = type(optimizer).__name__
+            raise PlanError(
+                f"optimizer: {kind} keeps '{key}' of another shape than its parameter; make a new {kind} after the cut"
+            )
 
 
-def _layer_cuts(
-    module: nn.Module, shared: Mapping[int, Mapping[int, tuple[int, ...]]], renormalising: bool
-) -> Iterator[tuple[str, LayerCut]]:
+def _layer_cuts(module: nn.Module, plan: Plan) -> Iterator[tuple[str, LayerCut]]:
     """What happens to each layer; a shared tensor is cut in all layers that have it."""
+    tensors = named_tensors(module)
+    by_tensor = {id(tensors[name]): axes for name, axes in plan.kept.items() if name in tensors}
     for name, layer in module.named_modules(remove_duplicate=False):
         own = {**layer._parameters, **layer._buffers}
-        kept = {n: shared[id(t)] for n, t in own.items() if t is not None and id(t) in shared}
+        kept = {n: by_tensor[id(t)] for n, t in own.items() if t is not None and id(t) in by_tensor}
+        kept |= {n: plan.kept[f"{name}.{n}"] for n in (SCALE, SHIFT) if f"{name}.{n}" in plan.kept}
         if kept:
-            yield name, LayerCut(name, layer, kept, renormalising)
+            yield name, LayerCut(name, layer, kept, plan.policy.allow_renormalising)
+
+
+def _reference(module: nn.Module, plan: Plan, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """What the cut has to compute on these inputs."""
+    if plan.policy.allow_renormalising:
+        return _cut_outputs(module, plan, inputs)
+    return _masked_outputs(module, plan.kept, inputs)
+
+
+def _cut_outputs(module: nn.Module, plan: Plan, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """The outputs of the ONNX cut.
+
+    Raises:
+        PlanError: the plan does not fit the module's export.
+    """
+    refused: list[PruneError] = []
+    for exporter in EXPORTERS:
+        try:
+            model = load(exported(module, inputs, exporter=exporter, dynamic_batch=False)).model
+            coupled = analyse(read_graph(model), plan.policy).coupled
+            return run_exported(cut(coupled, dropped_by(coupled, plan)), inputs)
+        except PruneError as e:
+            refused.append(e)
+    raise PlanError(f"the plan cannot be checked on {type(module).__name__}: {refused[0].message}") from refused[0]
 
 
 def _masked_outputs(module: nn.Module, kept: Kept, inputs: Sequence[Tensor]) -> list[Tensor]:
     """The outputs of the module whose dropped slices are zero: what the cut has to compute."""
     tensors = named_tensors(module)
-    backups = {name: tensors[name].detach().clone() for name in kept}
+    backups = {name: tensors[name].detach().clone() for name in kept if name in tensors}
     try:
-        for name, axes in kept.items():
-            for axis, positions in axes.items():
+        for name in backups:
+            for axis, positions in kept[name].items():
                 dropped = sorted(set(range(tensors[name].shape[axis])) - set(positions))
                 tensors[name].data.index_fill_(axis, torch.tensor(dropped, device=tensors[name].device), 0)
         with evaluating(module):
