@@ -16,6 +16,7 @@ try:
 except ImportError as e:
     raise TrainingError("training needs PyTorch, which is not installed: pip install 'onnxprune[torch]'") from e
 
+from onnxprune.training.channels import ChannelGroup, channel_groups
 from onnxprune.training.compact import load_compact, save_compact
 from onnxprune.training.distillation.teacher import Distillation
 from onnxprune.training.export import export, exported
@@ -24,11 +25,13 @@ from onnxprune.training.plans import apply_plan
 from onnxprune.training.rounds import Round
 
 __all__ = [
+    "ChannelGroup",
     "Distillation",
     "Iterated",
     "Retraining",
     "Round",
     "apply_plan",
+    "channel_groups",
     "export",
     "exported",
     "iterate",

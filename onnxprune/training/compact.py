@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from onnxprune.errors import PlanError, TrainingError
 from onnxprune.ir.files import check_folder, written_whole
 from onnxprune.rewrite.plan import Plan
-from onnxprune.training.export import named_tensors
 from onnxprune.training.modules import first_line, unwrapped
+from onnxprune.training.names import named_tensors
 from onnxprune.training.plans import apply_plan, is_constant
 
 FORMAT = "onnxprune-compact/1"

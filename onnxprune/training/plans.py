@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import linecache
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,29 +21,12 @@ from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import load
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Kept, Plan, dropped_by
-from onnxprune.training.export import (
-    EXPORTERS,
-    NORMALISATIONS,
-    SCALE,
-    SHIFT,
-    Example,
-    difference,
-    example_of,
-    exported,
-    named_tensors,
-    run_exported,
-)
-from onnxprune.training.layers import (
-    LayerCut,
-    attributes_of,
-    old_head_size,
-    own_modules,
-    scale_of,
-    scaled_class,
-    sizes_of,
-    sliced,
-)
+from onnxprune.training.attributes import attributes_of, old_head_size, own_modules, scale_of, scaled_class
+from onnxprune.training.changes import Changes
+from onnxprune.training.export import EXPORTERS, Example, difference, example_of, exported, run_exported
+from onnxprune.training.layers import LayerCut, sizes_of, sliced
 from onnxprune.training.modules import evaluating, first_line, outputs_of, unwrapped
+from onnxprune.training.names import NORMALISATIONS, SCALE, SHIFT, named_tensors
 
 VALUE = re.compile(r"(^|/)Constant(_[0-9]+)?_output_0$|^val_[0-9]+$")
 TOLERANCE, COARSE = 1e-4, 2e-2
@@ -84,58 +66,12 @@ def apply_plan(
     if not plan.kept:
         return module
     reference = None if inputs is None else _reference(inner, plan, inputs)
-    changes = _Changes()
+    changes = Changes()
     with changes.undone_on_error():
         _cut(inner, plan, optimizer, changes)
         if inputs is not None:
             _check_follows(inner, inputs, reference)
     return module
-
-
-class _Changes:
-    """Changes that can be undone."""
-
-    def __init__(self) -> None:
-        self._undo: list[Callable[[], None]] = []
-
-    def set(self, owner: Any, name: str, value: Any) -> None:
-        """Set an attribute."""
-        old = getattr(owner, name, None)
-        new = name not in vars(owner) and old is None
-        self._undo.append(lambda: delattr(owner, name) if new else setattr(owner, name, old))
-        setattr(owner, name, value)
-
-    def move(self, owner: dict[Any, Any], old: Any, new: Any) -> None:
-        """Give a value in a dictionary another key."""
-        self._undo.append(lambda: owner.__setitem__(old, owner.pop(new)))
-        owner[new] = owner.pop(old)
-
-    def put(self, owner: Any, key: Any, value: Any) -> None:
-        """Replace a value in a dictionary or a list."""
-        old = owner[key]
-        self._undo.append(lambda: owner.__setitem__(key, old))
-        owner[key] = value
-
-    def fill(self, tensor: Tensor, data: Tensor) -> None:
-        """Give a tensor other contents, also of another shape; it stays the same object."""
-        old, grad = tensor.data, tensor.grad
-
-        def undo() -> None:
-            tensor.data, tensor.grad = old, grad
-
-        self._undo.append(undo)
-        tensor.grad = None
-        tensor.data = data
-
-    @contextlib.contextmanager
-    def undone_on_error(self) -> Iterator[None]:
-        """Undo everything, last change first, if an error is raised."""
-        try:
-            yield
-        except BaseException:
-            for undo in reversed(self._undo):
-                undo()
-            raise
 
 
 def _check_fits(module: nn.Module, plan: Plan, runs: bool) -> None:
@@ -184,7 +120,7 @@ def _why_missing(name: str, plan: Plan, tensors: Mapping[str, Tensor], module: n
     return f"{kind} does not have; {did_you_mean(name, tensors)}is the plan for another model?"
 
 
-def _cut(module: nn.Module, plan: Plan, optimizer: Optimizer | None, changes: _Changes) -> None:
+def _cut(module: nn.Module, plan: Plan, optimizer: Optimizer | None, changes: Changes) -> None:
     """Slice all tensors, and set the attributes that follow."""
     tensors = named_tensors(module)
     cuts = dict(_layer_cuts(module, plan))
@@ -214,7 +150,7 @@ def _is_watched(parameter: nn.Parameter) -> bool:
     return tuple(node._input_metadata[0].shape) != tuple(parameter.shape)
 
 
-def _replace(old: nn.Parameter, module: nn.Module, optimizer: Optimizer | None, changes: _Changes) -> None:
+def _replace(old: nn.Parameter, module: nn.Module, optimizer: Optimizer | None, changes: Changes) -> None:
     """Put a new object in the place of a parameter, in all layers and in the optimizer."""
     new = nn.Parameter(old.data)
     for layer in module.modules():
@@ -228,7 +164,7 @@ def _replace(old: nn.Parameter, module: nn.Module, optimizer: Optimizer | None, 
         changes.move(optimizer.state, old, new)
 
 
-def _slice_state(tensor: Tensor, axes: Mapping[int, Sequence[int]], optimizer: Optimizer | None, changes: _Changes) -> None:
+def _slice_state(tensor: Tensor, axes: Mapping[int, Sequence[int]], optimizer: Optimizer | None, changes: Changes) -> None:
     """Slice what an optimizer remembers of a parameter (momentum, moments)."""
     state = optimizer.state.get(tensor, {}) if optimizer is not None else {}
     for key, value in list(state.items()):

@@ -10,8 +10,8 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from torch import Tensor, nn
 
 from onnxprune.errors import TrainingError
-from onnxprune.training.export import named_tensors
 from onnxprune.training.modules import unwrapped
+from onnxprune.training.names import named_tensors
 
 BIASED = ("Conv", "ConvTranspose", "Gemm")
 """Operators whose third input is a bias."""

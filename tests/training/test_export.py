@@ -21,7 +21,8 @@ from onnxprune.errors import OptionError, OutputError, TrainingError
 from onnxprune.ir.facts import read_graph
 from onnxprune.report.inspection import inspect
 from onnxprune.training import export, exported
-from onnxprune.training.export import EXPORTERS, check_export, named_tensors
+from onnxprune.training.export import EXPORTERS, check_export
+from onnxprune.training.names import named_tensors
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).normal(0, 1, (2, 3, 8, 8)).astype(np.float32))
 
