@@ -132,18 +132,26 @@ class KeepsScale(nn.Module):
 
     attention_scale: float
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _scaled, (type(self).__mro__[2],), self.__dict__
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's own forward."""
         with _Scale(self.attention_scale):
             return super().forward(*args, **kwargs)
 
 
-def scaled_class(module: nn.Module) -> type[nn.Module]:
-    """The class of the module, with `KeepsScale`."""
-    kind = type(module)
+def scaled_class(kind: type[nn.Module]) -> type[nn.Module]:
+    """A class of modules, with `KeepsScale`."""
     if issubclass(kind, KeepsScale):
         return kind
     return type(kind.__name__, (KeepsScale, kind), {"__module__": kind.__module__})
+
+
+def _scaled(kind: type[nn.Module]) -> nn.Module:
+    """An empty module of that class, for pickle, which cannot find a class that was made here."""
+    made = scaled_class(kind)
+    return made.__new__(made)
 
 
 def scale_of(module: nn.Module, size: int) -> float:

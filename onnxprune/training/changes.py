@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -23,11 +24,6 @@ class Changes:
         self._undo.append(lambda: delattr(owner, name) if new else setattr(owner, name, old))
         setattr(owner, name, value)
 
-    def move(self, owner: dict[Any, Any], old: Any, new: Any) -> None:
-        """Give a value in a dictionary another key."""
-        self._undo.append(lambda: owner.__setitem__(old, owner.pop(new)))
-        owner[new] = owner.pop(old)
-
     def put(self, owner: Any, key: Any, value: Any) -> None:
         """Replace a value in a dictionary or a list."""
         old = owner[key]
@@ -39,11 +35,12 @@ class Changes:
         old, grad = tensor.data, tensor.grad
 
         def undo() -> None:
-            tensor.data, tensor.grad = old, grad
+            _set(tensor, old)
+            tensor.grad = grad
 
         self._undo.append(undo)
         tensor.grad = None
-        tensor.data = data
+        _set(tensor, data)
 
     @contextlib.contextmanager
     def undone_on_error(self) -> Iterator[None]:
@@ -54,3 +51,14 @@ class Changes:
             for undo in reversed(self._undo):
                 undo()
             raise
+
+
+def _set(tensor: Tensor, data: Tensor) -> None:
+    """Give a tensor other contents.
+
+    As long as an earlier loss is alive, autograd goes on expecting gradients of the old shape. PyTorch forgets that only if
+    the type changes.
+    """
+    other = torch.float32 if data.dtype == torch.float64 else torch.float64
+    tensor.data = torch.empty(0, dtype=other, device=data.device)
+    tensor.data = data

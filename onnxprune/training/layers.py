@@ -147,6 +147,10 @@ def _recurrent(cut: LayerCut) -> Attributes:
     return {"input_size": cut.size("weight_ih_l0", 1), "hidden_size": hidden.pop()}
 
 
+def _recurrent_cell(cut: LayerCut) -> Attributes:
+    return {"input_size": cut.size("weight_ih", 1), "hidden_size": cut.size("weight_hh", 1)}
+
+
 def _fixed_attention(cut: LayerCut) -> Attributes:
     raise PlanError(
         f"'{cut.name}': nn.MultiheadAttention has one size for its inputs and its heads, so it cannot be cut; "
@@ -162,6 +166,7 @@ RULES: tuple[tuple[tuple[type[nn.Module], ...], Callable[[LayerCut], Attributes]
     ((nn.Embedding, nn.EmbeddingBag), _embedding),
     ((nn.PReLU,), _prelu),
     ((nn.RNNBase,), _recurrent),
+    ((nn.RNNCellBase,), _recurrent_cell),
     ((nn.modules.batchnorm._NormBase,), _per_channel),
     ((nn.GroupNorm,), _over_groups),
     ((nn.LayerNorm, nn.RMSNorm), _over_channels),

@@ -43,8 +43,7 @@ def apply_plan(
 
     Parameters and buffers are sliced, with their moments in the optimizer. Sizes that layers store follow: channels, features,
     groups, numbers and sizes of heads. Where attention scales by the size of a head, the module keeps the scale that it was
-    trained with. Parameters stay the same objects, unless a loss that was computed before is still alive: then the module and
-    the optimizer get new ones.
+    trained with. Parameters stay the same objects.
 
     Args:
         module: the module, with the names that the export had (`onnxprune.training.export`).
@@ -70,7 +69,7 @@ def apply_plan(
     with changes.undone_on_error():
         _cut(inner, plan, optimizer, changes)
         if inputs is not None:
-            _check_follows(inner, inputs, reference)
+            _check_follows(inner, inputs, reference, plan.policy.allow_renormalising)
     return module
 
 
@@ -131,37 +130,13 @@ def _cut(module: nn.Module, plan: Plan, optimizer: Optimizer | None, changes: Ch
     for tensor, axes in {id(tensors[n]): (tensors[n], axes) for n, axes in plan.kept.items() if n in tensors}.values():
         _slice_state(tensor, axes, optimizer, changes)
         changes.fill(tensor, sliced(tensor, axes))
-        if isinstance(tensor, nn.Parameter) and _is_watched(tensor):
-            _replace(tensor, module, optimizer, changes)
     for layer, values in attributes:
         if (size := old_head_size(layer, values)) is not None:
             scale = scale_of(layer, size)
-            changes.set(layer, "__class__", scaled_class(layer))
+            changes.set(layer, "__class__", scaled_class(type(layer)))
             changes.set(layer, "attention_scale", scale)
         for attribute, value in values.items():
             changes.set(layer, attribute, value)
-
-
-def _is_watched(parameter: nn.Parameter) -> bool:
-    """Whether a loss that was computed before the cut is still alive: then gradients would go on having the old shape."""
-    if not parameter.requires_grad:
-        return False
-    node = torch.autograd.graph.get_gradient_edge(parameter).node
-    return tuple(node._input_metadata[0].shape) != tuple(parameter.shape)
-
-
-def _replace(old: nn.Parameter, module: nn.Module, optimizer: Optimizer | None, changes: Changes) -> None:
-    """Put a new object in the place of a parameter, in all layers and in the optimizer."""
-    new = nn.Parameter(old.data)
-    for layer in module.modules():
-        for name in [n for n, each in layer._parameters.items() if each is old]:
-            changes.set(layer, name, new)
-    for group in optimizer.param_groups if optimizer is not None else ():
-        for k, each in enumerate(group["params"]):
-            if each is old:
-                changes.put(group["params"], k, new)
-    if optimizer is not None and old in optimizer.state:
-        changes.move(optimizer.state, old, new)
 
 
 def _slice_state(tensor: Tensor, axes: Mapping[int, Sequence[int]], optimizer: Optimizer | None, changes: Changes) -> None:
@@ -229,7 +204,9 @@ def _masked_outputs(module: nn.Module, kept: Kept, inputs: Sequence[Tensor]) -> 
             tensors[name].data.copy_(backup)
 
 
-def _check_follows(module: nn.Module, inputs: Sequence[Tensor], reference: Sequence[Tensor] | None) -> None:
+def _check_follows(
+    module: nn.Module, inputs: Sequence[Tensor], reference: Sequence[Tensor] | None, renormalising: bool
+) -> None:
     """Run the cut module, and compare it with what the cut has to compute.
 
     Raises:
@@ -247,10 +224,11 @@ def _check_follows(module: nn.Module, inputs: Sequence[Tensor], reference: Seque
     tolerance = TOLERANCE if all(y.dtype in (torch.float32, torch.float64) for y in reference) else COARSE
     worst = max((difference(a.float().cpu().numpy(), b.float().cpu().numpy()) for a, b in zip(found, reference, strict=True)))
     if not worst <= tolerance:
+        allowed = "" if renormalising else ", or make the plan with --allow-renormalising"
         raise PlanError(
             f"{kind} cannot express the cut: outputs differ by {worst:.1e} of the largest, expected at most {tolerance:.0e}; "
             "forward depends on sizes that changed (a mean or a normalisation over channels, a split by a fixed size, "
-            "1/sqrt of a size); exclude the weights before it (--exclude), or make the plan with --allow-renormalising"
+            f"1/sqrt of a size); exclude the weights before it (--exclude){allowed}"
         )
 
 

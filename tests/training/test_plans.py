@@ -258,3 +258,11 @@ def test_shared_parameters_stay_shared() -> None:
     case = MODULES["tied weights"]
     module = apply_plan(case.make(), planned("tied weights").plan, example_inputs=case.inputs)
     assert module.get_parameter("out.weight") is module.get_parameter("embedding.weight")
+
+
+def test_a_cut_module_can_be_pickled(tmp_path: Path) -> None:
+    case, module = MODULES["vit, packed"], MODULES["vit, packed"].make()
+    apply_plan(module, planned("vit, packed").plan, example_inputs=case.inputs)
+    torch.save(module, tmp_path / "module.pt")
+    again = torch.load(tmp_path / "module.pt", weights_only=False)
+    assert torch.equal(run(again, case.inputs)[0], run(module, case.inputs)[0])
