@@ -74,7 +74,9 @@ class Interpreter:
         if is_opened(node, self._versions):
             return leaving(node, inputs)
         types = self._infer(node, inputs)
-        known = all(inputs[name].value is not None for name in node.input if name)
+        # of the second input of CastLike, only the type matters
+        read = node.input[:1] if node.op_type == "CastLike" else node.input
+        known = all(inputs[name].value is not None for name in read if name)
         found = {}
         for name in node.output:
             if name:
@@ -141,7 +143,10 @@ class Interpreter:
         return _inferred_by_onnxruntime(model)
 
     def _evaluate(self, node: NodeProto, inputs: Mapping[str, Fact], found: Mapping[str, Fact]) -> dict[str, Fact]:
-        values = evaluate(node, self._versions, [inputs[n].value if n else None for n in node.input])
+        given = [inputs[n].value if n else None for n in node.input]
+        if node.op_type == "CastLike":
+            given[1] = np.zeros(1, onnx.helper.tensor_dtype_to_np_dtype(inputs[node.input[1]].dtype))
+        values = evaluate(node, self._versions, given)
         if values is None:
             return {}
         return {

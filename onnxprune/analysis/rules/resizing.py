@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from onnxprune.analysis.labels import Axis, Flow, Residue
-from onnxprune.analysis.rules.site import Rule, Site, Unsupported, rules
+from onnxprune.analysis.rules.site import Rule, Site, Unsupported, everywhere, rules
 
 
 def resize(site: Site) -> list[Flow]:
@@ -49,4 +49,4 @@ def observe(site: Site) -> list[Flow]:
     return [Flow.plain(site.rank())]
 
 
-RULES: Mapping[str, Rule] = {**rules(resize, "Resize", "Upsample"), **rules(observe, "Shape", "Size")}
+RULES: Mapping[str, Rule] = {**rules(resize, "Resize", "Upsample"), **rules(observe, "Shape", "Size", maskable=everywhere)}

@@ -73,6 +73,13 @@ UNARIES: dict[str, list[Sample]] = {
     "Clip": [
         Sample(conv("b = Clip(a, lo, hi)", consts="float lo = {0.0}, float hi = {6.0}")),
         Sample(conv("b = Clip(a, lo)", consts="float lo = {0.3}")),
+        # as PyTorch's newer exporter writes it without its optimiser
+        Sample(
+            conv(
+                "lo = CastLike(zero, a)  hi = CastLike(six, a)  b = Clip(a, lo, hi)",
+                consts="float zero = {0.0}, double six = {6.0}",
+            )
+        ),
         Sample(conv("b = Clip(a, , hi)", consts="float hi = {0.5}")),
         Sample(conv("b = Clip <min = 0.1, max = 6.0> (a)"), opset=9),
         # a bound above zero fills dropped channels: the sum includes it

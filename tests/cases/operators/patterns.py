@@ -266,6 +266,14 @@ PATTERNS: dict[str, Sample] = {
         "axis of dynamic size",
         most=0,
     ),
+    "a bias of zeros by the size of the weight": Sample(
+        conv(
+            "s = Shape <start = 0, end = 1> (w3)  zeros = Expand(zero, s)  b = Conv(a, w3, zeros)",
+            "float[8,8,1,1] w3",
+            "float zero = {0.0}",
+        ),
+        16,
+    ),
     "a body that uses a size": Sample(
         conv(
             "s = Shape(a)  d = If (t) <then_branch = q () => (int64[4] p) { p = Identity(s) },"
