@@ -215,8 +215,12 @@ class _Loop:
 
     def _metric(self, module: nn.Module) -> float:
         """What the user's function gives; several processes may each give something else, but decide alike."""
-        found = float(self._evaluate(module))
-        return decided(lambda: found)
+        found = self._evaluate(module)
+        try:
+            value = float(found)
+        except (TypeError, ValueError) as e:
+            raise OptionError(f"evaluate: returned {type(found).__name__}, expected a number, higher is better") from e
+        return decided(lambda: value)
 
     def _decision(self, module: nn.Module, number: int) -> tuple[Plan, ModelProto | None]:
         """The plan of a round, and the weights of the recovered model."""

@@ -215,12 +215,13 @@ def test_the_original_teaches_in_the_users_loop(trained: Net, tmp_path: Path) ->
         ({"ratio": 0.5}, "`ratio`, `macs`: got both"),
         ({"criterium": "l1"}, "did you mean 'criterion'"),
         ({"verify": False}, "verify: is not an option"),
+        ({"evaluate": lambda _: "good"}, "evaluate: returned str, expected a number"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_written(trained: Net, tmp_path: Path, options: Any, says: str) -> None:
     with pytest.raises((OptionError, PruneError), match=says.replace("`", "`")):
         loop(trained, tmp_path / "new", **options)
-    assert not (tmp_path / "new").exists()
+    assert not list(tmp_path.glob("new/*"))
 
 
 KILLED = """
