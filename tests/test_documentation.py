@@ -43,6 +43,14 @@ def test_an_example_with_a_wrong_output_is_detected(page: str, monkeypatch: pyte
     assert not found.failed
 
 
+def test_an_example_for_pytorch_that_does_not_run_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of the page are one program."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", text("docs/pytorch.md"), re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    assert len(blocks) > 5
+    exec(compile("\n".join(blocks), "docs/pytorch.md", "exec"), {"__name__": "pytorch"})
+
+
 def test_a_public_name_that_the_documentation_omits_is_detected() -> None:
     shown = re.findall(r"^\| `(\w+)", text("docs/python.md"), re.MULTILINE)
     assert sorted(shown) == sorted(name for name in onnxprune.__all__ if name != "__version__")

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import argparse
 import ast
-import importlib.util
 import itertools
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -187,15 +187,11 @@ def peer(bench: Bench) -> Iterator[str]:
 
 def fashion_mnist(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
     """Training images, and test images with their classes, from the four idx files (gzipped or not)."""
-    spec = importlib.util.spec_from_file_location("train", HERE / "models" / "train_resnet20_fashion_mnist.py")
-    assert spec is not None
-    assert spec.loader is not None
-    train = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(train)
-    images = [
-        train.read_idx(folder, f"{part}-images-idx3-ubyte")[:, None].astype(np.float32) / 255 for part in ("train", "t10k")
-    ]
-    labels = train.read_idx(folder, "t10k-labels-idx1-ubyte")
+    sys.path.insert(1, str(HERE))
+    from models.datasets import read_idx
+
+    images = [read_idx(folder, f"{part}-images-idx3-ubyte")[:, None].astype(np.float32) / 255 for part in ("train", "t10k")]
+    labels = read_idx(folder, "t10k-labels-idx1-ubyte")
     return {"image": images[0]}, {"image": images[1], "label": labels.astype(np.int64)}
 
 

@@ -9,7 +9,7 @@ as its users do before further training.
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
-HERE = Path(__file__).resolve().parent.parent
-
-
-def training_module() -> Any:
-    """The script that trained the model, as a module."""
-    spec = importlib.util.spec_from_file_location("train", HERE / "models" / "train_resnet20_fashion_mnist.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))  # for `models`
 
 
 def network(model: ModelProto) -> Any:
     """The PyTorch module with the file's weights. The exporter stores equal tensors once: two shifts before a sum."""
     import torch
 
-    net = training_module().ResNet20()
+    from models.networks import NETWORKS
+
+    net = NETWORKS["resnet20"](mean=(0.2860,), std=(0.3530,))
     found = {t.name: torch.tensor(numpy_helper.to_array(t)) for t in model.graph.initializer}
     for stage in ("layer2.0", "layer3.0"):
         found.setdefault(f"{stage}.shortcut.1.bias", found[f"{stage}.bn2.bias"])
@@ -80,7 +72,9 @@ def reestimated(net: Any, images: NDArray[np.float32]) -> Any:
 
 def top1(net: Any, images: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     """Accuracy in percent."""
-    return 100 * float(training_module().accuracy(net, *_tensors(images, labels)))
+    from models.training import accuracy
+
+    return 100 * accuracy(net, *_tensors(images, labels))
 
 
 def _tensors(images: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[Any, Any]:

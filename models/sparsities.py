@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The regularisers of `onnxprune.training.sparsity` by name, with strengths for the trainings here.
+
+Strengths are stated as the distance that a value without a use moves in the whole training, by SGD with momentum 0.9 and a mean
+learning rate of 0.1: short and long trainings get equally sparse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from onnxprune.training.channels import ChannelGroup, channel_groups
+from onnxprune.training.sparsity import L1, Centripetal, Gates, GroupLasso, GrowingPenalty, Regularizer, SoftPruning
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a regulariser is made from.
+
+    Attributes:
+        groups: the channels of the network.
+        ratio: share of them that will be removed; some methods choose them while they train.
+        steps: of the training.
+        strength: a factor on the usual strength.
+    """
+
+    groups: Sequence[ChannelGroup] = field(repr=False)
+    ratio: float
+    steps: int
+    strength: float = 1.0
+
+    @property
+    def start(self) -> int:
+        """The step at which channels are chosen: with random weights there is nothing to choose by."""
+        return self.steps // 3
+
+    def per_step(self, distance: float) -> float:
+        """The strength that adds up to a distance: a step moves a value by the strength times 0.1 / (1 - 0.9)."""
+        return self.strength * distance / max(self.steps, 1)
+
+
+def _l1(weights: float, scales: float) -> Callable[[Asked], Regularizer]:
+    return lambda a: L1(a.per_step(weights), a.per_step(scales), groups=a.groups)
+
+
+SPARSITIES: Mapping[str, Callable[[Asked], Regularizer | None]] = {
+    "none": lambda a: None,
+    "l1": _l1(0.2, 4.0),
+    "l1-weights": _l1(0.2, 0.0),
+    "l1-scales": _l1(0.0, 4.0),
+    "group-lasso": lambda a: GroupLasso(a.groups, a.per_step(0.2)),
+    "growing": lambda a: GrowingPenalty(a.groups, a.ratio, start=a.start, growth=1e-4 * a.strength),
+    "soft": lambda a: SoftPruning(a.groups, a.ratio),
+    "centripetal": lambda a: Centripetal(a.groups, a.ratio, 1e-2 * a.strength, start=a.start),
+    "gates": lambda a: Gates(a.groups, a.per_step(6.0)),
+}
+"""Name -> regulariser. `l1` is CCPrune's sum of L1 on convolutions and on scales of BatchNorm; the next two are its halves."""
+
+
+def sparsity_of(
+    name: str, network: nn.Module, example: Tensor, steps: int, macs: float, strength: float = 1.0
+) -> Regularizer | None:
+    """A regulariser for one training of a network; None for "none".
+
+    Args:
+        name: in `SPARSITIES`.
+        network: what is trained.
+        example: a few images, to find its channels with.
+        steps: of the training.
+        macs: the share of the multiply-accumulates that a cut will leave.
+        strength: a factor on the usual strength.
+    """
+    if name == "none":
+        return None
+    ratio = 1 - macs**0.5  # multiply-accumulates fall with the square of the width
+    return SPARSITIES[name](Asked(channel_groups(network, example), ratio, steps, strength))
+
+
+def settled(network: nn.Module, sparsity: Regularizer | None, example: Tensor) -> nn.Module:
+    """The trained network, ready to be cut: channels that became alike are merged."""
+    if isinstance(sparsity, Centripetal):
+        sparsity.merge(network, example)
+    return network
