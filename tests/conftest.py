@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import onnxruntime
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from tests.cases.random_networks import Examined
 
 pytest.register_assert_rewrite("tests.cases")
+os.environ.pop("COLUMNS", None)  # a test runner's idea of the width of tables
 onnxruntime.set_default_logger_severity(4)
 
 EXAMINED = pytest.StashKey["Examined"]()

@@ -20,6 +20,9 @@ rate / (1 - momentum) in a step. `sparsity.history[-1].share` and `sparsity.plot
 exceed that of the channels which the cut will remove. If it stays near 0, triple the strength; if accuracy falls, lower it.
 `GrowingPenalty`, `SoftPruning` and `Centripetal` are told that share instead.
 
+Defaults are for SGD with momentum. With Adam start with ten times as much for penalties, and with 0.5 for `Gates` and 10 for
+`Centripetal`, whose steps are in proportion to its small learning rate; take L1 as a penalty there, not as a proximal step.
+
 Weight decay: none on tensors that L1 or `Gates` act on (`parameter_groups`).
 """
 
