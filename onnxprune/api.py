@@ -10,7 +10,6 @@ from typing import Any
 from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.policy import Policy, read_carrier
 from onnxprune.data.load import Labels, Source
-from onnxprune.errors import PlanError
 from onnxprune.evaluation.evaluator import Metric
 from onnxprune.evaluation.verification import Verification
 from onnxprune.ir.facts import read_graph
@@ -173,7 +172,7 @@ def apply_plan(
     check_names(unknown, ("input_shape", "verify", "bench", "threads"))
     check_input_shape(input_shape or {})
     checks = CheckOptions(verify, bench, threads)
-    return apply_loaded(load(model), _plan(plan), input_shape or {}, checks, progress).in_memory()
+    return apply_loaded(load(model), Plan.of(plan), input_shape or {}, checks, progress).in_memory()
 
 
 def verify_files(original: Any, pruned: Any, plan: Plan | str | Path, input_shape: Shapes | None = None) -> Verification:
@@ -192,12 +191,4 @@ def verify_files(original: Any, pruned: Any, plan: Plan | str | Path, input_shap
         VerificationError: the two do not compute the same outputs.
     """
     check_input_shape(input_shape or {})
-    return verify_loaded(load(original), load(pruned, folds=False), _plan(plan), input_shape or {})
-
-
-def _plan(given: Plan | str | Path) -> Plan:
-    if isinstance(given, Plan):
-        return given
-    if not isinstance(given, str | Path):
-        raise PlanError(f"the plan: got {given!r}, expected a Plan, or the path of one")
-    return Plan.load(given)
+    return verify_loaded(load(original), load(pruned, folds=False), Plan.of(plan), input_shape or {})

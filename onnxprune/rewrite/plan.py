@@ -52,6 +52,19 @@ class Plan:
         if self.folded:
             object.__setattr__(self, "format", FORMAT_2)
 
+    @classmethod
+    def of(cls, given: Any) -> Plan:
+        """A plan, or the one in the file at a path.
+
+        Raises:
+            PlanError: it is neither, or the file is not a plan.
+        """
+        if isinstance(given, Plan):
+            return given
+        if not isinstance(given, str | Path):
+            raise PlanError(f"the plan: got {type(given).__name__}, expected a Plan (Result.plan), or the path of one")
+        return cls.load(given)
+
     @property
     def recovered(self) -> str:
         """The method that refitted the weights after the cut; empty if they were not refitted."""

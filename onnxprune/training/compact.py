@@ -35,7 +35,7 @@ def save_compact(module: nn.Module, plan: Plan | str | Path, path: str | Path) -
         OutputError: the file cannot be written.
     """
     path, module = Path(path), unwrapped(module)
-    plan = plan if isinstance(plan, Plan) else Plan.load(plan)
+    plan = Plan.of(plan)
     _check_sizes(module, plan)
     check_folder(path)
     state = {name: t.detach().cpu() for name, t in module.state_dict().items()}

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from onnxprune.errors import OptionError, TrainingError, did_you_mean
 from onnxprune.ir.files import check_folder, runnable, save
 from onnxprune.ort import session
-from onnxprune.training.modules import device_of, evaluating, first_line, outputs_of, unwrapped
+from onnxprune.training.modules import cause_of, device_of, evaluating, first_line, outputs_of, unwrapped
 from onnxprune.training.names import with_own_weights
 from onnxprune.types import Feeds
 
@@ -108,9 +108,8 @@ def exported(
             ) from e
         except Exception as e:  # exporters raise many kinds of errors
             other = DYNAMO if exporter == TORCHSCRIPT else TORCHSCRIPT
-            raise TrainingError(
-                f"{type(module).__name__}: exporter '{exporter}' failed: {first_line(e)}; try exporter='{other}'"
-            ) from e
+            why = first_line(cause_of(e))
+            raise TrainingError(f"{type(module).__name__}: exporter '{exporter}' failed: {why}; try exporter='{other}'") from e
     return with_own_weights(model, module)
 
 

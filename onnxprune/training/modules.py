@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from onnxprune.errors import TrainingError
 
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 WRAPPERS = ("module", "_orig_mod")
 """Attributes under which DataParallel, DistributedDataParallel and torch.compile keep the module that they wrap."""
 
@@ -44,9 +46,17 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             m.training = True
 
 
+def cause_of(e: BaseException) -> BaseException:
+    """The error that an error was raised from, in the end."""
+    while e.__cause__ is not None:
+        e = e.__cause__
+    return e
+
+
 def first_line(e: BaseException) -> str:
-    """The first line of an error's message, or its type."""
-    return next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)[:200]
+    """The first line of an error's message without colours, or its type."""
+    lines = (COLOUR.sub("", line).strip() for line in str(e).splitlines())
+    return next((line for line in lines if line), type(e).__name__)[:200]
 
 
 def outputs_of(module: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from onnxprune.analysis.analyse import analyse
-from onnxprune.errors import PlanError, PruneError, did_you_mean
+from onnxprune.errors import OptionError, PlanError, PruneError, did_you_mean
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import load
 from onnxprune.rewrite.cut import cut
@@ -57,9 +57,11 @@ def apply_plan(
 
     Raises:
         PlanError: the plan does not fit the module, or the module cannot compute what the cut computes; it is unchanged then.
+        OptionError: the optimizer is not that of the module.
     """
-    plan = plan if isinstance(plan, Plan) else Plan.load(plan)
+    plan = Plan.of(plan)
     inner = unwrapped(module)
+    _check_optimizer(inner, optimizer)
     inputs = None if example_inputs is None else example_of(inner, example_inputs)
     _check_fits(inner, plan, runs=inputs is not None)
     if not plan.kept:
@@ -71,6 +73,21 @@ def apply_plan(
         if inputs is not None:
             _check_follows(inner, inputs, reference, plan.policy.allow_renormalising)
     return module
+
+
+def _check_optimizer(module: nn.Module, optimizer: Any) -> None:
+    """Check that an optimizer trains the module.
+
+    Raises:
+        OptionError: it is not an optimizer, or that of another module.
+    """
+    if optimizer is None:
+        return
+    if not hasattr(optimizer, "param_groups") or not hasattr(optimizer, "state"):
+        raise OptionError(f"optimizer: got {type(optimizer).__name__}, expected a torch.optim.Optimizer")
+    own = {id(p) for p in module.parameters()}
+    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        raise OptionError(f"optimizer: it has no parameter of this {type(module).__name__}; is it that of another module?")
 
 
 def _check_fits(module: nn.Module, plan: Plan, runs: bool) -> None:

@@ -266,3 +266,19 @@ def test_a_cut_module_can_be_pickled(tmp_path: Path) -> None:
     torch.save(module, tmp_path / "module.pt")
     again = torch.load(tmp_path / "module.pt", weights_only=False)
     assert torch.equal(run(again, case.inputs)[0], run(module, case.inputs)[0])
+
+
+@pytest.mark.parametrize(
+    ("plan", "optimizer", "says"),
+    [
+        (None, None, "the plan: got NoneType, expected a Plan"),
+        ("planned", 0.1, "optimizer: got float, expected a torch.optim.Optimizer"),
+        ("planned", torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1), "optimizer: it has no parameter of this"),
+    ],
+)
+def test_what_is_neither_a_plan_nor_the_optimizer_of_the_module_is_named(plan: Any, optimizer: Any, says: str) -> None:
+    module = MODULES["plain"].make()
+    before = state(module)
+    with pytest.raises(PruneError, match=says):
+        apply_plan(module, plan and planned("plain").plan, optimizer)
+    unchanged(module, before)
