@@ -25,7 +25,7 @@ from onnxprune.errors import OptionError, TrainingError, did_you_mean
 from onnxprune.ir.files import check_folder, runnable, save
 from onnxprune.ort import session
 from onnxprune.training.modules import cause_of, device_of, evaluating, first_line, outputs_of, unwrapped
-from onnxprune.training.names import with_own_weights
+from onnxprune.training.names import named_tensors, with_own_weights
 from onnxprune.types import Feeds
 
 TORCHSCRIPT, DYNAMO = "torchscript", "dynamo"
@@ -95,6 +95,7 @@ def exported(
     if exporter not in EXPORTERS:
         raise OptionError(f"exporter: got {exporter!r}; {did_you_mean(str(exporter), EXPORTERS)}expected torchscript or dynamo")
     module = unwrapped(module)
+    _check_types(module)
     inputs = example_of(module, example_inputs)
     with evaluating(module), _quiet():
         results = outputs_of(module, inputs)
@@ -111,6 +112,18 @@ def exported(
             why = first_line(cause_of(e))
             raise TrainingError(f"{type(module).__name__}: exporter '{exporter}' failed: {why}; try exporter='{other}'") from e
     return with_own_weights(model, module)
+
+
+def _check_types(module: nn.Module) -> None:
+    """Check that onnxruntime can run a module's types on the CPU.
+
+    Raises:
+        TrainingError: it cannot.
+    """
+    wrong = next((n for n, t in named_tensors(module).items() if t.dtype == torch.bfloat16), None)
+    if wrong is not None:
+        kind = type(module).__name__
+        raise TrainingError(f"{kind}: '{wrong}' is bfloat16, which onnxruntime cannot run on the CPU; export module.float()")
 
 
 def check_export(

@@ -149,6 +149,8 @@ def test_a_file_that_computes_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_wrong_arguments_are_named(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"Plain: 'conv.weight' is bfloat16, .* export module.float\(\)"):
+        exported(Plain().to(torch.bfloat16), IMAGES.to(torch.bfloat16))
     with pytest.raises(TrainingError, match=r"example_inputs: Plain cannot run on inputs of shape \[2, 4, 8, 8\]"):
         exported(Plain(), torch.zeros(2, 4, 8, 8))
     with pytest.raises(OptionError, match="did you mean 'dynamo'"):
