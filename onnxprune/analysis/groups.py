@@ -181,7 +181,8 @@ def _makes_channels(coupled: Coupled, node: Node) -> bool:
 def _width(coupled: Coupled, node: Node) -> int:
     """The number of channels that a node makes; 0 if unknown."""
     windowed = node.op.startswith("Conv")
-    out, weight = coupled.sizes[node.outputs[0]].shape, coupled.graph.shape(node.inputs[1])
+    made = next((name for name in node.outputs if name), "")
+    out, weight = coupled.sizes[made].shape if made else None, coupled.graph.shape(node.inputs[1])
     if out is not None:
         return max(0, out[1 if windowed else -1])
     return (weight[0 if windowed else -1] or 0) if weight else 0

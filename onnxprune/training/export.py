@@ -114,12 +114,15 @@ def exported(
     return with_own_weights(model, module)
 
 
-def _check_types(module: nn.Module) -> None:
+def _check_types(module: Any) -> None:
     """Check that onnxruntime can run a module's types on the CPU.
 
     Raises:
-        TrainingError: it cannot.
+        OptionError: it is not a module.
+        TrainingError: onnxruntime cannot.
     """
+    if not isinstance(module, nn.Module):
+        raise OptionError(f"module: got {type(module).__name__}, expected a torch.nn.Module")
     wrong = next((n for n, t in named_tensors(module).items() if t.dtype == torch.bfloat16), None)
     if wrong is not None:
         kind = type(module).__name__
@@ -146,7 +149,11 @@ def check_export(
     names = _names("input_names", "x", input_names, len(inputs))
     longer = tuple(torch.cat([x, x[:1]]) if x.ndim else x for x in inputs)
     with evaluating(module), runnable(model) as file:
-        run = session(file)
+        try:
+            run = session(file)
+        except Exception as e:  # anything onnxruntime does not implement
+            other = "; try exporter='torchscript', or export module.float()"
+            raise TrainingError(f"{name}: onnxruntime cannot open the exported file: {first_line(e)}{other}") from e
         worst = _difference(module, inputs, run, names, "")
         if dynamic_batch:
             advice = "; use x.shape[0] in forward, not a number or len(x), or exporter='dynamo', or dynamic_batch=False"
@@ -200,7 +207,8 @@ def example_of(module: nn.Module, example_inputs: Example) -> tuple[Tensor, ...]
     Raises:
         OptionError: they are not tensors.
     """
-    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    one = isinstance(example_inputs, Tensor) or not isinstance(example_inputs, Sequence)
+    inputs = (example_inputs,) if one else tuple(example_inputs)
     wrong = next((x for x in inputs if not isinstance(x, Tensor)), None)
     if wrong is not None or not inputs:
         got = "nothing" if not inputs else type(wrong).__name__

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ class Retraining:
     plan: Plan = field(repr=False)
 
 
-Train = Callable[[nn.Module, Retraining], None]
+Train = Callable[[nn.Module, Retraining], Any]
 Evaluate = Callable[[nn.Module], float]
 NOT_HERE = ("rounds", "work", "verify", "bench", "input_shape", "metric", "labels")
 """Options of `prune` that have no meaning in this loop, or that it sets itself."""
@@ -111,6 +112,7 @@ def iterate(
     recover: str = "none",
     exporter: str = TORCHSCRIPT,
     bench: bool = True,
+    settings: Mapping[str, Any] | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> Iterated:
@@ -128,10 +130,11 @@ def iterate(
         rounds: number of rounds.
         ratio, macs: what all rounds together remove, or leave, as for `prune`.
         schedule: "exponential" removes the same fraction in every round, "linear" the same amount.
-        floor: the loop stops after the first round whose metric is below it; the result is the last one above.
+        floor: the loop stops after the first round whose metric is below it; the result is the last one above, or the original.
         recover: what precedes the retraining, without labels: "none", "reconstruct" (needs `data`), ...
         exporter: as for `export`.
         bench: whether to measure the latency of every round beside the original.
+        settings: whatever else decides how `train` trains (epochs, rates, ...): rounds of other settings are not continued.
         progress: called with the name of a stage and the fraction done, 0 to 1.
         options: other options of `prune` that decide the cut or the recovery (criterion, scope, align, data, seed, ...).
 
@@ -139,12 +142,18 @@ def iterate(
         OptionError: an option is wrong.
         PruneError: the module cannot be exported, cut or evaluated, or `folder` holds rounds of other settings.
     """
-    if schedule not in SCHEDULES or rounds < 1:
-        raise OptionError(f"schedule, rounds: got {schedule!r}, {rounds}; expected {' or '.join(SCHEDULES)}, and at least 1")
+    if schedule not in SCHEDULES or type(rounds) is not int or rounds < 1:
+        wanted = f"{' or '.join(SCHEDULES)}, and a whole number of at least 1"
+        raise OptionError(f"schedule, rounds: got {schedule!r}, {rounds!r}; expected {wanted}")
+    if floor is not None and (isinstance(floor, bool | str) or not math.isfinite(floor)):
+        raise OptionError(f"floor: got {floor!r}, expected a number, as `evaluate` returns it")
+    for name, function in (("train", train), ("evaluate", evaluate)):
+        if not callable(function):
+            raise OptionError(f"{name}: got {type(function).__name__}, expected a function")
     check_names(options, [name for name in HOME if name not in NOT_HERE])
     asked = Options.of(ratio=ratio, macs=macs, recover=recover, bench=False, **options)
     loop = _Loop(model, example_inputs, train, evaluate, resolved(asked), rounds, schedule, exporter, bench, progress)
-    return loop.run(Path(folder), floor)
+    return loop.run(Path(folder), floor, settings or {})
 
 
 class _Loop:
@@ -172,9 +181,9 @@ class _Loop:
         self._goal = goal_of(options.selection)
         self._channels = self._prunable(self._analysis)
 
-    def run(self, folder: Path, floor: float | None) -> Iterated:
+    def run(self, folder: Path, floor: float | None, settings: Mapping[str, Any]) -> Iterated:
         """All rounds that are not complete yet."""
-        journal = Journal(folder, self._asked())
+        journal = Journal(folder, {**self._asked(), **{name: str(value) for name, value in settings.items()}})
         done = decided(journal.open) or [self._begin(journal)]
         stopped = _below(done[-1], floor)
         while len(done) <= self._rounds and not stopped:
@@ -185,12 +194,15 @@ class _Loop:
                 stopped = e.message
         best = best_of(done, floor)
         module, plan = self._restored(journal, best.number)
+        decided(lambda: self._complete(journal, done))
         return Iterated(module, plan, best, tuple(done), stopped, folder)
 
     def _begin(self, journal: Journal) -> Round:
         """The original, evaluated and measured."""
         self._progress("original: evaluate", 0)
         metric = self._metric(self._original)
+        if math.isnan(metric):
+            raise OptionError("evaluate: gave NaN for the original, expected a number, higher is better")
         return decided(lambda: self._finish(journal, self._original, Plan("", {}), 0, None, metric, 0.0))
 
     def _round(self, journal: Journal, number: int) -> Round:
@@ -205,10 +217,14 @@ class _Loop:
             check_export(module, self._example, recovered)
         cut, total = self._metric(module), before.then(plan)
         self._progress(f"{stage}: train", 0.2)
-        self._train(module, Retraining(number, self._original, total))
+        returned = self._train(module, Retraining(number, self._original, total))
+        if returned is not None and returned is not module:
+            raise OptionError("train: returned something else than the module that it was given, which it must train in place")
         _check_finite(module, number)
         self._progress(f"{stage}: evaluate", 0.9)
         metric = self._metric(module)
+        if math.isnan(metric):
+            raise _DivergedError(f"round {number}: `evaluate` gave NaN")
         found = decided(lambda: self._finish(journal, module, total, number, cut, metric, time.perf_counter() - start))
         self._progress(stage, 1)
         return found
@@ -245,6 +261,12 @@ class _Loop:
         save(model, journal.model(number), {})
         journal.add(found)
         return found
+
+    def _complete(self, journal: Journal, done: Sequence[Round]) -> None:
+        """Write ONNX files that have been deleted again."""
+        for number in (r.number for r in done if not journal.model(r.number).exists()):
+            if journal.checkpoint(number).exists():
+                save(self._exported(self._restored(journal, number)[0]), journal.model(number), {})
 
     def _timed(self, found: Round, model: ModelProto, inputs: Shapes) -> Round:
         """With the latency of the model, timed in turn with the original."""

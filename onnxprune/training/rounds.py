@@ -126,8 +126,9 @@ class Journal:
         differs = next((k for k in {**asked, **self.asked} if asked.get(k) != self.asked.get(k)), None)
         if differs is not None:
             was, now = asked.get(differs), self.asked.get(differs)
+            what = "the original has other weights" if differs == "weights" else f"{differs} was {was!r}, now {now!r}"
             raise TrainingError(
-                f"{self.folder}: holds rounds of other settings: {differs} was {was!r}, now {now!r}; "
+                f"{self.folder}: holds rounds of other settings: {what}; "
                 "choose another folder, or delete this one to start again"
             )
         return rounds

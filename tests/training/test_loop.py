@@ -128,9 +128,11 @@ def test_a_linear_schedule_removes_the_same_amount_in_every_round(trained: Net, 
 def test_a_loop_that_is_called_again_does_not_train_again(trained: Net, tmp_path: Path) -> None:
     first = loop(trained, tmp_path)
     rounds = list[int]()
+    (tmp_path / "round-1.onnx").unlink()
     again = loop(trained, tmp_path, train=lambda _model, task: rounds.append(task.number))
     assert not rounds
     assert again.rounds == first.rounds
+    assert (tmp_path / "round-1.onnx").exists()
     assert all(
         torch.equal(a, b) for a, b in zip(again.model.state_dict().values(), first.model.state_dict().values(), strict=True)
     )
@@ -140,7 +142,9 @@ def test_rounds_of_other_settings_or_weights_are_not_continued(trained: Net, tmp
     loop(trained, tmp_path, rounds=1)
     with pytest.raises(TrainingError, match="holds rounds of other settings: macs was '40%', now '30%'; choose another folder"):
         loop(trained, tmp_path, rounds=1, macs="30%")
-    with pytest.raises(TrainingError, match="holds rounds of other settings: weights was"):
+    with pytest.raises(TrainingError, match="holds rounds of other settings: epochs was None, now '3'"):
+        loop(trained, tmp_path, rounds=1, settings={"epochs": 3})
+    with pytest.raises(TrainingError, match="holds rounds of other settings: the original has other weights"):
         loop(Net(), tmp_path, rounds=1)
 
 
@@ -210,6 +214,12 @@ def test_the_original_teaches_in_the_users_loop(trained: Net, tmp_path: Path) ->
     ("options", "says"),
     [
         ({"rounds": 0}, "schedule, rounds: got 'exponential', 0"),
+        ({"rounds": 2.5}, "schedule, rounds: got 'exponential', 2.5"),
+        ({"floor": "80%"}, "floor: got '80%'"),
+        ({"floor": float("nan")}, "floor: got nan"),
+        ({"train": None}, "train: got NoneType, expected a function"),
+        ({"train": lambda *_: Net(), "rounds": 1}, "train: returned something else"),
+        ({"evaluate": lambda _: float("nan")}, "evaluate: gave NaN for the original"),
         ({"schedule": "cubic"}, "expected exponential or linear"),
         ({"macs": "0%"}, "macs"),
         ({"ratio": 0.5}, "`ratio`, `macs`: got both"),
@@ -221,7 +231,7 @@ def test_the_original_teaches_in_the_users_loop(trained: Net, tmp_path: Path) ->
 def test_wrong_options_are_refused_before_anything_is_written(trained: Net, tmp_path: Path, options: Any, says: str) -> None:
     with pytest.raises((OptionError, PruneError), match=says.replace("`", "`")):
         loop(trained, tmp_path / "new", **options)
-    assert not list(tmp_path.glob("new/*"))
+    assert not list(tmp_path.glob("new/round-1*"))
 
 
 KILLED = """
