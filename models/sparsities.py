@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from onnxprune.training.channels import ChannelGroup, channel_groups
 from onnxprune.training.sparsity import L1, Centripetal, Gates, GroupLasso, GrowingPenalty, Regularizer, SoftPruning
 
+FEWEST = 2000
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -38,8 +40,11 @@ class Asked:
         return self.steps // 3
 
     def per_step(self, distance: float) -> float:
-        """The strength that adds up to a distance: a step moves a value by the strength times 0.1 / (1 - 0.9)."""
-        return self.strength * distance / max(self.steps, 1)
+        """The strength that adds up to a distance: a step moves a value by the strength times 0.1 / (1 - 0.9).
+
+        Trainings of fewer than `FEWEST` steps get less: nothing would be left to learn with.
+        """
+        return self.strength * distance / max(self.steps, FEWEST)
 
 
 def _l1(weights: float, scales: float) -> Callable[[Asked], Regularizer]:

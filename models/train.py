@@ -5,7 +5,7 @@
     python models/train.py resnet20 --out /tmp/resnet20                        # half the MACs, in three rounds
     python models/train.py vgg19 --width 0.5 --macs 14.5% --out /tmp/vgg19     # the cut of CCPrune's VGG-19
     python models/train.py resnet20 --rounds 0 --out /tmp/whole                # train and export, and nothing else
-    python models/train.py resnet20 --subset 2000 --epochs 2 --rounds 1 --out /tmp/try    # a try, in about a minute
+    python models/train.py resnet20 --subset 5000 --epochs 4 --rounds 1 --out /tmp/try    # a try, in a few minutes
     accelerate launch --multi_gpu --num_processes 2 models/train.py resnet50 --precision bf16 --out /tmp/resnet50
 
 With --cpu at its end, the last command trains on two processes without a GPU; `accelerate launch --cpu` starts only one.
@@ -42,12 +42,13 @@ from models.datasets import DEBIAN, Data, Split, read
 from models.networks import NETWORKS
 from models.sparsities import SPARSITIES, settled, sparsity_of
 from models.training import Epoch, Settings, accelerator_of, accuracy, inputs, machine, train
-from onnxprune.errors import OptionError, OutputError, PruneError
+from onnxprune.errors import OptionError, OutputError, PruneError, TrainingError
 from onnxprune.ir.files import written_whole
 from onnxprune.recovery import METHODS
 from onnxprune.selection.criteria.names import CALIBRATED
 from onnxprune.selection.criteria.weights import CRITERIA
 from onnxprune.training import Distillation, Iterated, Retraining, export, iterate
+from onnxprune.training.modules import first_line
 from onnxprune.training.processes import decided
 
 UNLABELLED = 1_000
@@ -71,6 +72,27 @@ def percentage(text: str) -> float:
     if not 0 < share < 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a percentage between 0% and 100%, such as 50%")
     return share
+
+
+def positive(text: str) -> float:
+    """A number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"got {text}, expected a number above 0")
+    return value
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A whole number of at least `least`."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"got {text}, expected at least {least}")
+        return value
+
+    number.__name__ = "whole number"
+    return number
 
 
 @dataclass(frozen=True)
@@ -100,10 +122,11 @@ class Task:
         return accuracy(network, self.data.held.images, self.data.held.labels)
 
     def learn(self, network: nn.Module, settings: Settings, sparse: bool, teacher: Distillation | None = None) -> list[Epoch]:
-        """Train in place, with sparsity or without."""
+        """Train in place, with sparsity or without; in a retraining, each step has the strength that it has in the training."""
         steps = settings.epochs * (len(self.data.train) // settings.batch)
         name = self.options.sparsity if sparse else "none"
-        sparsity = sparsity_of(name, network, self.example, steps, self.options.macs, self.options.strength)
+        strength = self.options.strength * settings.epochs / self.settings.epochs
+        sparsity = sparsity_of(name, network, self.example, steps, self.options.macs, strength)
         epochs = train(network, self.data, settings, sparsity, teacher, lambda epoch: self.say(line(epoch, settings)))
         settled(network, sparsity, self.example)
         return list(epochs)
@@ -119,8 +142,6 @@ def task_of(options: argparse.Namespace) -> Task:
     """Read the data, and find out where to compute."""
     data = read(options.data)
     data = data.first(options.subset) if options.subset else data
-    if options.rounds < 0:
-        raise OptionError(f"--rounds: got {options.rounds}, expected at least 0")
     settings = Settings(
         epochs=options.epochs,
         batch=options.batch,
@@ -146,7 +167,7 @@ def trained(task: Task) -> tuple[nn.Module, list[Epoch]]:
     torch.manual_seed(options.seed)
     network = NETWORKS[options.network](data.classes, data.shape[0], options.width, data.mean, data.std)
     path, asked = options.out / "trained.pt", task.asked()
-    found = decided(lambda: torch.load(path, weights_only=True) if path.exists() else None)
+    found = decided(lambda: checkpoint(path))
     if found is None:
         epochs = task.learn(network, task.settings, sparse=True)
         content = {"asked": asked, "epochs": [asdict(e) for e in epochs], "state": network.cpu().state_dict()}
@@ -158,6 +179,20 @@ def trained(task: Task) -> tuple[nn.Module, list[Epoch]]:
     task.say(f"{path}: trained before")
     network.load_state_dict(found["state"])
     return network, [Epoch(**e) for e in found["epochs"]]
+
+
+def checkpoint(path: Path) -> Any:
+    """What an earlier run has written; None if there was none.
+
+    Raises:
+        TrainingError: it cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, weights_only=True)
+    except Exception as e:  # torch raises many kinds of errors for a damaged file
+        raise TrainingError(f"{path}: cannot be read: {first_line(e)}; delete it to train again") from e
 
 
 def make_folder(path: Path) -> None:
@@ -199,6 +234,7 @@ def pruned(task: Task, network: nn.Module) -> Iterated:
         recover=options.recover,
         data=unlabelled if options.recover != "none" or options.criterion in CALIBRATED else None,
         seed=options.seed,
+        settings={**asdict(task.retraining), "distill": options.distill, "sparsity": options.sparsity},
     )
 
 
@@ -242,17 +278,21 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("network", choices=NETWORKS)
     found.add_argument("--data", type=Path, default=DEBIAN, help=f"folder of Fashion-MNIST or CIFAR-10 (default: {DEBIAN})")
     found.add_argument("--out", type=Path, required=True, help="folder for all files; it is created")
-    found.add_argument("--width", type=float, default=1.0, help="factor on the channels of all layers (default: 1)")
-    found.add_argument("--subset", type=int, default=0, metavar="N", help="only N images of each part, for tries")
+    found.add_argument("--width", type=positive, default=1.0, help="factor on the channels of all layers (default: 1)")
+    found.add_argument(
+        "--subset", type=at_least(0), default=0, metavar="N", help="only N images of each part, for tries; 0: all (default)"
+    )
     found.add_argument("--seed", type=int, default=0)
-    found.add_argument("--samples", type=int, default=1000, help="test images that go into the .npz (default: 1000)")
+    found.add_argument("--samples", type=at_least(1), default=1000, help="test images that go into the .npz (default: 1000)")
 
     first = found.add_argument_group("training")
-    first.add_argument("--epochs", type=int, default=15)
-    first.add_argument("--batch", type=int, default=128, help="images a step, over all processes (default: 128)")
-    first.add_argument("--rate", type=float, default=0.2, help="highest learning rate of a one-cycle schedule (default: 0.2)")
+    first.add_argument("--epochs", type=at_least(1), default=15)
+    first.add_argument("--batch", type=at_least(1), default=128, help="images a step, over all processes (default: 128)")
+    first.add_argument(
+        "--rate", type=positive, default=0.2, help="highest learning rate of a one-cycle schedule (default: 0.2)"
+    )
     first.add_argument("--sparsity", choices=SPARSITIES, default="l1", help="default: l1, as in CCPrune")
-    first.add_argument("--strength", type=float, default=1.0, help="factor on the usual strength of --sparsity (default: 1)")
+    first.add_argument("--strength", type=positive, default=1.0, help="factor on the usual strength of --sparsity (default: 1)")
     first.add_argument(
         "--keep-best", action="store_true", help="keep the epoch that is best on the held-out images, not the last"
     )
@@ -261,13 +301,13 @@ def parser() -> argparse.ArgumentParser:
     then.add_argument(
         "--macs", type=percentage, default=0.5, metavar="SHARE", help="share of MACs that remains (default: 50%%)"
     )
-    then.add_argument("--rounds", type=int, default=3, help="rounds in which they are removed; 0: none (default: 3)")
+    then.add_argument("--rounds", type=at_least(0), default=3, help="rounds in which they are removed; 0: none (default: 3)")
     then.add_argument(
         "--criterion", choices=(*CRITERIA, *CALIBRATED), default="ccprune", help="how channels are ranked (default: ccprune)"
     )
     then.add_argument("--recover", choices=METHODS, default="reconstruct", help="what precedes a retraining, without labels")
-    then.add_argument("--retrain", type=int, default=5, metavar="EPOCHS", help="epochs after each round (default: 5)")
-    then.add_argument("--retrain-rate", type=float, default=0.1, help="highest learning rate there (default: 0.1)")
+    then.add_argument("--retrain", type=at_least(1), default=5, metavar="EPOCHS", help="epochs after each round (default: 5)")
+    then.add_argument("--retrain-rate", type=positive, default=0.1, help="highest learning rate there (default: 0.1)")
     then.add_argument("--distill", action="store_true", help="the unpruned network teaches the pruned one in retraining")
 
     device = found.add_argument_group("device (see also `accelerate config` and `accelerate launch`)")

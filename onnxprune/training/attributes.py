@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -127,6 +127,46 @@ class _Scale(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+class _HeadSizes(TorchFunctionMode):
+    """Records, for each module that calls it, the size of the heads of attention that is not given a scale."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.found: dict[str, set[int]] = {}
+        self._running: list[str] = []
+        self._hooks = [hook for name, each in own_modules(module) for hook in self._watch(name, each)]
+
+    def _watch(self, name: str, module: nn.Module) -> Iterator[Any]:
+        def leave(*_: Any) -> None:
+            self._running.pop()
+
+        yield module.register_forward_pre_hook(lambda *_: self._running.append(name))
+        yield module.register_forward_hook(leave)
+
+    def close(self) -> None:
+        """Stop watching the modules."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and kwargs.get("scale") is None and self._running:
+            query = kwargs.get("query", args[0] if args else None)
+            self.found.setdefault(self._running[-1], set()).add(int(query.shape[-1]))
+        return func(*args, **kwargs)
+
+
+def head_sizes(module: nn.Module, inputs: Sequence[Tensor]) -> dict[str, int]:
+    """For each module whose attention scales by the size of its heads: that size, if it has only one."""
+    seen = _HeadSizes(module)
+    try:
+        with seen, torch.no_grad():
+            module(*inputs)
+    finally:
+        seen.close()
+    return {name: next(iter(sizes)) for name, sizes in seen.found.items() if len(sizes) == 1}
+
+
 class KeepsScale(nn.Module):
     """Mixed into the class of an attention module whose heads became smaller: the scale remains that of the training."""
 
@@ -146,6 +186,13 @@ def scaled_class(kind: type[nn.Module]) -> type[nn.Module]:
     if issubclass(kind, KeepsScale):
         return kind
     return type(kind.__name__, (KeepsScale, kind), {"__module__": kind.__module__})
+
+
+def keep_scale(module: nn.Module, scale: float) -> None:
+    """Let the attention of a module have a scale of its own."""
+    module.__class__ = scaled_class(type(module))
+    assert isinstance(module, KeepsScale)
+    module.attention_scale = scale
 
 
 def _scaled(kind: type[nn.Module]) -> nn.Module:

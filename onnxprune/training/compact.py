@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from onnxprune.errors import PlanError, TrainingError
 from onnxprune.ir.files import check_folder, written_whole
 from onnxprune.rewrite.plan import Plan
+from onnxprune.training.attributes import KeepsScale, keep_scale
 from onnxprune.training.modules import first_line, unwrapped
 from onnxprune.training.names import named_tensors
 from onnxprune.training.plans import apply_plan, is_constant
@@ -39,7 +40,9 @@ def save_compact(module: nn.Module, plan: Plan | str | Path, path: str | Path) -
     _check_sizes(module, plan)
     check_folder(path)
     state = {name: t.detach().cpu() for name, t in module.state_dict().items()}
-    content = {"format": FORMAT, "class": type(module).__qualname__, "plan": plan.to_json(), "state": state}
+    scales = {name: each.attention_scale for name, each in module.named_modules() if isinstance(each, KeepsScale)}
+    kind = type(module).__qualname__
+    content = {"format": FORMAT, "class": kind, "plan": plan.to_json(), "state": state, "scales": scales}
     with written_whole(path) as [draft]:
         torch.save(content, draft)
 
@@ -70,6 +73,8 @@ def load_compact(original_module: M, path: str | Path) -> M:
     apply_plan(inner, plan)
     _add_biases(inner, state)
     inner.load_state_dict(state)
+    for name, scale in content["scales"].items():
+        keep_scale(inner.get_submodule(name), scale)
     return original_module
 
 

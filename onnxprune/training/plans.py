@@ -21,7 +21,7 @@ from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import load
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Kept, Plan, dropped_by
-from onnxprune.training.attributes import attributes_of, old_head_size, own_modules, scale_of, scaled_class
+from onnxprune.training.attributes import attributes_of, head_sizes, old_head_size, own_modules, scale_of, scaled_class
 from onnxprune.training.changes import Changes
 from onnxprune.training.export import EXPORTERS, Example, difference, example_of, exported, run_exported
 from onnxprune.training.layers import LayerCut, sizes_of, sliced
@@ -67,10 +67,12 @@ def apply_plan(
     if not plan.kept:
         return module
     reference = None if inputs is None else _reference(inner, plan, inputs)
+    heads = {} if inputs is None else _heads_of(inner, inputs)
     changes = Changes()
     with changes.undone_on_error():
         _cut(inner, plan, optimizer, changes)
         if inputs is not None:
+            _keep_scales(inner, inputs, heads, changes)
             _check_follows(inner, inputs, reference, plan.policy.allow_renormalising)
     return module
 
@@ -126,7 +128,7 @@ def _is_value(name: str) -> bool:
 def _why_missing(name: str, plan: Plan, tensors: Mapping[str, Tensor], module: nn.Module) -> str:
     kind = type(module).__name__
     if name in plan.folded:
-        return f"the graph computes from other weights of {kind}; remove parametrizations before the export"
+        return f"{kind} computes from other weights (normalised, masked or parametrized); exclude it (--exclude '{name}')"
     if not tensors.keys() & plan.kept.keys():
         return (
             f"{kind} does not have, nor any other name of the plan; export with onnxprune.training.export, and plan that file"
@@ -149,11 +151,32 @@ def _cut(module: nn.Module, plan: Plan, optimizer: Optimizer | None, changes: Ch
         changes.fill(tensor, sliced(tensor, axes))
     for layer, values in attributes:
         if (size := old_head_size(layer, values)) is not None:
-            scale = scale_of(layer, size)
-            changes.set(layer, "__class__", scaled_class(type(layer)))
-            changes.set(layer, "attention_scale", scale)
+            _keep_scale(layer, size, changes)
         for attribute, value in values.items():
             changes.set(layer, attribute, value)
+
+
+def _heads_of(module: nn.Module, inputs: Sequence[Tensor]) -> dict[str, int]:
+    """The sizes of heads by which attention scales (`head_sizes`); none if the module cannot run."""
+    with evaluating(module):
+        try:
+            return head_sizes(module, inputs)
+        except Exception:  # a later check says what is wrong
+            return {}
+
+
+def _keep_scales(module: nn.Module, inputs: Sequence[Tensor], before: Mapping[str, int], changes: Changes) -> None:
+    """Let attention keep its scale where its heads became smaller."""
+    modules = dict(module.named_modules())
+    for name, size in _heads_of(module, inputs).items():
+        if name in before and size != before[name]:
+            _keep_scale(modules[name], before[name], changes)
+
+
+def _keep_scale(layer: nn.Module, size: int, changes: Changes) -> None:
+    scale = scale_of(layer, size)
+    changes.set(layer, "__class__", scaled_class(type(layer)))
+    changes.set(layer, "attention_scale", scale)
 
 
 def _slice_state(tensor: Tensor, axes: Mapping[int, Sequence[int]], optimizer: Optimizer | None, changes: Changes) -> None:
@@ -234,7 +257,10 @@ def _check_follows(
         try:
             found = [y for y in pytree.tree_leaves(module(*inputs)) if isinstance(y, Tensor)]
         except Exception as e:  # whatever the user's code raises
-            advice = "let forward take sizes from tensors or layers, or exclude the weights before it (--exclude)"
+            advice = (
+                "let forward take sizes from tensors or layers; parts of a chunk or split must stay equal: exclude the weights "
+                "before it (--exclude), or try --scope local"
+            )
             raise PlanError(f"{kind} cannot follow the cut at {line_of(e)}: {first_line(e)}; {advice}") from e
     if reference is None:
         return

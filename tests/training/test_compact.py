@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+import onnxprune
 from onnxprune.errors import OutputError, PlanError, TrainingError
 from onnxprune.training.compact import load_compact, save_compact
 from onnxprune.training.export import exported
@@ -122,3 +124,29 @@ def test_a_file_that_is_missing_or_not_of_this_kind_is_an_error_that_names_it(tm
         assert file in str(e.value)
         assert "\n" not in str(e.value)
         unchanged(module, before)
+
+
+class Attention(nn.Module):
+    """Heads that only `forward` knows, and the scale of PyTorch's attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(16, 16) for _ in range(4))
+        self.last = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (layer(x).unflatten(-1, (2, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        found: Tensor = self.last((x + self.out(y)).mean(1))
+        return found
+
+
+def test_attention_without_sizes_of_its_own_keeps_its_scale_also_when_loaded(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, x = Attention().eval(), torch.randn(2, 5, 16)
+    model = exported(module, x)
+    result = onnxprune.prune(model, 0.5, recover="none", bench=False, align="none", scope="local", allow_renormalising=True)
+    assert 0 in result.plan.kept["q.weight"]
+    apply_plan(module, result.plan, example_inputs=x)
+    save_compact(module, result.plan, tmp_path / "cut.pt")
+    assert torch.equal(load_compact(Attention(), tmp_path / "cut.pt").eval()(x), module(x))
