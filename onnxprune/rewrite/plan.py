@@ -62,7 +62,7 @@ class Plan:
         if isinstance(given, Plan):
             return given
         if not isinstance(given, str | Path):
-            raise PlanError(f"the plan: got {type(given).__name__}, expected a Plan (Result.plan), or the path of one")
+            raise PlanError(f"the plan: got {repr(given)[:80]}, expected a Plan, or the path of one")
         return cls.load(given)
 
     @property

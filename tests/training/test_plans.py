@@ -271,7 +271,7 @@ def test_a_cut_module_can_be_pickled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("plan", "optimizer", "says"),
     [
-        (None, None, "the plan: got NoneType, expected a Plan"),
+        (None, None, "the plan: got None, expected a Plan"),
         ("planned", 0.1, "optimizer: got float, expected a torch.optim.Optimizer"),
         ("planned", torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1), "optimizer: it has no parameter of this"),
     ],

@@ -168,7 +168,8 @@ class Regularizer:
             warnings.warn(f"{self.name} acts on '{found[0]}'{among}, and so does weight decay: {ADVICE}", stacklevel=3)
 
     def _bound(self, model: nn.Module) -> list[Bound]:
-        assert self._binder is not None
+        if self._binder is None:
+            raise OptionError(f"{self.name} groups: got None, expected those of channel_groups(model, example_inputs)")
         return self._binder.bind(model)
 
     def _penalty(self, model: nn.Module) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -144,8 +145,9 @@ class Binder:
     """
 
     def __init__(self, groups: Sequence[ChannelGroup], who: str) -> None:
-        wrong = next((g for g in groups if not isinstance(g, ChannelGroup)), None)
-        if wrong is not None or not groups:
+        given: Sequence[Any] = groups if isinstance(groups, list | tuple) else [groups]
+        wrong = next((g for g in given if not isinstance(g, ChannelGroup)), None)
+        if wrong is not None or not given:
             got = "none" if wrong is None else type(wrong).__name__
             raise OptionError(f"{who} groups: got {got}, expected those of channel_groups(model, example_inputs)")
         self.groups, self.who = tuple(groups), who
