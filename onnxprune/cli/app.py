@@ -102,7 +102,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         text = e.format_message()  # empty if help was shown because there were no arguments
         command = getattr(getattr(e, "ctx", None), "info_name", None)
         page = f"onnxprune {command} --help" if command in COMMANDS else "onnxprune --help"
-        return _fail(f"{text}; see '{page}'", 2) if text else 2
+        return _fail(f"{text.rstrip('.')}; see '{page}'", 2) if text else 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

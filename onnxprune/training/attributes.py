@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,11 +188,10 @@ def scaled_class(kind: type[nn.Module]) -> type[nn.Module]:
     return type(kind.__name__, (KeepsScale, kind), {"__module__": kind.__module__})
 
 
-def keep_scale(module: nn.Module, scale: float) -> None:
-    """Let the attention of a module have a scale of its own."""
-    module.__class__ = scaled_class(type(module))
-    assert isinstance(module, KeepsScale)
-    module.attention_scale = scale
+def keep_scale(module: nn.Module, scale: float, put: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Let the attention of a module have a scale of its own; `put` sets attributes."""
+    put(module, "__class__", scaled_class(type(module)))
+    put(module, "attention_scale", scale)
 
 
 def _scaled(kind: type[nn.Module]) -> nn.Module:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -100,6 +101,8 @@ def exported(
     with evaluating(module), _quiet():
         results = outputs_of(module, inputs)
         names = _names("input_names", "x", input_names, len(inputs)), _names("output_names", "y", output_names, len(results))
+        if twice := next((name for name in names[1] if name in names[0]), ""):
+            raise OptionError(f"input_names, output_names: both have '{twice}'; every tensor needs a name of its own")
         try:
             write = _torchscript if exporter == TORCHSCRIPT else _dynamo
             model = write(module, inputs, names, dynamic_batch)
@@ -192,13 +195,18 @@ def _feeds(run: Any, inputs: Sequence[Tensor], names: Sequence[str]) -> Feeds:
 
 
 def difference(found: Any, expected: Any) -> float:
-    """The largest difference of two arrays relative to the largest expected value; infinite if shapes differ."""
+    """The largest difference of two arrays relative to the largest finite expected value.
+
+    Infinite if shapes differ, or if only one of two values is a number.
+    """
     if found.shape != expected.shape:
         return float("inf")
-    if not found.size:
-        return 0.0
-    wide = np.asarray(found, np.float64) - np.asarray(expected, np.float64)
-    return float(np.abs(wide).max() / max(float(np.abs(expected).max()), 1e-12))
+    a, b = (np.asarray(x, np.float64) for x in (found, expected))
+    equal = (a == b) | (np.isnan(a) & np.isnan(b))
+    if not np.isfinite(a[~equal]).all() or not np.isfinite(b[~equal]).all():
+        return float("inf")
+    largest = np.abs(b[np.isfinite(b)]).max(initial=1e-12)
+    return float(np.abs(a[~equal] - b[~equal]).max(initial=0.0) / largest)
 
 
 def example_of(module: nn.Module, example_inputs: Example) -> tuple[Tensor, ...]:
@@ -231,18 +239,19 @@ def _torchscript(
     axes = {name: {0: BATCH} for name in (*names[0], *names[1])} if dynamic else None
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
         path = Path(folder) / "model.onnx"
-        torch.onnx.export(
-            module,
-            inputs,
-            str(path),
-            input_names=names[0],
-            output_names=names[1],
-            dynamic_axes=axes,
-            opset_version=OPSET,
-            training=torch.onnx.TrainingMode.PRESERVE,  # in eval mode: BatchNormalization is neither folded nor trained
-            do_constant_folding=False,
-            dynamo=False,
-        )
+        with _without_native_output():
+            torch.onnx.export(
+                module,
+                inputs,
+                str(path),
+                input_names=names[0],
+                output_names=names[1],
+                dynamic_axes=axes,
+                opset_version=OPSET,
+                training=torch.onnx.TrainingMode.PRESERVE,  # in eval mode: BatchNormalization is neither folded nor trained
+                do_constant_folding=False,
+                dynamo=False,
+            )
         return onnx.load(path)
 
 
@@ -263,6 +272,19 @@ def _dynamo(module: nn.Module, inputs: tuple[Tensor, ...], names: tuple[list[str
     )
     assert program is not None
     return program.model_proto
+
+
+@contextlib.contextmanager
+def _without_native_output() -> Iterator[None]:
+    """Without what PyTorch's C++ prints: the older exporter shows its whole graph if it fails, whatever it is told."""
+    saved, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 1)
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(nothing)
 
 
 @contextlib.contextmanager

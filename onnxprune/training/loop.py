@@ -183,7 +183,7 @@ class _Loop:
 
     def run(self, folder: Path, floor: float | None, settings: Mapping[str, Any]) -> Iterated:
         """All rounds that are not complete yet."""
-        journal = Journal(folder, {**self._asked(), **{name: str(value) for name, value in settings.items()}})
+        journal = Journal(folder, {**self._asked(), **{f"settings.{name}": str(value) for name, value in settings.items()}})
         done = decided(journal.open) or [self._begin(journal)]
         stopped = _below(done[-1], floor)
         while len(done) <= self._rounds and not stopped:

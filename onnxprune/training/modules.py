@@ -73,4 +73,9 @@ def outputs_of(module: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
         raise TrainingError(
             f"example_inputs: {type(module).__name__} cannot run on inputs of shape {shapes}: {first_line(e)}"
         ) from e
-    return [y for y in found if isinstance(y, Tensor)]
+    if not (tensors := [y for y in found if isinstance(y, Tensor)]):
+        got = ", ".join(sorted({type(y).__name__ for y in found})) or "nothing"
+        raise TrainingError(
+            f"{type(module).__name__}: forward returns {got}; return a tensor, or a tuple, list or dict of tensors"
+        )
+    return tensors

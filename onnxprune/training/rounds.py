@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import OutputError, TrainingError
-from onnxprune.ir.files import write_text, written_whole
+from onnxprune.ir.files import write_text
+from onnxprune.training.figures import new_figure, save_figure
 
 RECORD = "rounds.json"
 FORMAT = "onnxprune-rounds/1"
@@ -76,15 +77,11 @@ def plot(rounds: Sequence[Round], path: Path) -> None:
         TrainingError: matplotlib is not installed.
         OutputError: the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as e:
-        raise TrainingError("a plot needs matplotlib, which is not installed: pip install 'onnxprune[torch]'") from e
     drawn = {"MACs (millions)": [r.macs / 1e6 for r in rounds]}
     latencies = [r.latency_ms for r in rounds if r.latency_ms is not None]
     if len(latencies) == len(rounds):
         drawn["latency (ms)"] = latencies
-    figure = Figure(figsize=(4.5 * len(drawn), 4), layout="constrained")
+    figure = new_figure(4.5 * len(drawn), 4)
     axes = figure.subplots(1, len(drawn), squeeze=False, sharey=True)[0]
     for ax, (label, values) in zip(axes, drawn.items(), strict=True):
         ax.plot(values, [r.metric for r in rounds], "o-", label="after retraining")
@@ -93,8 +90,7 @@ def plot(rounds: Sequence[Round], path: Path) -> None:
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("metric")
     axes[0].legend()
-    with written_whole(path) as [draft]:
-        figure.savefig(draft, format=path.suffix.lstrip(".") or "png")
+    save_figure(figure, path)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from onnxprune.errors import OptionError, OutputError, TrainingError
 from onnxprune.ir.facts import read_graph
 from onnxprune.report.inspection import inspect
 from onnxprune.training import export, exported
-from onnxprune.training.export import EXPORTERS, check_export
+from onnxprune.training.export import EXPORTERS, check_export, difference
 from onnxprune.training.names import named_tensors
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).normal(0, 1, (2, 3, 8, 8)).astype(np.float32))
@@ -182,3 +182,74 @@ def test_a_file_with_folded_batch_norm_is_recognised(tmp_path: Path, dynamo: boo
     kept = inspect(analyse(read_graph(exported(net, IMAGES))), "kept")
     assert (seen.folded, seen.batch_norms) == (True, 0)
     assert (kept.folded, kept.batch_norms) == (False, 3)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "gap"),
+    [
+        ([1.0, 2.0], [1.0, 4.0], 0.5),
+        ([1.0, np.nan], [1.0, 4.0], np.inf),
+        ([1.0, np.nan], [1.0, np.nan], 0.0),
+        ([1.0, np.inf], [1.0, np.inf], 0.0),
+        ([1.0, 3.0], [1.0, np.inf], np.inf),
+        ([1.0], [1.0, 1.0], np.inf),
+        ([], [], 0.0),
+    ],
+)
+def test_a_difference_is_not_hidden_by_values_that_are_not_numbers(
+    found: list[float], expected: list[float], gap: float
+) -> None:
+    assert difference(np.array(found), np.array(expected)) == gap
+
+
+class Structured(Plain):
+    """The output is no structure that PyTorch knows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return str(super().forward(x).sum())  # type: ignore[return-value]
+
+
+def test_what_cannot_be_exported_is_said_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The older exporter prints its graph if it fails."""
+    with pytest.raises(TrainingError, match=r"exporter 'torchscript' failed: .*bilinear.*; try exporter='dynamo'"):
+        exported(Twofold(), torch.randn(2, 3))
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(TrainingError, match="forward returns str; return a tensor, or a tuple, list or dict of tensors"):
+        exported(Structured(), IMAGES)
+    with pytest.raises(OptionError, match="input_names, output_names: both have 'a'"):
+        exported(Plain(), IMAGES, input_names=["a"], output_names=["a"])
+    with pytest.raises(OptionError, match="module: got function, expected a torch"):
+        exported(lambda x: x, IMAGES)  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match=r"onnxruntime cannot open the exported file: .*; .* export module.float\(\)"):
+        export(nn.Conv2d(3, 4, 3).double(), IMAGES.double(), tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+class Twofold(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = nn.Bilinear(3, 3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.both(x, x)
+        return found
+
+
+class Recurrent(nn.Module):
+    """Only the last state of the GRU is used, so its first output has no name in the file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.gru, self.last = nn.Linear(5, 8), nn.GRU(8, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.last(self.gru(self.first(x))[1][-1])
+        return found
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_recurrent_layer_of_which_only_the_state_is_used_is_cut_around(exporter: str) -> None:
+    model = exported(Recurrent(), torch.randn(4, 2, 5), exporter=exporter, dynamic_batch=False)
+    found = onnxprune.analyze(model)
+    assert ("first.weight", 8) in [(group.name, len(group)) for group in found.groups]
+    assert any("GRU" in str(pinned.pin) for pinned in found.pinned)

@@ -142,7 +142,7 @@ def test_rounds_of_other_settings_or_weights_are_not_continued(trained: Net, tmp
     loop(trained, tmp_path, rounds=1)
     with pytest.raises(TrainingError, match="holds rounds of other settings: macs was '40%', now '30%'; choose another folder"):
         loop(trained, tmp_path, rounds=1, macs="30%")
-    with pytest.raises(TrainingError, match="holds rounds of other settings: epochs was None, now '3'"):
+    with pytest.raises(TrainingError, match=r"holds rounds of other settings: settings\.epochs was None, now '3'"):
         loop(trained, tmp_path, rounds=1, settings={"epochs": 3})
     with pytest.raises(TrainingError, match="holds rounds of other settings: the original has other weights"):
         loop(Net(), tmp_path, rounds=1)

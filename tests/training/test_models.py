@@ -454,6 +454,28 @@ def test_one_command_trains_prunes_retrains_exports_and_measures(
     monkeypatch.setattr(sys, "argv", ["train.py", *asked, "--seed", "1"])
     assert command.main() == 2
     assert "was trained with seed 0, now 1; choose another --out" in capsys.readouterr().err
+    for more in (["--retrain-rate", "0.05"], ["--retrain", "2"]):  # rounds that were retrained otherwise
+        monkeypatch.setattr(sys, "argv", ["train.py", *asked, *more])
+        assert command.main() == 2
+        assert "holds rounds of other settings: settings." in capsys.readouterr().err
+    (out / "trained.pt").write_bytes((out / "trained.pt").read_bytes()[:1000])
+    monkeypatch.setattr(sys, "argv", ["train.py", *asked])
+    assert command.main() == 2
+    assert "trained.pt: cannot be read: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong", ["--width=0", "--width=-1", "--subset=-3", "--samples=0", "--epochs=0", "--retrain=0", "--rate=nan", "--rounds=-1"]
+)
+def test_a_number_with_which_nothing_can_be_done_is_refused(
+    wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "vgg19", wrong, "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as e:
+        command.main()
+    assert e.value.code == 2
+    name, value = wrong.split("=")
+    assert f"argument {name}: got {value}, expected" in capsys.readouterr().err
 
 
 def test_the_command_says_which_data_set_is_missing(

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.errors import OutputError, TrainingError
-from onnxprune.ir.files import check_folder
+from onnxprune.training.figures import new_figure, save_figure
 from onnxprune.types import Vector
 
 LEAST, MOST, BINS = -6.0, 2.0, 48
@@ -27,19 +26,11 @@ def histogram(moments: Sequence[Moment], path: Path) -> Path:
         TrainingError: matplotlib is not installed.
         OutputError: the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as e:
-        raise TrainingError("plot: needs matplotlib, which is not installed: pip install matplotlib") from e
-    check_folder(path)
-    figure = Figure(figsize=(8, 7), layout="constrained")
+    figure = new_figure(8, 7)
     above, below = figure.subplots(2, 1, sharex=True)
     _distribution(figure, above, moments)
     _shares(below, moments)
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as e:
-        raise OutputError(f"{path}: cannot write the plot: {e}") from e
+    save_figure(figure, path)
     return path
 
 
