@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import ast
 import itertools
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from figures import processor
 from numpy.typing import NDArray
 from onnx import ModelProto
 
@@ -222,7 +222,7 @@ def main() -> None:
         parser.error("give --fit and --test, or --fashion-mnist")
     columns = [COLUMNS[c] for c in options.columns.split(",")]
     bench = Bench(model, train, test, options.seconds, range(options.seeds), columns)
-    told = [f"{platform.processor() or platform.machine()}, onnxruntime {onnxruntime.__version__}"]
+    told = [f"{processor()}, onnxruntime {onnxruntime.__version__}"]
     for line in itertools.chain(told[:], lines(bench, chosen(options.only, options.without, options.knobs))):
         print(line, flush=True)
         told.append(line)

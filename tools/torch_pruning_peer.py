@@ -59,14 +59,17 @@ def reestimated(net: Any, images: NDArray[np.float32]) -> Any:
     """BatchNorm's running statistics, averaged over batches of 100."""
     import torch
 
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None
+    norms = [module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    usual = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
     net.train()
     with torch.no_grad():
         for k in range(0, len(images), 100):
             net(torch.tensor(images[k : k + 100]))
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum  # or the statistics of further training would be averages over all of it
     return net.eval()
 
 

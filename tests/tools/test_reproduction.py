@@ -1,19 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The jobs of the reproduction: each runs once, in order, and its row says what it was."""
 
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from reproduction.jobs import PEER, Job, jobs
-from reproduction.results import append, done, listed, run, table
+from reproduction.results import append, done, listed, rewrite, table
+from reproduction.schedule import run
+
+Record = Mapping[str, Any]
 
 ASKED = [
     Job("resnet20", "l1", criterion, macs, seed) for seed in range(3) for criterion in ("ccprune", PEER) for macs in (0.5, 0.2)
 ]
 
 
-def fake(job: Job) -> dict[str, Any]:
+def fake(job: Job) -> Record:
     reached = {"trained": 0.93, "cut": 0.5, "recovered": 0.9, "retrained": 0.92 + job.seed / 100}
     return {"name": job.name, **reached, "macs_left": job.macs, "params": 1e5, "bytes": 4e5, "ms": 0.5, "speedup": 2.0}
 
@@ -23,28 +29,62 @@ def test_names_tell_all_jobs_apart() -> None:
     assert len({job.name for job in every}) == len(every) > len(list(jobs(full=False)))
 
 
-def test_a_job_that_is_done_or_half_written_is_treated_as_such(tmp_path: Path) -> None:
-    path, ran = tmp_path / "results.jsonl", list[Job]()
+def ran(asked: list[Job], workers: int = 1, seconds: float = 60.0, work: Callable[[Job], Record] = fake) -> Iterator[Record]:
+    """What `run` yields, in threads."""
+    with ThreadPoolExecutor(workers) as pool:
+        yield from run(asked, seconds, pool, workers, lambda job: None, work)
 
-    def work(job: Job) -> dict[str, Any]:
-        if len(ran) == 2:
-            raise KeyboardInterrupt
-        ran.append(job)
+
+def test_results_are_found_again_but_for_a_half_written_one(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    for job in ASKED[:2]:
+        append(path, fake(job))
+    path.write_bytes(path.read_bytes()[:-20])  # killed while it wrote the second line
+    assert list(done(path)) == [ASKED[0].name]
+    append(path, fake(ASKED[1]))
+    assert done(path) == {job.name: fake(job) for job in ASKED[:2]}
+    rewrite(path, [fake(ASKED[2])])
+    assert list(done(path)) == [ASKED[2].name]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_every_job_runs_once_after_the_one_training_that_it_starts_from(workers: int) -> None:
+    events: list[tuple[str, bool]] = []
+
+    def train(job: Job) -> None:
+        time.sleep(0.01)
+        events.append((job.start, True))
+
+    def work(job: Job) -> Record:
+        events.append((job.start, False))
         return fake(job)
 
-    with pytest.raises(KeyboardInterrupt):
-        run(ASKED, path, 1.0, work)
-    path.write_bytes(path.read_bytes()[:-20])  # killed while it wrote the second line
-    run(ASKED, path, 1.0, lambda job: ran.append(job) or fake(job))  # type: ignore[func-returns-value]
-    assert ran == [ASKED[0], ASKED[1], *ASKED[1:]]
-    assert set(done(path)) == {job.name for job in ASKED}
+    with ThreadPoolExecutor(workers) as pool:
+        found = [record["name"] for record in run(ASKED, 60.0, pool, workers, train, work)]
+    assert sorted(found) == sorted(job.name for job in ASKED)
+    assert found == [job.name for job in ASKED] or workers > 1  # one at a time: the most important first
+    starts = {job.start for job in ASKED}
+    assert sorted(start for start, training in events if training) == sorted(starts)
+    for start in starts:
+        assert next(training for name, training in events if name == start)
 
 
-def test_no_job_is_started_after_the_time_is_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "results.jsonl"
-    append(path, fake(ASKED[0]))
-    run(ASKED, path, -1.0, fake)
-    assert list(done(path)) == [ASKED[0].name]
+def test_a_job_that_fails_stops_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    def work(job: Job) -> Record:
+        if job == ASKED[1]:
+            raise ValueError("no such thing")
+        return fake(job)
+
+    found = list[str]()
+    with pytest.raises(ValueError, match="no such thing"):
+        for record in ran(ASKED, work=work):
+            found.append(record["name"])
+    assert found == [job.name for job in ASKED if job != ASKED[1]]
+    assert f"failed: {ASKED[1].name}: no such thing" in capsys.readouterr().out
+
+
+def test_no_job_is_started_after_the_time_is_over(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(ran(ASKED[1:], seconds=-1.0)) == []
     assert f"the next job is {ASKED[1].name}" in capsys.readouterr().out
 
 

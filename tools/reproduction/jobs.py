@@ -14,7 +14,7 @@ STAGES = ("trained", "cut", "recovered", "retrained")
 CUTS, VGG, RESNET = (0.5, 0.2), (1 - 0.855 / 2, 1 - 0.855), (1 - 0.7831 / 2, 1 - 0.7831)
 """Multiply-accumulates that are left: half and a fifth; and where CCPrune removes 85.5 % of VGG-19's and 78.31 % of
 ResNet-50's, that and half of that."""
-EPOCH = {"resnet20": 100.0, "resnet56": 255.0, "vgg19": 656.0, "resnet50": 2700.0}
+EPOCH = {"resnet20": 120.0, "resnet56": 320.0, "vgg19": 856.0, "resnet50": 3200.0}
 """Seconds of an epoch at full width in single precision on two cores of an AMD EPYC with AVX2, for `--list`. VGG-19: four times
 what was measured at half width; ResNet-50: by its multiply-accumulates."""
 
@@ -80,8 +80,11 @@ def jobs(full: bool) -> Iterator[Job]:
             yield from (Job("resnet20", sparsity, criterion, macs, seed) for macs in CUTS)
     for network, width, cuts in (("resnet56", 1.0, RESNET), ("vgg19", 0.5, VGG)):
         yield from (Job(network, "l1", criterion, macs, 0, width) for macs in cuts for criterion in ("ccprune", PEER))
+    if full:
+        yield Job("vgg19", "l1", "ccprune", VGG[-1])
+    for seed in range(3):
+        yield from (Job("resnet20", "none", "ccprune", macs, seed) for macs in CUTS)
     for sparsity in ("none", "l1", "l1-weights", "l1-scales", "group-lasso", "growing", "soft", "centripetal", "gates"):
         yield Job("resnet20", sparsity, "ccprune", 0.5, retraining=0, training=SHORT)
     if full:
-        yield Job("vgg19", "l1", "ccprune", VGG[-1])
         yield Job("resnet50", "l1", "ccprune", RESNET[-1])

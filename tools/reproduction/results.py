@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from onnxprune.ir.files import written_whole
 from reproduction.jobs import STAGES, Job
 
 FEWER = 0.7
@@ -28,24 +28,17 @@ def done(path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+def rewrite(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write all results, a line each."""
+    with written_whole(path) as [draft]:
+        draft.write_text("".join(f"{json.dumps(record)}\n" for record in records), encoding="utf-8")
+
+
 def append(path: Path, record: Mapping[str, Any]) -> None:
     """Add a result as a line of its own."""
     whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
     with path.open("a", encoding="utf-8") as file:
         file.write(("" if whole else "\n") + json.dumps(record) + "\n")
-
-
-def run(asked: Iterable[Job], results: Path, hours: float, work: Callable[[Job], dict[str, Any]]) -> None:
-    """Run the jobs that have no result yet; none is started after `hours`."""
-    end = time.monotonic() + 3600 * hours
-    for job in asked:
-        if job.name in done(results):
-            continue
-        if time.monotonic() > end:
-            print(f"{hours:g} hours are over; the next job is {job.name}")
-            return
-        print(job.name, flush=True)
-        append(results, work(job))
 
 
 def listed(asked: Sequence[Job], known: Mapping[str, Any]) -> Iterator[str]:
@@ -76,15 +69,27 @@ def table(asked: Iterable[Job], known: Mapping[str, Any]) -> Iterator[str]:
     yield f"| {' | '.join(titles)} |"
     yield f"|{'---|' * len(titles)}"
     for row, records in rows.items():
-        middle = {key: statistics.median(r[key] for r in records) for key in ("macs_left", "params", "bytes", "ms", "speedup")}
+        middle = {key: statistics.median(r[key] for r in records) for key in ("macs_left", "params", "bytes")}
         sizes = (
             f"{middle['macs_left']:.1%}",
             f"{middle['params'] / 1e6:.3f} M",
             f"{middle['bytes'] / 1e6:.2f} MB",
-            f"{middle['ms']:.2f} ms ({middle['speedup']:.2f}x)",
+            latency([r for r in records if "ms" in r]),
         )
         reached = [percent([r[stage] for r in records]) for stage in STAGES]
         yield f"| {' | '.join((*row, *sizes, *reached, str(len(records))))} |"
+
+
+def latency(timed: Sequence[Mapping[str, Any]]) -> str:
+    """The median latency and speed-up of results; a dash if none was timed.
+
+    >>> latency([{"ms": 0.5, "speedup": 2.0}]), latency([])
+    ('0.50 ms (2.00x)', '-')
+    """
+    if not timed:
+        return "-"
+    ms, speedup = (statistics.median(r[key] for r in timed) for key in ("ms", "speedup"))
+    return f"{ms:.2f} ms ({speedup:.2f}x)"
 
 
 def percent(values: Sequence[float]) -> str:

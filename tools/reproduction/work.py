@@ -7,22 +7,24 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
-from onnx import ModelProto
+from figures import processor
 from torch import Tensor, nn
 from torch_pruning_peer import reestimated
 
 import onnxprune
-from models.datasets import Data
+from models.datasets import Data, read
 from models.networks import NETWORKS
 from models.sparsities import settled, sparsity_of
 from models.training import Epoch, Settings, accuracy, inputs, machine, train
 from onnxprune.cost.benchmark import benchmark, random_feeds
 from onnxprune.cost.size import cost
-from onnxprune.ir.files import written_whole
+from onnxprune.ir.files import load, written_whole
 from onnxprune.training import apply_plan, exported
 from onnxprune.training.weights import load_weights
 from reproduction.jobs import PEER, STAGES, Job
@@ -32,6 +34,23 @@ RATE, RETRAINING_RATE = 0.2, 0.1
 UNLABELLED, EXAMPLES = 1_000, 4
 TRIES = 12
 """Cuts by Torch-Pruning among which the one that is closest in MACs is taken."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What processes need to know to set up the same bench.
+
+    Attributes:
+        data: the folder of the data set.
+        work: the folder of trained networks.
+        settings: where and how precisely to compute; epochs, rates and seeds are those of the jobs.
+        subset: only so many images of each part, for tries; 0 for all.
+    """
+
+    data: Path
+    work: Path
+    settings: Settings
+    subset: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,11 +77,19 @@ class Bench:
         """Training images for recoveries without labels."""
         return inputs(self.data.train.images[:UNLABELLED])
 
+    def pruned(self, job: Job) -> Path:
+        """The file of the retrained network of a job."""
+        return self.work / f"{job.name}.onnx"
+
+    def untrained(self, job: Job) -> nn.Module:
+        """The network of a job as its training starts."""
+        data = self.data
+        torch.manual_seed(job.seed)
+        return NETWORKS[job.network](data.classes, data.shape[0], job.width, data.mean, data.std)
+
     def trained(self, job: Job) -> tuple[nn.Module, list[float]]:
         """The network that a job starts from, trained if that was not done before, and what each epoch reached."""
-        data, path = self.data, self.work / f"{job.start}.pt"
-        torch.manual_seed(job.seed)
-        found = NETWORKS[job.network](data.classes, data.shape[0], job.width, data.mean, data.std)
+        data, path, found = self.data, self.work / f"{job.start}.pt", self.untrained(job)
         if path.exists():
             content = torch.load(path, weights_only=True)
             found.load_state_dict(content["state"])
@@ -70,7 +97,7 @@ class Bench:
         settings = replace(self.settings, epochs=job.training, rate=RATE, seed=job.seed)
         steps = settings.epochs * (len(data.train) // settings.batch)
         sparsity = sparsity_of(job.sparsity, found, self.example, steps, job.macs, job.strength)
-        held = reached(train(found, data, settings, sparsity, progress=tell))
+        held = reached(train(found, data, settings, sparsity, progress=partial(tell, job.start)))
         settled(found, sparsity, self.example)
         self.work.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as [draft]:
@@ -83,8 +110,29 @@ class Bench:
         if not job.retraining:
             return found, []
         settings = replace(self.settings, epochs=job.retraining, rate=RETRAINING_RATE, seed=1000 + job.seed)
-        held = reached(train(found, self.data, settings, progress=tell))
+        held = reached(train(found, self.data, settings, progress=partial(tell, job.name)))
         return found.cpu(), held
+
+
+@lru_cache
+def bench_at(place: Place) -> Bench:
+    """The bench of this process, with the data set read once.
+
+    Raises:
+        DataError: the data set is missing or damaged.
+    """
+    data = read(place.data)
+    return Bench(data.first(place.subset) if place.subset else data, place.work, place.settings)
+
+
+def train_at(place: Place, job: Job) -> None:
+    """Make sure that the network that a job starts from is trained."""
+    bench_at(place).trained(job)
+
+
+def result_at(place: Place, job: Job) -> dict[str, Any]:
+    """Run a job."""
+    return result(job, bench_at(place))
 
 
 def reached(epochs: Sequence[Epoch]) -> list[float]:
@@ -92,9 +140,11 @@ def reached(epochs: Sequence[Epoch]) -> list[float]:
     return [round(epoch.accuracy, 4) for epoch in epochs]
 
 
-def tell(epoch: Epoch) -> None:
+def tell(what: str, epoch: Epoch) -> None:
     """One line about an epoch."""
-    print(f"  epoch {epoch.number}: loss {epoch.loss:.3f}, held out {epoch.accuracy:.2%}, {epoch.seconds:.0f} s", flush=True)
+    print(
+        f"{what}: epoch {epoch.number}: loss {epoch.loss:.3f}, held out {epoch.accuracy:.2%}, {epoch.seconds:.0f} s", flush=True
+    )
 
 
 def ours(network: nn.Module, job: Job, bench: Bench) -> tuple[nn.Module, nn.Module]:
@@ -133,27 +183,32 @@ def uniform(network: nn.Module, example: Tensor, ratio: float) -> tuple[nn.Modul
 
 
 def result(job: Job, bench: Bench) -> dict[str, Any]:
-    """Run a job, and read the test set at the end."""
+    """Run a job, and read the test set at the end. The retrained network is kept in the folder of trained networks, as ONNX."""
     start = time.perf_counter()
     network, training = bench.trained(job)
     cut, recovered = (theirs if job.criterion == PEER else ours)(network, job, bench)
     retrained, retraining = bench.retrained(recovered, job)
     test, stages = bench.data.read_test(), (network, cut, recovered, retrained)
     found = {stage: accuracy(module, test.images, test.labels) for stage, module in zip(STAGES, stages, strict=True)}
-    sizes = measured(*(exported(module, bench.example) for module in (network, retrained)))
+    original, pruned = (exported(module, bench.example) for module in (network, retrained))
+    before, after = cost(original), cost(pruned)
+    with written_whole(bench.pruned(job)) as [draft]:
+        onnx.save(pruned, draft)
+    sizes = {"macs_left": after.macs / before.macs, "params": after.params, "bytes": after.bytes}
     held = {"held_in_training": training, "held_in_retraining": retraining}
-    about = {"data": bench.data.name, "machine": machine(), "seconds": round(time.perf_counter() - start)}
+    where = {"machine": machine(), "processor": processor()}
+    about = {"data": bench.data.name, **where, "seconds": round(time.perf_counter() - start)}
     return {"name": job.name, **asdict(job), **found, **sizes, **held, **about}
 
 
-def measured(original: ModelProto, pruned: ModelProto) -> dict[str, float]:
-    """Size and latency of a network beside those of the original, one image on one thread."""
-    before, after = cost(original), cost(pruned)
-    timed = benchmark((original, pruned), random_feeds(original, before.inputs))
-    return {
-        "macs_left": after.macs / before.macs,
-        "params": after.params,
-        "bytes": after.bytes,
-        "ms": timed.latencies[1].median_ms,
-        "speedup": timed.speedup[1],
-    }
+def latency(job: Job, bench: Bench) -> dict[str, Any]:
+    """Latency of a retrained network, one image on one thread, and its speed-up over the unpruned one, timed in turn with it.
+
+    Weights do not change the latency, so that the unpruned network is one as it is before it is trained.
+
+    Raises:
+        ModelError: the retrained network is not in the folder.
+    """
+    original, pruned = exported(bench.untrained(job), bench.example), load(bench.pruned(job)).model
+    timed = benchmark((original, pruned), random_feeds(original, cost(original).inputs))
+    return {"ms": timed.latencies[1].median_ms, "speedup": timed.speedup[1], "timed_on": processor()}
