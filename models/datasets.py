@@ -212,15 +212,14 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
         return part.images, part.labels
 
 
-def batches(split: Split, size: int, seed: int) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Whole batches of images and labels, in another order in each epoch.
+def batches(split: Split, size: int, order: torch.Generator) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Whole batches of images and labels, in an order that is drawn in each epoch.
 
     Raises:
         DataError: there are fewer images than a batch.
     """
     if len(split) < size:
         raise DataError(f"--batch: got {size}, but there are only {len(split):,} training images; use a smaller batch")
-    order = torch.Generator().manual_seed(seed)
     return DataLoader(Batches(split), size, shuffle=True, drop_last=True, collate_fn=_as_it_is, generator=order)
 
 

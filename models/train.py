@@ -16,7 +16,7 @@ Writes into --out (NETWORK-DATA is, for example, resnet20-fashion-mnist):
   NETWORK-DATA.npz               the first test images and their classes, for `onnxprune ... --data`
   NETWORK-DATA.json              settings, epochs, rounds, and what both networks reach on the whole test set
   NETWORK-DATA.png               accuracy over MACs and over latency
-  trained.pt, rounds/            checkpoints: a run that was stopped goes on after its training, or its last whole round
+  training.pt, trained.pt, rounds/  checkpoints: a run that was stopped goes on after its last whole epoch or, later, round
 
 Epochs and rounds are judged by 5,000 training images that are held out; the test set is read once, at the end.
 """
@@ -38,17 +38,16 @@ from torch import Tensor, nn
 if __name__ == "__main__":  # the parent folder in place of this one, whose `datasets` would hide a library of that name
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from models.checkpoints import Checkpoint
 from models.datasets import DEBIAN, Data, Split, read
 from models.networks import NETWORKS
 from models.sparsities import SPARSITIES, settled, sparsity_of
 from models.training import Epoch, Settings, accelerator_of, accuracy, inputs, machine, train
-from onnxprune.errors import OptionError, OutputError, PruneError, TrainingError
-from onnxprune.ir.files import written_whole
+from onnxprune.errors import OutputError, PruneError
 from onnxprune.recovery import METHODS
 from onnxprune.selection.criteria.names import CALIBRATED
 from onnxprune.selection.criteria.weights import CRITERIA
 from onnxprune.training import Distillation, Iterated, Retraining, export, iterate
-from onnxprune.training.modules import first_line
 from onnxprune.training.processes import decided
 
 UNLABELLED = 1_000
@@ -121,13 +120,24 @@ class Task:
         """On the held-out images."""
         return accuracy(network, self.data.held.images, self.data.held.labels)
 
-    def learn(self, network: nn.Module, settings: Settings, sparse: bool, teacher: Distillation | None = None) -> list[Epoch]:
+    def learn(
+        self,
+        network: nn.Module,
+        settings: Settings,
+        sparse: bool,
+        teacher: Distillation | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> list[Epoch]:
         """Train in place, with sparsity or without; in a retraining, each step has the strength that it has in the training."""
         steps = settings.epochs * (len(self.data.train) // settings.batch)
         name = self.options.sparsity if sparse else "none"
         strength = self.options.strength * settings.epochs / self.settings.epochs
         sparsity = sparsity_of(name, network, self.example, steps, self.options.macs, strength)
-        epochs = train(network, self.data, settings, sparsity, teacher, lambda epoch: self.say(line(epoch, settings)))
+
+        def progress(epoch: Epoch) -> None:
+            self.say(line(epoch, settings))
+
+        epochs = train(network, self.data, settings, sparsity, teacher, progress, checkpoint)
         settled(network, sparsity, self.example)
         return list(epochs)
 
@@ -166,33 +176,17 @@ def trained(task: Task) -> tuple[nn.Module, list[Epoch]]:
     options, data = task.options, task.data
     torch.manual_seed(options.seed)
     network = NETWORKS[options.network](data.classes, data.shape[0], options.width, data.mean, data.std)
-    path, asked = options.out / "trained.pt", task.asked()
-    found = decided(lambda: checkpoint(path))
+    finished, started = (Checkpoint(options.out / name, task.asked()) for name in ("trained.pt", "training.pt"))
+    found = decided(finished.read)
     if found is None:
-        epochs = task.learn(network, task.settings, sparse=True)
-        content = {"asked": asked, "epochs": [asdict(e) for e in epochs], "state": network.cpu().state_dict()}
-        decided(lambda: save_whole(content, path))
+        epochs = task.learn(network, task.settings, sparse=True, checkpoint=started)
+        content = {"epochs": [asdict(e) for e in epochs], "state": network.cpu().state_dict()}
+        decided(lambda: finished.write(content))
+        decided(started.remove)
         return network, epochs
-    if differs := next((key for key in asked if asked[key] != found["asked"].get(key)), None):
-        was, now = found["asked"].get(differs), asked[differs]
-        raise OptionError(f"{path}: was trained with {differs} {was}, now {now}; choose another --out, or delete the file")
-    task.say(f"{path}: trained before")
+    task.say(f"{finished.path}: trained before")
     network.load_state_dict(found["state"])
     return network, [Epoch(**e) for e in found["epochs"]]
-
-
-def checkpoint(path: Path) -> Any:
-    """What an earlier run has written; None if there was none.
-
-    Raises:
-        TrainingError: it cannot be read.
-    """
-    if not path.exists():
-        return None
-    try:
-        return torch.load(path, weights_only=True)
-    except Exception as e:  # torch raises many kinds of errors for a damaged file
-        raise TrainingError(f"{path}: cannot be read: {first_line(e)}; delete it to train again") from e
 
 
 def make_folder(path: Path) -> None:
@@ -201,12 +195,6 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise OutputError(f"--out {path}: cannot be created: {e.strerror}; choose another folder") from e
-
-
-def save_whole(content: Any, path: Path) -> None:
-    """`torch.save`, all of it or nothing."""
-    with written_whole(path) as [draft]:
-        torch.save(content, draft)
 
 
 def pruned(task: Task, network: nn.Module) -> Iterated:

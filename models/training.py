@@ -11,8 +11,10 @@ import contextlib
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
 
 import onnxruntime
 import torch
@@ -23,9 +25,11 @@ from torch.nn import functional as F
 from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 
+from models.checkpoints import Checkpoint
 from models.datasets import Data, Split, augmented, batches
 from onnxprune.errors import OptionError, TrainingError
 from onnxprune.training.modules import device_of, evaluating, first_line
+from onnxprune.training.processes import decided
 from onnxprune.training.sparsity import Regularizer, parameter_groups
 
 Teacher = Callable[[Tensor, Tensor], Tensor]
@@ -33,6 +37,8 @@ Teacher = Callable[[Tensor, Tensor], Tensor]
 State = dict[str, Tensor]
 JUDGED = 500
 """Images run together to measure accuracy."""
+EPOCHS_APART = 1_000_003
+"""Difference between the seeds of an epoch and the next: more than seeds of trainings and processes differ by."""
 ADVICE = "Use a lower learning rate (--rate), or weaker sparsity"
 
 
@@ -107,6 +113,7 @@ def train(
     sparsity: Regularizer | None = None,
     teacher: Teacher | None = None,
     progress: Callable[[Epoch], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[Epoch, ...]:
     """Train a network in place, on one process or, under `accelerate launch`, on several.
 
@@ -117,14 +124,16 @@ def train(
         sparsity: a regulariser of the weights.
         teacher: an additional loss.
         progress: called with each epoch.
+        checkpoint: written after each epoch; a training that finds it goes on from there. It is not removed.
 
     Raises:
         TrainingError: the loss or a weight is no longer a number; the model then is as it was after the last good epoch.
         DataError: there are fewer images than a batch.
+        OptionError: the checkpoint is that of other settings.
     """
     run = _Run(model, data, settings or Settings(), sparsity, teacher)
     with _fast_layout(model, run.accelerator.device):
-        return tuple(run.epochs(progress))
+        return run.epochs(progress or (lambda epoch: None), checkpoint)
 
 
 @contextlib.contextmanager
@@ -200,34 +209,59 @@ class _Run:
     ) -> None:
         self.network, self.data, self.settings = network, data, settings
         self.sparsity, self.teacher = sparsity, teacher
+        self._best: State | None = None
         self.accelerator = accelerator_of(settings)
-        self.draws = _generator(settings.seed + self.accelerator.process_index)
-        optimizer, loader = _optimizer(network, settings, sparsity), batches(data.train, settings.batch, settings.seed)
+        self.order, self.draws = torch.Generator(), torch.Generator()
+        optimizer, loader = _optimizer(network, settings, sparsity), batches(data.train, settings.batch, self.order)
         schedule = OneCycleLR(optimizer, settings.rate, settings.epochs * len(loader))
         prepared = self.accelerator.prepare(Prepared(network), optimizer, loader, schedule)
         self.module, self.optimizer, self.loader, self.schedule = prepared
 
-    def epochs(self, progress: Callable[[Epoch], None] | None) -> Iterator[Epoch]:
+    def epochs(self, progress: Callable[[Epoch], None], checkpoint: Checkpoint | None) -> tuple[Epoch, ...]:
         """Train; after an epoch that went wrong, the network gets the weights that it had before."""
-        good = best = _copy(self.network)
-        highest = -1.0
-        for number in range(1, self.settings.epochs + 1):
+        found = [] if checkpoint is None else self._continued(checkpoint)
+        good = _copy(self.network)
+        for number in range(len(found) + 1, self.settings.epochs + 1):
             try:
-                found = self._epoch(number)
+                found.append(self._epoch(number))
             except _DivergedError as e:
                 self.network.load_state_dict(good)
                 raise TrainingError(f"epoch {number}: {e}; the network is as it was before this epoch. {ADVICE}") from None
             good = _copy(self.network)
-            if found.accuracy > highest:
-                highest, best = found.accuracy, good
-            if progress is not None:
-                progress(found)
-            yield found
-        if self.settings.keep_best:
-            self.network.load_state_dict(best)
+            if self._best is None or found[-1].accuracy > max(epoch.accuracy for epoch in found[:-1]):
+                self._best = good
+            if checkpoint is not None:
+                decided(partial(self._keep, checkpoint, found))
+            progress(found[-1])
+        if self.settings.keep_best and self._best is not None:
+            self.network.load_state_dict(self._best)
+        return tuple(found)
+
+    def _parts(self) -> dict[str, Any]:
+        """What has a state, by name."""
+        found = {"network": self.network, "optimizer": self.optimizer, "schedule": self.schedule}
+        others = {"sparsity": self.sparsity, "scaler": self.accelerator.scaler}
+        return {**found, **{name: part for name, part in others.items() if part is not None}}
+
+    def _keep(self, checkpoint: Checkpoint, epochs: Sequence[Epoch]) -> None:
+        states = {name: part.state_dict() for name, part in self._parts().items()}
+        checkpoint.write({"epochs": [asdict(e) for e in epochs], "best": self._best, "states": states})
+
+    def _continued(self, checkpoint: Checkpoint) -> list[Epoch]:
+        """The epochs that were done before the training was stopped, with everything as it was after them."""
+        stored = decided(checkpoint.read)
+        if stored is None:
+            return []
+        for name, part in self._parts().items():
+            part.load_state_dict(stored["states"][name])
+        self._best = stored["best"]
+        return [Epoch(**epoch) for epoch in stored["epochs"]]
 
     def _epoch(self, number: int) -> Epoch:
         start = time.perf_counter()
+        # seeded anew, so that a training that goes on sees the images that it would have seen
+        self.order.manual_seed(self.settings.seed + number * EPOCHS_APART)
+        self.draws.manual_seed(self.settings.seed + number * EPOCHS_APART + self.accelerator.process_index)
         self.module.train()
         losses = [self._step(images, labels) for images, labels in self.loader]
         self._agree()
@@ -276,10 +310,6 @@ def _optimizer(network: nn.Module, settings: Settings, sparsity: Regularizer | N
     decay, trained = settings.weight_decay, [p for p in network.parameters() if p.requires_grad]
     groups = trained if sparsity is None else parameter_groups(network, decay, sparsity)
     return SGD(groups, settings.rate, settings.momentum, weight_decay=decay, nesterov=settings.momentum > 0)
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def _copy(network: nn.Module) -> State:

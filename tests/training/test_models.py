@@ -6,6 +6,8 @@ from __future__ import annotations
 import gzip
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 import onnxprune
 from models import train as command
+from models.checkpoints import Checkpoint
 from models.datasets import CIFAR, Data, Split, augmented, cifar10, fashion_mnist, read
 from models.networks import NETWORKS
 from models.sparsities import SPARSITIES, sparsity_of
@@ -263,6 +266,41 @@ def test_a_seed_repeats_a_training_and_another_does_not() -> None:
     assert not equal(found[0], found[2])
 
 
+@pytest.mark.parametrize("keep_best", [False, True])
+@pytest.mark.parametrize("name", ["none", "l1", "growing", "centripetal", "gates"])
+def test_a_training_that_was_killed_goes_on_as_if_it_was_not(name: str, keep_best: bool, tmp_path: Path) -> None:
+    settings, example = replace(FAST, keep_best=keep_best), inputs(DATA.held.images[:2])
+
+    class KilledError(Exception):
+        """In place of a kill."""
+
+    def kill(epoch: Epoch) -> None:
+        if epoch.number == 2:
+            raise KilledError
+
+    def trained(
+        progress: Callable[[Epoch], None], checkpoint: Checkpoint | None
+    ) -> tuple[dict[str, Tensor], tuple[Epoch, ...]]:
+        network = tiny()
+        sparsity = sparsity_of(name, network, example, 24, 0.5, 100.0)
+        epochs = train(network, DATA, settings, sparsity, progress=progress, checkpoint=checkpoint)
+        return state(network), epochs
+
+    seen = list[Epoch]()
+    checkpoint = Checkpoint(tmp_path / "training.pt", {"seed": 0})
+    expected, epochs = trained(lambda epoch: None, None)
+    with pytest.raises(KilledError):
+        trained(kill, checkpoint)
+    found, again = trained(seen.append, checkpoint)
+    assert equal(found, expected)
+    assert [e.number for e in seen] == [3]
+    assert [(e.number, e.loss, e.accuracy) for e in again] == [(e.number, e.loss, e.accuracy) for e in epochs]
+    assert equal(trained(seen.append, checkpoint)[0], expected)  # all epochs are done
+    assert len(seen) == 1
+    with pytest.raises(OptionError, match=r"training\.pt: was trained with seed 0, now 1"):
+        trained(seen.append, Checkpoint(checkpoint.path, {"seed": 1}))
+
+
 def test_accuracy_takes_bytes_and_numbers_and_leaves_the_mode(tmp_path: Path) -> None:
     network, (images, labels) = tiny().train(), (DATA.held.images, DATA.held.labels)
     with torch.no_grad():
@@ -306,7 +344,7 @@ def test_the_best_epoch_is_kept_only_if_asked() -> None:
             reached.append(epoch.accuracy)
 
         def misleading(images: Tensor, logits: Tensor, after: list = after) -> Tensor:  # type: ignore[type-arg]
-            return 50 * logits[:, 0].sub(9).square().mean() if len(after) == 2 else logits.sum() * 0
+            return 5 * logits[:, 0].sub(9).square().mean() if len(after) == 2 else logits.sum() * 0
 
         train(network, DATA, Settings(epochs=3, batch=32, keep_best=keep, cpu=True), teacher=misleading, progress=record)
         assert max(reached) == reached[1] > reached[2]
@@ -453,7 +491,7 @@ def test_one_command_trains_prunes_retrains_exports_and_measures(
 
     monkeypatch.setattr(sys, "argv", ["train.py", *asked, "--seed", "1"])
     assert command.main() == 2
-    assert "was trained with seed 0, now 1; choose another --out" in capsys.readouterr().err
+    assert "was trained with seed 0, now 1; choose another folder" in capsys.readouterr().err
     for more in (["--retrain-rate", "0.05"], ["--retrain", "2"]):  # rounds that were retrained otherwise
         monkeypatch.setattr(sys, "argv", ["train.py", *asked, *more])
         assert command.main() == 2

@@ -55,6 +55,39 @@ def one_process(tmp_path: Path) -> Iterator[None]:
 
 
 @every_method
+def test_a_training_that_was_stopped_continues_as_if_it_was_not(name: str, tmp_path: Path) -> None:
+    whole, model = residual(), residual()
+    expected, first = METHODS[name](groups_of(whole)), METHODS[name](groups_of(model))
+    expected.log_every = first.log_every = 2
+    train(whole, expected, sgd(whole), 7)
+
+    optimizer = sgd(model)
+    train(model, first, optimizer, 4)
+    torch.save([model.state_dict(), optimizer.state_dict(), first.state_dict()], tmp_path / "stopped.pt")
+    stored = torch.load(tmp_path / "stopped.pt", weights_only=True)
+    again = residual(seed=1)
+    optimizer, sparsity = sgd(again), METHODS[name](groups_of(again))
+    sparsity.log_every = 2
+    again.load_state_dict(stored[0])
+    optimizer.load_state_dict(stored[1])
+    sparsity.load_state_dict(stored[2])
+    train(again, sparsity, optimizer, 3)
+    for key, tensor in parameters(whole).items():
+        assert torch.equal(tensor, again.get_parameter(key)), key
+    assert [r.step for r in sparsity.history] == [1, 2, 4, 6]
+    assert [r.sparse for r in sparsity.history] == [r.sparse for r in expected.history]
+
+
+def test_a_state_of_another_method_or_of_other_channels_is_refused() -> None:
+    groups = groups_of(residual())
+    state = Gates(groups).state_dict()
+    with pytest.raises(TrainingError, match="the state is that of another method: got Gates, expected GroupLasso"):
+        GroupLasso(groups).load_state_dict(state)
+    with pytest.raises(TrainingError, match=r"the state is that of other groups: got .*conv1"):
+        Gates(groups[:1]).load_state_dict(state)
+
+
+@every_method
 def test_a_wrapped_model_is_trained_like_the_model_itself(name: str, one_process: None) -> None:
     plain, model = residual(), residual()
     sparsity, again = METHODS[name](groups_of(plain)), METHODS[name](groups_of(plain))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch_pruning_peer import reestimated
 
 import onnxprune
+from models.checkpoints import Checkpoint
 from models.datasets import Data, read
 from models.networks import NETWORKS
 from models.sparsities import settled, sparsity_of
@@ -89,19 +90,19 @@ class Bench:
 
     def trained(self, job: Job) -> tuple[nn.Module, list[float]]:
         """The network that a job starts from, trained if that was not done before, and what each epoch reached."""
-        data, path, found = self.data, self.work / f"{job.start}.pt", self.untrained(job)
-        if path.exists():
-            content = torch.load(path, weights_only=True)
+        data, found = self.data, self.untrained(job)
+        finished = Checkpoint(self.work / f"{job.start}.pt", {})
+        if (content := finished.read()) is not None:
             found.load_state_dict(content["state"])
             return found, content["held"]
         settings = replace(self.settings, epochs=job.training, rate=RATE, seed=job.seed)
         steps = settings.epochs * (len(data.train) // settings.batch)
         sparsity = sparsity_of(job.sparsity, found, self.example, steps, job.macs, job.strength)
-        held = reached(train(found, data, settings, sparsity, progress=partial(tell, job.start)))
+        checkpoint = self.checkpoint(job.start, settings)
+        held = reached(train(found, data, settings, sparsity, progress=partial(tell, job.start), checkpoint=checkpoint))
         settled(found, sparsity, self.example)
-        self.work.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as [draft]:
-            torch.save({"state": found.cpu().state_dict(), "held": held}, draft)
+        finished.write({"state": found.cpu().state_dict(), "held": held})
+        checkpoint.remove()
         return found, held
 
     def retrained(self, network: nn.Module, job: Job) -> tuple[nn.Module, list[float]]:
@@ -110,8 +111,15 @@ class Bench:
         if not job.retraining:
             return found, []
         settings = replace(self.settings, epochs=job.retraining, rate=RETRAINING_RATE, seed=1000 + job.seed)
-        held = reached(train(found, self.data, settings, progress=partial(tell, job.name)))
+        checkpoint = self.checkpoint(job.name, settings)
+        held = reached(train(found, self.data, settings, progress=partial(tell, job.name), checkpoint=checkpoint))
+        checkpoint.remove()
         return found.cpu(), held
+
+    def checkpoint(self, name: str, settings: Settings) -> Checkpoint:
+        """Where a training keeps its epochs; the name tells of everything but the settings."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        return Checkpoint(self.work / f"{name}.started.pt", asdict(settings))
 
 
 @lru_cache

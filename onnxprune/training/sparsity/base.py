@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ ADVICE = (
 )
 
 Tensors = Mapping[str, Tensor]
+State = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +74,8 @@ class Regularizer:
     torch.compile) and on any device. Regularisers are combined with `+`.
 
     A subclass defines any of `_penalty` (a term of the loss), `_act` (what happens after the optimizer's step), `_sparse`
-    (tensors that weight decay should not touch), `_scores` (what is logged) and `_forget` (state that depends on the groups).
+    (tensors that weight decay should not touch), `_scores` (what is logged), and, if it chooses something that depends on the
+    groups, `_chosen_state`, `_choose` and `_forget`.
 
     Args:
         groups: from `channel_groups`; they say what is logged, and for most methods what is regularised. None: a method that
@@ -119,8 +122,7 @@ class Regularizer:
         with torch.no_grad():
             model = self._advance(optimizer)
             if self.steps == 1 or self.steps % self.log_every == 0:
-                scores = {name: vector(s) for name, s in self._scores(model).items()}
-                self._records.append(Record(self.steps, MappingProxyType(scores)))
+                self._records.append(_record(self.steps, self._scores(model)))
         if optimizer is not None and not self._warned:
             self._warn(self._sparse(model), optimizer)
 
@@ -128,6 +130,35 @@ class Regularizer:
         """Continue with other groups: those of the model after a cut. What was chosen before is chosen anew."""
         self._binder = Binder(groups, self.name)
         self._forget()
+
+    def state_dict(self) -> State:
+        """What the training so far has fixed: steps, choices and history. For `torch.save`, beside model and optimizer."""
+        records = [(r.step, {name: torch.from_numpy(s) for name, s in r.scores.items()}) for r in self._records]
+        return {
+            "name": self.name,
+            "groups": self._sizes(),
+            "steps": self.steps,
+            "records": records,
+            "chosen": self._chosen_state(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue where `state_dict` was taken, by a regulariser made with the same arguments.
+
+        Raises:
+            TrainingError: the state is that of another method, or of other channels.
+        """
+        for what, got, expected in (
+            ("another method", state.get("name"), self.name),
+            ("other groups", state.get("groups"), self._sizes()),
+        ):
+            if got != expected:
+                raise TrainingError(f"{self.name}: the state is that of {what}: got {got}, expected {expected}")
+        self.steps = state["steps"]
+        self._records = [_record(step, scores) for step, scores in state["records"]]
+        self._forget()
+        if state["chosen"] is not None:
+            self._choose(state["chosen"])
 
     def plot(self, path: str | Path) -> Path:
         """Draw how the scores were distributed in the course of the training, and how many were nearly zero.
@@ -184,8 +215,23 @@ class Regularizer:
     def _scores(self, model: nn.Module) -> Tensors:
         return {b.group.name: joint(b) for b in self._bound(model)}
 
+    def _sizes(self) -> dict[str, int]:
+        """Name of the group -> the number of its channels."""
+        return {} if self._binder is None else {group.name: group.size for group in self._binder.groups}
+
+    def _chosen_state(self) -> Any:
+        """What was chosen for the groups, of tensors, numbers, lists, tuples and dicts; None if nothing was."""
+        return None
+
+    def _choose(self, chosen: Any) -> None:
+        """Take what `_chosen_state` returned."""
+
     def _forget(self) -> None:
-        """Forget what depends on the groups."""
+        """Forget what was chosen for the groups."""
+
+
+def _record(step: int, scores: Tensors) -> Record:
+    return Record(step, MappingProxyType({name: vector(s) for name, s in scores.items()}))
 
 
 class Combined(Regularizer):
@@ -206,6 +252,13 @@ class Combined(Regularizer):
         """Continue with other groups in all regularisers."""
         for part in self.parts:
             part.regroup(groups)
+
+    def _chosen_state(self) -> Any:
+        return [part.state_dict() for part in self.parts]
+
+    def _choose(self, chosen: Any) -> None:
+        for part, state in zip(self.parts, chosen, strict=True):
+            part.load_state_dict(state)
 
     def _penalty(self, model: nn.Module) -> Tensor:
         return torch.stack([p(model) for p in self.parts]).sum()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +108,7 @@ class Centripetal(Regularizer):
         rate = rate_of(known, {p.slice.name: p.tensor for b in bounds for p in b.made()}, self.name)
         for key, part, clusters in self._members(bounds):
             left = 1 - min(MOST, size * rate.get(part.slice.name, 0.0))
-            self._apart[key] *= left
+            self._apart[key] = self._apart[key].to(part.tensor.device) * left
             # the mean of the members has moved by the mean of their updates; deviations do not follow single updates
             part.put(centroids(part.blocks(), clusters) + self._apart[key])
 
@@ -128,6 +129,12 @@ class Centripetal(Regularizer):
         bounds = self._bound(model)
         found = zip(bounds, self._clusters or [None] * len(bounds), strict=True)
         return {b.group.name: torch.ones_like(b.zeros()) if c is None else _distances(b, c) for b, c in found}
+
+    def _chosen_state(self) -> Any:
+        return None if self._clusters is None else {"clusters": self._clusters, "apart": self._apart, "merged": self._merged}
+
+    def _choose(self, chosen: Any) -> None:
+        self._clusters, self._apart, self._merged = chosen["clusters"], dict(chosen["apart"]), chosen["merged"]
 
     def _forget(self) -> None:
         self._clusters, self._apart, self._merged = None, {}, False

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +65,8 @@ class Gates(Regularizer):
         norms = [b.norms(gated(b)) for b in self._bound(model)]
         if self._units is None:
             self._units = [n.square().mean().sqrt() for n in norms]
-        return [n / torch.where(unit > 0, unit, 1.0) for n, unit in zip(norms, self._units, strict=True)]
+        units = (unit.to(n.device) for n, unit in zip(norms, self._units, strict=True))
+        return [n / torch.where(unit > 0, unit, 1.0) for n, unit in zip(norms, units, strict=True)]
 
     def _sparse(self, model: nn.Module) -> Tensors:
         return {p.slice.name: p.tensor for b in self._bound(model) for p in gated(b)}
@@ -72,6 +74,12 @@ class Gates(Regularizer):
     def _scores(self, model: nn.Module) -> Tensors:
         names = (b.group.name for b in self._bound(model))
         return dict(zip(names, self._gates(model), strict=True))
+
+    def _chosen_state(self) -> Any:
+        return self._units
+
+    def _choose(self, chosen: Any) -> None:
+        self._units = chosen
 
     def _forget(self) -> None:
         self._units = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +109,12 @@ class GrowingPenalty(Regularizer):
             self._chosen = lowest([b.group for b in bounds], [joint(b) for b in bounds], self.ratio, "global")
         terms = [_squares(b, c).to(zero.device) for b, c in zip(bounds, self._chosen, strict=True)]
         return 0.5 * self.strength * torch.stack([zero, *terms]).sum()
+
+    def _chosen_state(self) -> Any:
+        return self._chosen
+
+    def _choose(self, chosen: Any) -> None:
+        self._chosen = chosen
 
     def _forget(self) -> None:
         self._chosen = None
