@@ -2,7 +2,8 @@
 """Fashion-MNIST and CIFAR-10 from files, 5,000 training images held out, and random mirrors and shifts.
 
 Nothing is downloaded. Fashion-MNIST (Xiao et al., 2017) is read from its four idx files, gzipped or not, which Debian's package
-`dataset-fashion-mnist` installs; CIFAR-10 (Krizhevsky, 2009) from the six files of its "binary version".
+`dataset-fashion-mnist` installs; CIFAR-10 (Krizhevsky, 2009) from the six files of its "binary version". Both are also found
+where torchvision has put them; its files of CIFAR-10 are read by torchvision.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from onnxprune.errors import DataError
+from onnxprune.training.modules import first_line
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 HELD = 5_000
@@ -82,10 +84,10 @@ class Data:
 
 
 def read(folder: Path = DEBIAN, held: int = HELD) -> Data:
-    """The data set in a folder: CIFAR-10 if it holds `data_batch_1.bin` (or a folder cifar-10-batches-bin), else Fashion-MNIST.
+    """The data set in a folder: CIFAR-10 if it holds `data_batch_1.bin`, else Fashion-MNIST.
 
     Args:
-        folder: where the files are.
+        folder: where the files are, or the folder cifar-10-batches-bin, cifar-10-batches-py or FashionMNIST that has them.
         held: number of training images to hold out, chosen at random, but always the same.
 
     Raises:
@@ -93,7 +95,12 @@ def read(folder: Path = DEBIAN, held: int = HELD) -> Data:
     """
     inner = folder / "cifar-10-batches-bin"
     cifar = inner if inner.is_dir() else folder
-    return cifar10(cifar, held) if (cifar / CIFAR[0]).exists() else fashion_mnist(folder, held)
+    if (cifar / CIFAR[0]).exists():
+        return cifar10(cifar, held)
+    if (folder / "cifar-10-batches-py").is_dir():
+        return _cifar10(_by_torchvision(folder, True), partial(_by_torchvision, folder, False), held)
+    downloaded = folder / "FashionMNIST" / "raw"
+    return fashion_mnist(downloaded if downloaded.is_dir() else folder, held)
 
 
 def fashion_mnist(folder: Path = DEBIAN, held: int = HELD) -> Data:
@@ -106,9 +113,29 @@ def cifar10(folder: Path, held: int = HELD) -> Data:
     """CIFAR-10: 50,000 + 10,000 colour images of 32 x 32 pixels."""
     batches = [cifar_batch(folder, name) for name in CIFAR[:-1]]
     joined = Split(torch.cat([b.images for b in batches]), torch.cat([b.labels for b in batches]))
-    train, kept = divided(joined, held)
+    return _cifar10(joined, partial(cifar_batch, folder, CIFAR[-1]), held)
+
+
+def _cifar10(train: Split, read_test: Callable[[], Split], held: int) -> Data:
+    kept = divided(train, held)
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-    return Data("cifar10", train, kept, partial(cifar_batch, folder, CIFAR[-1]), mean, std, 4)
+    return Data("cifar10", *kept, read_test, mean, std, 4)
+
+
+def _by_torchvision(folder: Path, train: bool) -> Split:
+    """The training or the test images of CIFAR-10 as torchvision stores them: pickled files in cifar-10-batches-py."""
+    try:
+        from torchvision.datasets import CIFAR10
+    except ImportError as e:
+        raise DataError(
+            f"{folder / 'cifar-10-batches-py'}: is read by torchvision, which cannot be imported: {first_line(e)}; "
+            "install it, or unpack cifar-10-binary.tar.gz (CIFAR-10 binary version) instead"
+        ) from e
+    try:
+        found = CIFAR10(str(folder), train=train, download=False)
+    except Exception as e:  # torchvision says that files are missing or damaged in errors of many kinds
+        raise DataError(f"{folder}: torchvision cannot read CIFAR-10: {first_line(e)}") from e
+    return _split(np.asarray(found.data, np.uint8).transpose(0, 3, 1, 2), np.asarray(found.targets))
 
 
 def divided(split: Split, held: int) -> tuple[Split, Split]:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -140,6 +141,39 @@ def test_binary_files_of_cifar10_are_read(tmp_path: Path, inner: str) -> None:
     assert (data.name, data.shape, len(data.train), len(data.held)) == ("cifar10", (3, 32, 32), 15, 5)
     assert torch.equal(data.read_test().images, torch.from_numpy(parts[-1][0]))
     assert data.read_test().labels.tolist() == parts[-1][1].tolist()
+
+
+def test_files_of_torchvision_are_found_where_it_puts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    write_idx(raw, "train", *random_images(12, (5, 4)))
+    assert read(tmp_path, held=4).name == "fashion-mnist"
+
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
+    with pytest.raises(DataError, match=r"cifar-10-batches-py: is read by torchvision, which cannot be imported: .*binary"):
+        read(tmp_path, held=4)
+
+    images, labels = random_images(12, (3, 32, 32))
+
+    class Cifar:
+        """torchvision's, with images (n, height, width, channels)."""
+
+        def __init__(self, root: str, train: bool, download: bool) -> None:
+            assert (root, download) == (str(tmp_path), False)
+            if not train:
+                raise RuntimeError("Dataset not found or corrupted.\nMore.")
+            self.data, self.targets = images.transpose(0, 2, 3, 1), labels.tolist()
+
+    monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", SimpleNamespace(CIFAR10=Cifar))
+    data = read(tmp_path, held=4)
+    assert (data.name, data.shape, len(data.train)) == ("cifar10", (3, 32, 32), 8)
+    stored = {x.tobytes(): int(y) for x, y in zip(images, labels, strict=True)}
+    assert [stored[x.numpy().tobytes()] for x in data.train.images] == data.train.labels.tolist()
+    with pytest.raises(DataError, match=r"torchvision cannot read CIFAR-10: Dataset not found or corrupted"):
+        data.read_test()
 
 
 def test_a_missing_data_set_names_the_package_and_the_files(tmp_path: Path) -> None:

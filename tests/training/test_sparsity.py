@@ -116,6 +116,14 @@ def test_strengths_follow_their_schedules() -> None:
     assert found == pytest.approx([0, full / 2, full, full], rel=1e-5)
 
 
+def test_a_channel_that_is_no_number_is_not_left_out_of_the_penalty() -> None:
+    model = residual()
+    sparsity = GroupLasso(groups_of(model))
+    with torch.no_grad():
+        model.conv.weight[3] = float("nan")
+    assert sparsity(model).isnan()
+
+
 def test_group_lasso_is_the_sum_of_the_norms_of_all_that_channels_own() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))

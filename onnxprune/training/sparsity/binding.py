@@ -127,10 +127,10 @@ class Bound:
         return torch.zeros(self.group.size, device=self.parts[0].tensor.device)
 
     def norms(self, parts: Iterable[Part]) -> Tensor:
-        """The Euclidean norm of what each channel owns in these slices (n,). Its gradient at 0 is 0."""
+        """The Euclidean norm of what each channel owns in these slices (n,). Its gradient at 0 is 0; NaN stays NaN."""
         squares = sum((p.total(torch.square).to(self.parts[0].tensor.device) for p in parts), self.zeros())
-        positive = squares > 0
-        return torch.where(positive, squares, 1.0).sqrt() * positive
+        zero = squares == 0
+        return torch.where(zero, 1.0, squares).sqrt() * ~zero
 
 
 class Binder:
