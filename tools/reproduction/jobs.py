@@ -83,6 +83,7 @@ def jobs(full: bool) -> Iterator[Job]:
     if full:
         yield Job("vgg19", "l1", "ccprune", VGG[-1])
     for seed in range(3):
+        yield Job("resnet20", "none", "ccprune", 0.5, seed, retraining=0)  # how much L1 gives right after the cut
         yield from (Job("resnet20", "none", "ccprune", macs, seed) for macs in CUTS)
     for sparsity in ("none", "l1", "l1-weights", "l1-scales", "group-lasso", "growing", "soft", "centripetal", "gates"):
         yield Job("resnet20", sparsity, "ccprune", 0.5, retraining=0, training=SHORT)
