@@ -87,7 +87,7 @@ def read(folder: Path = DEBIAN, held: int = HELD) -> Data:
     """The data set in a folder: CIFAR-10 if it holds `data_batch_1.bin`, else Fashion-MNIST.
 
     Args:
-        folder: where the files are, or the folder cifar-10-batches-bin, cifar-10-batches-py or FashionMNIST that has them.
+        folder: where the files are, or where their folder is: cifar-10-batches-bin, cifar-10-batches-py or FashionMNIST.
         held: number of training images to hold out, chosen at random, but always the same.
 
     Raises:

@@ -16,6 +16,7 @@ from onnxprune.training.channels import ChannelGroup, channel_groups
 from onnxprune.training.sparsity import L1, Centripetal, Gates, GroupLasso, GrowingPenalty, Regularizer, SoftPruning
 
 FEWEST = 2000
+"""Steps over which a distance is spread at least."""
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,12 @@
 usage: python tools/reproduce.py [--list | --time | --table] [--data FOLDER] [--only PATTERN] [--workers N] [--hours H] [--full]
 
 Each job cuts one trained network and retrains it; jobs with the same network, sparsity and seed share that network. A job that
-is done is a line in models/reproduction.jsonl and is not run again, so the script can be stopped at any time: a kill loses the
-jobs that it was at. Epochs are chosen by 5,000 held-out training images; the test set is read when a job is done.
-Needs torch and accelerate, and torch-pruning for its rows. `--list` says how long the jobs take on two cores. Jobs run side by
-side, one thread each; `--time` times their networks afterwards, one by one, on a machine that does nothing else.
+is done is a line in models/reproduction.jsonl and is not run again. The script can be stopped at any time: a training goes on
+after its last whole epoch. Results of another data set, or of --subset, need a file of their own (--results).
+
+Epochs are chosen by 5,000 held-out training images; the test set is read when a job is done. Needs torch and accelerate, and
+torch-pruning for its rows. `--list` says how long the jobs take on two cores. Jobs run side by side, one thread each; `--time`
+times their networks afterwards, one by one, on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -33,12 +35,19 @@ from reproduction.work import Place, bench_at, latency, result_at, train_at
 
 from models.datasets import DEBIAN
 from models.training import Settings
-from onnxprune.errors import PruneError
+from onnxprune.errors import OptionError, PruneError
 
 RESULTS = Path(__file__).resolve().parents[1] / "models" / "reproduction.jsonl"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """Read by the libraries when a process loads them."""
 WORK = Path.home() / ".cache" / "onnxprune-reproduction"
+
+
+def at_least_one(text: str) -> int:
+    """A whole number above 0."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, expected at least 1")
+    return int(text)
 
 
 def main() -> None:
@@ -48,7 +57,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--work", type=Path, default=WORK, help="folder for trained networks")
     parser.add_argument("--only", default="", metavar="PATTERN", help="only jobs whose name has this (a regular expression)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="jobs at a time (default: one per core)")
+    parser.add_argument(
+        "--workers", type=at_least_one, default=os.cpu_count() or 1, help="jobs at a time (default: one per core)"
+    )
     parser.add_argument("--hours", type=float, default=float("inf"), help="start no job after so many hours")
     parser.add_argument("--full", action="store_true", help="also VGG-19 and ResNet-50 at full width")
     parser.add_argument("--list", action="store_true", help="print the jobs and how long they take")
@@ -71,9 +82,15 @@ def main() -> None:
 
 
 def run_all(asked: Sequence[Job], place: Place, options: argparse.Namespace) -> None:
-    """Run the jobs that have no result yet."""
-    bench_at(place)  # a missing data set is one line here, and a traceback in each process
+    """Run the jobs that have no result yet.
+
+    Raises:
+        OptionError: the results are those of another data set.
+    """
+    data = bench_at(place).data.name  # a missing data set is one line here, and a traceback in each process
     known = done(options.results)
+    if other := next((r["data"] for r in known.values() if r["data"] != data), ""):
+        raise OptionError(f"--results {options.results}: holds results of {other}, not of {data}; choose another file")
     os.environ.update(ONE_THREAD if options.workers > 1 else {})
     with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
         left = (job for job in asked if job.name not in known)

@@ -1,16 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The jobs of the reproduction: each runs once, in order, and its row says what it was."""
 
+import multiprocessing
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import reproduce as command
 from reproduction.jobs import PEER, Job, jobs
 from reproduction.results import append, done, listed, rewrite, table
 from reproduction.schedule import run
+from reproduction.work import tell
+
+from models.training import Epoch
 
 Record = Mapping[str, Any]
 
@@ -21,7 +30,16 @@ ASKED = [
 
 def fake(job: Job) -> Record:
     reached = {"trained": 0.93, "cut": 0.5, "recovered": 0.9, "retrained": 0.92 + job.seed / 100}
-    return {"name": job.name, **reached, "macs_left": job.macs, "params": 1e5, "bytes": 4e5, "ms": 0.5, "speedup": 2.0}
+    return {
+        "name": job.name,
+        "data": "fashion-mnist",
+        **reached,
+        "macs_left": job.macs,
+        "params": 1e5,
+        "bytes": 4e5,
+        "ms": 0.5,
+        "speedup": 2.0,
+    }
 
 
 def test_names_tell_all_jobs_apart() -> None:
@@ -99,6 +117,64 @@ def test_a_training_counts_once_for_all_jobs_that_share_it() -> None:
 def test_the_table_has_the_median_and_the_range_of_the_seeds() -> None:
     rows = list(table(ASKED, {job.name: fake(job) for job in ASKED if (job.seed, job.macs) != (2, 0.2)}))
     assert len(rows) == 2 + 4
-    assert rows[2].startswith("| resnet20 | l1 | ccprune | 50.0% | 15 + 10 | 50.0% | 0.100 M | 0.40 MB | 0.50 ms (2.00x) |")
+    assert rows[2].startswith(
+        "| resnet20 | l1 | ccprune | 50.0% | 15 + 10 | 50.0% | 0.100 M | 0.40 MB | 0.50 ms, 2.00x (2.00-2.00) |"
+    )
     assert rows[2].endswith("| 93.00 (93.00-93.00) | 50.00 (50.00-50.00) | 90.00 (90.00-90.00) | 93.00 (92.00-94.00) | 3 |")
     assert rows[3].endswith("| 92.50 (92.00-93.00) | 2 |")
+
+
+# The command
+
+
+def write_idx(folder: Path, part: str, count: int) -> None:
+    """So many random images of 28 x 28 pixels."""
+    rng = np.random.default_rng(count)
+    for stem, array in (("images-idx3", rng.integers(0, 256, (count, 28, 28))), ("labels-idx1", rng.integers(0, 10, count))):
+        head = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+        (folder / f"{part}-{stem}-ubyte").write_bytes(head + array.astype(np.uint8).tobytes())
+
+
+@pytest.fixture
+def reproduce(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """The command on a small data set."""
+    write_idx(tmp_path, "train", 5_300)
+    write_idx(tmp_path, "t10k", 200)
+    given = ["--data", tmp_path, "--work", tmp_path / "work", "--results", tmp_path / "results.jsonl", "--cpu"]
+
+    def run(*options: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["reproduce.py", *map(str, given), *options])
+        command.main()
+
+    return run
+
+
+def test_a_job_is_trained_cut_measured_and_timed(
+    reproduce: Callable[..., None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = "resnet20-none-seed0-epochs6-ccprune-50.0%-epochs0"
+    reproduce("--subset", "128", "--only", job, "--workers", "1")
+    [record] = done(tmp_path / "results.jsonl").values()
+    assert (record["name"], record["data"], len(record["held_in_training"])) == (job, "fashion-mnist-first128", 6)
+    assert record["macs_left"] == pytest.approx(0.5, abs=0.01)
+    folder = tmp_path / "work" / "fashion-mnist-first128"
+    assert sorted(path.name for path in folder.iterdir()) == [f"{job}.onnx", "resnet20-none-seed0-epochs6.pt"]
+    assert capfd.readouterr().out.count("resnet20-none-seed0-epochs6: epoch ") == 6
+
+    reproduce("--subset", "128", "--only", job)  # it is done
+    assert "epoch" not in capfd.readouterr().out
+    reproduce("--subset", "128", "--only", job, "--time")
+    reproduce("--only", job, "--table")
+    assert " ms, " in capfd.readouterr().out.splitlines()[-1]
+
+    with pytest.raises(SystemExit, match=r"holds results of fashion-mnist-first128, not of fashion-mnist; choose another file"):
+        reproduce("--only", job)
+
+
+def test_a_process_whose_parent_was_killed_ends_after_its_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = list[int]()
+    monkeypatch.setattr(os, "_exit", ended.append)
+    for alive, codes in ((True, []), (False, [1])):
+        monkeypatch.setattr(multiprocessing, "parent_process", lambda alive=alive: SimpleNamespace(is_alive=lambda: alive))
+        tell("job", Epoch(1, 0.5, 0.9, 2.0))
+        assert ended == codes

@@ -81,15 +81,16 @@ def table(asked: Iterable[Job], known: Mapping[str, Any]) -> Iterator[str]:
 
 
 def latency(timed: Sequence[Mapping[str, Any]]) -> str:
-    """The median latency and speed-up of results; a dash if none was timed.
+    """The median latency, and the median speed-up with its range where there are several; a dash if none was timed.
 
-    >>> latency([{"ms": 0.5, "speedup": 2.0}]), latency([])
-    ('0.50 ms (2.00x)', '-')
+    >>> latency([{"ms": 0.5, "speedup": 2.0}]), latency([{"ms": 0.5, "speedup": s} for s in (2.0, 3.0)]), latency([])
+    ('0.50 ms, 2.00x', '0.50 ms, 2.50x (2.00-3.00)', '-')
     """
     if not timed:
         return "-"
-    ms, speedup = (statistics.median(r[key] for r in timed) for key in ("ms", "speedup"))
-    return f"{ms:.2f} ms ({speedup:.2f}x)"
+    times, factors = ([r[key] for r in timed] for key in ("ms", "speedup"))
+    spread = f" ({min(factors):.2f}-{max(factors):.2f})" if len(factors) > 1 else ""
+    return f"{statistics.median(times):.2f} ms, {statistics.median(factors):.2f}x{spread}"
 
 
 def percent(values: Sequence[float]) -> str:

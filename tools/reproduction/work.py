@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -43,7 +45,7 @@ class Place:
 
     Attributes:
         data: the folder of the data set.
-        work: the folder of trained networks.
+        work: the folder that gets a folder of trained networks for each data set.
         settings: where and how precisely to compute; epochs, rates and seeds are those of the jobs.
         subset: only so many images of each part, for tries; 0 for all.
     """
@@ -130,7 +132,9 @@ def bench_at(place: Place) -> Bench:
         DataError: the data set is missing or damaged.
     """
     data = read(place.data)
-    return Bench(data.first(place.subset) if place.subset else data, place.work, place.settings)
+    if place.subset:
+        data = replace(data.first(place.subset), name=f"{data.name}-first{place.subset}")
+    return Bench(data, place.work / data.name, place.settings)
 
 
 def train_at(place: Place, job: Job) -> None:
@@ -149,10 +153,12 @@ def reached(epochs: Sequence[Epoch]) -> list[float]:
 
 
 def tell(what: str, epoch: Epoch) -> None:
-    """One line about an epoch."""
-    print(
-        f"{what}: epoch {epoch.number}: loss {epoch.loss:.3f}, held out {epoch.accuracy:.2%}, {epoch.seconds:.0f} s", flush=True
-    )
+    """One line about an epoch, which is kept by now. A process ends here if its parent, which takes the result, was killed."""
+    found = f"loss {epoch.loss:.3f}, held out {epoch.accuracy:.2%}, {epoch.seconds:.0f} s"
+    print(f"{what}: epoch {epoch.number}: {found}", flush=True)
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        os._exit(1)  # an exception would be stored for the parent, and the process would wait for its next task
 
 
 def ours(network: nn.Module, job: Job, bench: Bench) -> tuple[nn.Module, nn.Module]:
