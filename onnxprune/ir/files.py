@@ -10,6 +10,7 @@ import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from io import BufferedReader
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_m
 from onnxprune.errors import ModelError, OptionError, OutputError
 from onnxprune.ir.graph import captured, opsets
 from onnxprune.ir.graphsurgeon import from_graphsurgeon, is_graphsurgeon
+from onnxprune.ir.packing import expanded, is_packed, names_packed, pack
 from onnxprune.ir.prepare import prepared
 from onnxprune.ir.protobuf import INLINE_LIMIT, read, write, write_external
 from onnxprune.ir.spill import SPILLED
@@ -47,9 +49,10 @@ class Loaded:
     Attributes:
         model: the model. Large weights may be left in their file (`tensors.py`); `Weight.array` reads them from there.
         name: how messages refer to the model: the path, or a stand-in.
-        sha256: digest of the file; empty if the model does not come from a file.
+        sha256: digest of the file, or of what a packed file expands to, so that a plan fits both; empty if the model does not
+            come from a file.
         data: other files that store weights of the model.
-        size: bytes of the file and its external data; None if the model does not come from a file.
+        size: bytes of the file (of a packed one, expanded) and its external data; None if the model does not come from a file.
         derived: names of weights that the file does not store: from functions, or computed from other weights.
         warnings: what was wrong with the file, and what was done about it.
         replaced: tensor of the file that is gone -> the weight that was computed from it.
@@ -76,7 +79,7 @@ class Loaded:
 
 
 def load(source: Any, folds: bool = True) -> Loaded:
-    """Read a model from a path, an `onnx.ModelProto`, or an onnx-graphsurgeon graph.
+    """Read a model from a path, an `onnx.ModelProto`, or an onnx-graphsurgeon graph; the file may be packed (`packing.py`).
 
     Args:
         folds: whether weights that the graph computes from others are stored; not in a file that was cut already.
@@ -105,22 +108,31 @@ def load(source: Any, folds: bool = True) -> Loaded:
 
 def _load_file(path: Path) -> Loaded:
     check_is_file(path)
-    with _reading(path):
-        size = path.stat().st_size
-        if not size:
-            raise ModelError(f"{path}: the file is empty; expected an ONNX model")
-        try:
-            digest, model = read(path) if size >= LARGE_FILE else _read_small(path)
-        except DecodeError as e:
-            why = f"not an ONNX model, or a damaged one ({size} bytes do not parse)"
-            raise ModelError(f"{path}: {why}; export it again") from e
+    with _reading(path), path.open("rb") as file:
+        size, digest, model = _read(path, file)
     places = _take_external(path, model)
     return Loaded(model, str(path), digest, tuple(places), size + sum(p.stat().st_size for p in places))
 
 
-def _read_small(path: Path) -> tuple[str, ModelProto]:
-    """The SHA-256 of a file and the model in it."""
-    data = path.read_bytes()
+def _read(path: Path, file: BufferedReader) -> tuple[int, str, ModelProto]:
+    """The bytes of the model in a file, their SHA-256, and the model."""
+    size, data = path.stat().st_size, None
+    if not size:
+        raise ModelError(f"{path}: the file is empty; expected an ONNX model")
+    if is_packed(path, file):
+        data = expanded(path, file)
+        size = len(data)
+    try:
+        if data is None and size >= LARGE_FILE:
+            return size, *read(path, file)
+        return size, *_parsed(file.read() if data is None else data)
+    except DecodeError as e:
+        why = f"not an ONNX model, or a damaged one ({size} bytes{'' if data is None else ', expanded,'} do not parse)"
+        raise ModelError(f"{path}: {why}; export it again") from e
+
+
+def _parsed(data: bytes) -> tuple[str, ModelProto]:
+    """The SHA-256 of a serialized model, and the model."""
     return hashlib.sha256(data).hexdigest(), ModelProto.FromString(data)
 
 
@@ -288,23 +300,48 @@ def written_whole(*paths: Path) -> Iterator[list[Path]]:
 
 
 def save(model: ModelProto, path: Path, text_files: dict[Path, str], external: bool = False) -> None:
-    """Write the model and some text files, all or none.
+    """Write the model and some text files, all or none; a model whose name ends in `.zst` is packed, with all its weights.
 
     Args:
         external: store weights in a file beside it (`NAME.onnx.data`), as the input did; always done from 2 GiB on.
+
+    Raises:
+        OutputError: they cannot be written, or a model from 2 GiB on is to be packed.
     """
     size = size_of(model)
     data = data_beside(path)
+    packs = names_packed(path)
+    if packs and size >= INLINE_LIMIT:
+        most = f"{size:,} bytes, expected fewer than {INLINE_LIMIT:,}"
+        raise OutputError(
+            f"{path}: the model is too large to be packed: {most}; choose a name that ends in .onnx, without --pack"
+        )
     with written_whole(path, data, *text_files) as (draft, draft_data, *drafts):
-        if external or size >= INLINE_LIMIT:
+        if packs:
+            _write_packed(model, draft)
+        elif external or size >= INLINE_LIMIT:
             write_external(model, draft, draft_data, data.name)
-        elif size >= LARGE_FILE:
-            write(model, draft)
         else:
-            take_all(model)
-            draft.write_bytes(model.SerializeToString())
+            _write_inline(model, draft)
         for place, text in zip(drafts, text_files.values(), strict=True):
             place.write_text(text, encoding="utf-8")
+
+
+def _write_inline(model: ModelProto, path: Path) -> None:
+    """Write a model of less than 2 GiB with all its weights into one file."""
+    if size_of(model) >= LARGE_FILE:
+        write(model, path)
+    else:
+        take_all(model)
+        path.write_bytes(model.SerializeToString())
+
+
+def _write_packed(model: ModelProto, path: Path) -> None:
+    """Write a model of less than 2 GiB as a packed file, by way of a temporary one."""
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
+        plain = Path(folder) / "model.onnx"
+        _write_inline(model, plain)
+        pack(plain, path)
 
 
 def write_text(path: Path, text: str) -> None:

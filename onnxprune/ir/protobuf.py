@@ -65,21 +65,20 @@ class _Source:
             count -= len(self.take(min(count, CHUNK)))
 
 
-def read(path: Path) -> tuple[str, ModelProto]:
-    """The SHA-256 of a file and the model in it, whose large initializers are left in the file.
+def read(path: Path, file: BinaryIO) -> tuple[str, ModelProto]:
+    """The SHA-256 of a file, which is open at its start, and the model in it, whose large initializers are left in the file.
 
     Raises:
         DecodeError: the bytes are not an ONNX model.
     """
-    with path.open("rb") as file:
-        source, model, rest = _Source(file), ModelProto(), bytearray()
-        for key, head, end in _fields(source, path.stat().st_size):
-            if key == GRAPH:
-                _read_graph(model, source, end, str(path.resolve()))
-            else:
-                rest += head + source.take(end - source.at)
-        model.MergeFromString(bytes(rest))
-        return source.digest.hexdigest(), model
+    source, model, rest = _Source(file), ModelProto(), bytearray()
+    for key, head, end in _fields(source, path.stat().st_size):
+        if key == GRAPH:
+            _read_graph(model, source, end, str(path.resolve()))
+        else:
+            rest += head + source.take(end - source.at)
+    model.MergeFromString(bytes(rest))
+    return source.digest.hexdigest(), model
 
 
 def _read_graph(model: ModelProto, source: _Source, stop: int, file: str) -> None:

@@ -123,7 +123,8 @@ def test_one_file_is_written_and_read_without_loss(tmp_path: Path) -> None:
     net, path = fields(), tmp_path / "net.onnx"
     protobuf.write(net, path)
     assert onnx.load(path) == net
-    _, again = protobuf.read(path)
+    with path.open("rb") as file:
+        _, again = protobuf.read(path, file)
     protobuf.write(again, tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == path.read_bytes()
     assert abs(size_of(net) - path.stat().st_size) < 20 * len(net.graph.initializer)
@@ -231,7 +232,8 @@ def test_a_damaged_file_is_refused_or_read_as_protobuf_reads_it(where: float, no
             path = Path(folder) / "damaged.onnx"
             path.write_bytes(content)
             try:
-                _, found = protobuf.read(path)
+                with path.open("rb") as file:
+                    _, found = protobuf.read(path, file)
                 take_all(found)
             except DecodeError:
                 continue
