@@ -39,6 +39,12 @@ class Linear:
     bias: int | None
     kernel: tuple[int, ...] = ()
 
+    @property
+    def axes(self) -> tuple[int, int]:
+        """The axes of outputs and inputs of the stored weight; all others are those of the kernel."""
+        outputs, inputs = KINDS[self.node.op].axes
+        return (inputs, outputs) if self.node.attribute("transB", 0) else (outputs, inputs)
+
     def rows(self, x: Array, positions: Indices) -> Array:
         """The input rows of some output positions (groups, n_positions, n_inputs).
 
@@ -65,6 +71,7 @@ class Kind:
     rows: Callable[[Linear, Array, Indices], Array]
     matrix: Callable[[Linear, Array], Array]
     stored: Callable[[Linear, Array, tuple[int, ...]], Array]
+    axes: tuple[int, int]
 
 
 def at_positions(x: Array, axis: int, positions: Indices) -> Array:
@@ -195,11 +202,11 @@ def _product_stored(linear: Linear, matrix: Array, shape: tuple[int, ...]) -> Ar
     return turned
 
 
-CONV = Kind(_patches, _conv_matrix, _conv_stored)
-PRODUCT = Kind(_vectors, _product_matrix, _product_stored)
+CONV = Kind(_patches, _conv_matrix, _conv_stored, (0, 1))
+PRODUCT = Kind(_vectors, _product_matrix, _product_stored, (1, 0))
 KINDS: Mapping[str, Kind] = {
     "Conv": CONV,
-    "ConvTranspose": Kind(_spread_patches, _transposed_matrix, _transposed_stored),
+    "ConvTranspose": Kind(_spread_patches, _transposed_matrix, _transposed_stored, (1, 0)),
     "Gemm": PRODUCT,
     "MatMul": PRODUCT,
 }
