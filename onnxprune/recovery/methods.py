@@ -181,7 +181,8 @@ def kept_positions(coupled: Coupled, dropped: Mask) -> dict[str, tuple[Mask | No
     }
 
 
-WAYS: Mapping[str, tuple[tuple[str, Method], ...]] = MappingProxyType(
+Ways = Mapping[str, tuple[tuple[str, Method], ...]]
+WAYS: Ways = MappingProxyType(
     {
         "none": (),
         "bias": (("bias", by_bias),),
@@ -212,29 +213,30 @@ class _Result:
         return judgement.loss if judgement is not None else float("inf")
 
 
-def recover(task: Task, method: str, judge: Evaluator | None, progress: Progress = silent) -> Recovery:
+def recover(task: Task, method: str, judge: Evaluator | None, progress: Progress = silent, ways: Ways = WAYS) -> Recovery:
     """Try the methods that `method` names beside `none`, and keep the best.
 
     A method requested by name is kept if it works, whatever it does to the outputs, except that training is undone if the
     result is not better than that of the fit which it started from. Without held-out samples, nothing is judged.
 
     Args:
-        method: one of `onnxprune.recovery.METHODS`.
+        method: a name in `ways`.
         judge: judges on held-out samples; None: there are none.
         progress: called with the method being tried and the fraction done.
+        ways: the methods tried for each name.
     """
     results = [_Result(Attempt("none", judge.judge(task.pruned) if judge else None, 0.0), Fitted(task.pruned))]
-    for name, way in WAYS[method]:
+    for name, way in ways[method]:
         if _is_possible(name, method, task):
             results.append(_attempt(name, way, task, judge, progress))
     tried = [r for r in results if not r.attempt.why]
-    ways = [name for name, _ in WAYS[method]]
+    named = [name for name, _ in ways[method]]
     if judge is None:
         best = tried[-1]
     elif method == "auto":
         best = min((r for r in tried if r.attempt.name == "none" or _holds(r, task)), key=lambda r: r.loss)
     else:
-        best = min((r for r in tried if r.attempt.name in ways), key=lambda r: r.loss, default=results[0])
+        best = min((r for r in tried if r.attempt.name in named), key=lambda r: r.loss, default=results[0])
     attempts = tuple(r.attempt for r in results)
     before = judge.before if judge else None
     varies, by_accuracy = (judge.varies, judge.by_accuracy) if judge else (True, False)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -32,6 +32,8 @@ from onnxprune.recovery.sampling import gather, kept_of, n_inputs
 from onnxprune.types import Advance, Array, Feeds, Mask, unwatched
 
 DEFAULTS = FitSettings()
+Refit = Callable[[LinearSum, Editor, Sequence[Moments], FitSettings], None]
+"""Fits the weights of a layer to normal equations, in two folds."""
 FEW = 2_000
 """Rows to match the mean and deviation of a layer with."""
 
@@ -43,6 +45,7 @@ def reconstruct(
     batches: Sequence[Feeds],
     knobs: FitSettings = DEFAULTS,
     progress: Advance = unwatched,
+    refit: Refit | None = None,
 ) -> Fitted:
     """The pruned model with refitted weights; graph, names and shapes do not change (but a layer may gain a bias).
 
@@ -52,6 +55,7 @@ def reconstruct(
         batches: calibration inputs, one sample in each position of the first axis of every input.
         knobs: settings of the fit.
         progress: called with the fraction done, 0 to 1.
+        refit: fits a layer in place of ridge regression.
     """
     model = ModelProto()
     model.CopyFrom(pruned)
@@ -78,7 +82,7 @@ def reconstruct(
                 job, editor, knobs if fits else replace(knobs, rows=FEW, rows_per_input=0), len(student.batches), kept
             )
             if fits:
-                _refit(job[0], editor, folds, knobs)
+                (refit or _refit)(job[0], editor, folds, knobs)
             else:
                 match(job[0], editor, sum(folds[1:], folds[0]))
             progress((k + 1) / len(jobs))
@@ -137,12 +141,13 @@ def _refit(site: LinearSum, editor: Editor, folds: Sequence[Moments], knobs: Fit
     offset = np.sum([o for _, o in affines], 0).reshape(groups, -1)
     free = offset_slots(site, editor)
     found = fitted(folds, np.concatenate(starts, 1), None if free else offset, knobs.ridges)
-    _put(site, editor, found, scales, [s.shape[1] for s in starts])
+    put_solution(site, editor, found, scales, [s.shape[1] for s in starts])
     for place in free[:1]:
         place.add(editor, (found.offset - offset).ravel())
 
 
-def _put(site: LinearSum, editor: Editor, found: Solution, scales: Sequence[Array], sizes: Sequence[int]) -> None:
+def put_solution(site: LinearSum, editor: Editor, found: Solution, scales: Sequence[Array], sizes: Sequence[int]) -> None:
+    """Store the matrices of a site, of `sizes` inputs, in the weights of its terms, whose outputs are scaled by `scales`."""
     parts = np.split(found.matrix, np.cumsum(sizes)[:-1], axis=1)
     for term, scale, part in zip(site.terms, scales, parts, strict=True):
         name = term.linear.weight

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -65,6 +65,7 @@ class Module(nn.Module):
             self._parameters[name] = nn.Parameter(to_torch(array))
         for name, array in self.program.statistics.items():
             self._buffers[name] = to_torch(array)
+        self.views: dict[str, Callable[[Tensor], Tensor]] = {}
         self._known: dict[Any, Known] = {}
         self._plan = lru_cache(8)(self._plan_for)
 
@@ -80,7 +81,7 @@ class Module(nn.Module):
         """
         device = self.device
         given = {n: (x if isinstance(x, Tensor) else to_torch(np.asarray(x))).to(device) for n, x in feeds.items()}
-        values: dict[str, Any] = {**self._parameters, **self._buffers, **given}
+        values: dict[str, Any] = {**self.weights(), **self._buffers, **given}
         known = self._known_for((device, *((n, tuple(x.shape)) for n, x in given.items())))
         names = tuple(wanted) or self.program.outputs
         for step, done in self._plan(names):
@@ -89,6 +90,10 @@ class Module(nn.Module):
             for name in done:
                 values.pop(name, None)
         return {n: values[n] if n in values else known.tensor(n) for n in names}
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that the operators read: the parameters, seen through `views`."""
+        return {n: self.views[n](p) if n in self.views else p for n, p in self._parameters.items() if p is not None}
 
     @property
     def device(self) -> torch.device:
@@ -202,7 +207,7 @@ def write_back(module: Module, model: ModelProto) -> ModelProto:
     Raises:
         TrainingError: the module belongs to another model.
     """
-    tensors = {**module._parameters, **module._buffers}
+    tensors = {**module.weights(), **module._buffers}
     return programs.write_back({n: x.detach().cpu().numpy() for n, x in tensors.items() if x is not None}, model)
 
 

@@ -11,18 +11,20 @@ import contextlib
 import itertools
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from onnx import ModelProto
 
+from onnxprune.compression.carrier import Division
 from onnxprune.data.samples import Data
 from onnxprune.effort import Clock, Effort
 from onnxprune.errors import DataError
 from onnxprune.evaluation.parts import parts_of
 from onnxprune.training.converter.module import Module, write_back
+from onnxprune.training.distillation.blocks import hold
 from onnxprune.training.distillation.losses import Masks, losses_of
 from onnxprune.training.distillation.trainer import Optimiser, Trainer, TrainingSettings
 from onnxprune.training.distillation.validation import Validation
@@ -99,6 +101,7 @@ def distill(
     labels: bool = True,
     progress: Progress = silent,
     knobs: TrainingSettings | None = None,
+    divisions: Mapping[str, Division] | None = None,
 ) -> Distilled:
     """Train a pruned model to follow the model that it was cut from.
 
@@ -116,9 +119,10 @@ def distill(
         labels: whether to learn from labels too, if there are any.
         progress: called with "distill" and the fraction of the time that is over.
         knobs: training settings, if not the defaults.
+        divisions: weights of the student whose blocks are held, by name; the student's weights have these blocks.
 
     Raises:
-        TrainingError: an operator cannot be run in PyTorch, or nothing in the student can be trained.
+        TrainingError: an operator cannot be run in PyTorch, nothing in the student can be trained, or a division does not fit.
         DataError: there are no samples to train on, or none are held out.
     """
     if not len(data) or not len(held_out):
@@ -126,7 +130,9 @@ def distill(
     training = None
     with contextlib.suppress(KeyboardInterrupt):
         effort = effort or Effort(Clock(600.0))
-        training = Training(teacher, student, held_out, masks, effort, seed, progress, knobs or TrainingSettings())
+        training = Training(
+            teacher, student, held_out, masks, effort, seed, progress, knobs or TrainingSettings(), divisions or {}
+        )
         training.run(data if labels else replace(data, labels=None))
     if training is None:
         return Distilled(student, 0, (), 0, "")
@@ -146,10 +152,12 @@ class Training:
         seed: int,
         progress: Progress,
         knobs: TrainingSettings,
+        divisions: Mapping[str, Division],
     ) -> None:
         """Convert both models, on a GPU if there is one, and validate the untrained student."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         old, new = Module(teacher).to(device).requires_grad_(False), Module(student).to(device)
+        hold(new, divisions)
         self.clock, self.history, self._effort = Clock(effort.clock.left), list[Point](), effort
         parts = parts_of(teacher, next(held_out.take(1).batches(1)))
         self._validation = Validation(old, parts, held_out, seed, effort.within(LOOK_SHARE))

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unification of a whole network, layer by layer in the order of the graph, with what each layer loses made up for.
+
+Each layer is first fitted to what the original computes there from the inputs that the changed network offers, as in
+`reconstruct`; then its blocks take their magnitudes, and its other weights make up for the error (`compensation.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from onnx import ModelProto
+
+from onnxprune.calibration.jobs import ordered
+from onnxprune.calibration.linear import Linear
+from onnxprune.calibration.moments import Moments, Solution, fitted
+from onnxprune.calibration.stages import stages
+from onnxprune.calibration.sums import LinearSum, find_sums
+from onnxprune.compression.blocks import Blocks
+from onnxprune.compression.carrier import Division, rounded
+from onnxprune.compression.choice import Losses
+from onnxprune.compression.compensation import Layer, block_losses, compensated
+from onnxprune.ir.graph import Graph
+from onnxprune.recovery.editor import Editor, Fitted, offset_slots
+from onnxprune.recovery.effort import FitSettings
+from onnxprune.recovery.methods import CHECKPOINT_FRACTION, FITTING, STUDENT, Task, Ways, kept_positions
+from onnxprune.recovery.reconstruct import put_solution, reconstruct
+from onnxprune.types import Array, Feeds, Indices, Progress, Vector
+
+SOME = 2_000
+"""Rows of a batch that show how large the inputs of a layer are."""
+RIDGE = 0.01
+"""What is added to the second moments of a layer's inputs, in units of their mean."""
+
+
+def unify(
+    site: LinearSum, editor: Editor, folds: Sequence[Moments], knobs: FitSettings, divisions: Mapping[str, Division]
+) -> None:
+    """Fit a layer, unify its blocks, and store it."""
+    groups = site.terms[0].linear.groups
+    affines = [editor.affine(t) for t in site.terms]
+    scales = [scale.reshape(groups, 1, -1) for scale, _ in affines]
+    starts = [t.linear.matrix(editor.array(t.linear.weight)) * s for t, s in zip(site.terms, scales, strict=True)]
+    offset = np.sum([o for _, o in affines], 0).reshape(groups, -1)
+    free = offset_slots(site, editor)
+    found = fitted(folds, np.concatenate(starts, 1), None if free else offset, knobs.ridges)
+    total = sum(folds[1:], folds[0])
+    matrix = found.matrix.copy()
+    numbers, actions = _numbers(site, editor, divisions)
+    if actions.any():
+        sizes = [np.broadcast_to(np.where(s == 0, 1, s), start.shape) for s, start in zip(scales, starts, strict=True)]
+        for g, scale in enumerate(np.concatenate(sizes, 1)):
+            layer = Layer(found.matrix[g], _second_moments(total, g, bool(free)), numbers[g], actions, scale)
+            matrix[g] = compensated(layer)
+    if free:
+        found = Solution(matrix, (total.y - np.einsum("gd,gdo->go", total.x, matrix)) / total.n)
+    put_solution(site, editor, replace(found, matrix=matrix), scales, [s.shape[1] for s in starts])
+    for place in free[:1]:
+        place.add(editor, (found.offset - offset).ravel())
+
+
+def losses_of(graph: Graph, blocks: Mapping[str, Blocks], batches: Sequence[Feeds], seed: int = 0) -> dict[str, Losses]:
+    """What the blocks of each weight lose if they change and all other weights of their layer make up for it, by name."""
+    jobs = [job for job in ordered(graph, find_sums(graph)) if any(t.linear.weight in blocks for t in job[0].terms)]
+    linears = [[t.linear for t in job[0].terms if t.linear.weight in blocks] for job in jobs]
+    wants = [[name for linear in some for name in (linear.node.inputs[0], linear.node.outputs[0])] for some in linears]
+    rng, found = np.random.default_rng(seed), dict[str, Losses]()
+    with stages(graph.model, wants, batches) as run:
+        for k, some in enumerate(linears):
+            moments: dict[str, Vector] = {}
+            for values in run.advance(k):
+                for linear in some:
+                    x, y = (values[name] for name in (linear.node.inputs[0], linear.node.outputs[0]))
+                    n = y.size // y.shape[linear.channel_axis]
+                    rows = linear.rows(x, np.sort(rng.choice(n, min(n, SOME), replace=False))).astype(np.float64)
+                    seen = np.einsum("gnd,gne->gde", rows, rows, optimize=True)
+                    moments[linear.weight] = moments.get(linear.weight, 0.0) + seen
+            for linear in some:
+                w = graph.weights[linear.weight].array
+                found[linear.weight] = _losses(linear, blocks[linear.weight], w, moments[linear.weight])
+    return found
+
+
+def _losses(linear: Linear, blocks: Blocks, w: Array, moments: Vector) -> Losses:
+    """Those of one weight, by the second moments of its inputs (groups, d, d), up to a factor."""
+    w = w.astype(np.float64)
+    near = blocks.shared(blocks.magnitudes(w), w)
+    numbers, kept, change = (linear.matrix(x) for x in (blocks.numbers, w, w - near))
+    whole, parts = 0.0, np.zeros((2, blocks.count))
+    for g, seen in enumerate(moments):
+        h = _ridged(seen)
+        whole += float((kept[g] * (h @ kept[g])).sum())
+        parts += [block_losses(h, error[g], numbers[g], blocks.count) for error in (kept, change)]
+    zero, shared = parts / (whole or 1.0)
+    return Losses(zero, shared)
+
+
+def ways_to_unify(model: ModelProto, divisions: Mapping[str, Division]) -> Ways:
+    """The methods tried for each value of --recover, beside the projection alone."""
+    fit = ("reconstruct", partial(by_compensation, model=model, divisions=divisions))
+    train = ("distill", partial(by_held_blocks, model=model, divisions=divisions))
+    return {"none": (), "reconstruct": (fit,), "distill": (fit, train), "auto": (fit, train)}
+
+
+def by_compensation(task: Task, progress: Progress, model: ModelProto, divisions: Mapping[str, Division]) -> Fitted:
+    """Fit the layers to those of the original, each with its blocks, as many rows of them as there is time for.
+
+    Args:
+        task: the original, samples and time.
+        model: the model whose weights are unified.
+    """
+    effort, advance = task.effort, lambda done: progress("unify", done)
+    before, left = effort.all_known("fit: "), FITTING * effort.clock.left
+    settings = FitSettings(seed=task.seed, seconds=None if math.isinf(left) else left)
+    settings = settings.repeating(before) if before else settings
+    refit = partial(unify, divisions=divisions)
+    fitted = reconstruct(task.coupled, task.dropped, model, task.batches(), settings, advance, refit)
+    for name, number in fitted.work.items():
+        effort.record(f"fit: {name}", number)
+    return replace(fitted, model=projected(fitted.model, divisions))
+
+
+def by_held_blocks(task: Task, progress: Progress, model: ModelProto, divisions: Mapping[str, Division]) -> Fitted:
+    """Fit the layers, then train the whole network to follow the original, its blocks held.
+
+    Args:
+        task: the original, samples and time.
+        model: the model whose weights are unified.
+    """
+    from onnxprune.training.distillation.distill import distill
+
+    train, examined = task.samples().split(CHECKPOINT_FRACTION, task.seed)
+    fits = replace(task, fit=train, effort=task.effort.within(STUDENT, "distill, "))
+    student = by_compensation(fits, progress, model, divisions)
+    trained = distill(
+        task.original,
+        student.model,
+        train,
+        examined if len(examined) else train,
+        kept_positions(task.coupled, task.dropped),
+        effort=task.effort,
+        seed=task.seed,
+        progress=progress,
+        divisions=divisions,
+    )
+    return replace(student, model=projected(trained.model, divisions))
+
+
+def projected(model: ModelProto, divisions: Mapping[str, Division]) -> ModelProto:
+    """A copy whose blocks are what was decided, without any correction of what that changes.
+
+    Weights that have the structure already only have their magnitudes rounded to what a file stores.
+    """
+    found = ModelProto()
+    found.CopyFrom(model)
+    editor = Editor(found)
+    for name, division in divisions.items():
+        w = editor.weights[name].array
+        editor.put(name, rounded(w if not division.wrong(w) else division.projected(w), division))
+    return found
+
+
+def _second_moments(total: Moments, group: int, centred: bool) -> Vector:
+    """Those of the inputs of a group (d, d); with a free offset, of their deviations from the mean."""
+    mean = total.x[group] / total.n
+    return _ridged(total.xx[group] / total.n - (np.outer(mean, mean) if centred else 0))
+
+
+def _ridged(moments: Vector) -> Vector:
+    """Positive definite second moments (d, d)."""
+    typical = float(np.trace(moments)) / len(moments)
+    found: Vector = moments + np.eye(len(moments)) * (RIDGE * typical or 1.0)
+    return found
+
+
+def _numbers(site: LinearSum, editor: Editor, divisions: Mapping[str, Division]) -> tuple[Indices, Array]:
+    """The block of each weight of a site (groups, d, o), -1 for none, and the actions of all blocks."""
+    parts: list[Indices] = []
+    actions: list[Array] = [np.zeros(0, np.int64)]
+    for term in site.terms:
+        name = term.linear.weight
+        division = divisions.get(name)
+        shape = editor.weights[name].shape
+        if division is None:
+            parts.append(term.linear.matrix(np.full(shape, -1)))
+            continue
+        parts.append(term.linear.matrix(division.blocks.numbers) + sum(map(len, actions)))
+        actions.append(division.actions)
+    return np.concatenate(parts, 1), np.concatenate(actions)

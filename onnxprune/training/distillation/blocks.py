@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights whose blocks share one magnitude, in training: signs stay, and of each block the magnitude is trained.
+
+A weight w is read through a projection: sign(w) mean|w| in a block that shares (as in XNOR-Net, Rastegari et al., 2016), 0 in
+one that is zero, w elsewhere. The gradient is that of mean|w|, so that a block moves as one. Letting gradients pass straight
+through the signs, so that single weights change theirs, was no better (docs/distill.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from onnxprune.compression.blocks import SHARED, ZERO
+from onnxprune.compression.carrier import Division
+from onnxprune.errors import TrainingError
+from onnxprune.training.converter.module import Module
+
+
+class HeldBlocks:
+    """How a weight is read, so that it has its blocks whatever its values are."""
+
+    def __init__(self, division: Division, device: torch.device) -> None:
+        blocks, action = division.blocks, division.actions[division.blocks.numbers]
+        self._numbers = torch.from_numpy(blocks.numbers.ravel()).to(device)
+        self._sizes = torch.from_numpy(blocks.sizes).to(device)
+        self._shared, self._zero = (torch.from_numpy(action == kind).to(device) for kind in (SHARED, ZERO))
+
+    def __call__(self, w: Tensor) -> Tensor:
+        """The nearest weight with these blocks; differentiable."""
+        signs = torch.where(w < 0, -1.0, 1.0).to(w.dtype)  # that of 0 is 1: a magnitude of 0 must be able to grow
+        return torch.where(self._shared, signs * self._means(signs * w), w).masked_fill(self._zero, 0)
+
+    def _means(self, x: Tensor) -> Tensor:
+        """The mean over each block, at each of its positions."""
+        sums = x.new_zeros(len(self._sizes)).index_add_(0, self._numbers, x.reshape(-1))
+        return (sums / self._sizes).index_select(0, self._numbers).view(x.shape)
+
+
+def hold(module: Module, divisions: Mapping[str, Division]) -> None:
+    """Hold the blocks of a module's weights from now on.
+
+    Args:
+        module: its weights have these blocks.
+        divisions: by the name of the weight. One that is stored, but not trained, keeps its blocks anyway.
+
+    Raises:
+        TrainingError: a division is of another weight.
+    """
+    for name, division in divisions.items():
+        weight = module.program.weights.get(name, module.program.stored.get(name))
+        if weight is None:
+            raise TrainingError(f"'{name}': a weight to hold the blocks of, but the model stores none of this name")
+        if weight.shape != division.blocks.shape:
+            raise TrainingError(f"'{name}' {list(weight.shape)}: its blocks divide a weight {list(division.blocks.shape)}")
+        if name in module.program.weights:
+            module.views[name] = HeldBlocks(division, module.device)
