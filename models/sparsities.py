@@ -13,7 +13,16 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from onnxprune.training.channels import ChannelGroup, channel_groups
-from onnxprune.training.sparsity import L1, Centripetal, Gates, GroupLasso, GrowingPenalty, Regularizer, SoftPruning
+from onnxprune.training.sparsity import (
+    L1,
+    Centripetal,
+    Gates,
+    GroupLasso,
+    GrowingPenalty,
+    Regularizer,
+    SoftPruning,
+    Unification,
+)
 
 FEWEST = 2000
 """Steps over which a distance is spread at least."""
@@ -52,6 +61,12 @@ def _l1(weights: float, scales: float) -> Callable[[Asked], Regularizer]:
     return lambda a: L1(a.per_step(weights), a.per_step(scales), groups=a.groups)
 
 
+def _unification(asked: Asked) -> Regularizer:
+    """Blocks of 16 inputs, fixed after three quarters of the training: the rest makes up for it."""
+    end = max(1, 3 * asked.steps // 4)
+    return Unification("16", rho=0.5 * asked.strength, start=asked.start, end=end)
+
+
 MORE = 1.2
 """A cut by scores takes more channels than a uniform one for the same multiply-accumulates: cheap ones go first."""
 SPARSITIES: Mapping[str, Callable[[Asked], Regularizer | None]] = {
@@ -64,8 +79,10 @@ SPARSITIES: Mapping[str, Callable[[Asked], Regularizer | None]] = {
     "soft": lambda a: SoftPruning(a.groups, a.ratio),
     "centripetal": lambda a: Centripetal(a.groups, a.ratio, 1e-2 * a.strength, start=a.start),
     "gates": lambda a: Gates(a.groups, a.per_step(4.0)),
+    "unification": _unification,
 }
-"""Name -> regulariser. `l1` is CCPrune's sum of L1 on convolutions and on scales of BatchNorm; the next two are its halves."""
+"""Name -> regulariser. `l1` is CCPrune's sum of L1 on convolutions and on scales of BatchNorm; the next two are its halves.
+`unification` makes no channels easy to remove, but weights easy to store: train with it without rounds of cuts."""
 
 
 def sparsity_of(
@@ -88,7 +105,9 @@ def sparsity_of(
 
 
 def settled(network: nn.Module, sparsity: Regularizer | None, example: Tensor) -> nn.Module:
-    """The trained network, ready to be cut: channels that became alike are merged."""
+    """The trained network, ready to be cut or stored: channels that became alike are merged, blocks have one magnitude."""
     if isinstance(sparsity, Centripetal):
         sparsity.merge(network, example)
+    if isinstance(sparsity, Unification) and not sparsity.finished:
+        sparsity.finish(network)
     return network

@@ -5,6 +5,7 @@
     python models/train.py resnet20 --out /tmp/resnet20                        # half the MACs, in three rounds
     python models/train.py vgg19 --width 0.5 --macs 14.5% --out /tmp/vgg19     # the cut of CCPrune's VGG-19
     python models/train.py resnet20 --rounds 0 --out /tmp/whole                # train and export, and nothing else
+    python models/train.py resnet20 --sparsity unification --rounds 0 --out /tmp/blocks    # for onnxprune unify
     python models/train.py resnet20 --subset 5000 --epochs 4 --rounds 1 --out /tmp/try    # a try, in a few minutes
     accelerate launch --multi_gpu --num_processes 2 models/train.py resnet50 --precision bf16 --out /tmp/resnet50
 
@@ -43,7 +44,7 @@ from models.datasets import DEBIAN, Data, Split, read
 from models.networks import NETWORKS
 from models.sparsities import SPARSITIES, settled, sparsity_of
 from models.training import Epoch, Settings, accelerator_of, accuracy, inputs, machine, train
-from onnxprune.errors import OutputError, PruneError
+from onnxprune.errors import OptionError, OutputError, PruneError
 from onnxprune.recovery import METHODS
 from onnxprune.selection.criteria.names import CALIBRATED
 from onnxprune.selection.criteria.weights import CRITERIA
@@ -149,7 +150,15 @@ def line(epoch: Epoch, settings: Settings) -> str:
 
 
 def task_of(options: argparse.Namespace) -> Task:
-    """Read the data, and find out where to compute."""
+    """Read the data, and find out where to compute.
+
+    Raises:
+        OptionError: the options do not go together.
+    """
+    if options.sparsity == "unification" and (options.rounds or options.keep_best):
+        raise OptionError(
+            "--sparsity unification: a cut or an earlier epoch breaks its blocks; use --rounds 0 without --keep-best"
+        )
     data = read(options.data)
     data = data.first(options.subset) if options.subset else data
     settings = Settings(

@@ -23,12 +23,12 @@ from models import train as command
 from models.checkpoints import Checkpoint
 from models.datasets import CIFAR, Data, Split, augmented, cifar10, fashion_mnist, read
 from models.networks import NETWORKS
-from models.sparsities import SPARSITIES, sparsity_of
+from models.sparsities import SPARSITIES, settled, sparsity_of
 from models.training import Epoch, Settings, accuracy, inputs, train
 from onnxprune.errors import DataError, OptionError, TrainingError
 from onnxprune.ort import session
 from onnxprune.training import apply_plan, exported
-from onnxprune.training.sparsity import L1
+from onnxprune.training.sparsity import L1, Unification
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINED = ROOT / "models" / "resnet20-fashion-mnist.onnx"
@@ -408,13 +408,35 @@ def test_sparsity_takes_part_and_weight_decay_leaves_it_alone() -> None:
     assert scales[1] < 0.8 * scales[0]
 
 
+class Deeper(Tiny):
+    """With a layer that is neither the first nor the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.Sequential(nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))  # type: ignore[assignment]
+
+
 @pytest.mark.parametrize("name", SPARSITIES)
 def test_every_sparsity_trains(name: str) -> None:
-    network = tiny()
+    torch.manual_seed(0)
+    network = Deeper() if name == "unification" else tiny()
     sparsity = sparsity_of(name, network, inputs(DATA.held.images[:2]), 8, 0.5)
     train(network, DATA, Settings(epochs=1, batch=32, cpu=True), sparsity)
     assert (sparsity is None) == (name == "none")
     assert sparsity is None or (sparsity.steps == 8 and sparsity.history)
+
+
+def test_blocks_are_fixed_in_the_training_and_stay() -> None:
+    torch.manual_seed(0)
+    network, settings = Deeper(), Settings(epochs=1, batch=32, cpu=True)
+    sparsity = sparsity_of("unification", network, inputs(DATA.held.images[:2]), 8, 0.5)
+    assert isinstance(sparsity, Unification)
+    assert sparsity.end == 6
+    train(network, DATA, settings, sparsity)
+    assert sparsity.finished
+    weight = settled(network, sparsity, inputs(DATA.held.images[:2])).get_parameter("bn.2.weight").detach().numpy()
+    numbers = sparsity.divisions["bn.2.weight"].blocks.numbers
+    assert all(len(set(np.abs(weight[numbers == k]))) == 1 for k in range(numbers.max() + 1))
 
 
 def test_wrong_settings_are_named() -> None:
@@ -485,6 +507,16 @@ def small_set(folder: Path) -> Path:
     for part, split in (("train", corners(256, 0)), ("t10k", corners(100, 2))):
         write_idx(folder, part, split.images[:, 0].numpy(), split.labels.numpy().astype(np.uint8))
     return folder
+
+
+def test_a_cut_of_blocks_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = ["train.py", "resnet20", "--sparsity", "unification", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", asked)
+    assert command.main() == 2
+    assert "--sparsity unification: a cut or an earlier epoch breaks its blocks; use --rounds 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_command_trains_prunes_retrains_exports_and_measures(

@@ -28,6 +28,7 @@ from onnxprune.training.sparsity import (
     GrowingPenalty,
     Regularizer,
     SoftPruning,
+    Unification,
     parameter_groups,
     ramp,
 )
@@ -42,8 +43,11 @@ METHODS: dict[str, Callable[[tuple[ChannelGroup, ...]], Regularizer]] = {
     "SoftPruning": lambda g: SoftPruning(g, 0.4, every=2),
     "Gates": Gates,
     "Centripetal": lambda g: Centripetal(g, 0.4),
+    "Unification": lambda g: Unification("4x4", 0.5, 0.25, update_every=3),
+    "Unification, fixed": lambda g: Unification("4x4", 0.5, 0.25, update_every=2, end=3),
     "both": lambda g: L1() + GroupLasso(g),
 }
+WITHOUT_GROUPS = ("L1, by layer", "L1, proximal", "Unification", "Unification, fixed")
 every_method = pytest.mark.parametrize("name", METHODS)
 
 
@@ -127,7 +131,7 @@ def test_training_goes_on_after_a_cut_with_the_new_groups(name: str) -> None:
     train(model, sparsity, optimizer, 3)
     plan = onnxprune.prune(exported(model, X), ratio=0.4, align="none", recover="none", bench=False).plan
     apply_plan(model, plan, optimizer, example_inputs=X)
-    if name not in ("L1, by layer", "L1, proximal"):
+    if name not in WITHOUT_GROUPS:
         with pytest.raises(
             TrainingError, match=r"owns '.*' with \d positions on axis \d, but its shape is .*; if .* call regroup"
         ):

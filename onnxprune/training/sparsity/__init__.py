@@ -14,6 +14,7 @@
 | `SoftPruning` | sets channels to zero that go on learning | SFP, 2018 |
 | `Centripetal` | makes channels identical, then merges them | C-SGD, 2019 |
 | `Gates` | one factor per channel, driven to zero | SSS, 2018 |
+| `Unification` | weights of a block share one magnitude | Lin et al., 2021 |
 
 How strong? A strength is weighed against the slope of the loss, and needs time: a value moves by at most strength * learning
 rate / (1 - momentum) in a step. `sparsity.history[-1].share` and `sparsity.plot(path)` tell how far it got: the share should
@@ -37,6 +38,7 @@ from onnxprune.training.sparsity.merging import Merged
 from onnxprune.training.sparsity.penalties import GroupLasso, GrowingPenalty
 from onnxprune.training.sparsity.projection import SoftPruning
 from onnxprune.training.sparsity.schedule import constant, ramp
+from onnxprune.training.sparsity.unification import Unification
 
 __all__ = [
     "L1",
@@ -49,6 +51,7 @@ __all__ = [
     "Record",
     "Regularizer",
     "SoftPruning",
+    "Unification",
     "constant",
     "parameter_groups",
     "ramp",
