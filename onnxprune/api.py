@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python interface: `prune`, `analyze`, `apply_plan`, `verify_files`."""
+"""The Python interface: `prune`, `unify`, `analyze`, `apply_plan`, `verify_files`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from onnxprune.evaluation.evaluator import Metric
 from onnxprune.evaluation.verification import Verification
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import load
-from onnxprune.options import HOME, CheckOptions, Options, check_input_shape, check_names
-from onnxprune.pipeline.prune import apply_loaded, prune_loaded, resolved, verify_loaded
+from onnxprune.options import CheckOptions, Options, check_input_shape, check_names
+from onnxprune.pipeline.prune import apply_loaded, prune_loaded, resolved, unify_loaded, verify_loaded
 from onnxprune.pipeline.result import Result
 from onnxprune.rewrite.plan import Plan
 from onnxprune.types import Array, Progress, Shapes, silent
@@ -45,6 +46,11 @@ def prune(
     rounds: int = 1,
     time_budget: str | float | None = None,
     work: str | Path | Mapping[str, int] | None = None,
+    unify: str | int | None = None,
+    share: float | None = None,
+    zero: float = 0.0,
+    all_layers: bool = False,
+    runtime: str | None = None,
     verify: bool = True,
     bench: bool = True,
     threads: int = 1,
@@ -75,6 +81,8 @@ def prune(
         rounds: number of steps in which to cut, with a recovery after each.
         time_budget: time for all work on samples, as "10m" or in seconds; by default a minute, for "distill" ten.
         work: path of a plan, or its record of work, to repeat what time decided in an earlier run.
+        unify: size of blocks whose weights get one magnitude afterwards (see `unify`); None: none do.
+        share, zero, all_layers, runtime: as for `unify`.
         verify: whether to compare the result with the original in which the removed channels are zeroed.
         bench: whether to time both models.
         threads: number of onnxruntime threads in the benchmark.
@@ -91,7 +99,7 @@ def prune(
     >>> result.report.macs.kept < 0.5, result.report.verification.error < 1e-5
     (True, True)
     """
-    check_names(unknown, HOME)
+    check_names(unknown, _options(prune))
     options = Options.of(
         ratio=ratio,
         macs=macs,
@@ -114,12 +122,97 @@ def prune(
         rounds=rounds,
         time_budget=time_budget,
         work=work,
+        unify=unify,
+        share=share,
+        zero=zero,
+        all_layers=all_layers,
+        runtime=runtime,
         verify=verify,
         bench=bench,
         threads=threads,
     )
     options = resolved(options)
     return prune_loaded(load(model), options, progress).in_memory()
+
+
+def unify(
+    model: Any,
+    block: str | int = 16,
+    *,
+    share: float | None = None,
+    zero: float = 0.0,
+    scope: str = "global",
+    exclude: str | Sequence[str] = (),
+    all_layers: bool = False,
+    runtime: str | None = None,
+    data: Source | None = None,
+    preprocess: str | None = None,
+    samples: int | None = None,
+    labels: Labels | None = None,
+    metric: str | Metric | None = None,
+    input_shape: Shapes | None = None,
+    seed: int = 0,
+    recover: str = "auto",
+    time_budget: str | float = "5m",
+    work: str | Path | Mapping[str, int] | None = None,
+    bench: bool = True,
+    threads: int = 1,
+    progress: Progress = silent,
+    **unknown: Any,
+) -> Result:
+    """Give the weights of small blocks one magnitude, so that the file gets much smaller; shapes do not change.
+
+    Args:
+        model, data, preprocess, samples, labels, metric, input_shape, seed, work, bench, threads, progress, unknown: as for
+            `prune`.
+        block: size of a block: 16 (inputs), "4x4" (outputs x inputs) or "1x8x3x3" (with the kernel).
+        share: share of all blocks that get one magnitude; None: all that `zero` leaves. The rest stays as it is.
+        zero: share of all blocks that are set to zero first.
+        scope: whether these are shares of all blocks together ("global"), or of those of each weight ("local").
+        exclude: glob patterns (one, or several) of the names of weights that stay as they are.
+        all_layers: whether first and last layers are unified too.
+        runtime: the oldest onnxruntime that must load the file, as "1.24"; None: 1.20.
+        recover: how weights make up for what blocks lose: "auto", "none", "reconstruct" or "distill".
+        time_budget: time for all work on samples, as "10m" or in seconds.
+
+    Raises:
+        PruneError: the input or an option is wrong, or the result could not be verified.
+
+    >>> import onnxprune
+    >>> result = onnxprune.unify("models/resnet20-fashion-mnist.onnx", 16, recover="none", bench=False)
+    >>> f"{result.report.bytes.kept:.0%} of the file"
+    '32% of the file'
+    """
+    check_names(unknown, _options(unify))
+    options = Options.of(
+        ratio=0.0,
+        criterion="ccprune",
+        unify=block,
+        share=share,
+        zero=zero,
+        block_scope=scope,
+        leave=exclude,
+        all_layers=all_layers,
+        runtime=runtime,
+        data=data,
+        preprocess=preprocess,
+        samples=samples,
+        labels=labels,
+        metric=metric,
+        input_shape=input_shape or {},
+        seed=seed,
+        recover=recover,
+        time_budget=time_budget,
+        work=work,
+        bench=bench,
+        threads=threads,
+    )
+    return unify_loaded(load(model), resolved(options), progress).in_memory()
+
+
+def _options(function: Callable[..., Any]) -> list[str]:
+    """The options among the arguments of `prune` or `unify`."""
+    return [name for name in signature(function).parameters if name not in ("model", "progress", "unknown")]
 
 
 def analyze(

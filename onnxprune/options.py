@@ -16,6 +16,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 from onnxprune.analysis.policy import Policy, read_carrier
+from onnxprune.compression.blocks import BlockShape
+from onnxprune.compression.carrier import Codes, codes_for
+from onnxprune.compression.choice import Shares
 from onnxprune.data.load import MADE, Labels, Source
 from onnxprune.data.preprocess import settings_of
 from onnxprune.data.samples import Data
@@ -234,6 +237,75 @@ class CheckOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class UnificationOptions:
+    """Whether the weights of small blocks share a magnitude afterwards.
+
+    Attributes:
+        unify: size of the blocks, as in "16" (inputs), "4x4" (outputs x inputs) or "1x8x3x3"; None: they do not.
+        share: share of all blocks that get one magnitude; None: all that `zero` leaves.
+        zero: share of all blocks that are zeroed first.
+        block_scope: whether these are shares of all weights together, "global", or of each, "local".
+        leave: patterns of the names of weights that stay as they are.
+        all_layers: whether first and last layers are unified too.
+        runtime: the oldest onnxruntime that must load the file, as "1.24"; None: any that this program supports.
+    """
+
+    unify: str | int | None = None
+    share: float | None = None
+    zero: float = 0.0
+    block_scope: str = "global"
+    leave: str | Sequence[str] = ()
+    all_layers: bool = False
+    runtime: str | None = None
+
+    def __post_init__(self) -> None:
+        """Reject values of a wrong type or out of range."""
+        _check_types(self)
+        object.__setattr__(self, "leave", (self.leave,) if isinstance(self.leave, str) else tuple(self.leave))
+        if self.on:
+            self.block()
+            self.shares()
+            self.codes()
+            return
+        given = {"share": self.share is not None, "zero": self.zero, "all-layers": self.all_layers, "runtime": self.runtime}
+        for name, value in given.items():
+            if value:
+                raise OptionError(f"--{name}: requires --unify, which is missing; give the size of the blocks, as --unify 16")
+
+    @property
+    def on(self) -> bool:
+        """Whether weights are unified."""
+        return self.unify is not None
+
+    def block(self) -> BlockShape:
+        """The size of the blocks."""
+        return BlockShape.parse(str(self.unify))
+
+    def shares(self) -> Shares:
+        """How many blocks are unified."""
+        return Shares(1 - self.zero if self.share is None else self.share, self.zero, self.block_scope)
+
+    def codes(self) -> Codes:
+        """The type of the codes in the file."""
+        return codes_for(self.runtime)
+
+    def asked(self) -> dict[str, Any]:
+        """The options that decide what is unified, for plans and reports."""
+        if not self.on:
+            return {}
+        shares = self.shares()
+        return {
+            "unify": str(self.block()),
+            **({"share": shares.shared} if not shares.everything else {}),
+            **({"zero": shares.zero} if shares.zero else {}),
+            **({"block_scope": shares.scope} if not shares.everything else {}),
+            **({"leave": list(self.leave)} if self.leave else {}),
+            **({"all_layers": True} if self.all_layers else {}),
+            **({"runtime": self.runtime} if self.runtime else {}),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class OutputOptions:
     """Where results are written.
 
@@ -272,12 +344,14 @@ class Options:
         data: typical inputs, and how to judge the results on them.
         recovery: how accuracy is recovered.
         checks: how the result is checked.
+        unification: whether the weights of small blocks share a magnitude afterwards.
     """
 
     selection: SelectionOptions
     data: DataOptions = field(default_factory=DataOptions)
     recovery: RecoveryOptions = field(default_factory=RecoveryOptions)
     checks: CheckOptions = field(default_factory=CheckOptions)
+    unification: UnificationOptions = field(default_factory=UnificationOptions)
 
     def __post_init__(self) -> None:
         """Reject options that conflict."""
@@ -285,6 +359,10 @@ class Options:
         if needs and self.data.data is None and self.recovery.recover == "none":
             what = f"--criterion {self.selection.criterion}"
             raise OptionError(f"{what}: uses activations; give inputs with --data (or --data synthetic)")
+        if self.unification.on and self.recovery.recover == "bias":
+            raise OptionError(
+                "--recover: got bias, which cannot fit blocks; with --unify choose auto, reconstruct, distill or none"
+            )
         if self.data.preprocess is not None and self.data.data is None and self.recovery.recover in ("none", "bias"):
             raise OptionError("--preprocess: requires --data, which is missing; give both")
 
@@ -328,11 +406,18 @@ class Options:
             "recover": self.recovery.recover,
             **({"rounds": self.recovery.rounds} if self.recovery.rounds > 1 else {}),
             **selection.policy().to_dict(),
+            **self.unification.asked(),
         }
 
 
 GROUPS: Mapping[str, Any] = MappingProxyType(
-    {"selection": SelectionOptions, "data": DataOptions, "recovery": RecoveryOptions, "checks": CheckOptions}
+    {
+        "selection": SelectionOptions,
+        "data": DataOptions,
+        "recovery": RecoveryOptions,
+        "checks": CheckOptions,
+        "unification": UnificationOptions,
+    }
 )
 HOME: Mapping[str, str] = MappingProxyType({f.name: group for group, kind in GROUPS.items() for f in fields(kind)})
 """Option name -> its group."""
@@ -373,6 +458,10 @@ def check_picture(path: Path | None) -> None:
         raise OptionError(f"--picture: got '{path}', expected a file name that ends in .svg")
 
 
+SAID: Mapping[str, str] = MappingProxyType({"block_scope": "scope", "leave": "exclude"})
+"""What `unify` calls its own options that have the same names as others of `prune`."""
+
+
 def _check_types(group: Any) -> None:
     """Check that the value of every option in a group has a type of the option's annotation.
 
@@ -383,7 +472,7 @@ def _check_types(group: Any) -> None:
         value = getattr(group, name)
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             expected = " or ".join(dict.fromkeys(KINDS[k] for k in kinds if k in KINDS))
-            raise OptionError(f"--{name.replace('_', '-')}: got {_short(value)}, expected {expected}")
+            raise OptionError(f"--{SAID.get(name, name).replace('_', '-')}: got {_short(value)}, expected {expected}")
 
 
 def _kinds(group: type) -> Mapping[str, tuple[Any, ...]]:

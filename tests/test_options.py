@@ -13,8 +13,9 @@ from typing_extensions import TypeAliasType, TypeVar
 
 import onnxprune
 from onnxprune.cli.prune import prune as command
+from onnxprune.cli.unify import BUDGET, unify
 from onnxprune.errors import ModelError, OptionError, PlanError
-from onnxprune.options import GROUPS, HOME, Options, OutputOptions, RecoveryOptions, _classes
+from onnxprune.options import GROUPS, HOME, SAID, Options, OutputOptions, RecoveryOptions, _classes
 from tests.cases.nets import pruned, small
 
 
@@ -77,14 +78,24 @@ MISTYPED: dict[str, Any] = {
     "rounds": 2.5,
     "time_budget": [],
     "work": 5,
+    "unify": 1.5,
+    "share": "0.5",
+    "zero": None,
+    "all_layers": "no",
+    "runtime": 1.24,
     "verify": "no",
     "bench": 1,
     "threads": True,
 }
 
 
+ALONE: dict[str, Any] = {"scope": 3, "exclude": 3}
+"""Values of a wrong type of the options that `unify` has for itself, though their names are those of others of `prune`."""
+
+
 def test_every_option_has_a_test_with_a_value_of_a_wrong_type() -> None:
-    assert MISTYPED.keys() == HOME.keys()
+    assert {*MISTYPED, *(name for name, said in SAID.items() if said in ALONE)} == HOME.keys()
+    assert ALONE.keys() == {*SAID.values()}
 
 
 @pytest.mark.parametrize("name", MISTYPED)
@@ -93,6 +104,26 @@ def test_a_value_of_a_wrong_type_is_refused_in_one_line_that_names_the_argument(
     with pytest.raises(OptionError, match=rf"^`{name}`: got .*, expected ") as e:
         onnxprune.prune("no.onnx", **{**others, name: MISTYPED[name]})
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_value_of_a_wrong_type_for_unify_is_refused_with_the_name_that_it_has_there(name: str) -> None:
+    with pytest.raises(OptionError, match=rf"^`{name}`: got 3, expected text"):
+        onnxprune.unify("no.onnx", 16, **{name: ALONE[name]})
+
+
+@pytest.mark.parametrize("name", ["ratio", "macs", "criterion", "rounds", "include", "leave", "block_scope", "verify"])
+def test_options_of_other_functions_are_not_ignored_by_unify(name: str) -> None:
+    given: dict[str, Any] = {name: 1}
+    with pytest.raises(OptionError, match=f"^{name}: is not an option; "):
+        onnxprune.unify("no.onnx", 16, **given)
+
+
+@pytest.mark.parametrize("name", ["leave", "block_scope", "block"])
+def test_options_of_unify_alone_are_not_ignored_by_prune(name: str) -> None:
+    given: dict[str, Any] = {name: 1}
+    with pytest.raises(OptionError, match=f"^{name}: is not an option; "):
+        onnxprune.prune("no.onnx", 0.5, **given)
 
 
 def test_long_values_are_shortened_in_messages() -> None:
@@ -127,10 +158,23 @@ def test_a_default_that_differs_between_python_and_the_command_line_is_detected(
     flags = {k: p.default for k, p in signature(command).parameters.items() if k != "model"}
     groups = {f.name: f for kind in (*GROUPS.values(), OutputOptions) for f in fields(kind)}
     defaults = {k: f.default if f.default is not MISSING else () for k, f in groups.items()}
-    assert {k: v or None for k, v in keywords.items()} == {k: v or None for k, v in defaults.items() if k in HOME}
-    assert keywords.keys() == HOME.keys()
-    assert flags.keys() == {*groups, "format"}
+    assert {k: v or None for k, v in keywords.items()} == {
+        k: v or None for k, v in defaults.items() if k in HOME and k not in SAID
+    }
+    assert keywords.keys() == HOME.keys() - SAID.keys()
+    assert flags.keys() == {*groups, "format", "pack"} - SAID.keys()
     assert {k: v or None for k, v in flags.items() if k in HOME} == {k: v or None for k, v in keywords.items()}
+
+
+def test_a_default_of_unify_that_differs_between_python_and_the_command_line_is_detected() -> None:
+    arguments = {k: p.default for k, p in signature(onnxprune.unify).parameters.items()}
+    keywords = {k: v for k, v in arguments.items() if k not in ("model", "progress", "unknown")}
+    flags = {k: p.default for k, p in signature(unify).parameters.items() if k != "model"}
+    own = {"output", "plan", "force", "pack", "format"}
+    assert flags.keys() - own == keywords.keys()
+    keywords |= {"block": str(keywords["block"]), "time_budget": None}
+    assert {k: v or None for k, v in flags.items() if k not in own} == {k: v or None for k, v in keywords.items()}
+    assert arguments["time_budget"] == BUDGET
 
 
 def test_an_annotation_may_be_an_alias_of_a_generic_class() -> None:

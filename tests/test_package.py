@@ -17,7 +17,7 @@ import onnxprune
 
 ROOT = Path(onnxprune.__file__).parent
 MODULES = sorted(m.name for m in pkgutil.walk_packages([str(ROOT)], "onnxprune.") if m.name != "onnxprune.__main__")
-HEAVY = ("torch", "onnxruntime", "typer", "rich", "onnx_graphsurgeon")
+HEAVY = ("torch", "onnxruntime", "typer", "rich", "onnx_graphsurgeon", "backports.zstd", "compression.zstd")
 
 
 def python(code: str) -> str:

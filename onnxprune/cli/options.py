@@ -12,14 +12,15 @@ from typing import Annotated, Any
 import typer
 
 from onnxprune.errors import OptionError
-from onnxprune.ir.files import Loaded, check_output
+from onnxprune.ir.files import Loaded, check_folder, check_is_file, check_output
 from onnxprune.ir.graph import free_inputs
+from onnxprune.ir.packing import named_after, packed_name
 from onnxprune.options import OutputOptions
 from onnxprune.recovery import METHODS
 from onnxprune.selection.criteria import NAMES
 from onnxprune.selection.criteria.names import CALIBRATED
 
-SELECTION, DATA, RECOVERY, CHECKS, OUTPUT = "Selection", "Data", "Recovery", "Checks", "Output"
+SELECTION, DATA, RECOVERY, BLOCKS, CHECKS, OUTPUT = "Selection", "Data", "Recovery", "Blocks", "Checks", "Output"
 
 
 class Format(str, Enum):
@@ -29,12 +30,21 @@ class Format(str, Enum):
     JSON = "json"
 
 
+class Packing(str, Enum):
+    """How models are packed."""
+
+    ZST = "zst"
+
+
 def _option(panel: str, *names: str, **settings: Any) -> Any:
     return typer.Option(*names, rich_help_panel=panel, **settings)
 
 
 Model = Annotated[
-    Path, typer.Argument(metavar="MODEL.onnx", help="The trained model. It is never changed.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="MODEL.onnx", help="The trained model, plain or packed (.onnx.zst). It is never changed.", show_default=False
+    ),
 ]
 
 # selection
@@ -233,6 +243,56 @@ Work = Annotated[
     ),
 ]
 
+# blocks
+Unify = Annotated[
+    str | None,
+    _option(
+        BLOCKS,
+        "--unify",
+        metavar="SIZE",
+        help="Afterwards, give the weights of blocks of this size one magnitude, so that the file gets much smaller: 16 "
+        "inputs, 4x4 outputs x inputs, or 1x8x3x3 with the kernel. 'onnxprune unify' does that alone.",
+        show_default=False,
+    ),
+]
+Share = Annotated[
+    float | None,
+    _option(
+        BLOCKS,
+        "--share",
+        metavar="S",
+        help="Share of all blocks that get one magnitude; the rest stays as it is. Default: all that --zero leaves.",
+        show_default=False,
+    ),
+]
+Zero = Annotated[float, _option(BLOCKS, "--zero", metavar="Z", help="Share of all blocks that are set to zero first.")]
+AllLayers = Annotated[
+    bool, _option(BLOCKS, "--all-layers", help="Also unify the first and the last layers, which stay as they are otherwise.")
+]
+Runtime = Annotated[
+    str | None,
+    _option(
+        BLOCKS,
+        "--runtime",
+        metavar="VERSION",
+        help="The oldest onnxruntime that must load the file: from 1.24 on its codes take 4 bits, from 1.32 on 2 bits. "
+        "Default: 8 bits, which load from 1.20 on.",
+        show_default=False,
+    ),
+]
+UNIFYING = ("auto", "reconstruct", "distill", "none")
+Refit = Annotated[
+    str,
+    _option(
+        RECOVERY,
+        "--recover",
+        metavar="|".join(UNIFYING),
+        help="How weights make up for what blocks lose. none: blocks alone. reconstruct: layer by layer, in closed form. "
+        "distill: the network is then trained to follow the original, its blocks held (needs --data and the extra \\[torch]). "
+        "auto: try what the inputs allow, compare on held-out inputs and keep the best.",
+    ),
+]
+
 # checks
 Verify = Annotated[
     bool,
@@ -254,6 +314,17 @@ Output = Annotated[
         show_default=False,
     ),
 ]
+Pack = Annotated[
+    Packing | None,
+    _option(
+        OUTPUT,
+        "--pack",
+        metavar="zst",
+        help="Write one file packed with Zstandard, for shipping: OUT.onnx.zst. The same as -o with a name that ends in .zst. "
+        "Slow for large models. Every command reads it; onnxruntime needs it expanded (zstd -d).",
+        show_default=False,
+    ),
+]
 PlanFile = Annotated[
     Path | None,
     _option(OUTPUT, "--plan", metavar="FILE", help="File for the plan. Default: next to the output.", show_default=False),
@@ -267,6 +338,20 @@ Printed = Annotated[
     _option(OUTPUT, "--format", metavar="table|json", help="table: for people; json: only the report, on stdout."),
 ]
 Force = Annotated[bool, _option(OUTPUT, "--force", help="Overwrite existing output files.")]
+
+
+def output_of(output: Path | None, model: Path, ending: str, pack: Packing | None) -> Path:
+    """The file of the result: beside the original and with this ending, if the user names none; a packed one ends in `.zst`.
+
+    Raises:
+        ModelError: the user names none, and there is no original.
+        OutputError: it is a folder, or its folder is missing or cannot be written to.
+    """
+    if output is None:
+        check_is_file(model)
+        output = named_after(model, ending)
+    check_folder(output)
+    return packed_name(output) if pack else output
 
 
 def check_places(places: OutputOptions, *inputs: Path) -> None:

@@ -12,7 +12,8 @@ import typer
 
 from onnxprune.cli import options as ask
 from onnxprune.cli.progress import print_all, progress_bars
-from onnxprune.ir.files import check_folder, check_is_file, load, write_text
+from onnxprune.ir.files import load, write_text
+from onnxprune.ir.packing import named_after
 from onnxprune.options import CheckOptions, Options, OutputOptions
 from onnxprune.pipeline.prune import apply_loaded, prune_loaded, resolved
 from onnxprune.pipeline.result import Result
@@ -22,6 +23,8 @@ from onnxprune.report.render.svg import cut_to_svg
 from onnxprune.report.render.table import report_parts
 from onnxprune.report.values import Report
 from onnxprune.rewrite.plan import Plan
+
+ENDING = ".pruned.onnx"
 
 
 def prune(
@@ -47,10 +50,16 @@ def prune(
     rounds: ask.Rounds = 1,
     time_budget: ask.TimeBudget = None,
     work: ask.Work = None,
+    unify: ask.Unify = None,
+    share: ask.Share = None,
+    zero: ask.Zero = 0.0,
+    all_layers: ask.AllLayers = False,
+    runtime: ask.Runtime = None,
     verify: ask.Verify = True,
     bench: ask.Bench = True,
     threads: ask.Threads = 1,
     output: ask.Output = None,
+    pack: ask.Pack = None,
     plan: ask.PlanFile = None,
     picture: ask.Picture = None,
     format: ask.Printed = ask.Format.TABLE,
@@ -78,14 +87,19 @@ def prune(
         rounds=rounds,
         time_budget=time_budget,
         work=work,
+        unify=unify,
+        share=share,
+        zero=zero,
+        all_layers=all_layers,
+        runtime=runtime,
         verify=verify,
         bench=bench,
         threads=threads,
     )
     ask.check_shapes(input_shape)
-    out = _output(output, model)
-    places = OutputOptions(out, plan or out.with_suffix(".plan.json"), picture, force)
-    inputs = [model, *_files(scores, data, labels, work)]
+    out = ask.output_of(output, model, ENDING, pack)
+    places = OutputOptions(out, plan or named_after(out, ".plan.json"), picture, force)
+    inputs = [model, *files(scores, data, labels, work)]
     ask.check_places(places, *inputs)
     options = resolved(options)
     loaded = load(model)
@@ -94,10 +108,10 @@ def prune(
     with progress_bars() as progress:
         result = prune_loaded(loaded, options, progress)
     layers = layer_changes(loaded.model, result.model, result.report.inputs) if picture else ()
-    report = _saved(result, places)
+    report = saved(result, places)
     if picture:
         write_text(picture, cut_to_svg(report, layers))
-    _show(report, format)
+    show(report, format)
 
 
 def apply(
@@ -108,43 +122,35 @@ def apply(
     bench: ask.Bench = True,
     threads: ask.Threads = 1,
     output: ask.Output = None,
+    pack: ask.Pack = None,
     format: ask.Printed = ask.Format.TABLE,
     force: ask.Force = False,
 ) -> None:
     """Cut MODEL according to an existing plan; MODEL may be a retrained copy with the same graph."""
     checks = CheckOptions(verify, bench, threads)
     ask.check_shapes(input_shape)
-    places = OutputOptions(_output(output, model), force=force)
+    places = OutputOptions(ask.output_of(output, model, ENDING, pack), force=force)
     ask.check_places(places, model, plan_file)
     plan = Plan.load(plan_file)
     loaded = load(model)
     ask.check_places(places, model, plan_file, *loaded.data)
     with progress_bars() as progress:
         result = apply_loaded(loaded, plan, ask.shapes_of(input_shape, loaded), checks, progress)
-    _show(_saved(result, places), format)
+    show(saved(result, places), format)
 
 
-def _output(output: Path | None, model: Path) -> Path:
-    """The file of the pruned model: beside the original, if the user names none."""
-    if output is None:
-        check_is_file(model)
-        output = model.with_suffix(".pruned.onnx")
-    check_folder(output)
-    return output
-
-
-def _files(*named: str | Path | None) -> list[Path]:
+def files(*named: str | Path | None) -> list[Path]:
     """Those of the named inputs that are files."""
     return [Path(name) for name in named if name is not None and Path(name).is_file()]
 
 
-def _saved(result: Result, places: OutputOptions) -> Report:
+def saved(result: Result, places: OutputOptions) -> Report:
     """Write the files, and name them in the report."""
     result.save(places.output, places.plan)
     return replace(result.report, output=str(places.output), plan=str(places.plan or ""))
 
 
-def _show(report: Report, format: ask.Format) -> None:
+def show(report: Report, format: ask.Format) -> None:
     """Print the report, and exit with 1 if a stated limit was missed."""
     if format is ask.Format.JSON:
         print(to_json(report))

@@ -33,12 +33,15 @@ def verify(
     if format is ask.Format.JSON:
         print(to_json(verification))
         return
-    print_all([Text(f"verified: {_told(verification_text(verification), loaded_plan.recovered)}")])
+    print_all([Text(f"verified: {_told(verification_text(verification), loaded_plan)}")])
 
 
-def _told(verified: str, recovered: str) -> str:
-    """What was verified; of a recovered model, only the cut itself equals the masked original."""
-    if not recovered:
+def _told(verified: str, plan: Plan) -> str:
+    """What was verified; of a recovered or unified model, only the cut itself equals the masked original."""
+    steps = ["unified in blocks"] if plan.blocks else []
+    steps += [f"refitted ({plan.recovered})"] if plan.recovered else []
+    if not steps:
         return verified
+    blocks = "every block has one magnitude or is zero, as the plan says; " if plan.blocks else ""
     now = "it now differs only in values of floating-point weights and added biases, whose effect is not judged here"
-    return f"before its weights were refitted ({recovered}), PRUNED was {verified}; {now}"
+    return f"{blocks}before its weights were {' and '.join(steps)}, PRUNED was {verified}; {now}"

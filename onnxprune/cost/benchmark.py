@@ -154,13 +154,13 @@ def _run(ort_session: Any, feeds: Feeds) -> float:
     return time.perf_counter() - start
 
 
-def random_feeds(model: ModelProto, shapes: Shapes, numbers: Mapping[str, Array] | None = None) -> Feeds:
+def random_feeds(model: ModelProto, shapes: Shapes, numbers: Mapping[str, Array] | None = None, seed: int = 0) -> Feeds:
     """Seeded inputs of the given shapes.
 
     Args:
         numbers: for some inputs, the numbers to draw from; by default, what the tables allow that they index.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     reading, names = read_once(model, CASES_OF_BENCHMARK, shapes)
     valid = {**numbers_of(names, reading.elementary(), reading.facts), **(numbers or {})}
     return {

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from onnxprune.recovery.methods import Recovery
 
 
-def unknown(model: ModelProto, recovery: Recovery | None, samples: Samples | None, asked: object) -> str:
+def unknown(model: ModelProto, recovery: Recovery | None, samples: Samples | None, asked: object, blocks: bool = False) -> str:
     """Why nothing is known about the accuracy of the result, and what to do; empty if there are samples of the user.
 
     Args:
@@ -22,11 +22,13 @@ def unknown(model: ModelProto, recovery: Recovery | None, samples: Samples | Non
         recovery: what was tried.
         samples: the samples that there were.
         asked: the value of --recover.
+        blocks: whether weights share magnitudes in blocks.
     """
     if samples is not None and samples.made is None:
         return ""
     method = recovery.method if recovery else "none"
-    done = {"none": "the kept weights are unchanged", "bias": "biases were corrected by the means that BatchNorm stores"}
+    as_before = "blocks have the mean magnitude of their weights" if blocks else "the kept weights are unchanged"
+    done = {"none": as_before, "bias": "biases were corrected by the means that BatchNorm stores"}
     if samples is None:
         why = "" if asked == "none" or describes(model) else "too little BatchNorm to make inputs by: nothing was fitted, and "
         what = why + done[method]
@@ -73,8 +75,14 @@ def ties(recovery: Recovery | None) -> list[str]:
     return [f"{names} are equally good on the held-out samples (difference below {TIE:g})"] if same else []
 
 
-def recovery_warnings(recovery: Recovery | None, samples: Samples | None) -> list[str]:
-    """Sentences on what failed, and on what is not as good as it may seem."""
+def recovery_warnings(recovery: Recovery | None, samples: Samples | None, less: str = "remove less") -> list[str]:
+    """Sentences on what failed, and on what is not as good as it may seem.
+
+    Args:
+        recovery: what was tried.
+        samples: the samples that there were.
+        less: what to do to a model that lost too much.
+    """
     if recovery is None:
         return []
     found = [f"{a.name} failed: {a.why}" for a in recovery.attempts if a.why]
@@ -90,8 +98,7 @@ def recovery_warnings(recovery: Recovery | None, samples: Samples | None) -> lis
     elif (samples is None or samples.made is None) and all(a.judgement.ruined for a in recovery.attempts if a.judgement):
         found.append(
             f"all candidates lost the original's outputs: {recovery.method}, the best, loses {chosen.lost:.0%} of what they "
-            "tell about the inputs (100 %: as bad as a constant); remove less, or give more samples (--data) or time "
-            "(--time-budget)"
+            f"tell about the inputs (100 %: as bad as a constant); {less}, or give more samples (--data) or --time-budget"
         )
     if chosen.loss > cut.loss:
         found.append(f"{recovery.method} performs worse than the cut alone on held-out samples; --recover auto keeps the best")

@@ -21,7 +21,7 @@ from onnxprune.data.load import check_exists, check_source, load_data
 from onnxprune.data.samples import Data
 from onnxprune.data.user_code import function_named
 from onnxprune.effort import Clock, Effort
-from onnxprune.errors import CutError, DataError, PlanError
+from onnxprune.errors import CutError, DataError, OptionError, PlanError
 from onnxprune.evaluation.evaluator import Evaluator, Metric
 from onnxprune.evaluation.structure import check_contract, only_weights
 from onnxprune.evaluation.verification import Verification, verify
@@ -29,19 +29,26 @@ from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import Loaded
 from onnxprune.ir.sharing import shared_again
 from onnxprune.ir.spill import spill_for
+from onnxprune.ir.tensors import size_of
 from onnxprune.options import CheckOptions, Options
 from onnxprune.pipeline.components import DEFAULT, Components
 from onnxprune.pipeline.decide import Decision, check_selection
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.rounds import in_rounds
-from onnxprune.pipeline.samples import MAKING, Samples, check_inputs, provide, refinement, sizes_of
+from onnxprune.pipeline.samples import MAKING, Samples, check_inputs, made_up, provide, refinement, sizes_of
 from onnxprune.pipeline.summary import Findings, report_of
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan, dropped_by, plan_of
 from onnxprune.types import Array, Feeds, Progress, Shapes, silent
 
 if TYPE_CHECKING:
+    from onnxprune.pipeline.blocks import InBlocks
     from onnxprune.recovery.methods import Recovery
+
+BEFORE_BLOCKS = 0.25
+"""Fraction of the time that is left for the cut and its recovery, if weights are unified afterwards."""
+SEEDS = 3
+"""Seeded inputs on which the written file is compared with its weights."""
 
 
 def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, components: Components = DEFAULT) -> Result:
@@ -63,6 +70,8 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     metric = options.data.metric
     assert not isinstance(metric, str)
     progress("analyse", 0)
+    if options.unification.on:
+        _check_blocks(loaded, options)
     graph = read_graph(loaded.model, options.data.input_shape)
     analysis = analyse(graph, options.selection.policy())
     check_selection(analysis, options.selection, loaded.name)
@@ -71,40 +80,141 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     work = options.recovery.work
     assert not isinstance(work, str | Path)
     effort = Effort(Clock(math.inf if work else options.recovery.seconds()), work)
-    data = _read_data(loaded, options, effort, progress)
+    data = read_data(loaded, options, effort, progress)
     if data is not None and data.made is None and (shapes := sizes_of(data)) != options.data.input_shape:
         options = replace(options, data=replace(options.data, input_shape=shapes))
         if any(-1 in (f.shape or (-1,)) for f in inputs_of(loaded.model).values()):
             analysis = analyse(read_graph(loaded.model, shapes), options.selection.policy())
     samples = provide(loaded, options, data, components.make, effort, progress)
     judge = _judge(loaded, options, samples, metric)
-    decision, recovery = _best_cut(loaded, analysis, options, components, samples, judge, effort, progress)
+    own = effort.within(BEFORE_BLOCKS) if options.unification.on else effort
+    decision, recovery = _best_cut(loaded, analysis, options, components, samples, judge, own, progress)
     numbers = data.integers if data else None
     verification = _verified(decision, options.checks, progress, numbers)
     if recovery is not None:
         check_contract(decision.pruned, recovery.model, only_weights(recovery.added))
-    method = recovery.method if recovery else "none"
-    made_by = {
-        **options.asked(),
-        **({"recovered": method} if method != "none" else {}),
-        **({"work": dict(effort.done)} if effort.done else {}),
-    }
-    plan = plan_of(decision.analysis.coupled, decision.dropped, loaded.sha256, made_by, derived=loaded.derived)
     model = shared_again(recovery.model if recovery else decision.pruned, decision.pruned, decision.analysis.coupled.graph)
-    found = _measured(loaded, model, options.data.input_shape, options.checks, components.run, progress, numbers)
-    measure = metric.__name__ if metric else found.measure
+    unified = None
+    if options.unification.on:
+        unified = _unified(loaded, decision, model, options, samples, judge, effort, progress, numbers)
+    found = _measured(loaded, model, options.data.input_shape, options.checks, components.run, progress, numbers, unified)
     found = replace(
         found,
         verification=verification,
         recovery=recovery,
         samples=samples,
         work=dict(effort.done),
-        measure=measure,
+        measure=metric.__name__ if metric else found.measure,
         warnings=(*_warnings(loaded, verification), *(data.warnings if data else ())),
+        unified=unified,
     )
+    made_by = _made_by(options, effort, recovery, unified)
+    plan = plan_of(decision.analysis.coupled, decision.dropped, loaded.sha256, made_by, derived=loaded.derived)
+    plan = replace(plan, blocks=unified.masks) if unified else plan
     report = report_of(loaded.name, decision, found, options.asked(), options.selection.alignment().reason)
     report = replace(report, notes=(*_taken(loaded.model, found, options), *report.notes))
-    return Result(model, plan, report, loaded.external, decision.spill, loaded.files)
+    return Result(unified.model if unified else model, plan, report, loaded.external, decision.spill, loaded.files)
+
+
+def unify_loaded(loaded: Loaded, options: Options, progress: Progress = silent, run: Runner = in_this_process) -> Result:
+    """Unify the weights of a loaded model in blocks; no channel is removed.
+
+    Args:
+        loaded: the model.
+        options: the user's options, as returned by `resolved`; its ratio is not used.
+        progress: called with the name of a stage and the fraction done, 0 to 1.
+        run: runs the models to measure their latency.
+
+    Raises:
+        PruneError: the input or an option is wrong, or the result could not be verified. Errors that follow from the
+            options and the graph alone are raised before any sample is generated or read.
+    """
+    metric = options.data.metric
+    assert not isinstance(metric, str)
+    progress("analyse", 0)
+    _check_blocks(loaded, options)
+    check_inputs(loaded.model, options)
+    analysis = analyse(read_graph(loaded.model, options.data.input_shape))
+    work = options.recovery.work
+    assert not isinstance(work, str | Path)
+    effort = Effort(Clock(math.inf if work else options.recovery.seconds()), work)
+    progress("analyse", 1)
+    data = read_data(loaded, options, effort, progress)
+    if data is not None and data.made is None:
+        options = replace(options, data=replace(options.data, input_shape=sizes_of(data)))
+    samples = provide(loaded, options, data, made_up, effort, progress)
+    judge = _judge(loaded, options, samples, metric)
+    nothing = np.zeros(len(analysis.coupled.free), bool)
+    decision = Decision(analysis, nothing, loaded.model, ())
+    numbers = data.integers if data else None
+    unified = _unified(loaded, decision, loaded.model, options, samples, judge, effort, progress, numbers)
+    shapes = options.data.input_shape
+    found = _measured(loaded, unified.numbers, shapes, options.checks, run, progress, numbers, unified)
+    found = replace(
+        found,
+        samples=samples,
+        work=dict(effort.done),
+        measure=metric.__name__ if metric else found.measure,
+        warnings=(*loaded.warnings, *(data.warnings if data else ())),
+        unified=unified,
+    )
+    asked = {**options.unification.asked(), "recover": options.recovery.recover}
+    made_by = {**asked, **_made_by(options, effort, None, unified, asked=False)}
+    plan = Plan(loaded.sha256, {}, made_by, blocks=unified.masks)
+    report = report_of(loaded.name, decision, found, asked, "")
+    report = replace(report, notes=(*_taken(loaded.model, found, options), *report.notes))
+    return Result(unified.model, plan, report, loaded.external, None, loaded.files)
+
+
+def _check_blocks(loaded: Loaded, options: Options) -> None:
+    from onnxprune.pipeline.blocks import check_blocks  # on demand, for a quick start
+
+    check_blocks(loaded.model, options.unification, loaded.name)
+
+
+def _unified(
+    loaded: Loaded,
+    decision: Decision,
+    model: ModelProto,
+    options: Options,
+    samples: Samples | None,
+    judge: Evaluator | None,
+    effort: Effort,
+    progress: Progress,
+    numbers: Mapping[str, Array] | None,
+) -> InBlocks:
+    """The cut model, as recovered, with its weights in blocks.
+
+    Raises:
+        OptionError: there are no inputs to fit to that resemble real ones.
+    """
+    from onnxprune.pipeline.blocks import in_blocks  # on demand, for a quick start
+    from onnxprune.recovery.methods import Task
+
+    method = options.recovery.recover
+    if method != "none" and judge is None:
+        raise OptionError(
+            "unification: needs inputs to fit to, and made-up ones do not fit the BatchNorm statistics of this model; give a "
+            "few dozen typical inputs with --data, or take --recover none"
+        )
+    fit = samples.fit if samples and method != "none" else None
+    task = Task(decision.analysis.coupled, decision.dropped, model, fit, effort.within(1.0, "unify, "), options.data.seed)
+    shapes = cost(loaded.model, options.data.input_shape, loaded.size).inputs
+    feeds = [benchmark.random_feeds(loaded.model, shapes, numbers, seed) for seed in range(SEEDS)]
+    return in_blocks(task, options.unification, method, judge, feeds, options.checks, progress)
+
+
+def _made_by(
+    options: Options, effort: Effort, recovery: Recovery | None, unified: InBlocks | None, asked: bool = True
+) -> dict[str, Any]:
+    """How the plan was made."""
+    methods = [found.method for found in (recovery, unified.recovery if unified else None) if found is not None]
+    refitted = [method for method in methods if method != "none"]
+    return {
+        **(options.asked() if asked else {}),
+        **({"recovered": refitted[-1]} if refitted else {}),
+        **({"work": dict(effort.done)} if effort.done else {}),
+    }
 
 
 def _taken(model: ModelProto, found: Findings, options: Options) -> tuple[str, ...]:
@@ -213,7 +323,7 @@ def _as_scores(given: Mapping[str, Any]) -> dict[str, Array]:
     return found
 
 
-def _read_data(loaded: Loaded, options: Options, effort: Effort, progress: Progress) -> Data | None:
+def read_data(loaded: Loaded, options: Options, effort: Effort, progress: Progress) -> Data | None:
     """The samples that --data names."""
     given = options.data
     if given.data is None:
@@ -277,13 +387,16 @@ def _measured(
     run: Runner,
     progress: Progress,
     numbers: Mapping[str, Array] | None = None,
+    unified: InBlocks | None = None,
 ) -> Findings:
     """The cost of the original and of the result; `numbers` as for `verify`."""
     before = cost(loaded.model, shapes, loaded.size)
-    after = cost(model, before.inputs)
+    after = cost(unified.numbers if unified else model, before.inputs)
+    written = unified.model if unified else model
+    after = replace(after, bytes=size_of(written))
     if not checks.bench:
         return Findings(before, after)
-    models, feeds = (loaded.model, model), benchmark.random_feeds(loaded.model, before.inputs, numbers)
+    models, feeds = (loaded.model, written), benchmark.random_feeds(loaded.model, before.inputs, numbers)
     timing = benchmark.benchmark(models, feeds, checks.threads, progress=lambda done: progress("benchmark", done), run=run)
     return Findings(before, after, timing=timing)
 
@@ -314,12 +427,14 @@ def apply_loaded(
         ("the plan was made for a file with different contents (a retrained copy?); names and shapes match",) if differs else ()
     )
     decision = Decision(analysis, dropped, pruned, analysis.groups, notes, spill=spill)
-    verification = _verified(decision, checks, progress)
+    verification = _verified(decision, checks, progress) if plan.kept or not plan.blocks else None
     pruned = shared_again(pruned, pruned, analysis.coupled.graph)
-    found = _measured(loaded, pruned, shapes, checks, run, progress)
-    found = replace(found, verification=verification, warnings=_warnings(loaded, verification))
     made_by: Mapping[str, Any] = {k: v for k, v in plan.made_by.items() if k != "recovered"}
+    unified = _reapplied(loaded, decision, pruned, plan, shapes, checks, progress) if plan.blocks else None
+    found = _measured(loaded, pruned, shapes, checks, run, progress, None, unified)
+    found = replace(found, verification=verification, warnings=_warnings(loaded, verification), unified=unified)
     report = report_of(loaded.name, decision, found, made_by or {"plan": "given"}, "from the plan")
+    pruned = unified.model if unified else pruned
     return Result(
         pruned, replace(plan, made_by=made_by, model_sha256=loaded.sha256), report, loaded.external, spill, loaded.files
     )
@@ -334,8 +449,30 @@ def verify_loaded(original: Loaded, pruned: Loaded, plan: Plan, shapes: Shapes) 
     """
     coupled = analyse(read_graph(original.model, shapes), plan.policy).coupled
     dropped = dropped_by(coupled, plan)
-    if not plan.recovered:
+    if not plan.recovered and not plan.blocks:
         return verify(coupled, dropped, pruned.model)
     bare = cut(coupled, dropped)
-    check_contract(shared_again(bare, bare, coupled.graph), pruned.model, only_weights())
+    expected, written = shared_again(bare, bare, coupled.graph), pruned.model
+    if plan.blocks:
+        from onnxprune.pipeline.blocks import check_carried  # on demand, for a quick start
+
+        expected, written = check_carried(expected, written, plan)
+    check_contract(expected, written, only_weights())
     return verify(coupled, dropped, bare)
+
+
+def _reapplied(
+    loaded: Loaded,
+    decision: Decision,
+    pruned: ModelProto,
+    plan: Plan,
+    shapes: Shapes,
+    checks: CheckOptions,
+    progress: Progress,
+) -> InBlocks:
+    """The cut model with the blocks of a plan, whose magnitudes are those of its own weights."""
+    from onnxprune.pipeline.blocks import as_planned  # on demand, for a quick start
+
+    sizes = cost(loaded.model, shapes, loaded.size).inputs
+    feeds = [benchmark.random_feeds(loaded.model, sizes, None, seed) for seed in range(SEEDS)]
+    return as_planned(decision.analysis.coupled, pruned, plan, feeds, checks, progress)

@@ -47,7 +47,7 @@ class Result:
         """Write the model, and the plan if its path is given: both or neither.
 
         Args:
-            output: path of the model.
+            output: path of the model; if it ends in `.zst`, the model is packed with Zstandard, with all its weights.
             plan: path of the plan.
             force: whether existing files are replaced.
 

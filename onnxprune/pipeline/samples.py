@@ -163,11 +163,12 @@ def check_inputs(model: ModelProto, options: Options) -> None:
     if made and options.data.preprocess:
         like_images(model, options.data.preprocess)
     method, rounds = options.recovery.recover, options.recovery.rounds
-    if made and (method in ("reconstruct", "distill") or rounds > 1) and not describes(model):
-        what = f"--rounds {rounds}" if rounds > 1 else f"--recover {method}"
+    unifies = options.unification.on and method != "none"
+    if made and (method in ("reconstruct", "distill") or rounds > 1 or unifies) and not describes(model):
+        what = f"--rounds {rounds}" if rounds > 1 else "unification" if unifies else f"--recover {method}"
         raise OptionError(
             f"{what}: needs inputs to fit to, and no BatchNorm statistics in this model show whether made-up ones resemble "
-            "real ones; give a few dozen typical inputs with --data"
+            "real ones; give a few dozen typical inputs with --data" + (", or take --recover none" if unifies else "")
         )
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.cost.benchmark import Benchmark
@@ -14,10 +14,14 @@ from onnxprune.pipeline.claims import recovery_warnings, ties, unknown
 from onnxprune.pipeline.decide import Decision
 from onnxprune.pipeline.remarks import far_below, missed_limit, missed_ratio
 from onnxprune.pipeline.samples import Samples
-from onnxprune.report.values import Change, GroupRow, MixRow, PinRow, RecoveryRow, Report
+from onnxprune.report.values import Change, GroupRow, MixRow, PinRow, RecoveryRow, Report, UnificationRow
 
 if TYPE_CHECKING:
+    from onnxprune.pipeline.blocks import InBlocks
     from onnxprune.recovery.methods import Recovery
+
+LESS = "leave free the blocks that lose most (--share 0.95)"
+"""What to do if too much was unified."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Findings:
         work: what time decided.
         measure: what accuracy means.
         warnings: sentences about the user's inputs.
+        unified: the result with its weights in blocks; None if they are not.
     """
 
     before: Cost
@@ -43,6 +48,7 @@ class Findings:
     work: Mapping[str, int] = field(default_factory=dict)
     measure: str = "top-1"
     warnings: tuple[str, ...] = ()
+    unified: InBlocks | None = None
 
 
 def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str, Any], align_reason: str) -> Report:
@@ -58,6 +64,8 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
         for g in decision.groups
     )
     prunable, removed = sum(r.before for r in rows), sum(r.before - r.after for r in rows)
+    unified = found.unified
+    last = unified.recovery if unified else found.recovery
     missed, near = _reached(decision, removed, prunable, asked)
     notes = (*found.samples.notes, *_left_alone(decision)) if found.samples and found.recovery else ()
     return Report(
@@ -77,19 +85,29 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
         verification=found.verification,
         benchmark=found.timing,
         measure=found.measure,
-        notes=(*decision.notes, *near, *notes, *_one_branch(found), *ties(found.recovery)),
-        unknown=unknown(decision.analysis.coupled.graph.model, found.recovery, found.samples, asked.get("recover", "none")),
+        notes=(*decision.notes, *near, *notes, *_one_branch(found), *ties(last), *(unified.notes if unified else ())),
+        unknown=unknown(
+            decision.analysis.coupled.graph.model, last, found.samples, asked.get("recover", "none"), unified is not None
+        ),
         work=found.work,
         warnings=(
             *found.warnings,
             *_unreached(found.verification),
             *missed,
             *_slower(found.timing, removed),
-            *recovery_warnings(found.recovery, found.samples),
+            *recovery_warnings(last, found.samples, LESS if unified else "remove less"),
         ),
         missed=bool(missed),
         **_recovered(found),
+        unification=_in_blocks(found),
     )
+
+
+def _in_blocks(found: Findings) -> UnificationRow | None:
+    """What was unified, and how it performs."""
+    if found.unified is None:
+        return None
+    return replace(found.unified.row, recovery=_recovery_row(found.unified.recovery, found))
 
 
 def _narrowing(asked: Mapping[str, Any]) -> str:
@@ -147,14 +165,21 @@ def _slower(timing: Benchmark | None, removed: int) -> list[str]:
 
 def _recovered(found: Findings) -> dict[str, Any]:
     """The report's fields about recovery."""
-    recovery, samples = found.recovery, found.samples
-    if recovery is None or samples is None or recovery.before is None:
-        return {}
-    judged = len(samples.held_out)
-    fitted = len(samples.fit) * samples.fitted
-    by = found.measure if recovery.by_accuracy else "lost"
-    row = RecoveryRow(recovery.method, recovery.attempts, recovery.before, fitted, judged, samples.source, by, samples.made)
-    before, cut, after = (j.accuracy if j else None for j in (row.before, row.cut, row.chosen))
+    row = _recovery_row(found.recovery, found)
+    last = _recovery_row(found.unified.recovery, found) if found.unified else row
+    if last is None:
+        return {"recovery": row}
+    before, cut, after = (j.accuracy if j else None for j in (last.before, (row or last).cut, last.chosen))
     if before is None or after is None:
         return {"recovery": row}
-    return {"recovery": row, "accuracy": Change(before, after), "accuracy_cut": cut, "samples": judged}
+    return {"recovery": row, "accuracy": Change(before, after), "accuracy_cut": cut, "samples": last.judged}
+
+
+def _recovery_row(recovery: Recovery | None, found: Findings) -> RecoveryRow | None:
+    """What was tried to recover accuracy; None if nothing was judged."""
+    samples = found.samples
+    if recovery is None or samples is None or recovery.before is None:
+        return None
+    judged, fitted = len(samples.held_out), len(samples.fit) * samples.fitted
+    by = found.measure if recovery.by_accuracy else "lost"
+    return RecoveryRow(recovery.method, recovery.attempts, recovery.before, fitted, judged, samples.source, by, samples.made)

@@ -99,6 +99,71 @@ class RecoveryRow:
         return next((a.judgement for a in self.attempts if a.name == self.method), None)
 
 
+@dataclass(frozen=True, slots=True)
+class BlockRow:
+    """One weight: its shape, the sizes of its blocks on each axis, and how many of them share, are zero, and are free."""
+
+    name: str
+    shape: tuple[int, ...]
+    block: tuple[int, ...]
+    shared: int
+    zero: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class CarrierRow:
+    """How a file stores blocks, and how close it is to one that stores the same weights as numbers.
+
+    Attributes:
+        codes: the type of the codes.
+        runtime: the oldest onnxruntime that loads them.
+        error: largest difference of an output, relative to its largest value, without graph optimisation.
+        optimised_error: the same with onnxruntime's default optimisations.
+        inputs: number of seeded inputs.
+        fused: number of weights that are carried for fused matrix products.
+    """
+
+    codes: str
+    runtime: str
+    error: float
+    optimised_error: float
+    inputs: int
+    fused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UnificationRow:
+    """What was unified.
+
+    Attributes:
+        block: size of the blocks.
+        weights: what was unified; `left` names the weights of linear nodes that were not.
+        bytes: size of the file with its weights as numbers, and as written.
+        packed: size of the written file under Zstandard's level 19.
+        bits: bits that each unified weight takes in the packed file: codes, magnitudes and free blocks.
+        carrier: how the file stores blocks.
+        method: how weights were fitted; `none`: only projected.
+        recovery: what was tried, and how it performed on held-out samples; None if nothing was judged.
+    """
+
+    block: str
+    weights: tuple[BlockRow, ...]
+    bytes: Change
+    packed: int
+    bits: float
+    carrier: CarrierRow
+    left: tuple[str, ...] = ()
+    method: str = "none"
+    recovery: RecoveryRow | None = None
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Number of blocks that share a magnitude, are zero, and are free."""
+        rows = self.weights
+        return sum(r.shared for r in rows), sum(r.zero for r in rows), sum(r.free for r in rows)
+
+
 @dataclass(frozen=True)
 class Report:
     """The full report of one pruning.
@@ -120,6 +185,7 @@ class Report:
         groups, pins: the widths; the channels that cannot be cut, largest first.
         renormalising: nodes that now work on the kept channels, so that the cut is not the masked original.
         notes, warnings: sentences for the reader; a warning states that something fell short.
+        unification: which weights share magnitudes in blocks; None if none do.
         missed: whether the requested ratio was missed by more than two percentage points, or the requested budget at all.
     """
 
@@ -149,6 +215,7 @@ class Report:
     warnings: tuple[str, ...] = ()
     missed: bool = False
     plan: str = ""
+    unification: UnificationRow | None = None
 
     @property
     def ratio(self) -> float:

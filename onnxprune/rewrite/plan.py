@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,41 @@ from onnxprune.types import Mask
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
 """Weight -> axis -> kept positions of the original axis, ascending."""
 
-FORMAT, FORMAT_2 = "onnxprune-plan/1", "onnxprune-plan/2"
+FORMAT, FORMAT_2, FORMAT_3 = FORMATS = ("onnxprune-plan/1", "onnxprune-plan/2", "onnxprune-plan/3")
 """The second is for plans that name weights which older releases do not know: in bodies of If, Loop and Scan
-(`NODE/then_branch/NAME`), or not stored in the file. The first can be read by older releases."""
+(`NODE/then_branch/NAME`), or not stored in the file. The third is for plans with blocks. The first can be read by older
+releases."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockMask:
+    """How the weight of a cut model is divided into blocks, and what each one is.
+
+    Attributes:
+        runs: length of the runs on each axis.
+        actions: what the blocks are, in order, run-length encoded: `12s3z5f`: 12 share a magnitude, 3 are zero, 5 are free.
+    """
+
+    runs: tuple[int, ...]
+    actions: str
+
+    @classmethod
+    def of(cls, runs: Sequence[int], actions: Sequence[int]) -> BlockMask:
+        """From the action of each block: 0 free, 1 shared, 2 zero."""
+        return cls(tuple(runs), "".join(f"{len(list(same))}{LETTERS[kind]}" for kind, same in groupby(actions)))
+
+    def decoded(self) -> list[int]:
+        """The action of each block: 0 free, 1 shared, 2 zero."""
+        pairs = re.findall(r"(\d+)([fsz])", self.actions)
+        return [LETTERS.index(letter) for count, letter in pairs for _ in range(int(count))]
+
+    @property
+    def count(self) -> int:
+        """Number of blocks."""
+        return sum(int(count) for count in re.findall(r"\d+", self.actions))
+
+
+LETTERS = "fsz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +70,7 @@ class Plan:
         made_by: how the plan was made (ratio, criterion, ...), for the user.
         policy: the policy of the analysis; the same policy ties the same channels.
         format: the format of its file.
+        blocks: weight -> its blocks after the cut, if weights were unified.
         folded: those weights in `kept` that the file does not store: it computes them from others, or they are in a function.
     """
 
@@ -46,11 +80,12 @@ class Plan:
     policy: Policy = DEFAULT
     format: str = FORMAT
     folded: tuple[str, ...] = ()
+    blocks: Mapping[str, BlockMask] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        """A plan with folded weights has the newer format."""
-        if self.folded:
-            object.__setattr__(self, "format", FORMAT_2)
+        """A plan with folded weights or with blocks has a newer format."""
+        needed = FORMAT_3 if self.blocks else FORMAT_2 if self.folded else FORMAT
+        object.__setattr__(self, "format", max(self.format, needed))
 
     @classmethod
     def of(cls, given: Any) -> Plan:
@@ -78,7 +113,8 @@ class Plan:
         """
         folded = tuple(dict.fromkeys((*self.folded, *later.folded)))
         newest = max(self.format, later.format)
-        return Plan(self.model_sha256, composed(self.kept, later.kept), later.made_by, later.policy, newest, folded)
+        kept = composed(self.kept, later.kept)
+        return Plan(self.model_sha256, kept, later.made_by, later.policy, newest, folded, later.blocks)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON.
@@ -97,7 +133,9 @@ class Plan:
         if self.folded:
             head["folded"] = list(self.folded)
         lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(axes)}" for name, axes in kept.items())
-        return json.dumps(head, indent=1)[:-2] + f',\n "kept": {{\n{lines}\n }}\n}}\n'
+        masks = ",\n".join(f"  {json.dumps(name)}: {json.dumps([*m.runs, m.actions])}" for name, m in self.blocks.items())
+        blocks = f',\n "blocks": {{\n{masks}\n }}' if masks else ""
+        return json.dumps(head, indent=1)[:-2] + f',\n "kept": {{\n{lines}\n }}{blocks}\n}}\n'
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
@@ -114,13 +152,13 @@ class Plan:
         try:
             return cls.from_json(json.loads(text))
         except (ValueError, TypeError, AttributeError) as e:
-            expected = f"JSON with format '{FORMAT}' or '{FORMAT_2}' and 'kept'"
+            expected = f"JSON with format '{FORMAT}', '{FORMAT_2}' or '{FORMAT_3}' and 'kept'"
             raise PlanError(f"{path}: not a plan ({e}); expected {expected}") from e
 
     @classmethod
     def from_json(cls, data: Any) -> Plan:
         """A plan from parsed JSON; a ValueError describes what is wrong."""
-        if not isinstance(data, dict) or data.get("format") not in (FORMAT, FORMAT_2):
+        if not isinstance(data, dict) or data.get("format") not in FORMATS:
             got = data.get("format") if isinstance(data, dict) else type(data).__name__
             raise ValueError(f"got format {got!r}")
         if not isinstance(data.get("kept"), dict):
@@ -133,7 +171,8 @@ class Plan:
         folded = data.get("folded", [])
         if not isinstance(folded, list) or not set(folded) <= kept.keys():
             raise ValueError(f"'folded' is {folded!r}, expected a list of names in 'kept'")
-        return cls(str(data.get("model_sha256", "")), kept, made_by, policy, data["format"], tuple(folded))
+        blocks = {name: _mask(name, given) for name, given in data.get("blocks", {}).items()}
+        return cls(str(data.get("model_sha256", "")), kept, made_by, policy, data["format"], tuple(folded), blocks)
 
 
 def composed(first: Kept, second: Kept) -> dict[str, dict[int, tuple[int, ...]]]:
@@ -156,6 +195,17 @@ def composed(first: Kept, second: Kept) -> dict[str, dict[int, tuple[int, ...]]]
                 )
             merged[axis] = positions if before is None else tuple(before[p] for p in positions)
     return found
+
+
+def _mask(name: str, given: Any) -> BlockMask:
+    """The blocks of a weight; a ValueError describes what is wrong."""
+    runs, actions = (given[:-1], given[-1]) if isinstance(given, list) and given else ([], None)
+    whole = bool(runs) and all(type(run) is int and run > 0 for run in runs)
+    if not whole or not isinstance(actions, str) or not re.fullmatch(r"(?=.*[sz])([1-9]\d{0,11}[fsz])+", actions):
+        raise ValueError(
+            f"blocks of '{name}': expected the sizes of a block and what the blocks are, as [1, 16, 1, 1, \"99s\"]"
+        )
+    return BlockMask(tuple(runs), actions)
 
 
 def _kept_axes(name: str, axes: Any) -> dict[int, tuple[int, ...]]:

@@ -66,6 +66,21 @@ NAMES: dict[str, tuple[tuple[str, ...], str]] = {
     "rounds without recovery": ((*RATIO, "--rounds", "2", "--recover", "none"), "--rounds: "),
     "time budget": ((*RATIO, "--time-budget", "soon"), "--time-budget: got 'soon'"),
     "work": ((*RATIO, "--work", "HERE/no.json"), "no.json"),
+    "unify": ((*RATIO, "--unify", "0"), "expected sizes such as 16 (inputs)"),
+    "unify text": ((*RATIO, "--unify", "wide"), "expected sizes such as 16 (inputs)"),
+    "unify one": ((*RATIO, "--unify", "1"), "a block of one saves nothing"),
+    "unify with bias": (
+        (*RATIO, "--unify", "16", "--recover", "bias"),
+        "with --unify choose auto, reconstruct, distill or none",
+    ),
+    "share": ((*RATIO, "--unify", "16", "--share", "1.5"), "--share: got 1.5"),
+    "share alone": ((*RATIO, "--share", "0.5"), "--share: requires --unify"),
+    "zero": ((*RATIO, "--unify", "16", "--zero", "-0.5"), "--zero: got -0.5"),
+    "zero alone": ((*RATIO, "--zero", "0.5"), "--zero: requires --unify"),
+    "share and zero": ((*RATIO, "--unify", "16", "--share", "0.6", "--zero", "0.6"), "--share and --zero: got 1.2 together"),
+    "all layers alone": ((*RATIO, "--all-layers"), "--all-layers: requires --unify"),
+    "runtime": ((*RATIO, "--unify", "16", "--runtime", "new"), "such as 1.24"),
+    "runtime alone": ((*RATIO, "--runtime", "1.24"), "--runtime: requires --unify"),
     "threads": ((*RATIO, "--threads", "0"), "expected at least 1"),
     "output folder": ((*RATIO, "-o", "HERE/no/o.onnx"), "no such folder"),
     "output is a folder": ((*RATIO, "-o", "HERE/images"), "is a folder"),
@@ -82,6 +97,10 @@ NAMES: dict[str, tuple[tuple[str, ...], str]] = {
     "picture exists": ((*RATIO, "--picture", "HERE/old.svg"), "use --force"),
     "picture": ((*RATIO, "--picture", "HERE/p.png"), "ends in .svg"),
     "picture folder": ((*RATIO, "--picture", "HERE/no/p.svg"), "no such folder"),
+    "pack": ((*RATIO, "--pack", "gz"), "'gz' is not"),
+    "packed output exists": ((*RATIO, "-o", "HERE/old.onnx", "--pack", "zst"), "old.onnx.zst: already exists"),
+    "packed output is a folder": ((*RATIO, "-o", "HERE/images", "--pack", "zst"), "is a folder"),
+    "packed output without a name": ((*RATIO, "-o", "", "--pack", "zst"), "name a file in it"),
     "format": ((*RATIO, "--format", "xml"), "xml"),
     "unknown option": ((*RATIO, "--fast"), "--fast"),
 }
@@ -94,6 +113,9 @@ GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
     "carrier pattern": ((*RATIO, "--carrier", "nothing*=outer"), "matches no weight"),
     "scores length": ((*RATIO, "--scores", "HERE/short.npz"), "expected (16,)"),
     "scores weight": ((*RATIO, "--scores", "HERE/d.npz"), "--scores"),
+    "unify too large": ((*RATIO, "--unify", "64x4"), "64 outputs, but the largest weight of this model has 16"),
+    "unify another rank": ((*RATIO, "--unify", "1x4x3"), "3 sizes, but the weights of this model have 2, 4 axes"),
+    "unify less than a block": ((*RATIO, "--unify", "8", "--share", "0.0001"), "less than one of 504 blocks"),
     "input shape name": ((*RATIO, "--input-shape", "z:1x3x8x8"), "NAME"),
     "input shape rank": ((*RATIO, "--input-shape", "x:1x3x8"), "--input-shape"),
     "input shape size": ((*RATIO, "--input-shape", "x:1x4x8x8"), "--input-shape"),
@@ -126,6 +148,7 @@ def folder(tmp_path: Path) -> Path:
         tmp_path / "nan.npz", x=np.where(np.arange(6) == 2, np.nan, 1).reshape(6, 1, 1, 1) * np.ones((3, 8, 8), np.float32)
     )
     (tmp_path / "old.svg").write_text("<svg/>")
+    (tmp_path / "old.onnx.zst").write_bytes(b"mine")
     (tmp_path / "l.csv").write_text("0\n1\n")
     (tmp_path / "images").mkdir()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "images" / "a.png")
@@ -183,6 +206,7 @@ ARGUMENTS = {
     "explain": ["HERE/net.onnx", "w1"],
     "verify": ["HERE/net.onnx", "HERE/net.onnx", "HERE/p.json"],
     "bench": ["HERE/net.onnx"],
+    "unify": ["HERE/net.onnx"],
 }
 """What each of the other commands is given, besides options."""
 WRONG = {
@@ -192,7 +216,23 @@ WRONG = {
     "--seconds": ("0", "--seconds: got 0"),
     "--picture": ("HERE/p.png", "ends in .svg"),
     "--output": ("HERE/no/o.onnx", "no such folder"),
+    "--pack": ("gz", "'gz' is not"),
     "--format": ("xml", "xml"),
+    "--block": ("0", "block size: got '0', expected sizes such as 16 (inputs)"),
+    "--share": ("2", "--share: got 2"),
+    "--zero": ("1.5", "got 1.5"),
+    "--scope": ("all", "--scope: got 'all', expected global or local"),
+    "--runtime": ("abc", "--runtime: got 'abc', expected a version of onnxruntime such as 1.24"),
+    "--data": ("HERE/no.npz", "no such file"),
+    "--preprocess": ("sise=8", "size"),
+    "--samples": ("-1", "--samples: "),
+    "--labels": ("HERE/no.csv", "--labels: "),
+    "--metric": ("mine", "--metric"),
+    "--seed": ("-3", "--seed: got -3"),
+    "--recover": ("magic", "--recover: got 'magic'"),
+    "--time-budget": ("soon", "--time-budget: got 'soon'"),
+    "--work": ("HERE/no.json", "no.json"),
+    "--plan": ("HERE/no/p.json", "no such folder"),
 }
 """A wrong value of each of their options, and a text that the error line contains."""
 
@@ -216,7 +256,7 @@ def options_of(command: str) -> set[str]:
 
 
 def test_every_option_of_another_command_has_a_test_with_a_wrong_value() -> None:
-    tried = {*WRONG, "--verify", "--bench", "--force", "--allow-renormalising"}
+    tried = {*WRONG, "--verify", "--bench", "--force", "--allow-renormalising", "--all-layers", "--exclude"}
     assert {option for command in ARGUMENTS for option in options_of(command)} <= tried
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import onnxprune
 from onnxprune.errors import PlanError
-from onnxprune.rewrite.plan import FORMAT, Plan
+from onnxprune.rewrite.plan import FORMAT, BlockMask, Plan
 from tests.cases.nets import pruned, small
 
 Kept = dict[str, dict[str, list[int]]]
@@ -123,3 +123,23 @@ def test_a_plan_that_does_not_fit_the_model_is_refused(spoil: Callable[[Kept], A
 def test_a_plan_records_that_weights_were_refitted() -> None:
     assert Plan("", {}, {"recovered": "bias"}).recovered == "bias"
     assert Plan("", {}, {}).recovered == ""
+
+
+@pytest.mark.parametrize("actions", [[1], [0, 1, 2], [1] * 12 + [2] * 3 + [0] * 5, [2, 2, 1, 2]])
+def test_the_actions_of_blocks_come_back_in_order(actions: list[int]) -> None:
+    mask = BlockMask.of((1, 8, 1, 1), actions)
+    assert mask.decoded() == actions
+    assert mask.count == len(actions)
+    plan = Plan("", {}, {"unify": "8"}, blocks={"w": mask})
+    assert Plan.from_json(json.loads(plan.to_json())).blocks == {"w": mask}
+
+
+def test_actions_of_blocks_are_stored_as_runs() -> None:
+    assert BlockMask.of((1, 16), [1] * 12 + [2] * 3 + [0] * 5).actions == "12s3z5f"
+
+
+def test_a_later_cut_brings_its_own_blocks() -> None:
+    mask = BlockMask((1, 2), "3s")
+    first, later = Plan("", {"w": {0: (1, 2, 5)}}), Plan("", {"w": {1: (0, 3)}}, {"unify": "2"}, blocks={"w": mask})
+    assert first.then(later).blocks == {"w": mask}
+    assert first.then(later).format == "onnxprune-plan/3"

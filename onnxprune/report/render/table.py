@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -18,6 +19,7 @@ from onnxprune.cost.benchmark import Benchmark, Latency
 from onnxprune.errors import counted
 from onnxprune.evaluation.verification import Verification
 from onnxprune.report.inspection import PinView
+from onnxprune.report.render.unification import unification_lines, unification_table
 from onnxprune.report.values import Change, MixRow, PinRow, RecoveryRow, Report
 
 MAX_ROWS = 60
@@ -61,20 +63,31 @@ def report_parts(report: Report) -> Iterator[RenderableType]:
     yield _headline(report)
     if report.unknown:
         yield Text("accuracy: unknown: ", style="bold yellow").append(Text(report.unknown, style="default"))
-    yield _costs(report)
-    yield _groups(report)
-    if report.pins:
+    row = report.unification
+    alone = row is not None and not report.groups
+    yield _costs(report, alone)
+    if row is not None:
+        yield unification_table(report, row)
+    if not alone:
+        yield _groups(report)
+    if report.pins and not alone:
         yield pins_table(report.pins)
     if report.renormalising:
         yield _mixes(report.renormalising)
     if report.recovery:
         yield _recovery_title(report.recovery)
         yield _recovery(report.recovery, report.measure)
+    if row is not None and row.recovery:
+        yield _recovery_title(row.recovery, "unification")
+        yield _recovery(row.recovery, report.measure, {"none": "projection alone"})
     yield from _closing(report)
 
 
 def _headline(report: Report) -> Text:
     asked, ratio = report.asked, report.asked.get("ratio")
+    if report.unification is not None and not report.groups:
+        options = ", ".join(f"{name} {value}" for name, value in asked.items() if name != "unify")
+        return Text.assemble(("onnxprune unify ", "bold"), f"{report.model}\nasked: blocks of {asked.get('unify')}, {options}")
     text = Text.assemble(("onnxprune ", "bold"), report.model)
     if "macs" in asked:
         what = f"at most {asked['macs']} of the MACs"
@@ -82,6 +95,8 @@ def _headline(report: Report) -> Text:
         what = f"{100 * ratio:.4g}% of the prunable channels" if isinstance(ratio, int | float) else "the channels of the plan"
     options = ", ".join(f"{name} {asked[name]}" for name in ("scope", "criterion", "align") if name in asked)
     text.append(f"\nasked: {what}" + (f", {options} ({report.align_reason})" if options else ""))
+    if "unify" in asked:
+        text.append(f", then blocks of {asked['unify']}")
     for name in ("include", "exclude", "carrier"):
         if isinstance(asked.get(name), list):
             text.append(f", {name} {' '.join(map(str, asked[name]))}")
@@ -90,18 +105,21 @@ def _headline(report: Report) -> Text:
     return text
 
 
-def _costs(report: Report) -> Table:
+def _costs(report: Report, alone: bool = False) -> Table:
+    """What a cut changes; `alone`: nothing was cut."""
     table = Table("", "before", "after", "kept", "note", box=None, pad_edge=False, header_style="bold")
     table.columns[4].overflow = "fold"
     for column in table.columns[1:4]:
         column.justify, column.no_wrap = "right", True
-    kept = report.prunable - report.removed
-    note = f"{report.ratio:.1%} removed"
-    table.add_row("prunable channels", f"{report.prunable:,}", f"{kept:,}", f"{1 - report.ratio:.1%}", note)
-    at = shapes_text(report.inputs)
-    table.add_row("MACs", *_change(report.macs, 1e6, "M"), f"input: {at}")
-    table.add_row("parameters", *_change(report.params, 1e3, "k"))
-    table.add_row("file size", *_change(report.bytes, 1e6, "MB"))
+    if not alone:
+        kept = report.prunable - report.removed
+        note = f"{report.ratio:.1%} removed"
+        table.add_row("prunable channels", f"{report.prunable:,}", f"{kept:,}", f"{1 - report.ratio:.1%}", note)
+        at = shapes_text(report.inputs)
+        table.add_row("MACs", *_change(report.macs, 1e6, "M"), f"input: {at}")
+        table.add_row("parameters", *_change(report.params, 1e3, "k"))
+    if report.unification is None:
+        table.add_row("file size", *_change(report.bytes, 1e6, "MB"))
     if report.benchmark:
         a, b = report.benchmark.latencies[:2]
         table.add_row("latency", _ms(a), _ms(b), f"{b.median_ms / a.median_ms:.1%}", _spread(a, b))
@@ -115,7 +133,8 @@ def _costs(report: Report) -> Table:
 
 def _samples(report: Report, shown: str) -> str:
     """What accuracy was measured on and, if weights were fitted, the accuracy of the cut alone."""
-    fitted = report.recovery is not None and report.recovery.fitted
+    last = (report.unification.recovery if report.unification else None) or report.recovery
+    fitted = last is not None and last.fitted
     held = "held-out " if fitted else ""
     alone = f"; {shown.format(report.accuracy_cut)} before recovery" if fitted and report.accuracy_cut is not None else ""
     return f"{report.measure} on {counted(report.samples, f'{held}sample')}{alone}"
@@ -149,8 +168,8 @@ def _groups(report: Report) -> Table:
     return table
 
 
-def _recovery(row: RecoveryRow, measure: str) -> Table:
-    """The recovery methods that were tried; the one that was kept is marked."""
+def _recovery(row: RecoveryRow, measure: str, names: Mapping[str, str] = MappingProxyType({})) -> Table:
+    """The methods that were tried, under other names if `names` has some; the one that was kept is marked."""
     judged = [a.judgement for a in row.attempts if a.judgement is not None]
     scored, classes = row.before is not None and row.before.accuracy is not None, any(j.agreement is not None for j in judged)
     parts = any(j.part for j in judged)
@@ -160,7 +179,7 @@ def _recovery(row: RecoveryRow, measure: str) -> Table:
         column.justify = "right"
     for a in row.attempts:
         j, mark = a.judgement, " (kept)" if a.name == row.method else ""
-        name = Text(f"{a.name}{mark}", style="bold" if mark else "")
+        name = Text(f"{names.get(a.name, a.name)}{mark}", style="bold" if mark else "")
         if j is None:
             table.add_row(name, "failed")
             continue
@@ -171,7 +190,7 @@ def _recovery(row: RecoveryRow, measure: str) -> Table:
     return table
 
 
-def _recovery_title(row: RecoveryRow) -> Text:
+def _recovery_title(row: RecoveryRow, what: str = "recovery") -> Text:
     """What the methods were fitted to and tested on, and what the figures mean."""
     fitted = f"fitted to {row.fitted:,} samples, tested on {row.judged:,} others"
     where = f"{fitted if row.fitted else f'tested on {row.judged:,} samples'} ({row.source})"
@@ -179,7 +198,7 @@ def _recovery_title(row: RecoveryRow) -> Text:
         text = Text("on made-up inputs, which shows nothing about accuracy: ", style="bold yellow").append(where, style="bold")
     else:
         kept = "the least lost is kept" if row.by == "lost" else f"the best {row.by} is kept"
-        text = Text(f"recovery: {where}{f'; {kept}' if len(row.attempts) > 1 else ''}", style="bold")
+        text = Text(f"{what}: {where}{f'; {kept}' if len(row.attempts) > 1 else ''}", style="bold")
     share = next((j.commonest for j in (a.judgement for a in row.attempts) if j and j.commonest is not None), None)
     commonest = "" if share is None else f"; a constant answer reaches {share:.1%} of the same best class"
     meaning = "lost: of what the outputs tell about the inputs (0 %: as the original, 100 %: as bad as a constant)"
@@ -232,8 +251,10 @@ def _closing(report: Report) -> Iterator[RenderableType]:
     if verification is not None:
         refitted = f"; weights were then refitted ({report.recovery.method})" if _refitted(report) and report.recovery else ""
         yield Text("verified: ", style="green").append(Text(verification_text(verification) + refitted, style="default"))
-    else:
+    elif report.unification is None or report.groups:
         yield Text("not verified (--no-verify)", style="yellow")
+    if report.unification is not None:
+        yield from unification_lines(report.unification)
     if report.work:
         # when training steps became smaller is of use to a repeated run only
         done = ", ".join(f"{name}: {number:,}" for name, number in report.work.items() if " until " not in name)
