@@ -181,7 +181,7 @@ def unify(
     >>> import onnxprune
     >>> result = onnxprune.unify("models/resnet20-fashion-mnist.onnx", 16, recover="none", bench=False)
     >>> f"{result.report.bytes.kept:.0%} of the file"
-    '32% of the file'
+    '31% of the file'
     """
     check_names(unknown, _options(unify))
     options = Options.of(

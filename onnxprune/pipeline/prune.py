@@ -108,12 +108,10 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
         warnings=(*_warnings(loaded, verification), *(data.warnings if data else ())),
         unified=unified,
     )
-    made_by = _made_by(options, effort, recovery, unified)
+    made_by = _made_by(options.asked(), found)
     plan = plan_of(decision.analysis.coupled, decision.dropped, loaded.sha256, made_by, derived=loaded.derived)
     plan = replace(plan, blocks=unified.masks) if unified else plan
-    report = report_of(loaded.name, decision, found, options.asked(), options.selection.alignment().reason)
-    report = replace(report, notes=(*_taken(loaded.model, found, options), *report.notes))
-    return Result(unified.model if unified else model, plan, report, loaded.external, decision.spill, loaded.files)
+    return _result(loaded, decision, model, plan, options, options.asked(), found)
 
 
 def unify_loaded(loaded: Loaded, options: Options, progress: Progress = silent, run: Runner = in_this_process) -> Result:
@@ -159,11 +157,25 @@ def unify_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
         unified=unified,
     )
     asked = {**options.unification.asked(), "recover": options.recovery.recover}
-    made_by = {**asked, **_made_by(options, effort, None, unified, asked=False)}
-    plan = Plan(loaded.sha256, {}, made_by, blocks=unified.masks)
-    report = report_of(loaded.name, decision, found, asked, "")
+    plan = Plan(loaded.sha256, {}, _made_by(asked, found), blocks=unified.masks)
+    return _result(loaded, decision, loaded.model, plan, options, asked, found)
+
+
+def _result(
+    loaded: Loaded,
+    decision: Decision,
+    model: ModelProto,
+    plan: Plan,
+    options: Options,
+    asked: Mapping[str, Any],
+    found: Findings,
+) -> Result:
+    """What is returned: the model, in blocks if it is unified, and the report."""
+    reason = options.selection.alignment().reason if "align" in asked else ""
+    report = report_of(loaded.name, decision, found, asked, reason)
     report = replace(report, notes=(*_taken(loaded.model, found, options), *report.notes))
-    return Result(unified.model, plan, report, loaded.external, None, loaded.files)
+    written = found.unified.model if found.unified else model
+    return Result(written, plan, report, loaded.external, decision.spill, loaded.files)
 
 
 def _check_blocks(loaded: Loaded, options: Options) -> None:
@@ -204,16 +216,14 @@ def _unified(
     return in_blocks(task, options.unification, method, judge, feeds, options.checks, progress)
 
 
-def _made_by(
-    options: Options, effort: Effort, recovery: Recovery | None, unified: InBlocks | None, asked: bool = True
-) -> dict[str, Any]:
+def _made_by(asked: Mapping[str, Any], found: Findings) -> dict[str, Any]:
     """How the plan was made."""
-    methods = [found.method for found in (recovery, unified.recovery if unified else None) if found is not None]
+    methods = [tried.method for tried in (found.recovery, found.unified.recovery if found.unified else None) if tried]
     refitted = [method for method in methods if method != "none"]
     return {
-        **(options.asked() if asked else {}),
+        **asked,
         **({"recovered": refitted[-1]} if refitted else {}),
-        **({"work": dict(effort.done)} if effort.done else {}),
+        **({"work": found.work} if found.work else {}),
     }
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.analysis.coupling import Coupled
+from onnxprune.compression.carrier import Division
 from onnxprune.data.batching import batched
 from onnxprune.data.samples import Data
 from onnxprune.effort import Effort
@@ -149,15 +150,27 @@ def by_least_squares(task: Task, progress: Progress) -> Fitted:
     return fitted
 
 
-def by_distillation(task: Task, progress: Progress, **knobs: Any) -> Fitted:
-    """Fit the layers, then train the whole network to follow the original (`knobs`: fields of `TrainingSettings`)."""
+def by_distillation(
+    task: Task,
+    progress: Progress,
+    fit: Method = by_least_squares,
+    divisions: Mapping[str, Division] | None = None,
+    **knobs: Any,
+) -> Fitted:
+    """Fit the layers, then train the whole network to follow the original.
+
+    Args:
+        fit: makes the network that is trained.
+        divisions: blocks of its weights that are held, by the name of the weight.
+        knobs: fields of `TrainingSettings`.
+    """
     from onnxprune.training.distillation import trainer
     from onnxprune.training.distillation.distill import distill
 
     # the best checkpoint is chosen on separate samples, so that those that judge the result remain unseen
     train, examined = task.samples().split(CHECKPOINT_FRACTION, task.seed)
     fits = task.effort.within(STUDENT, "distill, ")
-    student = by_least_squares(replace(task, fit=train, effort=fits), progress)
+    student = fit(replace(task, fit=train, effort=fits), progress)
     trained = distill(
         task.original,
         student.model,
@@ -168,6 +181,7 @@ def by_distillation(task: Task, progress: Progress, **knobs: Any) -> Fitted:
         seed=task.seed,
         progress=lambda stage, done: progress("distill", done),
         knobs=trainer.TrainingSettings(**knobs),
+        divisions=divisions,
     )
     return replace(student, model=trained.model)
 

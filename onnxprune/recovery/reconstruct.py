@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import ModelProto
@@ -29,11 +29,31 @@ from onnxprune.recovery.editor import Editor, Fitted, offset_slots
 from onnxprune.recovery.effort import FitSettings as FitSettings
 from onnxprune.recovery.effort import Layer, Pace, Speed, measured
 from onnxprune.recovery.sampling import gather, kept_of, n_inputs
-from onnxprune.types import Advance, Array, Feeds, Mask, unwatched
+from onnxprune.types import Advance, Array, Feeds, Mask, Vector, unwatched
 
 DEFAULTS = FitSettings()
-Refit = Callable[[LinearSum, Editor, Sequence[Moments], FitSettings], None]
-"""Fits the weights of a layer to normal equations, in two folds."""
+
+
+@dataclass(frozen=True, eq=False)
+class Constrained:
+    """A fitted layer whose weights must get a structure.
+
+    Attributes:
+        site, editor: where its weights are.
+        matrix: the fit without a structure (groups, d, o), scaled as the layer's output is.
+        moments: second moments of its inputs (groups, d, d); of deviations from the mean, if a bias makes up for the mean.
+        scales: what stored weights are multiplied by to get `matrix` (groups, d, o), never 0.
+    """
+
+    site: LinearSum
+    editor: Editor
+    matrix: Vector
+    moments: Vector
+    scales: Vector
+
+
+Constrain = Callable[[Constrained], Vector]
+"""Weights (groups, d, o) that have the structure, scaled as `Constrained.matrix`."""
 FEW = 2_000
 """Rows to match the mean and deviation of a layer with."""
 
@@ -45,7 +65,7 @@ def reconstruct(
     batches: Sequence[Feeds],
     knobs: FitSettings = DEFAULTS,
     progress: Advance = unwatched,
-    refit: Refit | None = None,
+    constrain: Constrain | None = None,
 ) -> Fitted:
     """The pruned model with refitted weights; graph, names and shapes do not change (but a layer may gain a bias).
 
@@ -55,7 +75,7 @@ def reconstruct(
         batches: calibration inputs, one sample in each position of the first axis of every input.
         knobs: settings of the fit.
         progress: called with the fraction done, 0 to 1.
-        refit: fits a layer in place of ridge regression.
+        constrain: gives the weights of each fitted layer a structure.
     """
     model = ModelProto()
     model.CopyFrom(pruned)
@@ -82,7 +102,7 @@ def reconstruct(
                 job, editor, knobs if fits else replace(knobs, rows=FEW, rows_per_input=0), len(student.batches), kept
             )
             if fits:
-                (refit or _refit)(job[0], editor, folds, knobs)
+                _refit(job[0], editor, folds, knobs, constrain)
             else:
                 match(job[0], editor, sum(folds[1:], folds[0]))
             progress((k + 1) / len(jobs))
@@ -132,7 +152,7 @@ def _measured(original: ModelProto, jobs: Sequence[Job], editor: Editor, batch: 
     return [layer(job) for job in jobs], measured(2 * seconds[-1] / per_sample)
 
 
-def _refit(site: LinearSum, editor: Editor, folds: Sequence[Moments], knobs: FitSettings) -> None:
+def _refit(site: LinearSum, editor: Editor, folds: Sequence[Moments], knobs: FitSettings, constrain: Constrain | None) -> None:
     """Solve, and store the solution in the weights."""
     groups = site.terms[0].linear.groups
     affines = [editor.affine(t) for t in site.terms]
@@ -141,12 +161,30 @@ def _refit(site: LinearSum, editor: Editor, folds: Sequence[Moments], knobs: Fit
     offset = np.sum([o for _, o in affines], 0).reshape(groups, -1)
     free = offset_slots(site, editor)
     found = fitted(folds, np.concatenate(starts, 1), None if free else offset, knobs.ridges)
-    put_solution(site, editor, found, scales, [s.shape[1] for s in starts])
+    if constrain is not None:
+        sizes = [np.broadcast_to(np.where(s == 0, 1, s), start.shape) for s, start in zip(scales, starts, strict=True)]
+        total = sum(folds[1:], folds[0])
+        layer = Constrained(site, editor, found.matrix, _second_moments(total, bool(free)), np.concatenate(sizes, 1))
+        found = _with_matrix(constrain(layer), total, found.offset, bool(free))
+    _put(site, editor, found, scales, [s.shape[1] for s in starts])
     for place in free[:1]:
         place.add(editor, (found.offset - offset).ravel())
 
 
-def put_solution(site: LinearSum, editor: Editor, found: Solution, scales: Sequence[Array], sizes: Sequence[int]) -> None:
+def _second_moments(total: Moments, centred: bool) -> Vector:
+    """Those of the inputs (groups, d, d); with a free offset, of their deviations from the mean."""
+    mean = total.x / total.n
+    found: Vector = total.xx / total.n - (np.einsum("gd,ge->gde", mean, mean) if centred else 0)
+    return found
+
+
+def _with_matrix(matrix: Vector, total: Moments, offset: Vector, free: bool) -> Solution:
+    """A solution with this matrix, and the offset that fits it best if one is free."""
+    best = (total.y - np.einsum("gd,gdo->go", total.x, matrix)) / total.n
+    return Solution(matrix, best if free else offset)
+
+
+def _put(site: LinearSum, editor: Editor, found: Solution, scales: Sequence[Array], sizes: Sequence[int]) -> None:
     """Store the matrices of a site, of `sizes` inputs, in the weights of its terms, whose outputs are scaled by `scales`."""
     parts = np.split(found.matrix, np.cumsum(sizes)[:-1], axis=1)
     for term, scale, part in zip(site.terms, scales, parts, strict=True):

@@ -17,7 +17,6 @@ from onnx import ModelProto
 
 from onnxprune.calibration.jobs import ordered
 from onnxprune.calibration.linear import Linear
-from onnxprune.calibration.moments import Moments, Solution, fitted
 from onnxprune.calibration.stages import stages
 from onnxprune.calibration.sums import LinearSum, find_sums
 from onnxprune.compression.blocks import Blocks
@@ -25,10 +24,10 @@ from onnxprune.compression.carrier import Division, rounded
 from onnxprune.compression.choice import Losses
 from onnxprune.compression.compensation import Layer, block_losses, compensated
 from onnxprune.ir.graph import Graph
-from onnxprune.recovery.editor import Editor, Fitted, offset_slots
+from onnxprune.recovery.editor import Editor, Fitted
 from onnxprune.recovery.effort import FitSettings
-from onnxprune.recovery.methods import CHECKPOINT_FRACTION, FITTING, STUDENT, Task, Ways, kept_positions
-from onnxprune.recovery.reconstruct import put_solution, reconstruct
+from onnxprune.recovery.methods import FITTING, Task, Ways, by_distillation
+from onnxprune.recovery.reconstruct import Constrained, reconstruct
 from onnxprune.types import Array, Feeds, Indices, Progress, Vector
 
 SOME = 2_000
@@ -37,30 +36,13 @@ RIDGE = 0.01
 """What is added to the second moments of a layer's inputs, in units of their mean."""
 
 
-def unify(
-    site: LinearSum, editor: Editor, folds: Sequence[Moments], knobs: FitSettings, divisions: Mapping[str, Division]
-) -> None:
-    """Fit a layer, unify its blocks, and store it."""
-    groups = site.terms[0].linear.groups
-    affines = [editor.affine(t) for t in site.terms]
-    scales = [scale.reshape(groups, 1, -1) for scale, _ in affines]
-    starts = [t.linear.matrix(editor.array(t.linear.weight)) * s for t, s in zip(site.terms, scales, strict=True)]
-    offset = np.sum([o for _, o in affines], 0).reshape(groups, -1)
-    free = offset_slots(site, editor)
-    found = fitted(folds, np.concatenate(starts, 1), None if free else offset, knobs.ridges)
-    total = sum(folds[1:], folds[0])
-    matrix = found.matrix.copy()
-    numbers, actions = _numbers(site, editor, divisions)
-    if actions.any():
-        sizes = [np.broadcast_to(np.where(s == 0, 1, s), start.shape) for s, start in zip(scales, starts, strict=True)]
-        for g, scale in enumerate(np.concatenate(sizes, 1)):
-            layer = Layer(found.matrix[g], _second_moments(total, g, bool(free)), numbers[g], actions, scale)
-            matrix[g] = compensated(layer)
-    if free:
-        found = Solution(matrix, (total.y - np.einsum("gd,gdo->go", total.x, matrix)) / total.n)
-    put_solution(site, editor, replace(found, matrix=matrix), scales, [s.shape[1] for s in starts])
-    for place in free[:1]:
-        place.add(editor, (found.offset - offset).ravel())
+def in_divisions(layer: Constrained, divisions: Mapping[str, Division]) -> Vector:
+    """The weights of a layer with their blocks, what each gets wrong made up for by the others: a `Constrain`."""
+    numbers, actions = _numbers(layer.site, layer.editor, divisions)
+    if not actions.any():
+        return layer.matrix
+    parts = zip(layer.matrix, layer.moments, numbers, layer.scales, strict=True)
+    return np.stack([compensated(Layer(w, ridged(h), n, actions, scale)) for w, h, n, scale in parts])
 
 
 def losses_of(graph: Graph, blocks: Mapping[str, Blocks], batches: Sequence[Feeds], seed: int = 0) -> dict[str, Losses]:
@@ -92,7 +74,7 @@ def _losses(linear: Linear, blocks: Blocks, w: Array, moments: Vector) -> Losses
     numbers, kept, change = (linear.matrix(x) for x in (blocks.numbers, w, w - near))
     whole, parts = 0.0, np.zeros((2, blocks.count))
     for g, seen in enumerate(moments):
-        h = _ridged(seen)
+        h = ridged(seen)
         whole += float((kept[g] * (h @ kept[g])).sum())
         parts += [block_losses(h, error[g], numbers[g], blocks.count) for error in (kept, change)]
     zero, shared = parts / (whole or 1.0)
@@ -117,8 +99,8 @@ def by_compensation(task: Task, progress: Progress, model: ModelProto, divisions
     before, left = effort.all_known("fit: "), FITTING * effort.clock.left
     settings = FitSettings(seed=task.seed, seconds=None if math.isinf(left) else left)
     settings = settings.repeating(before) if before else settings
-    refit = partial(unify, divisions=divisions)
-    fitted = reconstruct(task.coupled, task.dropped, model, task.batches(), settings, advance, refit)
+    constrain = partial(in_divisions, divisions=divisions)
+    fitted = reconstruct(task.coupled, task.dropped, model, task.batches(), settings, advance, constrain)
     for name, number in fitted.work.items():
         effort.record(f"fit: {name}", number)
     return replace(fitted, model=projected(fitted.model, divisions))
@@ -131,23 +113,9 @@ def by_held_blocks(task: Task, progress: Progress, model: ModelProto, divisions:
         task: the original, samples and time.
         model: the model whose weights are unified.
     """
-    from onnxprune.training.distillation.distill import distill
-
-    train, examined = task.samples().split(CHECKPOINT_FRACTION, task.seed)
-    fits = replace(task, fit=train, effort=task.effort.within(STUDENT, "distill, "))
-    student = by_compensation(fits, progress, model, divisions)
-    trained = distill(
-        task.original,
-        student.model,
-        train,
-        examined if len(examined) else train,
-        kept_positions(task.coupled, task.dropped),
-        effort=task.effort,
-        seed=task.seed,
-        progress=progress,
-        divisions=divisions,
-    )
-    return replace(student, model=projected(trained.model, divisions))
+    fit = partial(by_compensation, model=model, divisions=divisions)
+    trained = by_distillation(task, progress, fit, divisions)
+    return replace(trained, model=projected(trained.model, divisions))
 
 
 def projected(model: ModelProto, divisions: Mapping[str, Division]) -> ModelProto:
@@ -164,13 +132,7 @@ def projected(model: ModelProto, divisions: Mapping[str, Division]) -> ModelProt
     return found
 
 
-def _second_moments(total: Moments, group: int, centred: bool) -> Vector:
-    """Those of the inputs of a group (d, d); with a free offset, of their deviations from the mean."""
-    mean = total.x[group] / total.n
-    return _ridged(total.xx[group] / total.n - (np.outer(mean, mean) if centred else 0))
-
-
-def _ridged(moments: Vector) -> Vector:
+def ridged(moments: Vector) -> Vector:
     """Positive definite second moments (d, d)."""
     typical = float(np.trace(moments)) / len(moments)
     found: Vector = moments + np.eye(len(moments)) * (RIDGE * typical or 1.0)

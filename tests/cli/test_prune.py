@@ -90,7 +90,7 @@ def test_accuracy_is_measured_on_samples_not_used_for_fitting(tmp_path: Path, ca
     given = ["--data", str(data), "--format", "json", "--force", "--no-bench"]
     assert run([str(path), "--ratio", "0.5", "--recover", "none", *given]) == 0
     assert json.loads(capsys.readouterr().out)["samples"] == 20
-    assert run([str(path), "--ratio", "0.5", *given]) == 0
+    assert run([str(path), "--ratio", "0.5", "--recover", "reconstruct", *given]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["samples"] == report["recovery"]["judged"] == 4  # the others were used for fitting
     assert report["recovery"]["fitted"] == 16

@@ -107,7 +107,7 @@ def test_codes_of_fewer_bits_carry_the_same_weights_in_a_smaller_file(net: Model
 def test_a_fit_to_data_loses_less_than_the_projection_and_the_claims_hold(tmp_path: Path) -> None:
     net = model(DENSE)
     [data] = batches_for(net, 1, 80)
-    result = unified(net, data=data, recover="auto", share=0.6, zero=0.2)
+    result = unified(net, data=data, recover="reconstruct", share=0.6, zero=0.2)
     row = result.report.unification
     assert row is not None
     assert_as_claimed(result.model, row.weights, tmp_path)
@@ -339,7 +339,7 @@ def test_a_plan_holds_the_cut_and_the_blocks_and_both_are_repeated(tmp_path: Pat
 def test_a_cut_with_data_is_recovered_before_and_after_its_weights_are_unified(tmp_path: Path) -> None:
     net = model(DENSE)
     [data] = batches_for(net, 1, 80)
-    result = onnxprune.prune(net, 0.3, unify=4, data=data, bench=False, align="none")
+    result = onnxprune.prune(net, 0.3, unify=4, data=data, recover="reconstruct", bench=False, align="none")
     assert result.report.unification is not None
     assert_as_claimed(result.model, result.report.unification.weights, tmp_path)
     onnxprune.verify_files(net, result.model, result.plan)

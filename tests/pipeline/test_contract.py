@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,8 @@ from onnx import ModelProto
 
 import onnxprune
 from onnxprune.errors import VerificationError
-from onnxprune.recovery import methods
 from onnxprune.recovery.editor import Fitted
-from onnxprune.recovery.methods import Task
+from onnxprune.recovery.methods import Task, recover
 from onnxprune.types import Progress
 from tests.cases.commands import Capture, files, refused
 from tests.cases.nets import SMALL, write
@@ -63,7 +63,8 @@ def test_a_recovery_that_breaks_its_contract_is_refused(
         change(spoilt)
         return Fitted(spoilt)
 
-    monkeypatch.setattr(methods, "WAYS", {"bias": (("bias", spoiling),)})
+    spoilt = partial(recover, ways={"bias": (("bias", spoiling),)})
+    monkeypatch.setattr("onnxprune.recovery.methods.recover", spoilt)
     path = write(tmp_path, model(NET))
     before = files(tmp_path)
     options = ["--ratio", "0.5", "--recover", "bias", "--data", "random", "--no-bench"]

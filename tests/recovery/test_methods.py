@@ -59,21 +59,19 @@ def test_a_failed_attempt_is_reported_and_the_plain_cut_is_kept(monkeypatch: pyt
     assert (found.method, found.attempts[1].why) == ("none", "singular")
 
 
-def test_training_that_does_not_help_on_held_out_samples_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_that_does_not_help_on_held_out_samples_is_undone() -> None:
     """`distill` returns the cut model itself, which is worse than the fit that it started from."""
     net = small()
     p = drop(net, "w2", [1, 3, 5, 7])
     supply = supplied(net)
     ways = {**WAYS, "distill": (WAYS["distill"][0], ("distill", lambda task, progress: Fitted(task.pruned)))}
-    monkeypatch.setattr("onnxprune.recovery.methods.WAYS", ways)
-    found = recover(Task(p.coupled, p.dropped, p.pruned, supply.fit), "distill", Evaluator(net, supply.held_out))
+    task, judge = Task(p.coupled, p.dropped, p.pruned, supply.fit), Evaluator(net, supply.held_out)
+    found = recover(task, "distill", judge, ways=ways)
     assert (found.method, [a.name for a in found.attempts]) == ("reconstruct", ["none", "reconstruct", "distill"])
 
 
 @pytest.mark.parametrize(("seconds", "genuine", "tried"), [(29, True, False), (40, True, True), (40, False, False)])
-def test_auto_trains_only_on_genuine_samples_with_half_a_minute_left(
-    seconds: float, genuine: bool, tried: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_trains_only_on_genuine_samples_with_half_a_minute_left(seconds: float, genuine: bool, tried: bool) -> None:
     net, ran = small(), list[Task]()
     p, supply = drop(net, "w2", [1, 3]), supplied(net)
 
@@ -82,9 +80,9 @@ def test_auto_trains_only_on_genuine_samples_with_half_a_minute_left(
         return Fitted(task.pruned)
 
     ways = tuple((name, trains if name == "distill" else way) for name, way in WAYS["auto"])
-    monkeypatch.setattr("onnxprune.recovery.methods.WAYS", {**WAYS, "auto": ways})
     fit = supply.fit if genuine else replace(supply.fit, made=MadeUp())
-    recover(Task(p.coupled, p.dropped, p.pruned, fit, Effort(Clock(seconds))), "auto", Evaluator(net, supply.held_out))
+    task, judge = Task(p.coupled, p.dropped, p.pruned, fit, Effort(Clock(seconds))), Evaluator(net, supply.held_out)
+    recover(task, "auto", judge, ways={**WAYS, "auto": ways})
     assert bool(ran) == (tried and importlib.util.find_spec("torch") is not None)
 
 

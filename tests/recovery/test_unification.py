@@ -20,7 +20,7 @@ from onnxprune.ir.graph import read_weights
 from onnxprune.ort import session
 from onnxprune.recovery.effort import FitSettings
 from onnxprune.recovery.reconstruct import reconstruct
-from onnxprune.recovery.unification import losses_of, projected, unify
+from onnxprune.recovery.unification import in_divisions, losses_of, projected
 from tests.cases.blocks import Array
 from tests.cases.recovery import COPIES, batches_for, error
 from tests.cases.text import model
@@ -46,8 +46,8 @@ def fitted(net: ModelProto, divisions: Mapping[str, Division]) -> ModelProto:
     """The network with its layers fitted and unified."""
     coupled = couple(read_graph(net))
     nothing = np.zeros(len(coupled.roots), bool)
-    refit = partial(unify, divisions=divisions)
-    return reconstruct(coupled, nothing, net, batches_for(net, 4, 32), FitSettings(), refit=refit).model
+    constrain = partial(in_divisions, divisions=divisions)
+    return reconstruct(coupled, nothing, net, batches_for(net, 4, 32), FitSettings(), constrain=constrain).model
 
 
 @pytest.mark.parametrize("name", NETS)

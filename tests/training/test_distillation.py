@@ -422,11 +422,10 @@ def test_samples_that_select_the_best_student_are_not_trained_on(monkeypatch: py
         examined.append((held_out, more["knobs"]))
         return Distilled(student, 0, (), 0, "cpu")
 
-    monkeypatch.setattr(attempts, "by_least_squares", fits)
     monkeypatch.setattr(module, "distill", trains)
     data, coupled = samples(50), couple(read_graph(NET))
     task = Task(coupled, np.zeros(len(coupled.roots), bool), STUDENT, data)
-    attempts.by_distillation(task, lambda stage, done: None, top=0.7)
+    attempts.by_distillation(task, lambda stage, done: None, fits, top=0.7)
     [(chosen, knobs)] = examined
     assert (len(chosen), knobs.top) == (5, 0.7)
     for used in filter(None, fitted):

@@ -10,18 +10,16 @@ means.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.calibration.moments import Moments, Solution, fitted
 from onnxprune.calibration.sums import LinearSum
 from onnxprune.compression.blocks import Blocks
-from onnxprune.recovery.editor import Editor, offset_slots
-from onnxprune.recovery.effort import FitSettings
-from onnxprune.recovery.reconstruct import put_solution
-from onnxprune.recovery.unification import RIDGE
+from onnxprune.recovery.editor import Editor
+from onnxprune.recovery.reconstruct import Constrained
+from onnxprune.recovery.unification import ridged
 from onnxprune.types import Array, Indices, Vector
 
 FACTORS = np.linspace(0.3, 1, 29)
@@ -158,55 +156,24 @@ def _sets(numbers: Indices, coded: Array) -> Iterator[Indices]:
             yield mine
 
 
-def refit(
-    site: LinearSum,
-    editor: Editor,
-    folds: Sequence[Moments],
-    knobs: FitSettings,
-    grids: Mapping[str, Blocks],
-    most: int,
-    found: dict[str, Coded],
-) -> None:
-    """Fit a layer, round its weights, and store them, also in `found`; the first four arguments are those of a `Refit`."""
-    groups = site.terms[0].linear.groups
-    affines = [editor.affine(t) for t in site.terms]
-    scales = [np.where(scale == 0, 1, scale).reshape(groups, 1, -1) for scale, _ in affines]
-    starts = [t.linear.matrix(editor.array(t.linear.weight)) * s for t, s in zip(site.terms, scales, strict=True)]
-    offset = np.sum([o for _, o in affines], 0).reshape(groups, -1)
-    free = offset_slots(site, editor)
-    fit = fitted(folds, np.concatenate(starts, 1), None if free else offset, knobs.ridges)
-    total, matrix, sizes = sum(folds[1:], folds[0]), fit.matrix.copy(), np.zeros_like(fit.matrix)
-    numbers = _numbers(site, editor, grids)
-    for g in range(groups if (numbers >= 0).any() else 0):
-        layer = Layer(matrix[g], _second_moments(total, g, bool(free)), numbers[g], most)
-        matrix[g], sizes[g] = compensated(layer)
-    if free:
-        fit = Solution(matrix, (total.y - np.einsum("gd,gdo->go", total.x, matrix)) / total.n)
-    lengths = [s.shape[1] for s in starts]
-    put_solution(site, editor, replace(fit, matrix=matrix), scales, lengths)
-    own = [size / np.abs(s) for size, s in zip(np.split(sizes, np.cumsum(lengths)[:-1], axis=1), scales, strict=True)]
-    _keep(site, editor, own, grids, most, found)
-    for place in free[:1]:
-        place.add(editor, (fit.offset - offset).ravel())
-
-
-def _keep(
-    site: LinearSum, editor: Editor, sizes: Sequence[Array], grids: Mapping[str, Blocks], most: int, found: dict[str, Coded]
-) -> None:
-    """Store weights as their files will, the scales rounded."""
-    for term, size in zip(site.terms, sizes, strict=True):
-        name = term.linear.weight
-        if name in grids:
-            own = term.linear.stored(size, grids[name].shape)
-            found[name] = Coded.of(grids[name], editor.weights[name].array, own, most)
-            editor.put(name, found[name].values)
-
-
-def _second_moments(total: Moments, group: int, centred: bool) -> Vector:
-    """As for unification: of deviations from the mean if there is a free offset, and with the same ridge."""
-    mean = total.x[group] / total.n
-    found: Vector = total.xx[group] / total.n - (np.outer(mean, mean) if centred else 0)
-    return found + np.eye(len(found)) * (RIDGE * float(np.trace(found)) / len(found) or 1.0)
+def on_grids(layer: Constrained, grids: Mapping[str, Blocks], most: int, found: dict[str, Coded]) -> Vector:
+    """The weights of a layer as codes and scales, which are also put into `found`: a `Constrain`."""
+    numbers = _numbers(layer.site, layer.editor, grids)
+    if not (numbers >= 0).any():
+        return layer.matrix
+    parts = zip(layer.matrix, layer.moments, numbers, strict=True)
+    fits = [compensated(Layer(w, ridged(h), n, most)) for w, h, n in parts]
+    matrix, sizes = (np.stack([fit[k] for fit in fits]) / layer.scales for k in (0, 1))
+    start, whole = 0, matrix.copy()
+    for linear in (term.linear for term in layer.site.terms):
+        shape = layer.editor.weights[linear.weight].shape
+        end = start + linear.matrix(np.broadcast_to(np.float32(0), shape)).shape[1]
+        if linear.weight in grids:
+            w, own = (linear.stored(x[:, start:end], shape) for x in (matrix, np.abs(sizes)))
+            coded = found[linear.weight] = Coded.of(grids[linear.weight], w, own, most)
+            whole[:, start:end] = linear.matrix(coded.values)
+        start = end
+    return whole * layer.scales
 
 
 def _numbers(site: LinearSum, editor: Editor, grids: Mapping[str, Blocks]) -> Indices:

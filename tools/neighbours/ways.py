@@ -12,7 +12,7 @@ import numpy as np
 from onnx import ModelProto
 
 from neighbours.carrying import with_codes
-from neighbours.grids import Coded, nearest, refit
+from neighbours.grids import Coded, nearest, on_grids
 from onnxprune.analysis.analyse import analyse
 from onnxprune.compression.blocks import FREE, SHARED, Blocks, BlockShape
 from onnxprune.compression.carrier import KINDS, Division, carried
@@ -98,9 +98,9 @@ class Rounded:
         grids = weights if self.block else {name: by_output(b) for name, b in weights.items()}
         found: dict[str, Coded] = {}
         if compensate:
-            fit = partial(refit, grids=grids, most=self.most, found=found)
+            fit = partial(on_grids, grids=grids, most=self.most, found=found)
             knobs = FitSettings(seed=task.seed)
-            model = reconstruct(task.coupled, task.dropped, task.pruned, task.batches(), knobs, refit=fit).model
+            model = reconstruct(task.coupled, task.dropped, task.pruned, task.batches(), knobs, constrain=fit).model
         else:
             model = ModelProto()
             model.CopyFrom(task.pruned)

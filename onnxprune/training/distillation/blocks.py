@@ -16,6 +16,7 @@ from torch import Tensor
 from onnxprune.compression.blocks import SHARED, ZERO
 from onnxprune.compression.carrier import Division
 from onnxprune.errors import TrainingError
+from onnxprune.training.blocks import per_block, spread
 from onnxprune.training.converter.module import Module
 
 
@@ -23,20 +24,15 @@ class HeldBlocks:
     """How a weight is read, so that it has its blocks whatever its values are."""
 
     def __init__(self, division: Division, device: torch.device) -> None:
-        blocks, action = division.blocks, division.actions[division.blocks.numbers]
-        self._numbers = torch.from_numpy(blocks.numbers.ravel()).to(device)
-        self._sizes = torch.from_numpy(blocks.sizes).to(device)
+        self._blocks, action = division.blocks, division.actions[division.blocks.numbers]
+        self._sizes = per_block(self._blocks, torch.ones(self._blocks.shape, device=device))
         self._shared, self._zero = (torch.from_numpy(action == kind).to(device) for kind in (SHARED, ZERO))
 
     def __call__(self, w: Tensor) -> Tensor:
         """The nearest weight with these blocks; differentiable."""
         signs = torch.where(w < 0, -1.0, 1.0).to(w.dtype)  # that of 0 is 1: a magnitude of 0 must be able to grow
-        return torch.where(self._shared, signs * self._means(signs * w), w).masked_fill(self._zero, 0)
-
-    def _means(self, x: Tensor) -> Tensor:
-        """The mean over each block, at each of its positions."""
-        sums = x.new_zeros(len(self._sizes)).index_add_(0, self._numbers, x.reshape(-1))
-        return (sums / self._sizes).index_select(0, self._numbers).view(x.shape)
+        means = per_block(self._blocks, signs * w) / self._sizes.to(w.dtype)
+        return torch.where(self._shared, signs * spread(self._blocks, means), w).masked_fill(self._zero, 0)
 
 
 def hold(module: Module, divisions: Mapping[str, Division]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from onnxprune.compression.blocks import FREE, ZERO, Blocks
 from onnxprune.compression.carrier import Division
+from onnxprune.training.blocks import per_block, spread
 from onnxprune.training.sparsity.scores import vector
 
 
@@ -23,22 +24,6 @@ def projected(division: Division, w: Tensor) -> Tensor:
     """The nearest weight whose blocks do what was decided, in at least single precision."""
     # rounded once, from equal numbers: the magnitudes of a block stay exactly equal
     return torch.from_numpy(np.ascontiguousarray(division.projected(vector(w)))).to(w.device, single(w).dtype)
-
-
-def per_block(blocks: Blocks, x: Tensor) -> Tensor:
-    """The sum over each block, on the grid of blocks."""
-    # by axes and not by index_add, whose order of additions differs from run to run on a GPU
-    for axis, (n, run) in enumerate(zip(blocks.shape, blocks.runs, strict=True)):
-        padding = x.new_zeros(*x.shape[:axis], -n % run, *x.shape[axis + 1 :])
-        x = torch.cat([x, padding], axis).reshape(*x.shape[:axis], -1, run, *x.shape[axis + 1 :]).sum(axis + 1)
-    return x
-
-
-def spread(blocks: Blocks, values: Tensor) -> Tensor:
-    """The inverse: the value of its block at each weight."""
-    for axis, (n, run) in enumerate(zip(blocks.shape, blocks.runs, strict=True)):
-        values = values.repeat_interleave(run, axis).narrow(axis, 0, n)
-    return values
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,11 +17,12 @@ from onnxprune.compression.blocks import SHARED, Blocks, BlockShape
 from onnxprune.compression.carrier import Division
 from onnxprune.compression.choice import Losses, Shares, chosen
 from onnxprune.errors import OptionError, TrainingError
+from onnxprune.training.blocks import per_block
 from onnxprune.training.modules import unwrapped
 from onnxprune.training.names import named_tensors
 from onnxprune.training.sparsity.base import LOG_EVERY, Regularizer, Tensors
 from onnxprune.training.sparsity.binding import COMPILED
-from onnxprune.training.sparsity.holding import Held, per_block, projected, single
+from onnxprune.training.sparsity.holding import Held, projected, single
 from onnxprune.training.sparsity.linears import divisible
 from onnxprune.training.sparsity.schedule import count, is_number
 from onnxprune.training.sparsity.scores import vector
