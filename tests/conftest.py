@@ -27,6 +27,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--first", type=int, default=0, metavar="SEED", help="seed of the first network (default: 0)")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """One thread in each process of `-n`: threads of several processes that wait for one another take most of the time."""
+    if config.getoption("numprocesses", None):
+        for library in ("OMP", "OPENBLAS", "MKL"):
+            os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
+
 @pytest.fixture
 def examined(request: pytest.FixtureRequest) -> Examined:
     """The requested random networks, and a record of their results."""
