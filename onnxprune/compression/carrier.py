@@ -6,7 +6,8 @@
 onnxruntime computes this once, when it loads the model, so that the model runs as fast as one that stores the weight. Codes
 have the shape of the weight with each divided axis split in two, runs and members of a run. Where the last run is shorter, the
 magnitudes are expanded to runs of one length instead, sliced, and multiplied by codes in the shape of the weight. Where some
-blocks are free, they come first, as rows, and a Gather puts all blocks into their order.
+blocks are free, they come first, as rows, and a Gather puts all blocks into their order. Magnitudes and free blocks are
+stored in float16, where that keeps their precision.
 
 The weights of a matrix product may instead be carried by DequantizeLinear, which onnxruntime fuses with the product: they then
 stay small in memory, and small batches may be faster. What is faster is for the caller to measure.
@@ -34,8 +35,10 @@ WEIGHTS_ARE_NO_INPUTS = 4
 """The oldest IR version in which a file may store tensors that are not inputs, as those of a carrier."""
 CUMULATIVE = 11
 """The opset that CumSum came with."""
+HALF_BITS = 10
+"""Bits of a number in float16 after the first."""
 LEAST_HALF = 2 * float(np.finfo(np.float16).tiny)
-"""Magnitudes are stored in float16 if the largest is at least this: the smallest ones then lose no more than it does."""
+"""Numbers are stored in float16 if the largest is at least this: the smallest ones then lose no more than it does."""
 
 
 @dataclass(frozen=True)
@@ -122,14 +125,27 @@ class Division:
         return int(((self.actions == SHARED) & ~shared | (self.actions == ZERO) & (most != 0)).sum())
 
 
-def rounded(w: Array, division: Division) -> Array:
-    """A weight that has the structure, its magnitudes rounded to float16 if that keeps their precision."""
-    magnitudes = division.shared(w)
-    if not _fit_half(magnitudes):
-        return w
-    inside = (division.actions == SHARED)[division.blocks.numbers]
-    near = division.blocks.shared(magnitudes.astype(np.float16).astype(np.float64), w)
-    return np.where(inside, near, w).astype(w.dtype)
+def rounded(w: Array, division: Division, bits: int = HALF_BITS) -> Array:
+    """A weight that has the structure, its free blocks and magnitudes rounded to float16 if that keeps their precision.
+
+    Args:
+        bits: of a magnitude after the first that are kept; the others become 0.
+    """
+    action, magnitudes = division.actions[division.blocks.numbers], division.shared(w)
+    near, free = w, np.where(action == FREE, w, 0)
+    if _fit_half(magnitudes):
+        shared = division.blocks.shared(_of_bits(magnitudes, bits).astype(np.float16).astype(np.float64), w)
+        near = np.where(action == SHARED, shared, near)
+    if _fit_half(np.abs(free)):
+        near = np.where(action == FREE, free.astype(np.float16), near)
+    return near.astype(w.dtype)
+
+
+def _of_bits(numbers: Array, bits: int) -> Array:
+    """The nearest numbers of so many bits after the first."""
+    fractions, exponents = np.frexp(numbers)
+    found: Array = np.ldexp(np.round(np.ldexp(fractions, bits + 1)), exponents - bits - 1)
+    return found
 
 
 def _fit_half(magnitudes: Array) -> bool:
@@ -330,7 +346,7 @@ class _Carrier:
         """Blocks as rows, those that are free first, put into their order; as `split` again."""
         order = (*range(0, split.ndim, 2), *members)
         rows, free = split.transpose(order).reshape(len(actions), -1), actions == FREE
-        parts = [self._stored("free", rows[free]), self._product(rows[~free], (1,))]
+        parts = [self._short("free", rows[free], rows.dtype), self._product(rows[~free], (1,))]
         ordered = self._node("Gather", [self._node("Concat", parts, axis=0), self._order(free)], axis=0)
         shape = np.array([split.shape[k] for k in order])
         spread = self._node("Reshape", [ordered, self._stored("blocks", shape)])
@@ -361,9 +377,12 @@ class _Carrier:
         return np.dtype(np.float32) if w.dtype == np.float16 else w.dtype
 
     def _magnitudes(self, w: Array, members: tuple[int, ...], kind: np.dtype[Any]) -> str:
-        magnitudes = np.abs(w).max(members, keepdims=True)
-        sizes = magnitudes if (half := _as_half(magnitudes)) is None else half
-        found = self._stored("magnitudes", sizes)
+        return self._short("magnitudes", np.abs(w).max(members, keepdims=True), kind)
+
+    def _short(self, what: str, value: Array, kind: np.dtype[Any]) -> str:
+        """Numbers of a type, stored in float16 if they have no other values there."""
+        sizes = value if (half := _as_half(value)) is None else half
+        found = self._stored(what, sizes)
         return found if sizes.dtype == kind else self._cast(found, kind)
 
     def _times(self, signs: Array, magnitudes: str, kind: np.dtype[Any], last: bool = False) -> str:
@@ -395,9 +414,9 @@ class _Carrier:
         return name
 
 
-def _as_half(magnitudes: Array) -> Array | None:
-    """The magnitudes in float16, if they have no other values there."""
-    if not _fit_half(magnitudes):
+def _as_half(numbers: Array) -> Array | None:
+    """The numbers in float16, if they have no other values there."""
+    if not _fit_half(np.abs(numbers)):
         return None
-    half = magnitudes.astype(np.float16)
-    return half if np.array_equal(half.astype(magnitudes.dtype), magnitudes) else None
+    half = numbers.astype(np.float16)
+    return half if np.array_equal(half.astype(numbers.dtype), numbers) else None

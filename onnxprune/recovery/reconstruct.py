@@ -164,14 +164,14 @@ def _refit(site: LinearSum, editor: Editor, folds: Sequence[Moments], knobs: Fit
     if constrain is not None:
         sizes = [np.broadcast_to(np.where(s == 0, 1, s), start.shape) for s, start in zip(scales, starts, strict=True)]
         total = sum(folds[1:], folds[0])
-        layer = Constrained(site, editor, found.matrix, _second_moments(total, bool(free)), np.concatenate(sizes, 1))
+        layer = Constrained(site, editor, found.matrix, second_moments(total, bool(free)), np.concatenate(sizes, 1))
         found = _with_matrix(constrain(layer), total, found.offset, bool(free))
     _put(site, editor, found, scales, [s.shape[1] for s in starts])
     for place in free[:1]:
         place.add(editor, (found.offset - offset).ravel())
 
 
-def _second_moments(total: Moments, centred: bool) -> Vector:
+def second_moments(total: Moments, centred: bool) -> Vector:
     """Those of the inputs (groups, d, d); with a free offset, of their deviations from the mean."""
     mean = total.x / total.n
     found: Vector = total.xx / total.n - (np.einsum("gd,ge->gde", mean, mean) if centred else 0)

@@ -17,23 +17,27 @@ from onnx import ModelProto
 
 from onnxprune.calibration.jobs import ordered
 from onnxprune.calibration.linear import Linear
+from onnxprune.calibration.moments import Tally
 from onnxprune.calibration.stages import stages
 from onnxprune.calibration.sums import LinearSum, find_sums
 from onnxprune.compression.blocks import Blocks
-from onnxprune.compression.carrier import Division, rounded
+from onnxprune.compression.carrier import HALF_BITS, Division, rounded
 from onnxprune.compression.choice import Losses
 from onnxprune.compression.compensation import Layer, block_losses, compensated
 from onnxprune.ir.graph import Graph
-from onnxprune.recovery.editor import Editor, Fitted
+from onnxprune.recovery.editor import Editor, Fitted, offset_slots
 from onnxprune.recovery.effort import FitSettings
 from onnxprune.recovery.methods import FITTING, Task, Ways, by_distillation
-from onnxprune.recovery.reconstruct import Constrained, reconstruct
+from onnxprune.recovery.reconstruct import Constrained, reconstruct, second_moments
 from onnxprune.types import Array, Feeds, Indices, Progress, Vector
 
 SOME = 2_000
 """Rows of a batch that show how large the inputs of a layer are."""
 RIDGE = 0.01
 """What is added to the second moments of a layer's inputs, in units of their mean."""
+FITTED_BITS = 4
+"""Bits of a fitted magnitude after the first. It is off by 3 % at most, which is little beside the error of a block, and what
+the other bits hold cannot be packed: ResNet-20 keeps its accuracy, and loses 13 to 29 % of its size under Zstandard."""
 
 
 def in_divisions(layer: Constrained, divisions: Mapping[str, Division]) -> Vector:
@@ -50,31 +54,30 @@ def losses_of(graph: Graph, blocks: Mapping[str, Blocks], batches: Sequence[Feed
     jobs = [job for job in ordered(graph, find_sums(graph)) if any(t.linear.weight in blocks for t in job[0].terms)]
     linears = [[t.linear for t in job[0].terms if t.linear.weight in blocks] for job in jobs]
     wants = [[name for linear in some for name in (linear.node.inputs[0], linear.node.outputs[0])] for some in linears]
-    rng, found = np.random.default_rng(seed), dict[str, Losses]()
+    rng, found, editor = np.random.default_rng(seed), dict[str, Losses](), Editor(graph.model)
     with stages(graph.model, wants, batches) as run:
         for k, some in enumerate(linears):
-            moments: dict[str, Vector] = {}
+            seen = {linear.weight: Tally() for linear in some}
             for values in run.advance(k):
                 for linear in some:
                     x, y = (values[name] for name in (linear.node.inputs[0], linear.node.outputs[0]))
                     n = y.size // y.shape[linear.channel_axis]
-                    rows = linear.rows(x, np.sort(rng.choice(n, min(n, SOME), replace=False))).astype(np.float64)
-                    seen = np.einsum("gnd,gne->gde", rows, rows, optimize=True)
-                    moments[linear.weight] = moments.get(linear.weight, 0.0) + seen
+                    rows = linear.rows(x, np.sort(rng.choice(n, min(n, SOME), replace=False)))
+                    seen[linear.weight].add(rows, rows[..., :0])
+            centred = bool(offset_slots(jobs[k][0], editor))
             for linear in some:
-                w = graph.weights[linear.weight].array
-                found[linear.weight] = _losses(linear, blocks[linear.weight], w, moments[linear.weight])
+                name, moments = linear.weight, second_moments(seen[linear.weight].moments(), centred)
+                found[name] = _losses(linear, blocks[name], graph.weights[name].array, moments)
     return found
 
 
 def _losses(linear: Linear, blocks: Blocks, w: Array, moments: Vector) -> Losses:
-    """Those of one weight, by the second moments of its inputs (groups, d, d), up to a factor."""
+    """Those of one weight, by the second moments of its inputs (groups, d, d)."""
     w = w.astype(np.float64)
     near = blocks.shared(blocks.magnitudes(w), w)
     numbers, kept, change = (linear.matrix(x) for x in (blocks.numbers, w, w - near))
     whole, parts = 0.0, np.zeros((2, blocks.count))
-    for g, seen in enumerate(moments):
-        h = ridged(seen)
+    for g, h in enumerate(map(ridged, moments)):
         whole += float((kept[g] * (h @ kept[g])).sum())
         parts += [block_losses(h, error[g], numbers[g], blocks.count) for error in (kept, change)]
     zero, shared = parts / (whole or 1.0)
@@ -103,7 +106,7 @@ def by_compensation(task: Task, progress: Progress, model: ModelProto, divisions
     fitted = reconstruct(task.coupled, task.dropped, model, task.batches(), settings, advance, constrain)
     for name, number in fitted.work.items():
         effort.record(f"fit: {name}", number)
-    return replace(fitted, model=projected(fitted.model, divisions))
+    return replace(fitted, model=projected(fitted.model, divisions, FITTED_BITS))
 
 
 def by_held_blocks(task: Task, progress: Progress, model: ModelProto, divisions: Mapping[str, Division]) -> Fitted:
@@ -115,20 +118,20 @@ def by_held_blocks(task: Task, progress: Progress, model: ModelProto, divisions:
     """
     fit = partial(by_compensation, model=model, divisions=divisions)
     trained = by_distillation(task, progress, fit, divisions)
-    return replace(trained, model=projected(trained.model, divisions))
+    return replace(trained, model=projected(trained.model, divisions, FITTED_BITS))
 
 
-def projected(model: ModelProto, divisions: Mapping[str, Division]) -> ModelProto:
+def projected(model: ModelProto, divisions: Mapping[str, Division], bits: int = HALF_BITS) -> ModelProto:
     """A copy whose blocks are what was decided, without any correction of what that changes.
 
-    Weights that have the structure already only have their magnitudes rounded to what a file stores.
+    Weights that have the structure already are only rounded to what a file stores, magnitudes to so many bits after the first.
     """
     found = ModelProto()
     found.CopyFrom(model)
     editor = Editor(found)
     for name, division in divisions.items():
         w = editor.weights[name].array
-        editor.put(name, rounded(w if not division.wrong(w) else division.projected(w), division))
+        editor.put(name, rounded(w if not division.wrong(w) else division.projected(w), division, bits))
     return found
 
 

@@ -106,8 +106,28 @@ def test_rounding_keeps_the_structure_the_signs_and_three_digits(kind: type, siz
     found = rounded(near, division)
     assert found.dtype == kind
     assert division.wrong(found) == 0
-    np.testing.assert_allclose(found.astype(np.float64), near.astype(np.float64), rtol=1e-3)
+    np.testing.assert_allclose(found.astype(np.float64), near.astype(np.float64), rtol=1e-3, atol=1e-4 * size)
     np.testing.assert_array_equal(rounded(found, division), found)
+
+
+def test_magnitudes_of_few_bits_are_the_nearest() -> None:
+    w = np.array([[-1.04, 1.04], [0.33, 0.33], [-5e-3, 5e-3], [0.77, -0.2]], np.float32)
+    division = Division(Blocks((4, 2), (1, 2)), np.array([SHARED, SHARED, SHARED, FREE]))
+    found = np.abs(rounded(w, division, 4))
+    grid = [2.0**e * (1 + k / 16) for e in range(-9, 2) for k in range(16)]
+    for before, after in zip(np.abs(w[:3, 0]), found[:3], strict=True):
+        assert after.tolist() == [min(grid, key=lambda g: abs(g - before))] * 2
+    np.testing.assert_array_equal(found[3], np.abs(w[3]).astype(np.float16))
+
+
+def test_free_blocks_take_two_bytes_a_weight() -> None:
+    w: Array = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    division = Division(Blocks((64, 64), (1, 16)), np.arange(256) % 2)
+    near = rounded(division.projected(w), division)
+    stored = {t.name: t for t in carried(reader(near, 17), {"w": division}).graph.initializer}
+    assert (stored["w_free"].data_type, list(stored["w_free"].dims)) == (TensorProto.FLOAT16, [128, 16])
+    exact = {t.name: t for t in carried(reader(division.projected(w), 17), {"w": division}).graph.initializer}
+    assert exact["w_free"].data_type == TensorProto.FLOAT
 
 
 def magnitudes(file: ModelProto) -> TensorProto:

@@ -20,7 +20,7 @@ from onnxprune.ir.graph import read_weights
 from onnxprune.ort import session
 from onnxprune.recovery.effort import FitSettings
 from onnxprune.recovery.reconstruct import reconstruct
-from onnxprune.recovery.unification import in_divisions, losses_of, projected
+from onnxprune.recovery.unification import FITTED_BITS, in_divisions, losses_of, projected
 from tests.cases.blocks import Array
 from tests.cases.recovery import COPIES, batches_for, error
 from tests.cases.text import model
@@ -59,7 +59,8 @@ def test_every_kind_of_layer_gets_its_blocks_and_loses_less_than_by_projection(n
     found, fresh = fitted(net, divisions), batches_for(net, 2, 32, seed=9)
     weights = read_weights(found)
     assert [division.wrong(weights[weight].array) for weight, division in divisions.items()] == [0] * len(divisions)
-    assert error(net, found, fresh) < error(net, projected(net, divisions), fresh)
+    rounding = 1.001  # most that little bits of magnitudes change where there is next to nothing to fit
+    assert error(net, found, fresh) < rounding * error(net, projected(net, divisions, FITTED_BITS), fresh)
 
 
 @pytest.mark.parametrize("block", ["2x4", "4x4", "1x2x3x3"])
@@ -68,7 +69,7 @@ def test_blocks_of_several_outputs_and_of_kernels_too(block: str) -> None:
     divisions = divisions_of(net, block, KINDS["all kinds"])
     found, fresh = fitted(net, divisions), batches_for(net, 2, 32, seed=9)
     assert not any(d.wrong(read_weights(found)[name].array) for name, d in divisions.items())
-    assert error(net, found, fresh) < error(net, projected(net, divisions), fresh)
+    assert error(net, found, fresh) < error(net, projected(net, divisions, FITTED_BITS), fresh)
 
 
 def test_weights_that_have_the_structure_are_only_rounded() -> None:
@@ -79,8 +80,8 @@ def test_weights_that_have_the_structure_are_only_rounded() -> None:
     assert all(w.shape == read_weights(net)[name].shape for name, w in read_weights(once).items())
 
 
-def moments(net: ModelProto, batch: Mapping[str, Array], name: str) -> tuple[Linear, Array]:
-    """A linear node, and the second moments of its inputs (groups, d, d) over all rows, up to a factor."""
+def moments(net: ModelProto, batch: Mapping[str, Array], name: str, centred: bool) -> tuple[Linear, Array]:
+    """A linear node, and the second moments of its inputs (groups, d, d) over all rows, or their covariance."""
     weights, graph = read_weights(net), read_graph(net)
     [linear] = [found for node in graph.nodes if (found := linear_of(node, weights)) is not None and found.weight == name]
     copy = ModelProto()
@@ -93,7 +94,8 @@ def moments(net: ModelProto, batch: Mapping[str, Array], name: str) -> tuple[Lin
     values = {**batch, **dict(zip([o.name for o in copy.graph.output], run(copy, batch), strict=True))}
     y = values[ends[1]]
     rows = linear.rows(values[ends[0]], np.arange(y.size // y.shape[linear.channel_axis])).astype(np.float64)
-    return linear, np.einsum("gnd,gne->gde", rows, rows)
+    rows = rows - rows.mean(1, keepdims=True) if centred else rows
+    return linear, np.einsum("gnd,gne->gde", rows, rows) / rows.shape[1]
 
 
 def run(net: ModelProto, batch: Mapping[str, Array]) -> list[Array]:
@@ -101,14 +103,14 @@ def run(net: ModelProto, batch: Mapping[str, Array]) -> list[Array]:
 
 
 @pytest.mark.parametrize("name", ["conv", "transposed", "gemm", "tokens", "groups", "transposed groups"])
-def test_a_zeroed_block_loses_what_all_other_weights_of_its_layer_cannot_make_up_for(name: str) -> None:
-    net = model(NETS[name])
+def test_a_zeroed_block_loses_what_all_other_weights_of_its_layer_and_its_bias_cannot_make_up_for(name: str) -> None:
+    net, bare = model(NETS[name]), {"w1"} if name == "tokens" else set()  # bare: products without a bias
     [batch] = batches_for(net, 1, 4)
     blocks = {weight: d.blocks for weight, d in divisions_of(net, "4", (SHARED,)).items()}
     found = losses_of(read_graph(net), blocks, [batch])
     assert found.keys() == blocks.keys()
     for weight, b in blocks.items():
-        linear, seen = moments(net, batch, weight)
+        linear, seen = moments(net, batch, weight, weight not in bare)
         numbers, w = (linear.matrix(x) for x in (b.numbers, read_weights(net)[weight].array.astype(np.float64)))
         lost, whole = np.zeros(b.count), 0.0
         for g, x in enumerate(seen):
