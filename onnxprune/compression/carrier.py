@@ -134,14 +134,14 @@ def rounded(w: Array, division: Division, bits: int = HALF_BITS) -> Array:
     action, magnitudes = division.actions[division.blocks.numbers], division.shared(w)
     near, free = w, np.where(action == FREE, w, 0)
     if _fit_half(magnitudes):
-        shared = division.blocks.shared(_of_bits(magnitudes, bits).astype(np.float16).astype(np.float64), w)
+        shared = division.blocks.shared(of_bits(magnitudes, bits).astype(np.float16).astype(np.float64), w)
         near = np.where(action == SHARED, shared, near)
     if _fit_half(np.abs(free)):
         near = np.where(action == FREE, free.astype(np.float16), near)
     return near.astype(w.dtype)
 
 
-def _of_bits(numbers: Array, bits: int) -> Array:
+def of_bits(numbers: Array, bits: int) -> Array:
     """The nearest numbers of so many bits after the first."""
     fractions, exponents = np.frexp(numbers)
     found: Array = np.ldexp(np.round(np.ldexp(fractions, bits + 1)), exponents - bits - 1)

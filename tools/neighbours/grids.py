@@ -17,6 +17,7 @@ import numpy as np
 
 from onnxprune.calibration.sums import LinearSum
 from onnxprune.compression.blocks import Blocks
+from onnxprune.compression.carrier import HALF_BITS, of_bits
 from onnxprune.recovery.editor import Editor
 from onnxprune.recovery.reconstruct import Constrained
 from onnxprune.recovery.unification import ridged
@@ -156,8 +157,10 @@ def _sets(numbers: Indices, coded: Array) -> Iterator[Indices]:
             yield mine
 
 
-def on_grids(layer: Constrained, grids: Mapping[str, Blocks], most: int, found: dict[str, Coded]) -> Vector:
-    """The weights of a layer as codes and scales, which are also put into `found`: a `Constrain`."""
+def on_grids(
+    layer: Constrained, grids: Mapping[str, Blocks], most: int, found: dict[str, Coded], bits: int = HALF_BITS
+) -> Vector:
+    """The weights of a layer as codes, and scales of so many bits, which are also put into `found`: a `Constrain`."""
     numbers = _numbers(layer.site, layer.editor, grids)
     if not (numbers >= 0).any():
         return layer.matrix
@@ -170,7 +173,7 @@ def on_grids(layer: Constrained, grids: Mapping[str, Blocks], most: int, found: 
         end = start + linear.matrix(np.broadcast_to(np.float32(0), shape)).shape[1]
         if linear.weight in grids:
             w, own = (linear.stored(x[:, start:end], shape) for x in (matrix, np.abs(sizes)))
-            coded = found[linear.weight] = Coded.of(grids[linear.weight], w, own, most)
+            coded = found[linear.weight] = Coded.of(grids[linear.weight], w, of_bits(own, bits), most)
             whole[:, start:end] = linear.matrix(coded.values)
         start = end
     return whole * layer.scales

@@ -15,7 +15,7 @@ from neighbours.carrying import with_codes
 from neighbours.grids import Coded, nearest, on_grids
 from onnxprune.analysis.analyse import analyse
 from onnxprune.compression.blocks import FREE, SHARED, Blocks, BlockShape
-from onnxprune.compression.carrier import KINDS, Division, carried
+from onnxprune.compression.carrier import HALF_BITS, KINDS, Division, carried
 from onnxprune.compression.eligible import eligible
 from onnxprune.compression.opset import converted
 from onnxprune.data.samples import Data
@@ -26,7 +26,7 @@ from onnxprune.recovery.editor import Editor
 from onnxprune.recovery.effort import FitSettings
 from onnxprune.recovery.methods import Task
 from onnxprune.recovery.reconstruct import reconstruct
-from onnxprune.recovery.unification import by_compensation, losses_of, projected
+from onnxprune.recovery.unification import FITTED_BITS, by_compensation, losses_of, projected
 from onnxprune.types import Array, silent
 
 ANY = "16"
@@ -98,7 +98,8 @@ class Rounded:
         grids = weights if self.block else {name: by_output(b) for name, b in weights.items()}
         found: dict[str, Coded] = {}
         if compensate:
-            fit = partial(on_grids, grids=grids, most=self.most, found=found)
+            bits = FITTED_BITS if self.block else HALF_BITS  # few scales take no space
+            fit = partial(on_grids, grids=grids, most=self.most, found=found, bits=bits)
             knobs = FitSettings(seed=task.seed)
             model = reconstruct(task.coupled, task.dropped, task.pruned, task.batches(), knobs, constrain=fit).model
         else:
