@@ -143,7 +143,11 @@ def main() -> None:
         cases = {Path(options.files[0]).stem: {Path(file).name: onnx.load(file) for file in options.files}}
     else:
         network = load(HERE / "models" / "resnet20-fashion-mnist.onnx").model
-        cases = {"ResNet-20": unified(network, "16"), "MatMul": unified(products(*SIZES), "32", all_layers=True)}
+        cases = {
+            "ResNet-20": unified(network, "16"),
+            "ResNet-20, half of its blocks": unified(network, "16", share=0.5),
+            "MatMul": unified(products(*SIZES), "32", all_layers=True),
+        }
     releases, said = options.releases.split(","), list[str]()
     print(f"{processor()}, Python {sys.version.split()[0]}\n")
     print("| file | KB | " + " | ".join(releases) + " |\n" + "|---" * (2 + len(releases)) + "|")
