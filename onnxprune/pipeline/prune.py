@@ -30,7 +30,7 @@ from onnxprune.ir.files import Loaded
 from onnxprune.ir.sharing import shared_again
 from onnxprune.ir.spill import spill_for
 from onnxprune.ir.tensors import size_of
-from onnxprune.options import CheckOptions, Options
+from onnxprune.options import SAID, CheckOptions, Options
 from onnxprune.pipeline.components import DEFAULT, Components
 from onnxprune.pipeline.decide import Decision, check_selection
 from onnxprune.pipeline.result import Result
@@ -156,7 +156,8 @@ def unify_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
         warnings=(*loaded.warnings, *(data.warnings if data else ())),
         unified=unified,
     )
-    asked = {**options.unification.asked(), "recover": options.recovery.recover}
+    asked = {SAID.get(name, name): value for name, value in options.unification.asked().items()}
+    asked["recover"] = options.recovery.recover
     plan = Plan(loaded.sha256, {}, _made_by(asked, found), blocks=unified.masks)
     return _result(loaded, decision, loaded.model, plan, options, asked, found)
 

@@ -86,7 +86,7 @@ def report_parts(report: Report) -> Iterator[RenderableType]:
 def _headline(report: Report) -> Text:
     asked, ratio = report.asked, report.asked.get("ratio")
     if report.unification is not None and not report.groups:
-        options = ", ".join(f"{name} {value}" for name, value in asked.items() if name != "unify")
+        options = ", ".join(_option(name, value) for name, value in asked.items() if name != "unify")
         return Text.assemble(("onnxprune unify ", "bold"), f"{report.model}\nasked: blocks of {asked.get('unify')}, {options}")
     text = Text.assemble(("onnxprune ", "bold"), report.model)
     if "macs" in asked:
@@ -103,6 +103,12 @@ def _headline(report: Report) -> Text:
     if asked.get("allow_renormalising"):
         text.append(", renormalising allowed")
     return text
+
+
+def _option(name: str, value: Any) -> str:
+    """An option of `unify` as a user writes it."""
+    words = [] if value is True else map(str, value) if isinstance(value, list) else [str(value)]
+    return " ".join([name.replace("_", " "), *words])
 
 
 def _costs(report: Report, alone: bool = False) -> Table:
