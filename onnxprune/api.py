@@ -166,7 +166,8 @@ def unify(
         model, data, preprocess, samples, labels, metric, input_shape, seed, work, bench, threads, progress, unknown: as for
             `prune`.
         block: size of a block: 16 (inputs), "4x4" (outputs x inputs) or "1x8x3x3" (with the kernel).
-        share: share of all blocks that get one magnitude; None: all that `zero` leaves. The rest stays as it is.
+        share: share of all blocks that get one magnitude; None: all that `zero` leaves. The rest is only rounded
+            to float16.
         zero: share of all blocks that are set to zero first.
         scope: whether these are shares of all blocks together ("global"), or of those of each weight ("local").
         exclude: glob patterns (one, or several) of the names of weights that stay as they are.

@@ -261,7 +261,7 @@ Share = Annotated[
         BLOCKS,
         "--share",
         metavar="S",
-        help="Share of all blocks that get one magnitude; the rest stays as it is. Default: all that --zero leaves.",
+        help="Share of all blocks that get one magnitude; others are only rounded to float16. Default: all that --zero leaves.",
         show_default=False,
     ),
 ]
@@ -288,7 +288,7 @@ Refit = Annotated[
         "--recover",
         metavar="|".join(UNIFYING),
         help="How weights make up for what blocks lose. none: blocks alone. reconstruct: layer by layer, in closed form. "
-        "distill: the network is then trained to follow the original, its blocks held (needs --data and the extra \\[torch]). "
+        "distill: the network is then trained to follow the original, its blocks held (needs the extra \\[torch]). "
         "auto: try what the inputs allow, compare on held-out inputs and keep the best.",
     ),
 ]
@@ -310,7 +310,7 @@ Output = Annotated[
         "--output",
         "-o",
         metavar="OUT.onnx",
-        help="File for the pruned model. Default: MODEL.pruned.onnx.",
+        help="File for the result. Default: MODEL.pruned.onnx; of unify, MODEL.unified.onnx.",
         show_default=False,
     ),
 ]

@@ -43,5 +43,10 @@ def _told(verified: str, plan: Plan) -> str:
     if not steps:
         return verified
     blocks = "every block has one magnitude or is zero, as the plan says; " if plan.blocks else ""
+    if plan.blocks and not plan.recovered:
+        blocks += "magnitudes and all other weights are those of the original; "
+        cut = f"before its weights were unified in blocks, PRUNED was {verified}" if plan.kept else "no channel was removed"
+        return f"{blocks}{cut}"
     now = "it now differs only in values of floating-point weights and added biases, whose effect is not judged here"
-    return f"{blocks}before its weights were {' and '.join(steps)}, PRUNED was {verified}; {now}"
+    was = f"PRUNED was {verified}" if plan.kept else "PRUNED was equal to the original"
+    return f"{blocks}before its weights were {' and '.join(steps)}, {was}; {now}"

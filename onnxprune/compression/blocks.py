@@ -80,7 +80,9 @@ class BlockShape:
         names = ["outputs", "inputs", *["kernel positions"] * len(self.kernel)]
         for name, size, most in zip(names, (self.outputs, self.inputs, *self.kernel), longest, strict=True):
             if size > most:
-                raise OptionError(f"block size: got {self}, {size} {name}, but the largest weight of this model has {most}")
+                filled = " (inputs times kernel positions)" if name == "inputs" and not self.kernel and any(kernels) else ""
+                largest = f"the largest weight of this model has {most}{filled}"
+                raise OptionError(f"block size: got {self}, {size} {name}, but {largest}; choose a smaller block")
 
     def __str__(self) -> str:
         sizes = (self.outputs, self.inputs, *self.kernel)

@@ -35,6 +35,8 @@ WEIGHTS_ARE_NO_INPUTS = 4
 """The oldest IR version in which a file may store tensors that are not inputs, as those of a carrier."""
 CUMULATIVE = 11
 """The opset that CumSum came with."""
+LEAST = np.finfo(np.float16).smallest_subnormal
+"""The least magnitude in float16: less would be zero, which no one asked for."""
 HALF_BITS = 10
 """Bits of a number in float16 after the first."""
 LEAST_HALF = 2 * float(np.finfo(np.float16).tiny)
@@ -134,7 +136,8 @@ def rounded(w: Array, division: Division, bits: int = HALF_BITS) -> Array:
     action, magnitudes = division.actions[division.blocks.numbers], division.shared(w)
     near, free = w, np.where(action == FREE, w, 0)
     if _fit_half(magnitudes):
-        shared = division.blocks.shared(of_bits(magnitudes, bits).astype(np.float16).astype(np.float64), w)
+        half = np.maximum(of_bits(magnitudes, bits).astype(np.float16), LEAST).astype(np.float64)
+        shared = division.blocks.shared(np.where(magnitudes > 0, half, 0), w)
         near = np.where(action == SHARED, shared, near)
     if _fit_half(np.abs(free)):
         near = np.where(action == FREE, free.astype(np.float16), near)
@@ -238,9 +241,7 @@ def restored(model: ModelProto) -> tuple[ModelProto, frozenset[str]]:
 
     The model itself, and no names, if it carries none.
     """
-    made = {name: node for node in model.graph.node for name in node.output}
-    stored = {t.name: t for t in model.graph.initializer}
-    chains = {name: chain for name in _carried(model) if (chain := _chain(name, made, stored)) is not None}
+    chains, stored = _chains(model), {t.name: t for t in model.graph.initializer}
     if not chains:
         return model, frozenset()
     found = ModelProto()
@@ -257,6 +258,22 @@ def restored(model: ModelProto) -> tuple[ModelProto, frozenset[str]]:
     return found, frozenset(chains)
 
 
+def unified_names(model: ModelProto) -> list[str]:
+    """The weights that a model carries as codes and magnitudes, sorted."""
+    return sorted(_chains(model))
+
+
+Chain = tuple[list[NodeProto], set[str]]
+"""The nodes that compute a tensor, and what they read."""
+
+
+def _chains(model: ModelProto) -> dict[str, Chain]:
+    """How the weights that a model carries are made, by name."""
+    made = {name: node for node in model.graph.node for name in node.output}
+    stored = {t.name: t for t in model.graph.initializer}
+    return {name: chain for name in _carried(model) if (chain := _chain(name, made, stored)) is not None}
+
+
 STEPS = frozenset("Add Cast Concat CumSum DequantizeLinear Expand Gather Mul Not Reshape Slice Sub Transpose Where".split())
 """Operators that make a weight of codes and magnitudes."""
 
@@ -267,10 +284,8 @@ def _carried(model: ModelProto) -> list[str]:
     return list(dict.fromkeys(name for name, codes, _ in found if codes))
 
 
-def _chain(
-    name: str, made: Mapping[str, NodeProto], stored: Mapping[str, TensorProto]
-) -> tuple[list[NodeProto], set[str]] | None:
-    """The nodes that compute a tensor, and what they read, if they make it of codes; None otherwise."""
+def _chain(name: str, made: Mapping[str, NodeProto], stored: Mapping[str, TensorProto]) -> Chain | None:
+    """The chain of a tensor, if it is made of codes; None otherwise."""
     nodes: list[NodeProto] = []
     names: set[str] = set()
     queue = [name]

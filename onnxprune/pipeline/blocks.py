@@ -12,8 +12,9 @@ import numpy as np
 from onnx import ModelProto, numpy_helper
 
 from onnxprune.analysis.coupling import Coupled
+from onnxprune.calibration.linear import linear_of
 from onnxprune.compression.blocks import FREE, SHARED, ZERO, Blocks
-from onnxprune.compression.carrier import KINDS, Codes, Division, as_restored, carried, fusible, restored
+from onnxprune.compression.carrier import KINDS, Codes, Division, as_restored, carried, fusible, restored, unified_names
 from onnxprune.compression.choice import Losses, Shares, chosen
 from onnxprune.compression.eligible import NUMBERS, eligible, linear_weights
 from onnxprune.compression.layout import read_directly
@@ -39,6 +40,8 @@ from onnxprune.types import Array, Feeds, Progress
 TOLERANCE, OPTIMISED = 1e-5, 1e-2
 """Largest relative difference between the written file and one that stores the same weights as numbers: without graph
 optimisation, and with it (the kernels of fused products round their inputs to 8 bits)."""
+NEAR = 1e-3
+"""Largest relative difference between weights that were rounded alike, but computed on different machines."""
 MUCH = 0.1
 """If more than this share of the outputs is lost, the report says how to lose less."""
 JUDGING = 64
@@ -81,15 +84,20 @@ def check_blocks(model: ModelProto, asked: UnificationOptions, name: str) -> Non
             shares are less than a block.
         ModelError: no weight can be divided, some are unified already, or one is not finite.
     """
-    if names := sorted(restored(model)[1]):
+    if names := unified_names(model):
         raise ModelError(f"{name}: has already unified weights, such as '{names[0]}'; unify the original instead")
     graph, block = read_graph(read_directly(model)), asked.block()
     sizes = linear_weights(graph)
     if not sizes:
-        raise ModelError(f"{name}: has no weight of a convolution or matrix product that is stored as floating-point numbers")
+        what = "weight of a convolution or matrix product that is stored as floating-point numbers"
+        bodies = any(linear_of(node, graph.weights) for node in graph.nodes if node.body)
+        more = " outside the bodies of If, Loop and Scan, which are not unified" if bodies else ", so nothing can be unified"
+        raise ModelError(f"{name}: has no {what}{more}")
     block.check([(graph.weights[linear.weight].shape, linear.axes) for linear in sizes])
     _check_patterns(asked.leave, [graph.origin(linear.weight) for linear in sizes])
     found = eligible(graph, block, asked.leave, asked.all_layers)
+    if not found and asked.leave and eligible(graph, block, (), asked.all_layers):
+        raise OptionError(f"--exclude: {' '.join(asked.leave)} leaves no weight of this model to unify")
     if not found:
         hint = "" if asked.all_layers else "; first and last layers stay as they are without --all-layers"
         raise ModelError(f"{name}: has no weight that can be divided into blocks of {block}{hint}")
@@ -139,7 +147,14 @@ def in_blocks(
     check_divisions(recovery.model, divisions)
     model, row, notes = stored(recovery.model, divisions, asked, feeds, checks, progress)
     row = replace(row, left=tuple(n for n in _every_weight(task.pruned) if n not in divisions), method=recovery.method)
-    return InBlocks(model, recovery.model, divisions, recovery, row, (*notes, *_advice(recovery, asked)))
+    notes = (*notes, *_larger(row), *_advice(recovery, asked))
+    return InBlocks(model, recovery.model, divisions, recovery, row, notes)
+
+
+def _larger(row: UnificationRow) -> list[str]:
+    sizes = f"{row.bytes.after / row.bytes.before:.0%} of the size"
+    larger = row.bytes.after >= row.bytes.before
+    return [f"the file got larger ({sizes}): its weights are too small for what a carrier takes"] if larger else []
 
 
 def _advice(recovery: Recovery, asked: UnificationOptions) -> list[str]:
@@ -364,6 +379,26 @@ def as_planned(
     row = replace(row, left=tuple(n for n in _every_weight(pruned) if n not in divisions))
     recovery = Recovery(numbers, frozenset(), "none", None, ())
     return InBlocks(model, numbers, divisions, recovery, row, notes)
+
+
+def check_unfitted(expected: ModelProto, found: ModelProto, plan: Plan) -> None:
+    """Check that a model whose weights were only unified has the magnitudes and the other weights of the cut model.
+
+    Args:
+        expected, found: both as `check_carried` returns them.
+
+    Raises:
+        VerificationError: a weight differs by more than rounding.
+    """
+    wanted, weights = read_weights(projected(expected, divisions_of(plan, expected))), read_weights(found)
+    for name, w in wanted.items():
+        if name in weights and w.tensor.data_type in NUMBERS and not _is_near(weights[name].array, w.array):
+            why = "and the plan says that nothing was fitted"
+            raise VerificationError(f"'{name}' has other values than in the original, {why}")
+
+
+def _is_near(a: Array, b: Array) -> bool:
+    return a.shape == b.shape and np.allclose(a, b, rtol=NEAR, atol=NEAR * float(np.abs(b).max(initial=0.0)), equal_nan=True)
 
 
 def check_carried(expected: ModelProto, written: ModelProto, plan: Plan) -> tuple[ModelProto, ModelProto]:

@@ -27,8 +27,7 @@ def unknown(model: ModelProto, recovery: Recovery | None, samples: Samples | Non
     if samples is not None and samples.made is None:
         return ""
     method = recovery.method if recovery else "none"
-    as_before = "blocks have the mean magnitude of their weights" if blocks else "the kept weights are unchanged"
-    done = {"none": as_before, "bias": "biases were corrected by the means that BatchNorm stores"}
+    done = {"none": unfitted(blocks), "bias": "biases were corrected by the means that BatchNorm stores"}
     if samples is None:
         why = "" if asked == "none" or describes(model) else "too little BatchNorm to make inputs by: nothing was fitted, and "
         what = why + done[method]
@@ -38,6 +37,11 @@ def unknown(model: ModelProto, recovery: Recovery | None, samples: Samples | Non
     else:
         what = f"weights were fitted to {made_text(samples)}"
     return f"no --data; {what}. Give --data (a few dozen typical inputs) to measure it and to keep more of it"
+
+
+def unfitted(blocks: bool) -> str:
+    """What the weights are that were not fitted to anything, in blocks or not."""
+    return "blocks have the mean magnitude of their weights" if blocks else "the kept weights are unchanged"
 
 
 def made_text(samples: Samples) -> str:

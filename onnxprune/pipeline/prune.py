@@ -13,6 +13,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.analysis.analyse import Analysis, analyse
+from onnxprune.compression.carrier import unified_names
 from onnxprune.cost import benchmark
 from onnxprune.cost.benchmark import Runner, in_this_process
 from onnxprune.cost.size import cost
@@ -21,7 +22,7 @@ from onnxprune.data.load import check_exists, check_source, load_data
 from onnxprune.data.samples import Data
 from onnxprune.data.user_code import function_named
 from onnxprune.effort import Clock, Effort
-from onnxprune.errors import CutError, DataError, OptionError, PlanError
+from onnxprune.errors import CutError, DataError, ModelError, OptionError, PlanError
 from onnxprune.evaluation.evaluator import Evaluator, Metric
 from onnxprune.evaluation.structure import check_contract, only_weights
 from onnxprune.evaluation.verification import Verification, verify
@@ -31,6 +32,7 @@ from onnxprune.ir.sharing import shared_again
 from onnxprune.ir.spill import spill_for
 from onnxprune.ir.tensors import size_of
 from onnxprune.options import SAID, CheckOptions, Options
+from onnxprune.pipeline.claims import unfitted
 from onnxprune.pipeline.components import DEFAULT, Components
 from onnxprune.pipeline.decide import Decision, check_selection
 from onnxprune.pipeline.result import Result
@@ -70,6 +72,9 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     metric = options.data.metric
     assert not isinstance(metric, str)
     progress("analyse", 0)
+    if names := unified_names(loaded.model):
+        why = f"has already unified weights, such as '{names[0]}', whose channels cannot be removed"
+        raise ModelError(f"{loaded.name}: {why}; cut the original, with --unify")
     if options.unification.on:
         _check_blocks(loaded, options)
     graph = read_graph(loaded.model, options.data.input_shape)
@@ -437,14 +442,16 @@ def apply_loaded(
     notes = (
         ("the plan was made for a file with different contents (a retrained copy?); names and shapes match",) if differs else ()
     )
-    decision = Decision(analysis, dropped, pruned, analysis.groups, notes, spill=spill)
-    verification = _verified(decision, checks, progress) if plan.kept or not plan.blocks else None
+    cuts = bool(plan.kept) or not plan.blocks
+    decision = Decision(analysis, dropped, pruned, analysis.groups if cuts else (), notes, spill=spill)
+    verification = _verified(decision, checks, progress) if cuts else None
     pruned = shared_again(pruned, pruned, analysis.coupled.graph)
     made_by: Mapping[str, Any] = {k: v for k, v in plan.made_by.items() if k != "recovered"}
     unified = _reapplied(loaded, decision, pruned, plan, shapes, checks, progress) if plan.blocks else None
     found = _measured(loaded, pruned, shapes, checks, run, progress, None, unified)
     found = replace(found, verification=verification, warnings=_warnings(loaded, verification), unified=unified)
     report = report_of(loaded.name, decision, found, made_by or {"plan": "given"}, "from the plan")
+    report = replace(report, unknown=f"apply measures none; {unfitted(unified is not None)}")
     pruned = unified.model if unified else pruned
     return Result(
         pruned, replace(plan, made_by=made_by, model_sha256=loaded.sha256), report, loaded.external, spill, loaded.files
@@ -465,9 +472,11 @@ def verify_loaded(original: Loaded, pruned: Loaded, plan: Plan, shapes: Shapes) 
     bare = cut(coupled, dropped)
     expected, written = shared_again(bare, bare, coupled.graph), pruned.model
     if plan.blocks:
-        from onnxprune.pipeline.blocks import check_carried  # on demand, for a quick start
+        from onnxprune.pipeline.blocks import check_carried, check_unfitted  # on demand, for a quick start
 
         expected, written = check_carried(expected, written, plan)
+        if not plan.recovered:
+            check_unfitted(expected, written, plan)
     check_contract(expected, written, only_weights())
     return verify(coupled, dropped, bare)
 

@@ -63,7 +63,8 @@ def test_verify_says_what_it_compared(tmp_path: Path, capsys: Capture) -> None:
     assert run(["verify", str(tmp_path / "net.onnx"), str(path), str(tmp_path / "net.unified.plan.json")]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert out.startswith(
-        "verified: every block has one magnitude or is zero, as the plan says; before its weights were unified"
+        "verified: every block has one magnitude or is zero, as the plan says; magnitudes and all other weights are those of "
+        "the original; no channel was removed"
     )
 
 
@@ -97,7 +98,12 @@ def test_apply_repeats_the_blocks_in_a_retrained_copy(tmp_path: Path, capsys: Ca
     unified(tmp_path, "--zero", "0.5")
     copy, out = write(tmp_path, small(seed=1), "copy.onnx"), tmp_path / "again.onnx"
     plan = str(tmp_path / "net.unified.plan.json")
+    capsys.readouterr()
     assert run(["apply", str(copy), plan, "--no-bench", "-o", str(out)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "asked: blocks of 8" in said
+    assert "accuracy: unknown: apply measures none; blocks have the mean magnitude of their weights" in said
+    assert "not verified" not in said
     assert run(["verify", str(copy), str(out), plan]) == 0
     capsys.readouterr()
 
@@ -165,7 +171,7 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "old runtime": (given("--runtime", "1.10"), "--runtime: got 1.10, expected 1.20 or newer"),
     "runtime": (given("--runtime", "abc"), "--runtime: got 'abc', expected a version of onnxruntime such as 1.24"),
     "exclude": (given("--exclude", "nothing*"), "--exclude: 'nothing*' matches no weight"),
-    "all excluded": (given("--exclude", "*"), "has no weight that can be divided into blocks of 16"),
+    "all excluded": (given("--exclude", "*"), "--exclude: * leaves no weight of this model to unify"),
     "bias": (lambda f: ["unify", str(write(f)), "--recover", "bias"], "--recover: got bias, which cannot fit blocks"),
     "integers": (given(net=quantized()), "has no weight of a convolution or matrix product that is stored as floating-point"),
     "no layers between": (
@@ -174,7 +180,10 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "smaller weights": (given(net=model(BARE)), "block size: got 16, 16 inputs, but the largest weight of this model has 8"),
     "unified": (unified_already, "has already unified weights, such as 'w2'; unify the original instead"),
-    "unified, then cut": (unified_already_and_cut, "has already unified weights, such as 'w2'; unify the original instead"),
+    "unified, then cut": (
+        unified_already_and_cut,
+        "such as 'w2', whose channels cannot be removed; cut the original",
+    ),
     "no data": (lambda f: ["unify", str(write(f, model(BARE))), "--block", "8"], "give a few dozen typical inputs with --data"),
     "output exists": (output_exists, "use --force"),
     "no model": (lambda f: ["unify", str(f / "no.onnx")], "no such file"),

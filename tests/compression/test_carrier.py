@@ -120,6 +120,12 @@ def test_magnitudes_of_few_bits_are_the_nearest() -> None:
     np.testing.assert_array_equal(found[3], np.abs(w[3]).astype(np.float16))
 
 
+def test_a_magnitude_that_is_too_small_for_float16_does_not_become_zero() -> None:
+    w = np.array([[1, 1], [1e-9, -1e-9], [0, 0]], np.float32)
+    found = rounded(w, Division(Blocks((3, 2), (1, 2)), np.array([SHARED, SHARED, SHARED])))
+    np.testing.assert_array_equal(found, np.array([[1, 1], [2**-24, -(2**-24)], [0, 0]], np.float32))
+
+
 def test_free_blocks_take_two_bytes_a_weight() -> None:
     w: Array = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
     division = Division(Blocks((64, 64), (1, 16)), np.arange(256) % 2)

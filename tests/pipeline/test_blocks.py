@@ -33,6 +33,11 @@ DENSE = """g (float[N,6] x, float[24,6] w1, float[24] w1b, float[20,24] w2, floa
 PRODUCTS = """g (float[N,32] x, float[32,32] w1, float[32,64] w2, float[64,32] w3, float[32,5] w4) => (float[N,5] y) {
     a = MatMul(x, w1)  b = Relu(a)  c = MatMul(b, w2)  d = Relu(c)  e = MatMul(d, w3)  f = Relu(e)  y = MatMul(f, w4) }"""
 
+IN_A_BODY = """g (float[2,3,6,6] x, bool k, float[4,3,3,3] w1, float[4,4,3,3] w2) => (float[2,4,6,6] y) {
+    y = If (k) <then_branch = t () => (float[2,4,6,6] c) { a = Conv <pads = [1,1,1,1]> (x, w1)  b = Relu(a)
+    c = Conv <pads = [1,1,1,1]> (b, w2) }, else_branch = e () => (float[2,4,6,6] d) { d = Conv <pads = [1,1,1,1]> (x, w1) }>
+    }"""
+
 
 def unified(net: Any, block: Any = 8, **options: Any) -> onnxprune.Result:
     """Without samples and benchmark, unless requested."""
@@ -165,6 +170,14 @@ def test_made_up_inputs_that_do_not_fit_the_batch_norm_statistics_are_not_fitted
         unified(model(NORMS), recover="auto", time_budget=1)
 
 
+def test_a_file_that_gets_larger_is_said_to() -> None:
+    tiny = """g (float[N,4] x, float[4,4] w1, float[4,4] w2) => (float[N,4] y) {
+        a = MatMul(x, w1)  b = Relu(a)  y = MatMul(b, w2) }"""
+    notes = unified(model(tiny), 4, all_layers=True).report.notes
+    assert any(note.startswith("the file got larger (") for note in notes)
+    assert not any("larger" in note for note in unified(small()).report.notes)
+
+
 def test_recover_none_changes_no_weight_outside_the_blocks() -> None:
     net = small()
     result = unified(net, share=0.5)
@@ -215,10 +228,14 @@ def test_a_file_in_which_a_block_is_broken_is_refused(name: str, change: Callabl
         onnxprune.verify_files(small(), changed(result, name, change), result.plan)
 
 
-def test_a_file_with_other_signs_or_magnitudes_has_the_same_structure() -> None:
-    result = unified(small())
-    for name, change in (("w2_codes", lambda codes: -codes), ("w2_magnitudes", lambda sizes: 2 * sizes)):
-        onnxprune.verify_files(small(), changed(result, name, change), result.plan)
+@pytest.mark.parametrize("name", ["w2_codes", "w2_magnitudes", "w2_free", "w1"])
+def test_other_signs_magnitudes_or_weights_are_refused_unless_weights_were_fitted(name: str) -> None:
+    result = unified(small(), share=0.5)
+    other = changed(result, name, lambda values: -values if name == "w2_codes" else 2 * values)
+    with pytest.raises(VerificationError, match="has other values than in the original, and the plan says that nothing was"):
+        onnxprune.verify_files(small(), other, result.plan)
+    fitted = replace(result.plan, made_by={**result.plan.made_by, "recovered": "reconstruct"})
+    onnxprune.verify_files(small(), other, fitted)
 
 
 def test_a_block_that_the_plan_calls_zero_must_be_zero() -> None:
@@ -505,13 +522,11 @@ def test_outputs_that_are_sequences_of_different_sizes_are_compared() -> None:
 
 def test_a_unified_file_is_not_unified_again() -> None:
     done = unified(small())
-    calls: tuple[Callable[[], Any], ...] = (
-        lambda: unified(done.model),
-        lambda: onnxprune.prune(done.model, 0.3, unify=8, recover="none", bench=False),
-    )
-    for call in calls:
-        with pytest.raises(ModelError, match=r"has already unified weights, such as 'w2'; unify the original instead"):
-            call()
+    with pytest.raises(ModelError, match=r"has already unified weights, such as 'w2'; unify the original instead"):
+        unified(done.model)
+    for block in (None, 8):
+        with pytest.raises(ModelError, match=r"such as 'w2', whose channels cannot be removed; cut the original, with `unify`"):
+            onnxprune.prune(done.model, 0.3, unify=block, recover="none", bench=False)
 
 
 def test_without_data_and_batch_normalisation_inputs_are_asked_for_before_anything_is_cut(
@@ -562,7 +577,8 @@ REFUSED: dict[str, tuple[ModelProto, dict[str, Any], str]] = {
     ),
     "not a number": (spoilt(np.nan), {}, "weight 'w2' contains NaN or infinity, so its blocks have no magnitude"),
     "infinity": (spoilt(np.inf), {"share": 0.5}, "weight 'w2' contains NaN or infinity, so its blocks have no magnitude"),
-    "all excluded": (small(), {"exclude": "*"}, "has no weight that can be divided into blocks of 8"),
+    "all excluded": (small(), {"exclude": "*"}, "`exclude`: * leaves no weight of this model to unify"),
+    "in bodies": (model(IN_A_BODY), {}, "outside the bodies of If, Loop and Scan, which are not unified"),
     "unknown pattern": (small(), {"exclude": ["w2", "v*"]}, "`exclude`: 'v*' matches no weight of a convolution or matrix"),
     "too large": (small(), {"block": "64x8"}, "64 outputs, but the largest weight of this model has 16"),
     "less than a block": (small(), {"share": 1e-4}, "got 0.0001 together, less than one of 504 blocks"),

@@ -65,7 +65,8 @@ def report_parts(report: Report) -> Iterator[RenderableType]:
         yield Text("accuracy: unknown: ", style="bold yellow").append(Text(report.unknown, style="default"))
     row = report.unification
     alone = row is not None and not report.groups
-    yield _costs(report, alone)
+    if (costs := _costs(report, alone)).row_count:
+        yield costs
     if row is not None:
         yield unification_table(report, row)
     if not alone:

@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from onnxprune.errors import counted
 from onnxprune.report.values import Report, UnificationRow
 
 NAMED = 4
@@ -50,7 +51,7 @@ def _title(row: UnificationRow) -> str:
         *([f"{zero:,} are zero"] if zero else []),
         *([f"{free:,} are free"] if free else []),
     ]
-    return f"blocks of {row.block}: {', '.join(parts)}, in {len(row.weights)} weights"
+    return f"blocks of {row.block}: {', '.join(parts)}, in {counted(len(row.weights), 'weight')}"
 
 
 def unification_lines(row: UnificationRow) -> Iterator[RenderableType]:
@@ -66,7 +67,8 @@ def unification_lines(row: UnificationRow) -> Iterator[RenderableType]:
     )
     if row.left:
         names = ", ".join(row.left[:NAMED]) + (f" and {len(row.left) - NAMED} more" if len(row.left) > NAMED else "")
-        yield Text("note: ", style="cyan").append(Text(f"not unified: {names}", style="default"))
+        why = "first or last layers, too small, read in several ways, or all blocks free"
+        yield Text("note: ", style="cyan").append(Text(f"not unified: {names} ({why})", style="default"))
 
 
 def _sizes(before: float, after: float) -> tuple[str, str, str]:
