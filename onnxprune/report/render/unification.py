@@ -40,7 +40,7 @@ def unification_table(report: Report, row: UnificationRow) -> Table:
     note = f"codes in {carrier.codes}, loads in onnxruntime {carrier.runtime} and newer"
     table.add_row("file size", *_sizes(original, after), note)
     weights = f"{row.bits:.2f} bits per unified weight"
-    table.add_row("packed with Zstandard", *_sizes(original, packed), f"{weights}; --pack zst writes it")
+    table.add_row("packed with Zstandard", *_sizes(original, packed), f"of the plain original; {weights}; --pack zst writes it")
     return table
 
 
