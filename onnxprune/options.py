@@ -361,7 +361,7 @@ class Options:
             raise OptionError(f"{what}: uses activations; give inputs with --data (or --data synthetic)")
         if self.unification.on and self.recovery.recover == "bias":
             raise OptionError(
-                "--recover: got bias, which cannot fit blocks; with --unify choose auto, reconstruct, distill or none"
+                "--recover: got bias, which cannot fit blocks; choose auto, reconstruct, distill or none for unified weights"
             )
         if self.data.preprocess is not None and self.data.data is None and self.recovery.recover in ("none", "bias"):
             raise OptionError("--preprocess: requires --data, which is missing; give both")

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+from rich.text import Text
+
 from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.policy import Policy, read_carrier
 from onnxprune.cli import options as ask
 from onnxprune.cli.progress import has_blocks, print_all, progress_bars
+from onnxprune.compression.carrier import unified_names
+from onnxprune.errors import counted
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import check_output, load, write_text
 from onnxprune.options import check_picture
@@ -41,3 +45,6 @@ def inspect(
         print(to_json(found))
     else:
         print_all(inspection_parts(found, has_blocks()))
+        if names := unified_names(loaded.model):
+            first = f"{counted(len(names), 'weight')} in blocks of one magnitude, such as {names[0]}"
+            print_all([Text(f"note: {first}, cannot be cut; inspect the original")])

@@ -94,6 +94,16 @@ def test_weights_in_a_separate_file_stay_separate_and_are_not_touched(tmp_path: 
     capsys.readouterr()
 
 
+def test_inspect_says_that_unified_weights_cannot_be_cut(tmp_path: Path, capsys: Capture) -> None:
+    path = unified(tmp_path)
+    capsys.readouterr()
+    assert run(["inspect", str(path)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.endswith("note: 2 weights in blocks of one magnitude, such as w2, cannot be cut; inspect the original")
+    assert run(["inspect", str(tmp_path / "net.onnx")]) == 0
+    assert "blocks of one magnitude" not in capsys.readouterr().out
+
+
 def test_apply_repeats_the_blocks_in_a_retrained_copy(tmp_path: Path, capsys: Capture) -> None:
     unified(tmp_path, "--zero", "0.5")
     copy, out = write(tmp_path, small(seed=1), "copy.onnx"), tmp_path / "again.onnx"
