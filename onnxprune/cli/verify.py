@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -25,13 +26,13 @@ def verify(
     input_shape: ask.InputShape = [],  # noqa: B006
     format: ask.Printed = ask.Format.TABLE,
 ) -> None:
-    """Verify that PRUNED is ORIGINAL without the channels that PLAN removes."""
+    """Verify that PRUNED is ORIGINAL without the channels that PLAN removes, its weights in the blocks that PLAN names."""
     ask.check_shapes(input_shape)
     loaded_plan = Plan.load(plan)
     loaded = load(original)
     verification = verify_loaded(loaded, load(pruned, folds=False), loaded_plan, ask.shapes_of(input_shape, loaded))
     if format is ask.Format.JSON:
-        print(to_json(verification))
+        print(to_json({**asdict(verification), "unified": sorted(loaded_plan.blocks), "refitted": loaded_plan.recovered}))
         return
     print_all([Text(f"verified: {_told(verification_text(verification), loaded_plan)}")])
 

@@ -66,6 +66,10 @@ def test_verify_says_what_it_compared(tmp_path: Path, capsys: Capture) -> None:
         "verified: every block has one magnitude or is zero, as the plan says; magnitudes and all other weights are those of "
         "the original; no channel was removed"
     )
+    words = ["verify", str(tmp_path / "net.onnx"), str(path), str(tmp_path / "net.unified.plan.json"), "--format", "json"]
+    assert run(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["unified"], found["refitted"], found["error"]) == (["w2", "w3"], "", 0)
 
 
 def test_verify_refuses_a_file_with_a_broken_block_with_status_1(tmp_path: Path, capsys: Capture) -> None:
