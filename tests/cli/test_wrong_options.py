@@ -71,7 +71,7 @@ NAMES: dict[str, tuple[tuple[str, ...], str]] = {
     "unify one": ((*RATIO, "--unify", "1"), "a block of one saves nothing"),
     "unify with bias": (
         (*RATIO, "--unify", "16", "--recover", "bias"),
-        "with --unify choose auto, reconstruct, distill or none",
+        "choose auto, reconstruct, distill or none for unified weights",
     ),
     "share": ((*RATIO, "--unify", "16", "--share", "1.5"), "--share: got 1.5"),
     "share alone": ((*RATIO, "--share", "0.5"), "--share: requires --unify"),
