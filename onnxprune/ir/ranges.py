@@ -7,7 +7,7 @@ only move or shift numbers to where they are used as indices; the bounds there a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import ceil, floor, inf, prod
 from typing import NamedTuple
 
@@ -204,17 +204,41 @@ class _Reader:
 
     def bounds(self, name: str) -> Bounds:
         """What the tensor may hold, according to everything that reads it."""
-        if name not in self._known:
-            self._known[name] = found = ANY
-            for node, k in self._uses.get(name, ()):
-                use = _Use(node, self._facts)
-                if (node.op, k) in INDICES:
-                    found &= INDICES[node.op, k](use)
-                else:
-                    for output in filter(None, node.outputs[:1] if node.op != "Split" else node.outputs):
-                        found &= _before(use, k, self.bounds(output))
-            self._known[name] = found
+        # a stack and not recursion: a chain of readers is as long as the network is deep
+        waiting, begun = [name], set[str]()
+        while waiting:
+            one = waiting[-1]
+            if one in begun or one in self._known:
+                waiting.pop()
+                if one not in self._known:
+                    self._known[one] = self._found(one)
+                continue
+            begun.add(one)
+            waiting += [x for x in self._ahead(one) if x not in self._known]
         return self._known[name]
+
+    def _ahead(self, name: str) -> Iterator[str]:
+        """The outputs that say something about a tensor."""
+        for node, k in self._uses.get(name, ()):
+            if (node.op, k) not in INDICES:
+                yield from _followed(node)
+
+    def _found(self, name: str) -> Bounds:
+        """What the readers of a tensor say, those of their outputs being known."""
+        found = ANY
+        for node, k in self._uses.get(name, ()):
+            use = _Use(node, self._facts)
+            if (node.op, k) in INDICES:
+                found &= INDICES[node.op, k](use)
+            else:
+                for output in _followed(node):
+                    found &= _before(use, k, self._known.get(output, ANY))
+        return found
+
+
+def _followed(node: Node) -> Iterator[str]:
+    """The outputs of a node that hold what its inputs do."""
+    return filter(None, node.outputs[:1] if node.op != "Split" else node.outputs)
 
 
 def bounds_of(names: Iterable[str], nodes: Iterable[Node], facts: Mapping[str, Fact]) -> dict[str, Bounds]:

@@ -107,3 +107,10 @@ def test_the_samples_tell_the_range_where_no_table_does() -> None:
     with pytest.raises(Exception, match="the original does not run"):
         pruned(net, 0.5, align="none")
     assert pruned(net, 0.5, align="none", data=samples, recover="none").report.verification is not None
+
+
+def test_an_index_may_have_come_through_a_deep_network() -> None:
+    steps = "".join(f"i{k} = Identity(i{k - 1})  " for k in range(1, 3000))
+    net = model(f"g (int64[N] i0, float[5,4] w1) => (float[N,4] y) {{ {steps} y = Gather(w1, i2999) }}")
+    reading, names = read_once(net, CASES_OF_BENCHMARK, {})
+    assert numbers_of(names, reading.elementary(), reading.facts)["i0"].tolist() == [0, 1, 2, 3, 4]
