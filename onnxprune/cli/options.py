@@ -228,7 +228,7 @@ TimeBudget = Annotated[
         "--time-budget",
         metavar="TIME",
         help="Time for all work on samples: making inputs, scoring, rounds, recovery. Such as 90s, 10m or 1h; more time gives "
-        "more samples, rounds and attempts. Default: 60s, and 10m for --recover distill.",
+        "more samples, rounds and attempts. Default: 60s, 10m for --recover distill, and 5m for unify.",
         show_default=False,
     ),
 ]

@@ -330,7 +330,8 @@ def _block_row(name: str, division: Division) -> BlockRow:
 
 
 def _every_weight(model: ModelProto) -> list[str]:
-    return [linear.weight for linear in linear_weights(read_graph(model))]
+    """Weights that linear nodes read, each once."""
+    return list(dict.fromkeys(linear.weight for linear in linear_weights(read_graph(model))))
 
 
 def divisions_of(plan: Plan, model: ModelProto) -> dict[str, Division]:

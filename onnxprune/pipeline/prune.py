@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 BEFORE_BLOCKS = 0.25
 """Fraction of the time that is left for the cut and its recovery, if weights are unified afterwards."""
+NOT_REPEATED = ("recover", "recovered", "work")
+"""What a plan says about how weights were fitted, which applying it does not repeat."""
 SEEDS = 3
 """Seeded inputs on which the written file is compared with its weights."""
 
@@ -450,7 +452,8 @@ def apply_loaded(
     unified = _reapplied(loaded, decision, pruned, plan, shapes, checks, progress) if plan.blocks else None
     found = _measured(loaded, pruned, shapes, checks, run, progress, None, unified)
     found = replace(found, verification=verification, warnings=_warnings(loaded, verification), unified=unified)
-    report = report_of(loaded.name, decision, found, made_by or {"plan": "given"}, "from the plan")
+    asked = {name: value for name, value in made_by.items() if name not in NOT_REPEATED}
+    report = report_of(loaded.name, decision, found, asked or {"plan": "given"}, "from the plan")
     report = replace(report, unknown=f"apply measures none; {unfitted(unified is not None)}")
     pruned = unified.model if unified else pruned
     return Result(

@@ -122,6 +122,18 @@ def test_apply_repeats_the_blocks_in_a_retrained_copy(tmp_path: Path, capsys: Ca
     capsys.readouterr()
 
 
+def test_apply_does_not_speak_of_a_fit_that_it_does_not_repeat(tmp_path: Path, capsys: Capture) -> None:
+    data = tmp_path / "data.npz"
+    np.savez(data, x=np.random.default_rng(0).standard_normal((40, 3, 8, 8)).astype("f"))
+    words = ["unify", str(write(tmp_path)), "--block", "8", "--no-bench", "--recover", "reconstruct", "--data", str(data)]
+    assert run(words) == 0
+    plan = tmp_path / "net.unified.plan.json"
+    assert json.loads(plan.read_text())["made_by"]["recovered"] == "reconstruct"
+    capsys.readouterr()
+    assert run(["apply", str(tmp_path / "net.onnx"), str(plan), "--no-bench", "-o", str(tmp_path / "again.onnx")]) == 0
+    assert "asked: blocks of 8\n" in capsys.readouterr().out
+
+
 def test_the_default_command_cuts_and_then_unifies(tmp_path: Path, capsys: Capture) -> None:
     path = write(tmp_path)
     assert run([str(path), "--ratio", "0.3", "--unify", "8", "--align", "none", *FAST]) == 0

@@ -22,7 +22,7 @@ from onnxprune.errors import ModelError, OptionError, PlanError, PruneError, Ver
 from onnxprune.report.values import BlockRow
 from tests.cases.blocks import Array, optimised, pieces, several_magnitudes, weight
 from tests.cases.nets import small
-from tests.cases.recovery import batches_for
+from tests.cases.recovery import COPIES, batches_for
 from tests.cases.running import random_feeds, runner
 from tests.cases.text import model
 
@@ -176,6 +176,12 @@ def test_a_file_that_gets_larger_is_said_to() -> None:
     notes = unified(model(tiny), 4, all_layers=True).report.notes
     assert any(note.startswith("the file got larger (") for note in notes)
     assert not any("larger" in note for note in unified(small()).report.notes)
+
+
+def test_a_weight_that_two_nodes_read_is_named_once_among_those_left() -> None:
+    row = unified(model(COPIES["shared"]), 4, exclude="w2", all_layers=True).report.unification
+    assert row is not None
+    assert row.left == ("w2",)
 
 
 def test_recover_none_changes_no_weight_outside_the_blocks() -> None:

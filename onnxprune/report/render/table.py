@@ -87,8 +87,9 @@ def report_parts(report: Report) -> Iterator[RenderableType]:
 def _headline(report: Report) -> Text:
     asked, ratio = report.asked, report.asked.get("ratio")
     if report.unification is not None and not report.groups:
-        options = ", ".join(_option(name, value) for name, value in asked.items() if name != "unify")
-        return Text.assemble(("onnxprune unify ", "bold"), f"{report.model}\nasked: blocks of {asked.get('unify')}, {options}")
+        size = f"blocks of {asked.get('unify')}"
+        options = ", ".join([size, *(_option(name, value) for name, value in asked.items() if name != "unify")])
+        return Text.assemble(("onnxprune unify ", "bold"), f"{report.model}\nasked: {options}")
     text = Text.assemble(("onnxprune ", "bold"), report.model)
     if "macs" in asked:
         what = f"at most {asked['macs']} of the MACs"
