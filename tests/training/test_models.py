@@ -449,6 +449,7 @@ def test_wrong_settings_are_named() -> None:
 
 
 TWO = """
+import os
 import sys
 from pathlib import Path
 import torch
@@ -472,6 +473,8 @@ def main():
     PartialState().destroy_process_group()
 
 main()
+# DistributedDataParallel leaves threads of the destroyed group behind; one that wakes while Python ends aborts the process
+os._exit(0)
 """
 
 
@@ -480,7 +483,18 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
     script.write_text(TWO)
     # on CPUs, too: with --cpu, Accelerate starts one process only (its issue 2741)
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", str(script), str(tmp_path)]
+    launch += [
+        "--num_machines",
+        "1",
+        "--main_process_port",
+        "0",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        str(script),
+        str(tmp_path),
+    ]
     done = subprocess.run(launch, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
