@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A text recogniser in blocks of one magnitude: size and accuracy for several shares of its blocks.
 
-usage: python tools/ocr_blocks.py MODEL.onnx [--shares 1,0.95,0.9,0.85] [--recover reconstruct] [--time-budget 10m] [--block 16]
-The model, the words and the fonts are those of ocr_case.py. All layers are divided. Prints a Markdown table: files relative to
-the original for each type of codes, then the smallest under Zstandard; characters read right on test words, and relative to
-the original's; ± is the standard error over test words.
+usage: python tools/ocr_blocks.py MODEL.onnx [--shares 1,0.95,0.9,0.85] [--runtimes 1.20,1.24] [--recover reconstruct]
+       [--time-budget 10m] [--block 16]
+The model, the words and the fonts are those of ocr_case.py. All layers are divided. Prints a Markdown table: the file relative
+to the original, plain and under Zstandard; characters read right on test words, and relative to the original's; ± is the
+standard error over test words.
 """
 
 from __future__ import annotations
@@ -21,10 +22,8 @@ from figures import processor
 from ocr_case import Bench, Reading, judged, prepared
 
 import onnxprune
-from onnxprune.compression.carrier import KINDS, carried, restored
-from onnxprune.compression.opset import converted
+from onnxprune.compression.carrier import codes_for
 from onnxprune.ir.packing import packed_size
-from onnxprune.pipeline.blocks import divisions_of
 
 
 @dataclass(frozen=True)
@@ -43,13 +42,14 @@ class Asked:
     seed: int
 
 
-def row(bench: Bench, share: float, asked: Asked, before: Reading) -> str:
-    """One share of blocks."""
+def row(bench: Bench, runtime: str, share: float, asked: Asked, before: Reading) -> str:
+    """One share of blocks, for one release of onnxruntime."""
     start = time.perf_counter()
     found = onnxprune.unify(
         bench.model,
         asked.block,
         share=share,
+        runtime=runtime,
         all_layers=True,
         data=replace(bench.fit, labels=None),
         recover=asked.recover,
@@ -58,31 +58,19 @@ def row(bench: Bench, share: float, asked: Asked, before: Reading) -> str:
         bench=False,
     )
     seconds, reading = time.perf_counter() - start, judged(bench, found.model)
-    sizes, smallest = found_sizes(found, bench)
-    cells = [f"{share:g}", *sizes, f"{smallest:.1%}", str(reading), f"{reading.characters / before.characters:.1%}"]
+    file, whole = found.model.SerializeToString(), len(bench.model.SerializeToString())
+    sizes = [f"{size / whole:.1%}" for size in (len(file), packed_size(file))]
+    cells = [f"{share:g}", codes_for(runtime).name, *sizes, str(reading), f"{reading.characters / before.characters:.1%}"]
     return f"| {' | '.join(cells)} | {seconds:.0f} |"
 
 
-def found_sizes(found: onnxprune.Result, bench: Bench) -> tuple[list[str], float]:
-    """Sizes relative to the original, by the type of codes; and of the smallest under Zstandard."""
-    numbers, _ = restored(found.model)
-    divisions, whole = divisions_of(found.plan, numbers), len(bench.model.SerializeToString())
-    files = {
-        kind.name: carried(newer, divisions, kind).SerializeToString()
-        for kind in KINDS
-        if (newer := converted(numbers, kind.opset))
-    }
-    sizes = [f"{len(files[kind.name]) / whole:.1%}" if kind.name in files else "" for kind in KINDS]
-    return sizes, min(packed_size(file) for file in files.values()) / whole
-
-
-def table(bench: Bench, shares: list[float], asked: Asked) -> Iterator[str]:
+def table(bench: Bench, shares: list[float], runtimes: list[str], asked: Asked) -> Iterator[str]:
     """Markdown."""
-    before, heads = judged(bench, bench.model), " | ".join(f"{kind.name} codes" for kind in KINDS)
-    yield f"| share | {heads} | zstd | characters | words | of the original | seconds |"
-    yield "|---" * (6 + len(KINDS)) + "|"
-    yield f"| the original |{' |' * (len(KINDS) + 1)} {before} | | |"
-    yield from (row(bench, share, asked, before) for share in shares)
+    before = judged(bench, bench.model)
+    yield "| share | codes | file | zstd | characters | words | of the original | seconds |"
+    yield "|---" * 8 + "|"
+    yield f"| the original | | | | {before} | | |"
+    yield from (row(bench, runtime, share, asked, before) for runtime in runtimes for share in shares)
 
 
 def main() -> None:
@@ -90,6 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--shares", default="1,0.95,0.9,0.85")
+    parser.add_argument("--runtimes", default="1.20", help="oldest releases that must load the file: 1.20, 1.24 or 1.32")
     parser.add_argument("--block", default="16")
     parser.add_argument("--recover", default="reconstruct")
     parser.add_argument("--time-budget", default="10m")
@@ -107,7 +96,7 @@ def main() -> None:
     shares = [float(s) for s in options.shares.split(",")]
     asked = Asked(options.block, options.recover, options.time_budget, options.seed)
     print(f"{processor()}; blocks of {asked.block}, {asked.recover}; {len(bench.fit)} words; {options.test} test words\n")
-    for line in table(bench, shares, asked):
+    for line in table(bench, shares, options.runtimes.split(","), asked):
         print(line, flush=True)
 
 

@@ -23,7 +23,7 @@ from recovery import OURS, fashion_mnist
 
 from onnxprune.analysis.analyse import analyse
 from onnxprune.compression.blocks import SHARED, BlockShape
-from onnxprune.compression.carrier import Division
+from onnxprune.compression.division import Division
 from onnxprune.compression.eligible import eligible
 from onnxprune.data.load import load_data
 from onnxprune.data.samples import Data

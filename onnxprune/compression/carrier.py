@@ -3,11 +3,13 @@
 
     weight = Reshape(Cast(codes) * Cast(magnitudes))
 
+The weights of a free block are larger codes times a step of its own, which is stored as a magnitude.
+
 onnxruntime computes this once, when it loads the model, so that the model runs as fast as one that stores the weight. Codes
 have the shape of the weight with each divided axis split in two, runs and members of a run. Where the last run is shorter, the
-magnitudes are expanded to runs of one length instead, sliced, and multiplied by codes in the shape of the weight. Where some
-blocks are free, they come first, as rows, and a Gather puts all blocks into their order. Magnitudes and free blocks are
-stored in float16, where that keeps their precision.
+magnitudes are expanded to runs of one length instead, sliced, and multiplied by codes in the shape of the weight. Where codes
+are too small for free blocks, these come first, as rows of numbers, and a Gather puts all blocks into their order. Magnitudes
+and numbers are stored in float16, where that keeps their precision.
 
 The weights of a matrix product may instead be carried by DequantizeLinear, which onnxruntime fuses with the product: they then
 stay small in memory, and small batches may be faster. What is faster is for the caller to measure.
@@ -23,11 +25,12 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxprune.compression.blocks import FREE, SHARED, ZERO, Blocks
+from onnxprune.compression.blocks import FREE
+from onnxprune.compression.division import FINE, Division, as_half
 from onnxprune.errors import OptionError
 from onnxprune.ir.graph import opsets, read_weights, subgraphs
 from onnxprune.ort import run_once
-from onnxprune.types import Array, Mask, Vector
+from onnxprune.types import Array, Mask
 
 FUSED_BLOCK = 16
 """The shortest run of inputs that onnxruntime's fused product takes; longer ones must be powers of two."""
@@ -35,12 +38,6 @@ WEIGHTS_ARE_NO_INPUTS = 4
 """The oldest IR version in which a file may store tensors that are not inputs, as those of a carrier."""
 CUMULATIVE = 11
 """The opset that CumSum came with."""
-LEAST = np.finfo(np.float16).smallest_subnormal
-"""The least magnitude in float16: less would be zero, which no one asked for."""
-HALF_BITS = 10
-"""Bits of a number in float16 after the first."""
-LEAST_HALF = 2 * float(np.finfo(np.float16).tiny)
-"""Numbers are stored in float16 if the largest is at least this: the smallest ones then lose no more than it does."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +47,13 @@ class Codes:
     Attributes:
         name: of the type, as in `TensorProto`.
         runtime: the oldest version of onnxruntime that loads it and computes it at load.
+        levels: the largest code of a free block; 0: the type is too small for any.
         opset, ir: the oldest versions of ONNX that allow to cast from it; 0: any that this program reads.
     """
 
     name: str
     runtime: tuple[int, int]
+    levels: int
     opset: int = 0
     ir: int = 0
 
@@ -71,7 +70,7 @@ class Codes:
         return int(found)
 
 
-KINDS = (Codes("INT8", (1, 20)), Codes("INT4", (1, 24), 21, 10), Codes("INT2", (1, 32), 25, 13))
+KINDS = (Codes("INT8", (1, 20), FINE), Codes("INT4", (1, 24), 7, 21, 10), Codes("INT2", (1, 32), 0, 25, 13))
 """From the type that most runtimes load to the smallest. Measured in one environment per release: tools/runtimes.py."""
 CODED = {getattr(TensorProto, kind.name, -1) for kind in KINDS}
 
@@ -95,65 +94,6 @@ def codes_for(runtime: str | None) -> Codes:
         oldest = ".".join(map(str, KINDS[0].runtime))
         raise OptionError(f"--runtime: got {runtime}, expected {oldest} or newer, the oldest that was tried")
     return [kind for kind in KINDS if kind.runtime <= version][-1]
-
-
-@dataclass(frozen=True)
-class Division:
-    """What is done to one weight.
-
-    Attributes:
-        blocks: how it is divided.
-        actions: FREE, SHARED or ZERO for each block (count,).
-    """
-
-    blocks: Blocks
-    actions: Array
-
-    def shared(self, w: Array) -> Vector:
-        """The magnitude of each block (count,) of a weight that has this structure; 0 for those that are not shared."""
-        return np.where(self.actions == SHARED, self.blocks.largest(w), 0.0)
-
-    def projected(self, w: Array) -> Array:
-        """The nearest weight that has this structure, in the type of `w`."""
-        action = self.actions[self.blocks.numbers]
-        near = np.where(action == SHARED, self.blocks.shared(self.blocks.magnitudes(w), w), w)
-        return np.where(action == ZERO, 0.0, near).astype(w.dtype)
-
-    def wrong(self, w: Array) -> int:
-        """How many blocks have several magnitudes or one that is not finite, or should be zero and are not."""
-        with np.errstate(invalid="ignore"):
-            most, least = self.blocks.largest(w), -self.blocks.largest(w, -1)
-            shared = most - least <= 4 * np.finfo(w.dtype).eps * most
-        return int(((self.actions == SHARED) & ~shared | (self.actions == ZERO) & (most != 0)).sum())
-
-
-def rounded(w: Array, division: Division, bits: int = HALF_BITS) -> Array:
-    """A weight that has the structure, its free blocks and magnitudes rounded to float16 if that keeps their precision.
-
-    Args:
-        bits: of a magnitude after the first that are kept; the others become 0.
-    """
-    action, magnitudes = division.actions[division.blocks.numbers], division.shared(w)
-    near, free = w, np.where(action == FREE, w, 0)
-    if _fit_half(magnitudes):
-        half = np.maximum(of_bits(magnitudes, bits).astype(np.float16), LEAST).astype(np.float64)
-        shared = division.blocks.shared(np.where(magnitudes > 0, half, 0), w)
-        near = np.where(action == SHARED, shared, near)
-    if _fit_half(np.abs(free)):
-        near = np.where(action == FREE, free.astype(np.float16), near)
-    return near.astype(w.dtype)
-
-
-def of_bits(numbers: Array, bits: int) -> Array:
-    """The nearest numbers of so many bits after the first."""
-    fractions, exponents = np.frexp(numbers)
-    found: Array = np.ldexp(np.round(np.ldexp(fractions, bits + 1)), exponents - bits - 1)
-    return found
-
-
-def _fit_half(magnitudes: Array) -> bool:
-    largest = float(np.max(magnitudes, initial=0.0))
-    return largest == 0 or LEAST_HALF <= largest <= float(np.finfo(np.float16).max)
 
 
 def carried(
@@ -233,7 +173,7 @@ def _is_fusible(name: str, division: Division, readers: Sequence[NodeProto]) -> 
     runs, shape = division.blocks.runs, division.blocks.shape
     products = all(node.op_type == "MatMul" and list(node.input).index(name) == 1 for node in readers)
     whole = len(shape) == 2 and runs[1] == 1 and runs[0] >= FUSED_BLOCK and runs[0] & (runs[0] - 1) == 0
-    return bool(readers) and products and whole and not (division.actions == FREE).any()
+    return bool(readers) and products and whole and not _has_numbers(division)
 
 
 def restored(model: ModelProto) -> tuple[ModelProto, frozenset[str]]:
@@ -312,6 +252,16 @@ def _computed(
     return numpy_helper.from_array(run_once(graph, opsets(model), {})[0], name)
 
 
+def _has_numbers(division: Division) -> bool:
+    """Whether free blocks are stored as numbers, not as codes."""
+    return not division.levels and bool((division.actions == FREE).any())
+
+
+def _wide(kind: np.dtype[Any]) -> np.dtype[Any]:
+    """The type to compute in: onnxruntime has no product of float16 on a CPU, and would not compute it at load."""
+    return np.dtype(np.float32) if kind == np.float16 else kind
+
+
 class _Carrier:
     """The nodes and tensors that make one weight."""
 
@@ -321,23 +271,29 @@ class _Carrier:
         self.tensors: list[TensorProto] = []
 
     def carry(self, w: Array, division: Division, fused: bool) -> None:
+        steps, blocks = division.steps(w), division.blocks
+        codes, steps = division.codes(w, steps), steps.astype(w.dtype)
         if fused:
-            self._dequantized(w, division)
+            self._dequantized(codes, steps.reshape(blocks.grid), blocks.runs[0])
             return
-        blocks = division.blocks
         pairs = tuple(zip(blocks.grid, blocks.runs, strict=True))
         whole, sizes = tuple(n * run for n, run in pairs), tuple(n for pair in pairs for n in pair)
         members = tuple(range(1, len(sizes), 2))
-        split = np.pad(w, [(0, n - m) for n, m in zip(whole, w.shape, strict=True)]).reshape(sizes)
-        if whole == w.shape or (division.actions == FREE).any():
-            mixed = (division.actions == FREE).any()
-            value = self._rows(split, members, division.actions) if mixed else self._product(split, members)
-            self._shaped(value, whole, w.shape, last=True)
+
+        def split(x: Array) -> Array:
+            return np.pad(x, [(0, n - m) for n, m in zip(whole, w.shape, strict=True)]).reshape(sizes)
+
+        if _has_numbers(division):
+            rows = self._rows(split(w), split(codes), steps, members, division.actions)
+            self._shaped(rows, whole, w.shape, last=True)
+            return
+        magnitudes = self._magnitudes(steps.reshape([n for many in blocks.grid for n in (many, 1)]))
+        if whole == w.shape:
+            self._shaped(self._times(split(codes), magnitudes, w.dtype), whole, w.shape, last=True)
             return
         # codes in the shape of the weight, and magnitudes repeated for them: codes of shorter runs would be filled up
-        magnitudes = self._magnitudes(split, members, self._kind(w))
         repeated = self._node("Expand", [magnitudes, self._stored("runs", np.array(sizes))])
-        self._times(np.sign(w), self._shaped(repeated, whole, w.shape), w.dtype, last=True)
+        self._times(codes, self._shaped(repeated, whole, w.shape), w.dtype, last=True)
 
     def _shaped(self, value: str, whole: tuple[int, ...], shape: tuple[int, ...], last: bool = False) -> str:
         """All runs as one tensor, and of it what the weight has."""
@@ -350,18 +306,16 @@ class _Carrier:
             return self._node("Slice", [value], last=last, starts=starts.tolist(), ends=ends.tolist())
         return self._node("Slice", [value, self._stored("starts", starts), self._stored("ends", ends)], last=last)
 
-    def _dequantized(self, w: Array, division: Division) -> None:
-        run = division.blocks.runs[0]
-        starts = np.arange(0, len(w), run)
-        magnitudes = np.maximum.reduceat(np.abs(w), starts, axis=0)
-        stored = [self._codes(np.sign(w)), self._stored("magnitudes", magnitudes)]
+    def _dequantized(self, codes: Array, magnitudes: Array, run: int) -> None:
+        stored = [self._codes(codes), self._stored("magnitudes", magnitudes)]
         self._node("DequantizeLinear", stored, last=True, axis=0, block_size=run)
 
-    def _rows(self, split: Array, members: tuple[int, ...], actions: Array) -> str:
+    def _rows(self, split: Array, codes: Array, steps: Array, members: tuple[int, ...], actions: Array) -> str:
         """Blocks as rows, those that are free first, put into their order; as `split` again."""
-        order = (*range(0, split.ndim, 2), *members)
-        rows, free = split.transpose(order).reshape(len(actions), -1), actions == FREE
-        parts = [self._short("free", rows[free], rows.dtype), self._product(rows[~free], (1,))]
+        order, free = (*range(0, split.ndim, 2), *members), actions == FREE
+        numbers, signs = (x.transpose(order).reshape(len(actions), -1) for x in (split, codes))
+        product = self._times(signs[~free], self._magnitudes(steps[~free, None]), split.dtype)
+        parts = [self._short("free", numbers[free], numbers.dtype), product]
         ordered = self._node("Gather", [self._node("Concat", parts, axis=0), self._order(free)], axis=0)
         shape = np.array([split.shape[k] for k in order])
         spread = self._node("Reshape", [ordered, self._stored("blocks", shape)])
@@ -383,33 +337,25 @@ class _Carrier:
         axis = self._stored("axis", np.array(0, np.int32))
         return self._node("CumSum", [self._cast(mask, np.dtype(np.int32)), axis])
 
-    def _product(self, w: Array, members: tuple[int, ...]) -> str:
-        """Codes times the magnitude of their block, whose members lie along some axes."""
-        return self._times(np.sign(w), self._magnitudes(w, members, self._kind(w)), w.dtype)
-
-    def _kind(self, w: Array) -> np.dtype[Any]:
-        """The type to compute in: onnxruntime has no product of float16 on a CPU, and would not compute it at load."""
-        return np.dtype(np.float32) if w.dtype == np.float16 else w.dtype
-
-    def _magnitudes(self, w: Array, members: tuple[int, ...], kind: np.dtype[Any]) -> str:
-        return self._short("magnitudes", np.abs(w).max(members, keepdims=True), kind)
+    def _magnitudes(self, steps: Array) -> str:
+        return self._short("magnitudes", steps, _wide(steps.dtype))
 
     def _short(self, what: str, value: Array, kind: np.dtype[Any]) -> str:
         """Numbers of a type, stored in float16 if they have no other values there."""
-        sizes = value if (half := _as_half(value)) is None else half
+        sizes = value if (half := as_half(value)) is None else half
         found = self._stored(what, sizes)
         return found if sizes.dtype == kind else self._cast(found, kind)
 
-    def _times(self, signs: Array, magnitudes: str, kind: np.dtype[Any], last: bool = False) -> str:
-        wide = np.dtype(np.float32) if kind == np.float16 else kind
-        product = self._node("Mul", [self._cast(self._codes(signs), wide), magnitudes], last=last and kind == wide)
+    def _times(self, codes: Array, magnitudes: str, kind: np.dtype[Any], last: bool = False) -> str:
+        wide = _wide(kind)
+        product = self._node("Mul", [self._cast(self._codes(codes), wide), magnitudes], last=last and kind == wide)
         return product if kind == wide else self._cast(product, kind, last)
 
     def _cast(self, name: str, kind: np.dtype[Any], last: bool = False) -> str:
         return self._node("Cast", [name], last=last, to=helper.np_dtype_to_tensor_dtype(kind))
 
-    def _codes(self, signs: Array) -> str:
-        return self._stored("codes", signs.astype(helper.tensor_dtype_to_np_dtype(self.codes.type)))
+    def _codes(self, codes: Array) -> str:
+        return self._stored("codes", codes.astype(helper.tensor_dtype_to_np_dtype(self.codes.type)))
 
     def _stored(self, what: str, value: Array) -> str:
         name = self._new(what)
@@ -427,11 +373,3 @@ class _Carrier:
             name, n = f"{self.name}_{what}{n}", n + 1
         self.taken.add(name)
         return name
-
-
-def _as_half(numbers: Array) -> Array | None:
-    """The numbers in float16, if they have no other values there."""
-    if not _fit_half(np.abs(numbers)):
-        return None
-    half = numbers.astype(np.float16)
-    return half if np.array_equal(half.astype(numbers.dtype), numbers) else None

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.calibration.linear import linear_of
 from onnxprune.compression.blocks import FREE, SHARED, ZERO, Blocks
-from onnxprune.compression.carrier import KINDS, Codes, Division, as_restored, carried, fusible, restored, unified_names
+from onnxprune.compression.carrier import KINDS, Codes, as_restored, carried, fusible, restored, unified_names
 from onnxprune.compression.choice import Losses, Shares, chosen
+from onnxprune.compression.division import Division
 from onnxprune.compression.eligible import NUMBERS, eligible, linear_weights
 from onnxprune.compression.layout import read_directly
 from onnxprune.compression.opset import converted
@@ -26,7 +27,7 @@ from onnxprune.evaluation.structure import check_contract, only_weights
 from onnxprune.evaluation.verification import as_output
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import runnable
-from onnxprune.ir.graph import opsets, read_weights
+from onnxprune.ir.graph import Weight, opsets, read_weights
 from onnxprune.ir.packing import packed_size
 from onnxprune.ir.tensors import size_of, slabs
 from onnxprune.options import CheckOptions, UnificationOptions
@@ -172,6 +173,7 @@ def divide(task: Task, asked: UnificationOptions) -> dict[str, Division]:
     blocks = eligible(graph, asked.block(), asked.leave, asked.all_layers)
     if shares.everything:
         return {name: Division(b, np.full(b.count, SHARED)) for name, b in blocks.items()}
+    levels = {name: levels_of(graph.weights[name], asked.codes()) for name in blocks}
     _check_shares(shares, [b.count for b in blocks.values()])
     if task.fit is None:
         losses = {name: Losses.of(b, graph.weights[name].array) for name, b in blocks.items()}
@@ -179,19 +181,26 @@ def divide(task: Task, asked: UnificationOptions) -> dict[str, Division]:
         few = replace(task, fit=task.fit.take(JUDGING, task.seed))
         losses = losses_of(graph, blocks, few.batches(), task.seed)
     actions = chosen(losses, shares)
-    return {name: Division(b, actions[name]) for name, b in blocks.items() if (actions[name] != FREE).any()}
+    return {name: Division(b, actions[name], levels[name]) for name, b in blocks.items() if (actions[name] != FREE).any()}
+
+
+def levels_of(weight: Weight, codes: Codes) -> int:
+    """The largest code of a free block. float16 would round multiples of a step, and takes no more space."""
+    return 0 if weight.tensor.data_type == TensorProto.FLOAT16 else codes.levels
 
 
 def check_divisions(model: ModelProto, divisions: Mapping[str, Division]) -> None:
     """Check that all weights have the blocks that are claimed.
 
     Raises:
-        VerificationError: a block that should share a magnitude has several, or one that should be zero is not.
+        VerificationError: a block that should share a magnitude has several, one that should be zero is not, or the weights of
+            a free block are not multiples of a step.
     """
     values = read_weights(model)
     for name, division in divisions.items():
         if wrong := division.wrong(values[name].array):
-            raise VerificationError(f"'{name}' has {counted(wrong, 'block')} with several magnitudes, or not zero as claimed")
+            what = "with several magnitudes, with values between its steps, or not zero as claimed"
+            raise VerificationError(f"'{name}' has {counted(wrong, 'block')} {what}")
 
 
 @dataclass(frozen=True)
@@ -340,7 +349,7 @@ def divisions_of(plan: Plan, model: ModelProto) -> dict[str, Division]:
     Raises:
         PlanError: they do not fit.
     """
-    weights, found = read_weights(model), dict[str, Division]()
+    weights, found, codes = read_weights(model), dict[str, Division](), _asked(plan).codes()
     for name, mask in plan.blocks.items():
         shape = weights[name].shape if name in weights and weights[name].tensor.data_type in NUMBERS else None
         if shape is None or len(shape) != len(mask.runs) or any(r > n for r, n in zip(mask.runs, shape, strict=True)):
@@ -349,7 +358,7 @@ def divisions_of(plan: Plan, model: ModelProto) -> dict[str, Division]:
         blocks = Blocks(shape, mask.runs)
         if mask.count != blocks.count:
             raise PlanError(f"the plan lists {mask.count} blocks of '{name}', which has {blocks.count}")
-        found[name] = Division(blocks, np.array(mask.decoded()))
+        found[name] = Division(blocks, np.array(mask.decoded()), levels_of(weights[name], codes))
     return found
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.analysis.coupling import Coupled
-from onnxprune.compression.carrier import Division
+from onnxprune.compression.division import Division
 from onnxprune.data.batching import batched
 from onnxprune.data.samples import Data
 from onnxprune.effort import Effort

@@ -21,9 +21,9 @@ from onnxprune.calibration.moments import Tally
 from onnxprune.calibration.stages import stages
 from onnxprune.calibration.sums import LinearSum, find_sums
 from onnxprune.compression.blocks import Blocks
-from onnxprune.compression.carrier import HALF_BITS, Division, rounded
 from onnxprune.compression.choice import Losses
 from onnxprune.compression.compensation import Layer, block_losses, compensated
+from onnxprune.compression.division import FINE, HALF_BITS, Division, rounded
 from onnxprune.ir.graph import Graph
 from onnxprune.recovery.editor import Editor, Fitted, offset_slots
 from onnxprune.recovery.effort import FitSettings
@@ -45,8 +45,10 @@ def in_divisions(layer: Constrained, divisions: Mapping[str, Division]) -> Vecto
     numbers, actions = _numbers(layer.site, layer.editor, divisions)
     if not actions.any():
         return layer.matrix
+    coarse = (divisions[t.linear.weight].levels for t in layer.site.terms if t.linear.weight in divisions)
+    levels = max((n for n in coarse if n < FINE), default=0)
     parts = zip(layer.matrix, layer.moments, numbers, layer.scales, strict=True)
-    return np.stack([compensated(Layer(w, ridged(h), n, actions, scale)) for w, h, n, scale in parts])
+    return np.stack([compensated(Layer(w, ridged(h), n, actions, scale, levels)) for w, h, n, scale in parts])
 
 
 def losses_of(graph: Graph, blocks: Mapping[str, Blocks], batches: Sequence[Feeds], seed: int = 0) -> dict[str, Losses]:

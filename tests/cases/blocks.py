@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
 from onnxprune.compression.blocks import Blocks
-from onnxprune.compression.carrier import Division, rounded
+from onnxprune.compression.division import Division, rounded
 
 Array = NDArray[Any]
 
@@ -33,13 +33,15 @@ def several_magnitudes(w: Array, runs: Sequence[int]) -> int:
     return sum(bool(np.ptp(b) > 1e-6 * b.max()) for b in blocks)
 
 
-def in_blocks(net: ModelProto, name: str, runs: Sequence[int], actions: Sequence[int]) -> tuple[ModelProto, Division]:
+def in_blocks(
+    net: ModelProto, name: str, runs: Sequence[int], actions: Sequence[int], levels: int = 0
+) -> tuple[ModelProto, Division]:
     """A copy of a model in which one weight has the blocks that `actions` asks for."""
     found = ModelProto()
     found.CopyFrom(net)
     [tensor] = [t for t in found.graph.initializer if t.name == name]
     w = numpy_helper.to_array(tensor)
-    division = Division(Blocks(w.shape, tuple(runs)), np.array(actions))
+    division = Division(Blocks(w.shape, tuple(runs)), np.array(actions), levels)
     tensor.CopyFrom(numpy_helper.from_array(rounded(division.projected(w), division), name))
     return found, division
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onnxprune.compression.blocks import SHARED, ZERO, Blocks, BlockShape, divided
-from onnxprune.compression.carrier import Division
+from onnxprune.compression.division import Division
 from onnxprune.errors import OptionError
 from tests.cases.blocks import pieces
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxprune.compression.blocks import FREE, SHARED, ZERO, Blocks
-from onnxprune.compression.carrier import KINDS, Codes, Division, carried, codes_for, fusible, restored, rounded
+from onnxprune.compression.carrier import KINDS, Codes, carried, codes_for, fusible, restored
+from onnxprune.compression.division import Division, fits_half, rounded
 from onnxprune.errors import OptionError
 from tests.cases.blocks import Array, in_blocks, operators, optimised, weight
 from tests.cases.running import random_feeds, runner
@@ -31,10 +33,12 @@ def product(kind: str = "float", opset: int = 21, sizes: str = "10,6") -> ModelP
     return model(f"g ({kind}[N,{inputs}] x, {kind}[{sizes}] w1) => ({kind}[N,{outputs}] y) {{ y = MatMul(x, w1) }}", opset)
 
 
-def mixed(net: ModelProto, name: str, runs: tuple[int, ...], kinds: tuple[int, ...]) -> tuple[ModelProto, Division]:
+def mixed(
+    net: ModelProto, name: str, runs: tuple[int, ...], kinds: tuple[int, ...], levels: int = 0
+) -> tuple[ModelProto, Division]:
     """A model in which one weight has blocks of all of these kinds."""
     count = Blocks(weight(net, name).shape, runs).count
-    return in_blocks(net, name, runs, [kinds[k % len(kinds)] for k in range(count)])
+    return in_blocks(net, name, runs, [kinds[k % len(kinds)] for k in range(count)], levels)
 
 
 def outputs(net: ModelProto) -> Array:
@@ -44,10 +48,12 @@ def outputs(net: ModelProto) -> Array:
 @pytest.mark.parametrize(("codes", "opset"), WAYS, ids=lambda x: getattr(x, "name", str(x)))
 @pytest.mark.parametrize("kind", FLOATS)
 @pytest.mark.parametrize("actions", KINDS_OF_BLOCKS.values(), ids=KINDS_OF_BLOCKS)
+@pytest.mark.parametrize("coded", [False, True], ids=["free blocks are numbers", "free blocks are codes"])
 def test_every_bit_comes_back_and_onnxruntime_folds_all_that_a_carrier_adds(
-    codes: Codes, opset: int, kind: str, actions: tuple[int, ...], tmp_path: Path
+    codes: Codes, opset: int, kind: str, actions: tuple[int, ...], coded: bool, tmp_path: Path
 ) -> None:
-    net, division = mixed(product(kind, opset), "w1", (4, 1), actions)
+    levels = codes.levels if coded and kind != "float16" else 0
+    net, division = mixed(product(kind, opset), "w1", (4, 1), actions, levels)
     file = carried(net, {"w1": division}, codes)
     onnx.checker.check_model(file, full_check=True)
     plain, names = restored(file)
@@ -66,7 +72,7 @@ def divided_weights(draw: st.DrawFn) -> tuple[Array, Division]:
     size = draw(st.sampled_from([1e-9, 1e-3, 1.0, 1e3]))
     kind = draw(st.sampled_from([np.float16, np.float32, np.float64]))
     actions = draw(st.lists(st.sampled_from([FREE, SHARED, ZERO]), min_size=blocks.count, max_size=blocks.count))
-    division = Division(blocks, np.array(actions))
+    division = Division(blocks, np.array(actions), draw(st.sampled_from([0, 7, 127])) if kind != np.float16 else 0)
     w: Array = np.asarray(size * rng.standard_normal(shape)).astype(kind)
     return division.projected(w), division
 
@@ -92,9 +98,45 @@ def test_any_weight_in_any_blocks_comes_back(made: tuple[Array, Division], way: 
     if (division.actions == FREE).all():
         division = Division(division.blocks, np.where(np.arange(division.blocks.count), FREE, ZERO))
         w = division.projected(w)
+    if division.levels > codes.levels:
+        codes = INT8
+    if division.levels:
+        w = rounded(w, division)
     file = carried(reader(w, opset), {"w": division}, codes)
     onnx.checker.check_model(file)
-    assert weight(restored(file)[0], "w").tobytes() == w.tobytes()
+    found = weight(restored(file)[0], "w")
+    # a step that float16 cannot hold is known as well as the largest weight of its block
+    exact = not division.levels or fits_half(division.steps(w))
+    assert np.array_equal(found, w) if exact else np.allclose(found, w, rtol=1e-6, atol=0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(divided_weights())
+def test_a_projection_has_its_structure_and_so_has_its_rounding(made: tuple[Array, Division]) -> None:
+    w, division = made
+    for found in (w, rounded(w, division), rounded(w, division, 4)):
+        assert division.wrong(found) == 0
+        np.testing.assert_array_equal(rounded(found, division), rounded(rounded(found, division), division))
+
+
+@pytest.mark.parametrize(("levels", "least"), [(7, 0.9), (127, 0.999)])
+def test_steps_of_a_free_block_are_at_least_as_good_as_those_that_reach_its_largest_weight(levels: int, least: float) -> None:
+    w: Array = np.random.default_rng(0).standard_normal((50, 16)).astype(np.float32)
+    division = Division(Blocks((50, 16), (1, 16)), np.full(50, FREE), levels)
+    found = division.projected(w)
+    largest = np.abs(w).max(1, keepdims=True)
+    plain = np.rint(w / largest * levels) / levels * largest
+    assert (np.square(found - w).sum(1) <= np.square(plain - w).sum(1) * (1 + 1e-4) + 1e-12).all()
+    assert np.square(found).sum() > least * np.square(w).sum()
+    assert all(len(np.unique(np.abs(row))) <= levels + 1 for row in found)
+
+
+def test_a_free_block_with_a_weight_between_two_steps_is_wrong() -> None:
+    w = np.array([[0.7, 0.1, -0.3, 0.2]], np.float32)
+    division = Division(Blocks((1, 4), (1, 4)), np.array([FREE]), 7)
+    assert division.wrong(w) == 0
+    assert division.wrong(w + np.array([[0, 0.04, 0, 0]], np.float32)) == 1
+    assert replace(division, levels=0).wrong(w + np.array([[0, 0.04, 0, 0]], np.float32)) == 0
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
@@ -129,7 +171,7 @@ def test_a_magnitude_that_is_too_small_for_float16_does_not_become_zero() -> Non
     np.testing.assert_array_equal(found, np.array([[1, 1], [2**-24, -(2**-24)], [0, 0]], np.float32))
 
 
-def test_free_blocks_take_two_bytes_a_weight() -> None:
+def test_free_blocks_of_numbers_take_two_bytes_a_weight() -> None:
     w: Array = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
     division = Division(Blocks((64, 64), (1, 16)), np.arange(256) % 2)
     near = rounded(division.projected(w), division)

@@ -10,6 +10,7 @@ import pytest
 
 from onnxprune.compression.blocks import FREE, SHARED, ZERO, Blocks
 from onnxprune.compression.compensation import Layer, _row_blocks, block_losses, compensated, descended
+from onnxprune.compression.division import Division
 from tests.cases.blocks import Array
 
 KINDS = {
@@ -19,6 +20,7 @@ KINDS = {
     "zero and free": (ZERO, FREE),
     "all kinds": (SHARED, ZERO, FREE),
 }
+CODED = {"codes": (FREE,), "shared and codes": (SHARED, FREE), "all kinds and codes": (SHARED, ZERO, FREE)}
 RUNS = [(4, 1), (4, 4), (5, 2), (12, 6), (1, 3)]
 """Inputs x outputs of a block, in a matrix of 12 inputs and 6 outputs."""
 
@@ -108,6 +110,39 @@ def test_descent_never_adds_to_the_error_and_keeps_the_structure(runs: tuple[int
 def test_with_every_block_free_the_matrix_is_returned(runs: tuple[int, int]) -> None:
     mine = layer(runs, (FREE,))
     np.testing.assert_allclose(compensated(mine), mine.matrix, atol=1e-9)
+
+
+def multiples(block: Array, levels: int) -> bool:
+    """Whether numbers are whole multiples of one step, to rounding."""
+    block = np.abs(block.astype(np.float64))
+    steps = block.max() / np.arange(1, levels + 1)
+    return bool(min(np.abs(block - step * np.rint(block / (step or 1))).max() for step in steps) <= 1e-9 * block.max())
+
+
+@pytest.mark.parametrize("runs", RUNS)
+@pytest.mark.parametrize("kinds", CODED.values(), ids=CODED)
+@pytest.mark.parametrize("scaled", [False, True], ids=["", "scaled"])
+def test_free_blocks_of_codes_are_multiples_of_a_step_and_nearer_than_their_rounding(
+    runs: tuple[int, int], kinds: tuple[int, ...], scaled: bool
+) -> None:
+    fitted, plain = 0.0, 0.0
+    for seed in range(3):
+        numbers = layer(runs, kinds, seed, scaled)
+        mine = replace(numbers, levels=7)
+        found = compensated(mine)
+        assert_in_blocks(mine, found)
+        free = [found[mine.numbers == k] / mine.scale[mine.numbers == k] for k in np.flatnonzero(mine.actions == FREE)]
+        assert all(multiples(block, 7) for block in free)
+        blocks = Blocks((12, 6), runs)
+        near = Division(blocks, mine.actions, 7).projected(projected(numbers) / mine.scale) * mine.scale
+        fitted, plain = fitted + error(mine, found), plain + error(mine, near)
+    assert fitted < plain
+
+
+def test_a_layer_that_has_its_codes_is_kept() -> None:
+    mine = replace(layer((4, 2), (SHARED, FREE), scaled=True), levels=7)
+    exact = Division(Blocks((12, 6), (4, 2)), mine.actions, 7).projected(mine.matrix / mine.scale) * mine.scale
+    np.testing.assert_allclose(compensated(replace(mine, matrix=exact)), exact, atol=1e-9)
 
 
 def test_weights_in_no_block_are_free() -> None:

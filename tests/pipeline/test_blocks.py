@@ -15,6 +15,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import onnxprune
+from onnxprune.compression.blocks import FREE
 from onnxprune.compression.carrier import carried, restored
 from onnxprune.compression.opset import converted
 from onnxprune.cost import benchmark
@@ -184,9 +185,14 @@ def test_a_weight_that_two_nodes_read_is_named_once_among_those_left() -> None:
     assert row.left == ("w2",)
 
 
-def test_recover_none_changes_no_weight_outside_the_blocks() -> None:
+ROUNDED = {None: 1 / 127, "1.24": 1 / 7, "1.32": 1e-3}
+"""Largest change of a weight in a free block, relative to the largest weight of the block, by the oldest runtime."""
+
+
+@pytest.mark.parametrize("runtime", ROUNDED)
+def test_recover_none_only_rounds_what_is_outside_the_blocks(runtime: str | None) -> None:
     net = small()
-    result = unified(net, share=0.5)
+    result = unified(net, share=0.5, runtime=runtime)
     plain, _ = restored(result.model)
     for name in ("w1", "ws1", "wt1", "wm1", "wvar1", "w4"):
         assert weight(plain, name).tobytes() == weight(net, name).tobytes()
@@ -194,8 +200,9 @@ def test_recover_none_changes_no_weight_outside_the_blocks() -> None:
         free = [kind == 0 for kind in mask.decoded()]
         before, after = weight(net, name), weight(plain, name)
         for piece, stays in zip(pieces(before.shape, mask.runs), free, strict=True):
-            assert not stays or np.array_equal(before[piece].astype(np.float16), after[piece])
-            assert np.array_equal(before[piece] < 0, after[piece] < 0)
+            largest = np.abs(before[piece]).max()
+            assert not stays or np.abs(before[piece] - after[piece]).max() <= ROUNDED[runtime] * largest
+            assert (before[piece] * after[piece] >= 0).all()
 
 
 # verification
@@ -234,9 +241,12 @@ def test_a_file_in_which_a_block_is_broken_is_refused(name: str, change: Callabl
         onnxprune.verify_files(small(), changed(result, name, change), result.plan)
 
 
-@pytest.mark.parametrize("name", ["w2_codes", "w2_magnitudes", "w2_free", "w1"])
-def test_other_signs_magnitudes_or_weights_are_refused_unless_weights_were_fitted(name: str) -> None:
-    result = unified(small(), share=0.5)
+@pytest.mark.parametrize(
+    ("name", "runtime"),
+    [("w2_codes", None), ("w2_magnitudes", None), ("w1", None), ("w2_codes", "1.32"), ("w2_free", "1.32")],
+)
+def test_other_signs_magnitudes_or_weights_are_refused_unless_weights_were_fitted(name: str, runtime: str | None) -> None:
+    result = unified(small(), share=0.5, runtime=runtime)
     other = changed(result, name, lambda values: -values if name == "w2_codes" else 2 * values)
     with pytest.raises(VerificationError, match="has other values than in the original, and the plan says that nothing was"):
         onnxprune.verify_files(small(), other, result.plan)
@@ -325,8 +335,9 @@ def test_a_plan_that_does_not_say_how_its_blocks_were_made_is_refused(made_by: d
         onnxprune.apply_plan(small(), plan, bench=False)
 
 
-def test_a_retrained_copy_gets_the_same_blocks_with_magnitudes_of_its_own(tmp_path: Path) -> None:
-    first, copy = unified(small(), share=0.5, zero=0.2), small(seed=1)
+@pytest.mark.parametrize("runtime", ROUNDED)
+def test_a_retrained_copy_gets_the_same_blocks_with_magnitudes_of_its_own(runtime: str | None, tmp_path: Path) -> None:
+    first, copy = unified(small(), share=0.5, zero=0.2, runtime=runtime), small(seed=1)
     again = onnxprune.apply_plan(copy, first.plan, bench=False)
     assert again.plan.blocks == first.plan.blocks
     assert again.report.unification is not None
@@ -335,8 +346,9 @@ def test_a_retrained_copy_gets_the_same_blocks_with_magnitudes_of_its_own(tmp_pa
     before, after = weight(copy, "w2"), weight(optimised(again.model, tmp_path), "w2")
     mask = first.plan.blocks["w2"]
     for piece, kind in zip(pieces(before.shape, mask.runs), mask.decoded(), strict=True):
-        expected = [before[piece], np.abs(before[piece]).mean(dtype=np.float64), 0][kind]
-        np.testing.assert_allclose(np.abs(after[piece]), np.abs(expected) + 0 * before[piece], rtol=1e-3)
+        expected = [np.abs(before[piece]), np.abs(before[piece]).mean(dtype=np.float64) + 0 * before[piece], 0 * before[piece]]
+        near = ROUNDED[runtime] * np.abs(before[piece]).max() if kind == FREE else 0
+        np.testing.assert_allclose(np.abs(after[piece]), expected[kind], rtol=1e-3, atol=near)
 
 
 # after a cut

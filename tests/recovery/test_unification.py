@@ -13,7 +13,7 @@ from onnx import ModelProto
 from onnxprune.analysis.couple import couple
 from onnxprune.calibration.linear import Linear, linear_of
 from onnxprune.compression.blocks import FREE, SHARED, ZERO, BlockShape
-from onnxprune.compression.carrier import Division
+from onnxprune.compression.division import Division
 from onnxprune.compression.eligible import eligible
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.graph import read_weights

@@ -11,7 +11,7 @@ import torch
 from onnx import ModelProto, numpy_helper
 
 from onnxprune.compression.blocks import FREE, SHARED, ZERO, BlockShape
-from onnxprune.compression.carrier import Division
+from onnxprune.compression.division import Division
 from onnxprune.compression.eligible import eligible
 from onnxprune.data.samples import Data
 from onnxprune.effort import Clock, Effort
@@ -45,12 +45,12 @@ def samples(n: int, seed: int) -> Data:
 FIT, HELD_OUT = samples(64, 0), samples(48, 1)
 
 
-def division(everything: bool = False) -> dict[str, Division]:
+def division(everything: bool = False, levels: int = 0) -> dict[str, Division]:
     """All weights in blocks of five inputs, which fit none of them evenly; half of the blocks share, or all, some are zero."""
     rng = np.random.default_rng(0)
     blocks = eligible(read_graph(NET), BlockShape.parse("5"), all_layers=True)
     kinds = [SHARED] if everything else [SHARED, SHARED, SHARED, FREE, FREE, ZERO]
-    return {n: Division(b, rng.choice(kinds, b.count)) for n, b in blocks.items()}
+    return {n: Division(b, rng.choice(kinds, b.count), levels) for n, b in blocks.items()}
 
 
 def blocked(divisions: Mapping[str, Division]) -> ModelProto:
@@ -138,6 +138,15 @@ def test_an_untrained_student_has_the_weights_of_its_file() -> None:
         np.testing.assert_allclose(after[name], w, rtol=1e-6)
 
 
+def test_weights_of_few_levels_are_trained_and_stay_multiples_of_their_steps() -> None:
+    divisions = division(levels=7)
+    before, result = arrays(blocked(divisions)), train(divisions, 80, rate=3e-2)
+    after, judge = arrays(result.model), Evaluator(NET, HELD_OUT)
+    assert not any(d.wrong(after[name]) for name, d in divisions.items())
+    assert any((before[name] != after[name])[d.done_to == FREE].any() for name, d in divisions.items())
+    assert judge.judge(result.model).loss < judge.judge(blocked(divisions)).loss
+
+
 def test_a_block_moves_as_one_and_its_signs_stay(result: Distilled) -> None:
     divisions = division()
     before, after = arrays(blocked(divisions)), arrays(result.model)
@@ -149,7 +158,7 @@ def test_a_block_moves_as_one_and_its_signs_stay(result: Distilled) -> None:
 
 
 def test_a_block_of_magnitude_zero_can_grow() -> None:
-    held = HeldBlocks(division()["w5"], torch.device("cpu"))
+    held = HeldBlocks(division()["w5"], np.zeros((24, 5), np.float32), torch.device("cpu"))
     w = torch.zeros(24, 5, requires_grad=True)
     held(w).sum().backward()  # type: ignore[no-untyped-call]
     assert w.grad is not None

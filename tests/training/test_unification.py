@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from onnxprune.compression.blocks import FREE, SHARED, ZERO, BlockShape
-from onnxprune.compression.carrier import Division, carried
+from onnxprune.compression.carrier import carried
+from onnxprune.compression.division import Division
 from onnxprune.compression.eligible import eligible
 from onnxprune.errors import OptionError, PruneError, TrainingError
 from onnxprune.ir.facts import read_graph

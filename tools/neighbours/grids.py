@@ -17,7 +17,7 @@ import numpy as np
 
 from onnxprune.calibration.sums import LinearSum
 from onnxprune.compression.blocks import Blocks
-from onnxprune.compression.carrier import HALF_BITS, of_bits
+from onnxprune.compression.division import HALF_BITS, of_bits
 from onnxprune.recovery.editor import Editor
 from onnxprune.recovery.reconstruct import Constrained
 from onnxprune.recovery.unification import ridged

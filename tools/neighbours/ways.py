@@ -15,7 +15,8 @@ from neighbours.carrying import with_codes
 from neighbours.grids import Coded, nearest, on_grids
 from onnxprune.analysis.analyse import analyse
 from onnxprune.compression.blocks import FREE, SHARED, Blocks, BlockShape
-from onnxprune.compression.carrier import HALF_BITS, KINDS, Division, carried
+from onnxprune.compression.carrier import KINDS, carried
+from onnxprune.compression.division import HALF_BITS, Division
 from onnxprune.compression.eligible import eligible
 from onnxprune.compression.opset import converted
 from onnxprune.data.samples import Data

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from onnx import ModelProto
 
-from onnxprune.compression.carrier import Division
+from onnxprune.compression.division import Division
 from onnxprune.data.samples import Data
 from onnxprune.effort import Clock, Effort
 from onnxprune.errors import DataError

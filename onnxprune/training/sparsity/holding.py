@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from onnxprune.compression.blocks import FREE, ZERO, Blocks
-from onnxprune.compression.carrier import Division
+from onnxprune.compression.division import Division
 from onnxprune.training.blocks import per_block, spread
 from onnxprune.training.sparsity.scores import vector
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from onnxprune.compression.blocks import SHARED, Blocks, BlockShape
-from onnxprune.compression.carrier import Division
 from onnxprune.compression.choice import Losses, Shares, chosen
+from onnxprune.compression.division import Division
 from onnxprune.errors import OptionError, TrainingError
 from onnxprune.training.blocks import per_block
 from onnxprune.training.modules import unwrapped
