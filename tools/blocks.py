@@ -63,6 +63,8 @@ ROWS: tuple[Way, ...] = (
     Rounded("-1, 0 and 1, a scale per 16", 1, "16"),
     *(Unified(f"unified, blocks of {n}", {"unify": n}) for n in ("4", "8", "16", "32", "64", "4x4")),
     Unified("unified, half of the blocks of 16", HALF),
+    Unified("the same, for onnxruntime 1.24", {**HALF, "runtime": "1.24"}),
+    Unified("the same, for onnxruntime 1.32", {**HALF, "runtime": "1.32"}),
     Unified("the same, `--scope local`", {**HALF, "block_scope": "local"}),
     Unified("the same, in super-blocks of 4 x 4 blocks", HALF, tiles=4),
     Unified("zeroed, 30 % of the blocks of 16", {"unify": "16", "zero": 0.3, "share": 0.0}),

@@ -33,7 +33,7 @@ from neighbours import probe
 from onnx import ModelProto, numpy_helper
 
 import onnxprune
-from onnxprune.compression.carrier import KINDS, carried, fusible, restored
+from onnxprune.compression.carrier import KINDS, Codes, carried, fusible, restored
 from onnxprune.cost.benchmark import random_feeds
 from onnxprune.ir.files import load
 from onnxprune.pipeline.blocks import divisions_of
@@ -62,10 +62,10 @@ def products(*sizes: int) -> ModelProto:
     return found
 
 
-def unified(model: ModelProto, block: str, **options: Any) -> dict[str, ModelProto]:
+def unified(model: ModelProto, block: str, kinds: Sequence[Codes] = KINDS, **options: Any) -> dict[str, ModelProto]:
     """A model with unified weights, first as numbers, then in codes of each type, and for fused products."""
     found: dict[str, ModelProto] = {}
-    for kind in KINDS:
+    for kind in kinds:
         runtime = ".".join(map(str, kind.runtime))
         result = onnxprune.unify(model, block, recover="none", bench=False, runtime=runtime, **options)
         numbers = restored(result.model)[0]
@@ -140,20 +140,21 @@ def main() -> None:
     if len(options.files) == 1:
         parser.error("give another file to compare with the original")
     if options.files:
-        cases = {Path(options.files[0]).stem: {Path(file).name: onnx.load(file) for file in options.files}}
+        cases = [(Path(options.files[0]).stem, {Path(file).name: onnx.load(file) for file in options.files})]
     else:
         network = load(HERE / "models" / "resnet20-fashion-mnist.onnx").model
-        cases = {
-            "ResNet-20": unified(network, "16"),
-            "ResNet-20, half of its blocks": unified(network, "16", share=0.5),
-            "MatMul": unified(products(*SIZES), "32", all_layers=True),
-        }
+        cases = [
+            ("ResNet-20", unified(network, "16")),
+            # free blocks have other values in codes of each type
+            *(("ResNet-20, half of its blocks", unified(network, "16", [kind], share=0.5)) for kind in KINDS),
+            ("MatMul", unified(products(*SIZES), "32", all_layers=True)),
+        ]
     releases, said = options.releases.split(","), list[str]()
     print(f"{processor()}, Python {sys.version.split()[0]}\n")
     print("| file | KB | " + " | ".join(releases) + " |\n" + "|---" * (2 + len(releases)) + "|")
     with tempfile.TemporaryDirectory() as name:
         folder = options.folder or Path(name)
-        for title, models in cases.items():
+        for title, models in cases:
             pythons = {release: environment(folder, release) for release in releases}
             found = {release: probed(python, Path(name), models, options.processes) for release, python in pythons.items()}
             print("\n".join(lines(title, models, found)), flush=True)

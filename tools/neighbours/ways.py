@@ -22,7 +22,7 @@ from onnxprune.compression.opset import converted
 from onnxprune.data.samples import Data
 from onnxprune.ir.facts import read_graph
 from onnxprune.options import UnificationOptions
-from onnxprune.pipeline.blocks import JUDGING, divide
+from onnxprune.pipeline.blocks import JUDGING, divide, levels_of
 from onnxprune.recovery.editor import Editor
 from onnxprune.recovery.effort import FitSettings
 from onnxprune.recovery.methods import Task
@@ -75,7 +75,9 @@ class Unified:
             numbers = by_compensation(task, silent, task.pruned, divisions).model
         else:
             numbers = projected(task.pruned, divisions)
-        newer = {kind: converted(numbers, kind.opset) for kind in KINDS}
+        # free blocks are fitted for one type of codes
+        kinds = [asked.codes()] if any((d.actions == FREE).any() for d in divisions.values()) else KINDS
+        newer = {kind: converted(numbers, kind.opset) for kind in kinds}
         return {kind.name: carried(model, divisions, kind) for kind, model in newer.items() if model}
 
 
@@ -125,7 +127,8 @@ def in_tiles(task: Task, asked: UnificationOptions, side: int) -> dict[str, Divi
     assert task.fit is not None
     few = replace(task, fit=task.fit.take(JUDGING, task.seed))
     losses = losses_of(graph, blocks, few.batches(), task.seed)
-    return {name: Division(b, tiled(b, losses[name].shared, asked.shares().shared, side)) for name, b in blocks.items()}
+    actions = {name: tiled(b, losses[name].shared, asked.shares().shared, side) for name, b in blocks.items()}
+    return {name: Division(b, actions[name], levels_of(graph.weights[name], asked.codes())) for name, b in blocks.items()}
 
 
 def tiled(blocks: Blocks, losses: Array, share: float, side: int) -> Array:
