@@ -27,6 +27,9 @@ def prune(
     ratio: float | None = None,
     *,
     macs: str | float | None = None,
+    params: str | float | None = None,
+    size: str | float | None = None,
+    memory: str | float | None = None,
     criterion: str | None = None,
     scores: str | Path | Mapping[str, Array] | None = None,
     scope: str = "global",
@@ -62,7 +65,9 @@ def prune(
     Args:
         model: a path, an `onnx.ModelProto` or an `onnx_graphsurgeon.Graph`; it is not changed.
         ratio: fraction of prunable channels to remove, 0 <= ratio < 1.
-        macs: instead of `ratio`, the multiply-accumulates that may remain: "50%", "300M", or a number.
+        macs, params, size, memory: instead of `ratio`, what may remain of the multiply-accumulates, the parameters, the bytes
+            of the files, and the bytes of weights and activations needed at a time: "50%", "300M", "2MB", or a number. All that
+            are given must hold.
         criterion: how channels are ranked; None: `obs` if there are inputs to recover with, else `ccprune`.
         scores: path of an .npz, or weight name -> one score per channel, instead of the criterion.
         scope: "global" ranks all channels together; "local" removes the same fraction of every group.
@@ -103,6 +108,9 @@ def prune(
     options = Options.of(
         ratio=ratio,
         macs=macs,
+        params=params,
+        size=size,
+        memory=memory,
         criterion=criterion,
         scores=scores,
         scope=scope,

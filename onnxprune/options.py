@@ -27,7 +27,7 @@ from onnxprune.evaluation.evaluator import Metric
 from onnxprune.ir.files import data_beside
 from onnxprune.recovery import METHODS
 from onnxprune.selection.alignment import Alignment, auto_alignment
-from onnxprune.selection.budget import Amount, amount
+from onnxprune.selection.budget import TARGETS, Amount, amount
 from onnxprune.selection.criteria import NAMES
 from onnxprune.selection.criteria.names import CALIBRATED
 from onnxprune.types import Array, Shapes
@@ -61,7 +61,9 @@ class SelectionOptions:
 
     Attributes:
         ratio: fraction of prunable channels to remove, 0 <= ratio < 1; None if a limit is given instead.
-        macs: instead of `ratio`, the multiply-accumulates that may remain: "50%", "300M", or a number.
+        macs, params, size, memory: instead of `ratio`, what may remain of the multiply-accumulates, the parameters, the bytes
+            of the written files, and the bytes of weights and activations while the model runs: "50%", "300M", "2MB", or a
+            number. All that are given must hold.
         criterion: a name in `selection.criteria.NAMES`; None: `obs` if there are inputs to recover with, else `ccprune`.
         scores: path of an .npz, or weight name -> scores, instead of the criterion.
         scope: "global" or "local".
@@ -74,6 +76,9 @@ class SelectionOptions:
 
     ratio: float | None = None
     macs: str | float | None = None
+    params: str | float | None = None
+    size: str | float | None = None
+    memory: str | float | None = None
     criterion: str | None = None
     scores: str | Path | Mapping[str, Array] | None = None
     scope: str = "global"
@@ -92,11 +97,12 @@ class SelectionOptions:
             if not all(isinstance(pattern, str) for pattern in patterns):
                 raise OptionError(f"--{name}: got {_short(given)}, expected text or a list of texts")
             object.__setattr__(self, name, patterns)
-        if (self.ratio is None) == (self.macs is None):
-            given = "neither" if self.ratio is None else "both"
-            raise OptionError(
-                f"--ratio, --macs: got {given}, expected exactly one: what to remove (0.5) or what may remain (50%, 300M)"
-            )
+        targets = self.targets()
+        if (self.ratio is None) != bool(targets):
+            got = "neither" if self.ratio is None else "both"
+            names = ", --".join(("ratio", *(targets or TARGETS)))
+            wanted = "expected what to remove (--ratio 0.5), or what may remain (50%, 300M, 2MB)"
+            raise OptionError(f"--{names}: got {got}, {wanted}")
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise OptionError(
                 f"--ratio: got {self.ratio:g}, expected 0 <= ratio < 1, the fraction of channels to remove (0.5 = half)"
@@ -104,7 +110,6 @@ class SelectionOptions:
         _check_choice("--scope", self.scope, SCOPES)
         if self.criterion is not None:
             _check_choice("--criterion", self.criterion, NAMES)
-        self.limit()
         self.alignment()
         self.policy()
 
@@ -123,9 +128,10 @@ class SelectionOptions:
         """The options of the analysis."""
         return Policy(read_carrier(self.carrier), self.allow_renormalising)
 
-    def limit(self) -> Amount | None:
-        """The multiply-accumulates that may remain; None if a ratio is given instead."""
-        return None if self.macs is None else amount(self.macs, "--macs")
+    def targets(self) -> dict[str, Amount]:
+        """What may remain, by the names of `TARGETS`; none if a ratio is given instead."""
+        given = {name: getattr(self, name) for name in TARGETS}
+        return {name: amount(value, name) for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,12 +320,14 @@ class OutputOptions:
         plan: file of the plan, which lists the positions of weights that are kept; None: not written.
         picture: file of the picture, an SVG; None: not drawn.
         force: whether existing files are replaced.
+        strict: whether nothing is written if a stated limit was missed.
     """
 
     output: Path
     plan: Path | None = None
     picture: Path | None = None
     force: bool = False
+    strict: bool = False
 
     def __post_init__(self) -> None:
         """Reject a path for two files, and a picture that is not an SVG."""
@@ -397,7 +405,8 @@ class Options:
         """The options that decide the cut, for plans and reports."""
         selection = self.selection
         return {
-            **({"ratio": selection.ratio} if selection.macs is None else {"macs": selection.macs}),
+            **({"ratio": selection.ratio} if selection.ratio is not None else {}),
+            **{name: getattr(selection, name) for name in selection.targets()},
             "criterion": "scores" if selection.scores is not None else self.criterion,
             "scope": selection.scope,
             "align": selection.alignment().multiple,

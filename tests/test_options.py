@@ -16,6 +16,7 @@ from onnxprune.cli.prune import prune as command
 from onnxprune.cli.unify import BUDGET, unify
 from onnxprune.errors import ModelError, OptionError, PlanError
 from onnxprune.options import GROUPS, HOME, SAID, Options, OutputOptions, RecoveryOptions, _classes
+from onnxprune.selection.budget import TARGETS
 from tests.cases.nets import pruned, small
 
 
@@ -59,6 +60,9 @@ def test_an_unknown_keyword_is_refused_with_the_nearest_name() -> None:
 MISTYPED: dict[str, Any] = {
     "ratio": "0.5",
     "macs": [1],
+    "params": [1],
+    "size": [1],
+    "memory": [1],
     "criterion": 3,
     "scores": 5,
     "scope": None,
@@ -100,7 +104,7 @@ def test_every_option_has_a_test_with_a_value_of_a_wrong_type() -> None:
 
 @pytest.mark.parametrize("name", MISTYPED)
 def test_a_value_of_a_wrong_type_is_refused_in_one_line_that_names_the_argument(name: str) -> None:
-    others = {} if name in ("ratio", "macs") else {"ratio": 0.5}
+    others = {} if name in ("ratio", *TARGETS) else {"ratio": 0.5}
     with pytest.raises(OptionError, match=rf"^`{name}`: got .*, expected ") as e:
         onnxprune.prune("no.onnx", **{**others, name: MISTYPED[name]})
     assert "\n" not in str(e.value)

@@ -60,7 +60,39 @@ Macs = Annotated[
         SELECTION,
         "--macs",
         metavar="V",
-        help="Instead of --ratio: the multiply-accumulates (MACs) that may REMAIN, such as 50% or 300M.",
+        help="Instead of --ratio: the multiply-accumulates (MACs) that may REMAIN, such as 50% or 300M. Of several targets, "
+        "all must hold; if they cannot, the nearest model is written and the exit status is 1.",
+        show_default=False,
+    ),
+]
+Params = Annotated[
+    str | None,
+    _option(
+        SELECTION,
+        "--params",
+        metavar="V",
+        help="The parameters that may REMAIN, such as 50% or 5M.",
+        show_default=False,
+    ),
+]
+Size = Annotated[
+    str | None,
+    _option(
+        SELECTION,
+        "--size",
+        metavar="V",
+        help="The bytes that all written files together may take, such as 50%, 2MB or 2MiB.",
+        show_default=False,
+    ),
+]
+Memory = Annotated[
+    str | None,
+    _option(
+        SELECTION,
+        "--memory",
+        metavar="V",
+        help="The bytes of weights and activations that may be needed at a time, such as 50% or 20MB; computed, at the sizes "
+        "of --data.",
         show_default=False,
     ),
 ]
@@ -338,6 +370,7 @@ Printed = Annotated[
     _option(OUTPUT, "--format", metavar="table|json", help="table: for people; json: only the report, on stdout."),
 ]
 Force = Annotated[bool, _option(OUTPUT, "--force", help="Overwrite existing output files.")]
+Strict = Annotated[bool, _option(OUTPUT, "--strict", help="If a target or the ratio is missed, write nothing.")]
 
 
 def output_of(output: Path | None, model: Path, ending: str, pack: Packing | None) -> Path:

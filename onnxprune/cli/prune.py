@@ -31,6 +31,9 @@ def prune(
     model: ask.Model,
     ratio: ask.Ratio = None,
     macs: ask.Macs = None,
+    params: ask.Params = None,
+    size: ask.Size = None,
+    memory: ask.Memory = None,
     criterion: ask.Criterion = None,
     scores: ask.Scores = None,
     scope: ask.Scope = "global",
@@ -64,11 +67,15 @@ def prune(
     picture: ask.Picture = None,
     format: ask.Printed = ask.Format.TABLE,
     force: ask.Force = False,
+    strict: ask.Strict = False,
 ) -> None:
     """Remove channels from MODEL (the default command)."""
     options = Options.of(
         ratio=ratio,
         macs=macs,
+        params=params,
+        size=size,
+        memory=memory,
         criterion=criterion,
         scores=scores,
         scope=scope,
@@ -98,7 +105,7 @@ def prune(
     )
     ask.check_shapes(input_shape)
     out = ask.output_of(output, model, ENDING, pack)
-    places = OutputOptions(out, plan or named_after(out, ".plan.json"), picture, force)
+    places = OutputOptions(out, plan or named_after(out, ".plan.json"), picture, force, strict)
     inputs = [model, *files(scores, data, labels, work)]
     ask.check_places(places, *inputs)
     options = resolved(options)
@@ -107,6 +114,8 @@ def prune(
     options = replace(options, data=replace(options.data, input_shape=ask.shapes_of(input_shape, loaded)))
     with progress_bars() as progress:
         result = prune_loaded(loaded, options, progress)
+    if places.strict and result.report.missed:
+        show(result.report, format)
     layers = layer_changes(loaded.model, result.model, result.report.inputs) if picture else ()
     report = saved(result, places)
     if picture:
@@ -157,5 +166,6 @@ def show(report: Report, format: ask.Format) -> None:
     else:
         print_all(report_parts(report))
     if report.missed:
-        print("onnxprune: a requested limit was missed; the files were written, and the report says why", file=sys.stderr)
+        written = "the files were written" if report.output else "nothing was written (--strict)"
+        print(f"onnxprune: a requested limit was missed; {written}, and the report says why", file=sys.stderr)
         raise typer.Exit(1)

@@ -148,9 +148,16 @@ def nbytes(tensor: TensorProto) -> int:
 
 
 def size_of(model: ModelProto) -> int:
-    """Bytes of the model with all its weights (to within a few bytes per weight)."""
+    """Bytes of the model, serialised with all its weights."""
     light = without_initializers(model)
-    return int(light.ByteSize()) + sum(length_of(t) + header_of(t).ByteSize() for t in model.graph.initializer)
+    tensors = (header_of(t).ByteSize() + _in_field(length_of(t)) for t in model.graph.initializer)
+    graph = light.graph.ByteSize() + sum(map(_in_field, tensors))
+    return int(light.ByteSize()) - _in_field(light.graph.ByteSize()) + _in_field(graph)
+
+
+def _in_field(length: int) -> int:
+    """Bytes of a protobuf field of so many bytes, with its tag and its length; none if it is empty."""
+    return 1 + max(1, -(-length.bit_length() // 7)) + length if length else 0
 
 
 def _read(place: FileRange) -> Iterator[bytes]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import fnmatch
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from onnx import ModelProto
 
@@ -15,13 +15,15 @@ from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
 from onnxprune.cost.macs import macs_model
 from onnxprune.cost.model import of_original
+from onnxprune.cost.size import cost
 from onnxprune.effort import Effort
 from onnxprune.errors import CutError, ModelError, OptionError, PruneError
 from onnxprune.ir.bodies import flatten
 from onnxprune.ir.graph import Graph
+from onnxprune.ir.sharing import shared_again
 from onnxprune.ir.spill import Spill, spill_for
 from onnxprune.options import WITHOUT_DATA, Options, SelectionOptions
-from onnxprune.pipeline.goal import Goal, goal_of
+from onnxprune.pipeline.goal import COSTS, Goal, goal_of
 from onnxprune.pipeline.remarks import unaligned
 from onnxprune.report.values import KEEPING
 from onnxprune.rewrite.cut import cut
@@ -35,6 +37,10 @@ from onnxprune.types import Feeds, Mask
 
 BAND = (0.85, 1.15)
 """With data, what remains of the MACs relative to a cut by the same ratio without data: outside, the report says so."""
+COUNTED = {"params": "params", "size": "bytes", "memory": "memory"}
+"""Targets on what a file holds, and where their costs are in `Cost`."""
+ATTEMPTS = 4
+"""How many times a cut is made so that what it adds is within the limits, too."""
 MAX_REFUSALS = 30
 """How many times a cut may be rejected because a node cannot follow it."""
 
@@ -71,11 +77,20 @@ def check_selection(analysis: Analysis, selection: SelectionOptions, name: str) 
 
     Raises:
         ModelError: there is no prunable channel.
-        OptionError, DataError: a pattern matches nothing, patterns leave no group, or scores do not fit.
+        OptionError, DataError: a pattern matches nothing, patterns leave no group, scores do not fit, or more may remain than
+            the original has.
     """
     groups = eligible(analysis, selection, name)
     if isinstance(selection.scores, Mapping):
         check_scores(analysis.coupled, groups, selection.scores)
+    for target, amount in selection.targets().items():
+        if amount.relative:
+            continue
+        model = COSTS[target](analysis.coupled)
+        whole = of_original(model, len(analysis.coupled.roots))
+        if amount.number > whole:
+            what = f"more than the original has, {model.text(whole)}"
+            raise OptionError(f"--{target}: got {getattr(selection, target)}, {what}; expected what may remain of it")
 
 
 def decide(
@@ -110,9 +125,8 @@ def decide(
         scored = scorer.score(coupled, groups) if scorer else scores_from_file(coupled, groups, given or {})
         limits = goal.limits(coupled)
         space = _space(coupled, groups, scored, options, limits)
-        dropped = space.dropped(strategy(space, limits) if limits else space.by_ratio(goal.ratio or 0.0))
         try:
-            pruned = cut(coupled, dropped, spill)
+            dropped, pruned = _cut(space, limits, strategy, goal.ratio, spill)
             widths = () if selection.align == "auto" else unaligned(space.groups, dropped, space.sizing.align)
             macs = _macs_without_data(space, dropped, goal.ratio, options)
             notes = _notes(analysis.refused, scored, groups) + macs + widths + _added(graph, pruned)
@@ -125,6 +139,43 @@ def decide(
             analysis = refuse(analysis, dict.fromkeys(around, f"cannot follow a cut ({e})"))
     last = list(analysis.refused.values())[-1]
     raise PruneError(f"{name}: could not be cut in {MAX_REFUSALS} attempts; the last one failed because a node {last}")
+
+
+def _cut(
+    space: Space, limits: Sequence[Limit], strategy: Strategy, ratio: float | None, spill: Spill | None
+) -> tuple[Mask, ModelProto]:
+    """The labels to drop and the model without them, by a ratio or within limits.
+
+    Limits on what a file holds are tightened by what a cut adds to it: nodes, and what removed channels leave behind.
+    """
+    coupled = space.coupled
+    if not limits:
+        dropped = space.dropped(space.by_ratio(ratio or 0.0))
+        return dropped, cut(coupled, dropped, spill)
+    aimed = limits
+    for attempt in range(ATTEMPTS):
+        dropped = space.dropped(strategy(space, aimed))
+        pruned = cut(coupled, dropped, spill)
+        predicted = [limit.cost.of(dropped) for limit in limits]
+        added = [found - p for found, p in zip(_found(limits, predicted, pruned, coupled), predicted, strict=True)]
+        over = [p + more > limit.most for p, more, limit in zip(predicted, added, limits, strict=True)]
+        aims = [limit.most - max(more, 0.0) for more, limit in zip(added, limits, strict=True)]
+        reachable = all(p <= limit.most for p, limit in zip(predicted, aimed, strict=True)) and min(aims) > 0
+        if not any(over) or not reachable or attempt == ATTEMPTS - 1:
+            break
+        aimed = [replace(limit, most=most) for limit, most in zip(limits, aims, strict=True)]
+        if spill:
+            spill.clear()
+    return dropped, pruned
+
+
+def _found(limits: Sequence[Limit], predicted: Sequence[float], pruned: ModelProto, coupled: Coupled) -> list[float]:
+    """What a cut model costs, as far as that can differ from what was predicted."""
+    if not any(limit.target in COUNTED for limit in limits):
+        return list(predicted)
+    shapes = {name: shape for name in coupled.graph.inputs if (shape := coupled.sizes[name].shape) is not None}
+    found = cost(shared_again(pruned, pruned, coupled.graph), shapes)
+    return [float(getattr(found, COUNTED.get(x.target, ""), p)) for x, p in zip(limits, predicted, strict=True)]
 
 
 def _around(graph: Graph, index: int) -> list[int]:
@@ -208,10 +259,10 @@ def _macs_without_data(space: Space, dropped: Mask, ratio: float | None, options
     """A note if far more or fewer multiply-accumulates remain than by the default criterion at the same ratio."""
     if ratio is None or not options.calibrated:
         return ()
-    other, cost = _without_data(space), macs_model(space.coupled)
-    whole, here = of_original(cost, len(dropped)), cost.of(dropped)
-    there = cost.of(other.dropped(other.by_ratio(ratio)))
-    if BAND[0] <= here / max(there, cost.resolution) <= BAND[1]:
+    other, macs = _without_data(space), macs_model(space.coupled)
+    whole, here = of_original(macs, len(dropped)), macs.of(dropped)
+    there = macs.of(other.dropped(other.by_ratio(ratio)))
+    if BAND[0] <= here / max(there, macs.resolution) <= BAND[1]:
         return ()
     return (f"{here / whole:.1%} of the MACs remain; without data, the same ratio leaves {there / whole:.1%}",)
 

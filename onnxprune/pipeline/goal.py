@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a cut must reach, read from the options. A further cost that can be limited is one more `Budget` in `goal_of`."""
+"""What a cut must reach, read from the options. A further cost that can be limited is one more entry of `COSTS`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
 from onnxprune.analysis.coupling import Coupled
+from onnxprune.cost.footprint import file_size_model, memory_model, params_model
 from onnxprune.cost.macs import macs_model
 from onnxprune.cost.model import CostModel, of_original
 from onnxprune.options import SelectionOptions
@@ -37,16 +39,18 @@ class Budget:
         model: the analysis of a model -> the cost of its cuts.
         amount: what may remain.
         asked: the same as the user stated it, such as "50%"; for messages.
+        target: the option that states it; empty for costs that have none.
     """
 
     model: Callable[[Coupled], CostModel]
     amount: Amount
     asked: str = ""
+    target: str = ""
 
     def limit(self, coupled: Coupled) -> Limit:
         """The limit on cuts of one model."""
         cost = self.model(coupled)
-        return Limit(cost, self.amount.of(of_original(cost, len(coupled.roots))), self.asked)
+        return Limit(cost, self.amount.of(of_original(cost, len(coupled.roots))), self.asked, self.target)
 
     def part(self, share: float, original: Coupled, schedule: str = EXPONENTIAL) -> Budget:
         """What may remain after the fraction `share` of the way."""
@@ -84,7 +88,13 @@ class Goal:
         return Goal(float(np.clip(1 - kept / max(left, 1), 0.0, 0.999)))
 
 
+COSTS: Mapping[str, Callable[[Coupled], CostModel]] = MappingProxyType(
+    {"macs": macs_model, "params": params_model, "size": file_size_model, "memory": memory_model}
+)
+"""The costs that options limit, by the name of the option."""
+
+
 def goal_of(selection: SelectionOptions) -> Goal:
     """The goal that the options state."""
-    macs = selection.limit()
-    return Goal(selection.ratio, () if macs is None else (Budget(macs_model, macs, str(selection.macs)),))
+    found = selection.targets().items()
+    return Goal(selection.ratio, tuple(Budget(COSTS[n], amount, str(getattr(selection, n)), n) for n, amount in found))

@@ -16,6 +16,7 @@ from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.compression.carrier import unified_names
 from onnxprune.cost import benchmark
 from onnxprune.cost.benchmark import Runner, in_this_process
+from onnxprune.cost.peak import peak_memory
 from onnxprune.cost.size import cost
 from onnxprune.data.arrays import inputs_of, read_arrays
 from onnxprune.data.load import check_exists, check_source, load_data
@@ -39,6 +40,7 @@ from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.rounds import in_rounds
 from onnxprune.pipeline.samples import MAKING, Samples, check_inputs, made_up, provide, refinement, sizes_of
 from onnxprune.pipeline.summary import Findings, report_of
+from onnxprune.report.values import Change
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan, dropped_by, plan_of
 from onnxprune.types import Array, Feeds, Progress, Shapes, silent
@@ -416,7 +418,11 @@ def _measured(
         return Findings(before, after)
     models, feeds = (loaded.model, written), benchmark.random_feeds(loaded.model, before.inputs, numbers)
     timing = benchmark.benchmark(models, feeds, checks.threads, progress=lambda done: progress("benchmark", done), run=run)
-    return Findings(before, after, timing=timing)
+    try:
+        peak = Change(*peak_memory(models, feeds, checks.threads))
+    except DataError:
+        peak = None
+    return Findings(before, after, timing=timing, peak=peak)
 
 
 def apply_loaded(

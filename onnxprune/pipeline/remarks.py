@@ -48,14 +48,17 @@ def missed_ratio(asked: float | None, removed: int, prunable: int, most: int | N
     return f"{instead}: channels are removed in whole steps, and one step {other} would be further off"
 
 
-def missed_limit(limit: Limit, coupled: Coupled, dropped: Mask, kept: Sequence[Group] = (), options: str = "") -> str:
+def missed_limit(
+    limit: Limit, remaining: float, coupled: Coupled, dropped: Mask, kept: Sequence[Group] = (), options: str = ""
+) -> str:
     """Why a limit is exceeded; empty if it is met.
 
     Args:
+        remaining: the cost of the result.
         kept: groups that could shrink, but that options do not allow to.
         options: these options.
     """
-    cost, remaining = limit.cost, limit.cost.of(dropped)
+    cost = limit.cost
     if remaining <= limit.most:
         return ""
     reached = f"{remaining / of_original(cost, len(dropped)):.1%} ({cost.text(remaining)})"
@@ -63,9 +66,8 @@ def missed_limit(limit: Limit, coupled: Coupled, dropped: Mask, kept: Sequence[G
     return f"the budget of {limit.asked} {cost.name} cannot be reached, {reached} remain: {'; '.join(filter(None, why))}"
 
 
-def far_below(limit: Limit, dropped: Mask) -> str:
+def far_below(limit: Limit, remaining: float, dropped: Mask) -> str:
     """What was reached instead of a limit, if the nearest cut is far below it; empty otherwise."""
-    remaining = limit.cost.of(dropped)
     if remaining >= NEAR * limit.most or not dropped.any():
         return ""
     whole = of_original(limit.cost, len(dropped))

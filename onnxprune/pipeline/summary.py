@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.cost.benchmark import Benchmark
+from onnxprune.cost.model import of_original
 from onnxprune.cost.size import Cost
 from onnxprune.evaluation.verification import Verification
 from onnxprune.pipeline.claims import recovery_warnings, ties, unknown
-from onnxprune.pipeline.decide import Decision
+from onnxprune.pipeline.decide import COUNTED, Decision
 from onnxprune.pipeline.remarks import far_below, missed_limit, missed_ratio
 from onnxprune.pipeline.samples import Samples
-from onnxprune.report.values import Change, GroupRow, MixRow, PinRow, RecoveryRow, Report, UnificationRow
+from onnxprune.report.values import Change, GroupRow, MixRow, PinRow, RecoveryRow, Report, TargetRow, UnificationRow
+from onnxprune.selection.strategy import Limit
 
 if TYPE_CHECKING:
     from onnxprune.pipeline.blocks import InBlocks
@@ -31,6 +33,7 @@ class Findings:
     Attributes:
         before, after: the costs of the original and of the result.
         verification, timing: the verification and the benchmark; None if skipped.
+        peak: peak memory before and after in bytes, measured; None if skipped or unknown.
         recovery: what was tried to recover accuracy; None if nothing was to be done and there were no inputs.
         samples: the samples that there were, the user's or made-up ones.
         work: what time decided.
@@ -43,6 +46,7 @@ class Findings:
     after: Cost
     verification: Verification | None = None
     timing: Benchmark | None = None
+    peak: Change | None = None
     recovery: Recovery | None = None
     samples: Samples | None = None
     work: Mapping[str, int] = field(default_factory=dict)
@@ -66,7 +70,8 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
     prunable, removed = sum(r.before for r in rows), sum(r.before - r.after for r in rows)
     unified = found.unified
     last = unified.recovery if unified else found.recovery
-    missed, near = _reached(decision, removed, prunable, asked)
+    reached = [_remaining(limit, decision, found) for limit in decision.limits]
+    missed, near = _reached(decision, reached, removed, prunable, asked)
     notes = (*found.samples.notes, *_left_alone(decision)) if found.samples and found.recovery else ()
     return Report(
         model=name,
@@ -78,12 +83,15 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
         macs=Change(found.before.macs, found.after.macs),
         params=Change(found.before.params, found.after.params),
         bytes=Change(found.before.bytes, found.after.bytes),
+        memory=Change(found.before.memory, found.after.memory),
+        targets=tuple(_target(limit, remains, decision) for limit, remains in zip(decision.limits, reached, strict=True)),
         inputs=found.before.inputs,
         groups=rows,
         pins=tuple(PinRow(p.channels, str(p.pin), p.weights, p.macs) for p in decision.analysis.pinned),
         renormalising=_mixes(decision),
         verification=found.verification,
         benchmark=found.timing,
+        peak=found.peak,
         measure=found.measure,
         notes=(*decision.notes, *near, *notes, *_one_branch(found), *ties(last), *(unified.notes if unified else ())),
         unknown=unknown(
@@ -116,15 +124,30 @@ def _narrowing(asked: Mapping[str, Any]) -> str:
     return " with ".join(patterns + ["--scores"] * (asked.get("criterion") == "scores"))
 
 
-def _reached(decision: Decision, removed: int, prunable: int, asked: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def _remaining(limit: Limit, decision: Decision, found: Findings) -> float:
+    """What remains of a limited cost in the result."""
+    if limit.target in COUNTED:
+        return float(getattr(found.after, COUNTED[limit.target]))
+    return limit.cost.of(decision.dropped)
+
+
+def _target(limit: Limit, remains: float, decision: Decision) -> TargetRow:
+    whole = of_original(limit.cost, len(decision.dropped))
+    return TargetRow(limit.target, limit.asked, limit.most, remains, remains <= limit.most, remains / whole if whole else 1.0)
+
+
+def _reached(
+    decision: Decision, reached: Sequence[float], removed: int, prunable: int, asked: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
     """What falls short of the request, and what only differs from it."""
     coupled, dropped = decision.analysis.coupled, decision.dropped
     ratio = missed_ratio(decision.ratio, removed, prunable, decision.most)
     short = decision.ratio is not None and removed / max(prunable, 1) < decision.ratio - 0.02
     names = {g.name for g in decision.groups}
     kept = [g for g in decision.analysis.groups if g.name not in names]
-    limits = [missed_limit(x, coupled, dropped, kept, _narrowing(asked)) for x in decision.limits]
-    far = [far_below(x, dropped) for x in decision.limits]
+    pairs = list(zip(decision.limits, reached, strict=True))
+    limits = [missed_limit(x, remains, coupled, dropped, kept, _narrowing(asked)) for x, remains in pairs]
+    far = [far_below(x, remains, dropped) for x, remains in pairs]
     found = [ratio] if short else [], [] if short else [ratio]
     # the tightest limit is what holds a cut back
     return [x for x in (*found[0], *limits) if x], [x for x in (*found[1], *(far if all(far) else ())) if x]

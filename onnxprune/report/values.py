@@ -66,6 +66,27 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class TargetRow:
+    """A limit on what may remain.
+
+    Attributes:
+        name: of the cost: macs, params, size or memory.
+        asked: the limit as the user stated it.
+        most: the same in multiply-accumulates, parameters or bytes.
+        reached: what remains.
+        met: whether that is within the limit.
+        kept: what remains relative to the original.
+    """
+
+    name: str
+    asked: str
+    most: float
+    reached: float
+    met: bool
+    kept: float
+
+
+@dataclass(frozen=True, slots=True)
 class RecoveryRow:
     """What was tried to recover accuracy.
 
@@ -173,9 +194,11 @@ class Report:
         asked: the options that decide the cut.
         align_reason: why widths are rounded to `asked["align"]`.
         prunable: number of channels that could be removed; `removed` of them were.
-        macs, params, bytes: cost before and after.
+        macs, params, bytes, memory: cost before and after; memory is that of weights and activations, computed.
+        targets: what was asked of these costs, and what was reached.
         inputs: the input shapes at which MACs and latency were determined.
         verification, benchmark: None if skipped.
+        peak: measured peak memory of loading and running, in bytes; None if skipped or unknown.
         accuracy: before the cut and at the end, on `samples` held-out samples of the user's data.
         accuracy_cut: the same after the cut, before recovery.
         recovery: what was tried to recover accuracy, and how it performed; None if there were no inputs.
@@ -199,11 +222,14 @@ class Report:
     params: Change
     bytes: Change
     inputs: Mapping[str, tuple[int, ...]]
+    memory: Change
     groups: tuple[GroupRow, ...]
     pins: tuple[PinRow, ...]
+    targets: tuple[TargetRow, ...] = ()
     renormalising: tuple[MixRow, ...] = ()
     verification: Verification | None = None
     benchmark: Benchmark | None = None
+    peak: Change | None = None
     accuracy: Change | None = None
     accuracy_cut: float | None = None
     recovery: RecoveryRow | None = None
@@ -226,6 +252,6 @@ class Report:
         """Plain values for JSON, with the derived ratios."""
         found = asdict(self)
         found["reached"] = {"ratio": self.ratio}
-        for name in ("macs", "params", "bytes"):
+        for name in ("macs", "params", "bytes", "memory"):
             found[name]["kept"] = getattr(self, name).kept
         return found

@@ -3,12 +3,35 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from onnxprune.errors import OptionError
 
-UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+COUNTS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+BYTES = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2.0**10, "MIB": 2.0**20, "GIB": 2.0**30}
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """How amounts of one cost are written: units in capitals, and examples for messages."""
+
+    units: Mapping[str, float]
+    examples: str
+
+
+TARGETS: Mapping[str, Quantity] = MappingProxyType(
+    {
+        "macs": Quantity(COUNTS, "50% or 300M"),
+        "params": Quantity(COUNTS, "50% or 5M"),
+        "size": Quantity(BYTES, "50% or 2MB"),
+        "memory": Quantity(BYTES, "50% or 20MB"),
+    }
+)
+"""The costs that can be limited, by the name of their option."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,20 +46,23 @@ class Amount:
         return self.number * whole if self.relative else self.number
 
 
-def amount(text: str | float, option: str) -> Amount:
-    """Read `50%`, `300M`, `1.5G` or a plain number, as given to `option`.
+def amount(text: str | float, target: str) -> Amount:
+    """Read `50%`, `300M`, `1.5G`, `2MB` or a plain number, as given for one of `TARGETS`.
 
     Raises:
         OptionError: it is none of these, it leaves nothing, or it is more than the whole.
 
-    >>> amount("50%", "--macs"), amount("300M", "--macs").number
-    (Amount(number=0.5, relative=True), 300000000.0)
+    >>> amount("50%", "macs"), amount("300M", "macs").number, amount("1.5MiB", "size").number
+    (Amount(number=0.5, relative=True), 300000000.0, 1572864.0)
     """
-    read = re.fullmatch(r"(\d+\.?\d*(?:e\d+)?|\.\d+)\s*([KMGT%]?)", str(text).strip(), re.IGNORECASE)
-    found = read and Amount(float(read[1]) * (0.01 if read[2] == "%" else UNITS[read[2].upper()]), read[2] == "%")
-    if not found or found.number <= 0 or (not found.relative and found.number < 1):
-        raise OptionError(f"{option}: got '{text}', expected the cost that may remain, such as 50% or 300M")
-    if read and not read[2] and found.number <= 100:
+    option, quantity = f"--{target}", TARGETS[target]
+    read = re.fullmatch(r"(\d+\.?\d*(?:e\d+)?|\.\d+)\s*([a-z]*|%)", str(text).strip(), re.IGNORECASE)
+    unit = read[2].upper() if read else ""
+    factor = 0.01 if unit == "%" else quantity.units.get(unit, 0.0)
+    found = Amount(float(read[1]) * factor, unit == "%") if read else Amount(0.0, False)
+    if not math.isfinite(found.number) or found.number <= 0 or (not found.relative and found.number < 1):
+        raise OptionError(f"{option}: got '{text}', expected the cost that may remain, such as {quantity.examples}")
+    if read and not unit and found.number <= 100:
         raise OptionError(f"{option}: got '{text}', a cost without a unit; did you mean {read[1]}%?")
     if found.relative and found.number > 1:
         raise OptionError(f"{option}: got '{text}', expected at most 100%, the cost of the original")

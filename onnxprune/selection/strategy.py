@@ -28,11 +28,13 @@ class Limit:
         cost: the cost of any cut.
         most: what may remain, in the unit of `cost`.
         asked: the same as the user stated it, such as "50%"; for messages.
+        target: the option that states it; empty for costs that have none.
     """
 
     cost: CostModel
     most: float
     asked: str = ""
+    target: str = ""
 
 
 Strategy = Callable[[Space, Sequence[Limit]], Widths]

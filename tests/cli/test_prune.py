@@ -39,9 +39,30 @@ def test_a_budget_is_met_or_the_exit_status_is_one(tmp_path: Path, capsys: Captu
     assert report["asked"]["macs"] == "60%"
     assert run([str(path), "--macs", "1K", "--force", *FAST]) == 1
     table = capsys.readouterr().out
-    assert "asked: at most 1K of the MACs" in table
+    assert "asked: at most 1K MACs" in table
+    assert "asked: at most 1K, missed" in table
     assert "the budget of 1K MACs cannot be reached" in table
     assert (tmp_path / "net.pruned.onnx").exists()
+
+
+def test_a_missed_target_writes_nothing_if_strict(tmp_path: Path, capsys: Capture) -> None:
+    path = write(tmp_path)
+    picture = str(tmp_path / "net.svg")
+    assert run([str(path), "--macs", "1K", "--strict", "--picture", picture, *FAST]) == 1
+    out, err = capsys.readouterr()
+    assert "the budget of 1K MACs cannot be reached" in out
+    assert "nothing was written (--strict)" in err
+    assert sorted(files(tmp_path)) == ["net.onnx"]
+    assert run([str(path), "--macs", "50%", "--strict", *FAST]) == 0
+    assert (tmp_path / "net.pruned.onnx").exists()
+
+
+def test_several_targets_are_asked_and_reported_together(tmp_path: Path, capsys: Capture) -> None:
+    path = write(tmp_path)
+    assert run([str(path), "--macs", "60%", "--memory", "90%", "--size", "15KB", *FAST]) == 0
+    out = capsys.readouterr().out
+    assert "asked: at most 60% of the MACs and 15KB of files and 90% of the memory" in out
+    assert (tmp_path / "net.pruned.onnx").stat().st_size <= 15_000
 
 
 @pytest.mark.parametrize("order", [["prune", "M", "--ratio", "0.5"], ["--ratio", "0.5", "M"], ["M", "-r", "0.5"]])

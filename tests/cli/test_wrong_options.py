@@ -28,7 +28,10 @@ NAMES: dict[str, tuple[tuple[str, ...], str]] = {
     "ratio above": (("--ratio", "7"), "expected 0 <= ratio < 1"),
     "ratio nan": (("--ratio", "nan"), "expected 0 <= ratio < 1"),
     "ratio abc": (("--ratio", "abc"), "--ratio"),
-    "no ratio": ((), "--ratio, --macs: got neither"),
+    "no ratio": ((), "--ratio, --macs, --params, --size, --memory: got neither"),
+    "params": (("--params", "12ms"), "such as 50% or 5M"),
+    "size": (("--size", "300M"), "such as 50% or 2MB"),
+    "memory": (("--memory", "0"), "such as 50% or 20MB"),
     "ratio and macs": ((*RATIO, "--macs", "50%"), "got both"),
     "macs above": (("--macs", "150%"), "expected at most 100%"),
     "macs": (("--macs", "0.5"), "such as 50%"),
@@ -130,7 +133,7 @@ GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
     "preprocess with other channels": ((*RATIO, "--data", "HERE/images", "--preprocess", "order=grey"), "grey"),
 }
 
-SWITCHES = {"allow_renormalising", "verify", "bench"}
+SWITCHES = {"allow_renormalising", "verify", "bench", "strict"}
 """Options that cannot be wrong."""
 
 

@@ -29,6 +29,8 @@ ROOMY = 120
 PLAIN: dict[str, Any] = {"box": None, "pad_edge": False, "header_style": "bold"}
 
 
+TARGETED = MappingProxyType({"macs": "MACs", "params": "parameters", "size": "files", "memory": "memory"})
+"""What options that limit a cost limit."""
 Row = tuple[str, tuple[str, ...]]
 """A line, and those below it."""
 
@@ -91,8 +93,9 @@ def _headline(report: Report) -> Text:
         options = ", ".join([size, *(_option(name, value) for name, value in asked.items() if name != "unify")])
         return Text.assemble(("onnxprune unify ", "bold"), f"{report.model}\nasked: {options}")
     text = Text.assemble(("onnxprune ", "bold"), report.model)
-    if "macs" in asked:
-        what = f"at most {asked['macs']} of the MACs"
+    limits = [f"{asked[name]} {_of(asked[name], name)}{what}" for name, what in TARGETED.items() if name in asked]
+    if limits:
+        what = f"at most {' and '.join(limits)}"
     else:
         what = f"{100 * ratio:.4g}% of the prunable channels" if isinstance(ratio, int | float) else "the channels of the plan"
     options = ", ".join(f"{name} {asked[name]}" for name in ("scope", "criterion", "align") if name in asked)
@@ -124,10 +127,18 @@ def _costs(report: Report, alone: bool = False) -> Table:
         note = f"{report.ratio:.1%} removed"
         table.add_row("prunable channels", f"{report.prunable:,}", f"{kept:,}", f"{1 - report.ratio:.1%}", note)
         at = shapes_text(report.inputs)
-        table.add_row("MACs", *_change(report.macs, 1e6, "M"), f"input: {at}")
-        table.add_row("parameters", *_change(report.params, 1e3, "k"))
-    if report.unification is None:
-        table.add_row("file size", *_change(report.bytes, 1e6, "MB"))
+        table.add_row("MACs", *_change(report.macs, 1e6, "M"), _noted(report, "macs", f"input: {at}"))
+        table.add_row("parameters", *_change(report.params, 1e3, "k"), _noted(report, "params"))
+    if report.unification is None or _noted(report, "size"):
+        table.add_row("file size", *_change(report.bytes, 1e6, "MB"), _noted(report, "size"))
+    if not alone:
+        table.add_row(
+            "memory", *_change(report.memory, 1e6, "MB"), _noted(report, "memory", "computed: weights and activations")
+        )
+    if report.peak:
+        table.add_row(
+            "peak memory", *_change(report.peak, 1e6, "MB"), "measured: loading and running, less a model of one node"
+        )
     if report.benchmark:
         a, b = report.benchmark.latencies[:2]
         table.add_row("latency", _ms(a), _ms(b), f"{b.median_ms / a.median_ms:.1%}", _spread(a, b))
@@ -137,6 +148,16 @@ def _costs(report: Report, alone: bool = False) -> Table:
         values = (shown.format(v) for v in (report.accuracy.before, report.accuracy.after))
         table.add_row("accuracy", *values, "", escape(_samples(report, shown)))
     return table
+
+
+def _of(asked: Any, name: str) -> str:
+    return "of the " if str(asked).strip().endswith("%") else "of " if name in ("size", "memory") else ""
+
+
+def _noted(report: Report, name: str, more: str = "") -> str:
+    """What was asked of a cost, and whatever else there is to say about it."""
+    asked = [f"asked: at most {t.asked}{'' if t.met else ', missed'}" for t in report.targets if t.name == name]
+    return "; ".join([*asked, *([more] if more else [])])
 
 
 def _samples(report: Report, shown: str) -> str:
