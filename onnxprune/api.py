@@ -30,6 +30,7 @@ def prune(
     params: str | float | None = None,
     size: str | float | None = None,
     memory: str | float | None = None,
+    max_loss: str | float | None = None,
     criterion: str | None = None,
     scores: str | Path | Mapping[str, Array] | None = None,
     scope: str = "global",
@@ -68,6 +69,8 @@ def prune(
         macs, params, size, memory: instead of `ratio`, what may remain of the multiply-accumulates, the parameters, the bytes
             of the files, and the bytes of weights and activations needed at a time: "50%", "300M", "2MB", or a number. All that
             are given must hold.
+        max_loss: the most that may be lost on held-out samples, such as "1%": points of accuracy, a share of the metric, or,
+            without labels, of the original's answers. Alone, the deepest cut that holds it is searched for.
         criterion: how channels are ranked; None: `obs` if there are inputs to recover with, else `ccprune`.
         scores: path of an .npz, or weight name -> one score per channel, instead of the criterion.
         scope: "global" ranks all channels together; "local" removes the same fraction of every group.
@@ -111,6 +114,7 @@ def prune(
         params=params,
         size=size,
         memory=memory,
+        max_loss=max_loss,
         criterion=criterion,
         scores=scores,
         scope=scope,

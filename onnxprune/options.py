@@ -27,7 +27,7 @@ from onnxprune.evaluation.evaluator import Metric
 from onnxprune.ir.files import data_beside
 from onnxprune.recovery import METHODS
 from onnxprune.selection.alignment import Alignment, auto_alignment
-from onnxprune.selection.budget import TARGETS, Amount, amount
+from onnxprune.selection.budget import TARGETS, Amount, amount, fraction
 from onnxprune.selection.criteria import NAMES
 from onnxprune.selection.criteria.names import CALIBRATED
 from onnxprune.types import Array, Shapes
@@ -64,6 +64,9 @@ class SelectionOptions:
         macs, params, size, memory: instead of `ratio`, what may remain of the multiply-accumulates, the parameters, the bytes
             of the written files, and the bytes of weights and activations while the model runs: "50%", "300M", "2MB", or a
             number. All that are given must hold.
+        max_loss: the most that may be lost on held-out samples, as "1%" or a fraction: points of accuracy, a share of the
+            metric, or, without labels, of the original's answers. Beside a ratio or targets it is a limit; alone, the deepest
+            cut that holds it is searched for.
         criterion: a name in `selection.criteria.NAMES`; None: `obs` if there are inputs to recover with, else `ccprune`.
         scores: path of an .npz, or weight name -> scores, instead of the criterion.
         scope: "global" or "local".
@@ -79,6 +82,7 @@ class SelectionOptions:
     params: str | float | None = None
     size: str | float | None = None
     memory: str | float | None = None
+    max_loss: str | float | None = None
     criterion: str | None = None
     scores: str | Path | Mapping[str, Array] | None = None
     scope: str = "global"
@@ -98,7 +102,8 @@ class SelectionOptions:
                 raise OptionError(f"--{name}: got {_short(given)}, expected text or a list of texts")
             object.__setattr__(self, name, patterns)
         targets = self.targets()
-        if (self.ratio is None) != bool(targets):
+        self.most_lost()
+        if (self.ratio is None) != bool(targets) and not self.searches:
             got = "neither" if self.ratio is None else "both"
             names = ", --".join(("ratio", *(targets or TARGETS)))
             wanted = "expected what to remove (--ratio 0.5), or what may remain (50%, 300M, 2MB)"
@@ -127,6 +132,15 @@ class SelectionOptions:
     def policy(self) -> Policy:
         """The options of the analysis."""
         return Policy(read_carrier(self.carrier), self.allow_renormalising)
+
+    @property
+    def searches(self) -> bool:
+        """Whether the deepest cut is searched for that loses no more than is allowed."""
+        return self.max_loss is not None and self.ratio is None and not self.targets()
+
+    def most_lost(self) -> float | None:
+        """The most that may be lost, as a fraction; None if anything may."""
+        return None if self.max_loss is None else fraction(self.max_loss, "--max-loss")
 
     def targets(self) -> dict[str, Amount]:
         """What may remain, by the names of `TARGETS`; none if a ratio is given instead."""
@@ -367,6 +381,9 @@ class Options:
         if needs and self.data.data is None and self.recovery.recover == "none":
             what = f"--criterion {self.selection.criterion}"
             raise OptionError(f"{what}: uses activations; give inputs with --data (or --data synthetic)")
+        if self.selection.max_loss is not None and not self.data.given:
+            why = "what is lost is measured on held-out samples of yours; give inputs with --data, and labels if there are any"
+            raise OptionError(f"--max-loss: requires --data: {why}")
         if self.unification.on and self.recovery.recover == "bias":
             raise OptionError(
                 "--recover: got bias, which cannot fit blocks; choose auto, reconstruct, distill or none for unified weights"
@@ -407,6 +424,7 @@ class Options:
         return {
             **({"ratio": selection.ratio} if selection.ratio is not None else {}),
             **{name: getattr(selection, name) for name in selection.targets()},
+            **({"max_loss": selection.max_loss} if selection.max_loss is not None else {}),
             "criterion": "scores" if selection.scores is not None else self.criterion,
             "scope": selection.scope,
             "align": selection.alignment().multiple,

@@ -63,6 +63,7 @@ MISTYPED: dict[str, Any] = {
     "params": [1],
     "size": [1],
     "memory": [1],
+    "max_loss": [1],
     "criterion": 3,
     "scores": 5,
     "scope": None,
@@ -104,7 +105,7 @@ def test_every_option_has_a_test_with_a_value_of_a_wrong_type() -> None:
 
 @pytest.mark.parametrize("name", MISTYPED)
 def test_a_value_of_a_wrong_type_is_refused_in_one_line_that_names_the_argument(name: str) -> None:
-    others = {} if name in ("ratio", *TARGETS) else {"ratio": 0.5}
+    others = {} if name in ("ratio", "max_loss", *TARGETS) else {"ratio": 0.5}
     with pytest.raises(OptionError, match=rf"^`{name}`: got .*, expected ") as e:
         onnxprune.prune("no.onnx", **{**others, name: MISTYPED[name]})
     assert "\n" not in str(e.value)

@@ -96,6 +96,18 @@ Memory = Annotated[
         show_default=False,
     ),
 ]
+MaxLoss = Annotated[
+    str | None,
+    _option(
+        SELECTION,
+        "--max-loss",
+        metavar="V",
+        help="The most that may be lost on held-out samples of --data, such as 1%: points of accuracy, a share of the "
+        "--metric, or, without labels, of the original's answers. Alone: the deepest cut that holds it is searched for. "
+        "Beside --ratio or targets: a limit.",
+        show_default=False,
+    ),
+]
 Criterion = Annotated[
     str | None,
     _option(

@@ -47,12 +47,14 @@ class Codes:
     Attributes:
         name: of the type, as in `TensorProto`.
         runtime: the oldest version of onnxruntime that loads it and computes it at load.
+        bits: that a code takes.
         levels: the largest code of a free block; 0: the type is too small for any.
         opset, ir: the oldest versions of ONNX that allow to cast from it; 0: any that this program reads.
     """
 
     name: str
     runtime: tuple[int, int]
+    bits: int
     levels: int
     opset: int = 0
     ir: int = 0
@@ -70,7 +72,7 @@ class Codes:
         return int(found)
 
 
-KINDS = (Codes("INT8", (1, 20), FINE), Codes("INT4", (1, 24), 7, 21, 10), Codes("INT2", (1, 32), 0, 25, 13))
+KINDS = (Codes("INT8", (1, 20), 8, FINE), Codes("INT4", (1, 24), 4, 7, 21, 10), Codes("INT2", (1, 32), 2, 0, 25, 13))
 """From the type that most runtimes load to the smallest. Measured in one environment per release: tools/runtimes.py."""
 CODED = {getattr(TensorProto, kind.name, -1) for kind in KINDS}
 

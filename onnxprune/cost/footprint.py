@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from types import MappingProxyType
 
 import numpy as np
 from onnx import TensorProto
@@ -137,10 +138,15 @@ def params_model(coupled: Coupled) -> Params:
     return Params(Extents.over(_row(coupled, name) for name, w in _weights(coupled) if is_parameter(w)))
 
 
-def file_size_model(coupled: Coupled) -> FileSize:
-    """The `FileSize` of a graph."""
-    stored = sum(nbytes(w.tensor) for w in coupled.graph.weights.values())
-    return FileSize(_bytes_of_weights(coupled), float(size_of(coupled.graph.model) - stored))
+def file_size_model(coupled: Coupled, stored: Mapping[str, float] | None = None, more: float = 0.0) -> FileSize:
+    """The `FileSize` of a graph.
+
+    Args:
+        stored: bytes that an element takes in the file, for weights that are not stored as they are.
+        more: bytes that the file has besides.
+    """
+    whole = sum(nbytes(w.tensor) for w in coupled.graph.weights.values())
+    return FileSize(_bytes_of_weights(coupled, stored or {}), float(size_of(coupled.graph.model) - whole) + more)
 
 
 def memory_model(coupled: Coupled) -> Memory:
@@ -176,9 +182,9 @@ def item_bytes(fact: Fact) -> float:
     return nbytes(TensorProto(data_type=fact.dtype, dims=[8])) / 8
 
 
-def _bytes_of_weights(coupled: Coupled) -> Extents:
+def _bytes_of_weights(coupled: Coupled, stored: Mapping[str, float] = MappingProxyType({})) -> Extents:
     weights = [(name, w) for name, w in _weights(coupled) if prod(w.shape)]
-    return Extents.over(_row(coupled, name, nbytes(w.tensor) / prod(w.shape)) for name, w in weights)
+    return Extents.over(_row(coupled, name, stored.get(name, nbytes(w.tensor) / prod(w.shape))) for name, w in weights)
 
 
 def _weights(coupled: Coupled) -> list[tuple[str, Weight]]:

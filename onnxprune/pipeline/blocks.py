@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
@@ -21,17 +22,20 @@ from onnxprune.compression.eligible import NUMBERS, eligible, linear_weights
 from onnxprune.compression.layout import read_directly
 from onnxprune.compression.opset import converted
 from onnxprune.cost import benchmark
+from onnxprune.cost.footprint import FileSize, file_size_model
 from onnxprune.errors import ModelError, OptionError, PlanError, VerificationError, counted
 from onnxprune.evaluation.evaluator import Evaluator
 from onnxprune.evaluation.structure import check_contract, only_weights
 from onnxprune.evaluation.verification import as_output
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import runnable
-from onnxprune.ir.graph import Weight, opsets, read_weights
+from onnxprune.ir.graph import Graph, Weight, opsets, read_weights
 from onnxprune.ir.packing import packed_size
-from onnxprune.ir.tensors import size_of, slabs
+from onnxprune.ir.tensors import nbytes, size_of, slabs
 from onnxprune.options import CheckOptions, UnificationOptions
 from onnxprune.ort import session
+from onnxprune.pipeline.goal import Goal
+from onnxprune.recovery.editor import Editor
 from onnxprune.recovery.methods import Recovery, Task, recover
 from onnxprune.recovery.unification import losses_of, projected, ways_to_unify
 from onnxprune.report.values import BlockRow, CarrierRow, Change, UnificationRow
@@ -47,6 +51,8 @@ MUCH = 0.1
 """If more than this share of the outputs is lost, the report says how to lose less."""
 JUDGING = 64
 """Samples that show which blocks matter."""
+HALF = 2
+"""Bytes of a number in float16."""
 SLOWER = 1.02
 """A fused product is kept if the model takes at most this share of the time that it takes without."""
 
@@ -169,19 +175,66 @@ def _advice(recovery: Recovery, asked: UnificationOptions) -> list[str]:
 
 def divide(task: Task, asked: UnificationOptions) -> dict[str, Division]:
     """What is done to each block of each weight."""
-    graph, shares = read_graph(task.pruned), asked.shares()
+    graph = read_graph(task.pruned)
+    if task.fit is None:
+        return divided_by(graph, asked)
+    few = replace(task, fit=task.fit.take(JUDGING, task.seed))
+    return divided_by(graph, asked, partial(losses_of, batches=few.batches(), seed=task.seed))
+
+
+def divided_by(
+    graph: Graph, asked: UnificationOptions, losses: Callable[[Graph, Mapping[str, Blocks]], Mapping[str, Losses]] | None = None
+) -> dict[str, Division]:
+    """What is done to each block of each weight, by what blocks lose; None: by the changes of the weights alone."""
+    shares = asked.shares()
     blocks = eligible(graph, asked.block(), asked.leave, asked.all_layers)
     if shares.everything:
         return {name: Division(b, np.full(b.count, SHARED)) for name, b in blocks.items()}
     levels = {name: levels_of(graph.weights[name], asked.codes()) for name in blocks}
     _check_shares(shares, [b.count for b in blocks.values()])
-    if task.fit is None:
-        losses = {name: Losses.of(b, graph.weights[name].array) for name, b in blocks.items()}
-    else:
-        few = replace(task, fit=task.fit.take(JUDGING, task.seed))
-        losses = losses_of(graph, blocks, few.batches(), task.seed)
-    actions = chosen(losses, shares)
+    found = losses(graph, blocks) if losses else {n: Losses.of(b, graph.weights[n].array) for n, b in blocks.items()}
+    actions = chosen(found, shares)
     return {name: Division(b, actions[name], levels[name]) for name, b in blocks.items() if (actions[name] != FREE).any()}
+
+
+def sized(goal: Goal, asked: UnificationOptions) -> Goal:
+    """The goal whose target for the size of the files is one for the unified model."""
+    later, measured = partial(file_size_in_blocks, asked=asked), partial(size_in_blocks, asked=asked)
+    budgets = (replace(b, later=later, measured=measured) if b.target == "size" else b for b in goal.budgets)
+    return replace(goal, budgets=tuple(budgets))
+
+
+def size_in_blocks(model: ModelProto, asked: UnificationOptions) -> float:
+    """The size of the file of a cut model once its weights are unified, whatever they are fitted to."""
+    model = read_directly(model)
+    divisions = divided_by(read_graph(model), asked)
+    newer = converted(projected(model, divisions), asked.codes().opset)
+    return float(size_of(carried(newer, divisions, asked.codes()) if newer else carried(model, divisions, KINDS[0])))
+
+
+def file_size_in_blocks(coupled: Coupled, asked: UnificationOptions) -> FileSize:
+    """The size of the files of cuts whose weights are unified afterwards, as far as shapes tell."""
+    model, codes, shares = read_directly(coupled.graph.model), asked.codes(), asked.shares()
+    newer = converted(model, codes.opset)
+    model, codes = (newer, codes) if newer is not None else (model, KINDS[0])
+    weights = read_weights(model)
+    blocks = eligible(read_graph(model), asked.block(), asked.leave, asked.all_layers)
+    in_codes = {name: codes.bits / 8 + HALF * b.count / math.prod(b.shape) for name, b in blocks.items()}
+    # what carriers add besides does not depend on values
+    editor = Editor(ones := ModelProto.FromString(model.SerializeToString()))
+    for name in blocks:
+        editor.put(name, np.ones_like(weights[name].array))
+    file = carried(ones, {name: Division(b, np.full(b.count, SHARED)) for name, b in blocks.items()}, codes)
+    kept = sum(nbytes(weights[name].tensor) - in_codes[name] * math.prod(b.shape) for name, b in blocks.items())
+    free = max(0.0, 1 - shares.shared - shares.zero)
+    makers = coupled.graph.producers
+    stored = {
+        (makers[name].inputs[0] if name in makers else name): each
+        if levels_of(weights[name], codes)
+        else (1 - free) * each + free * HALF
+        for name, each in in_codes.items()
+    }
+    return file_size_model(coupled, stored, size_of(file) - size_of(coupled.graph.model) + kept)
 
 
 def levels_of(weight: Weight, codes: Codes) -> int:

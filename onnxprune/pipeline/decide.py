@@ -39,8 +39,8 @@ BAND = (0.85, 1.15)
 """With data, what remains of the MACs relative to a cut by the same ratio without data: outside, the report says so."""
 COUNTED = {"params": "params", "size": "bytes", "memory": "memory"}
 """Targets on what a file holds, and where their costs are in `Cost`."""
-ATTEMPTS = 4
-"""How many times a cut is made so that what it adds is within the limits, too."""
+ATTEMPTS, SPARE = 5, 0.001
+"""How many times a cut is made so that what it adds is within the limits, too; what is left free of them, more each time."""
 MAX_REFUSALS = 30
 """How many times a cut may be rejected because a node cannot follow it."""
 
@@ -159,7 +159,8 @@ def _cut(
         predicted = [limit.cost.of(dropped) for limit in limits]
         added = [found - p for found, p in zip(_found(limits, predicted, pruned, coupled), predicted, strict=True)]
         over = [p + more > limit.most for p, more, limit in zip(predicted, added, limits, strict=True)]
-        aims = [limit.most - max(more, 0.0) for more, limit in zip(added, limits, strict=True)]
+        spare = SPARE * attempt  # what is added differs a little from cut to cut
+        aims = [(1 - spare) * limit.most - max(more, 0.0) for more, limit in zip(added, limits, strict=True)]
         reachable = all(p <= limit.most for p, limit in zip(predicted, aimed, strict=True)) and min(aims) > 0
         if not any(over) or not reachable or attempt == ATTEMPTS - 1:
             break
@@ -171,11 +172,16 @@ def _cut(
 
 def _found(limits: Sequence[Limit], predicted: Sequence[float], pruned: ModelProto, coupled: Coupled) -> list[float]:
     """What a cut model costs, as far as that can differ from what was predicted."""
-    if not any(limit.target in COUNTED for limit in limits):
-        return list(predicted)
+    counted = any(limit.target in COUNTED and not limit.measured for limit in limits)
     shapes = {name: shape for name in coupled.graph.inputs if (shape := coupled.sizes[name].shape) is not None}
-    found = cost(shared_again(pruned, pruned, coupled.graph), shapes)
-    return [float(getattr(found, COUNTED.get(x.target, ""), p)) for x, p in zip(limits, predicted, strict=True)]
+    found = cost(shared_again(pruned, pruned, coupled.graph), shapes) if counted else None
+
+    def of(limit: Limit, otherwise: float) -> float:
+        if limit.measured:
+            return limit.measured(pruned)
+        return float(getattr(found, COUNTED.get(limit.target, ""), otherwise))
+
+    return [of(limit, p) for limit, p in zip(limits, predicted, strict=True)]
 
 
 def _around(graph: Graph, index: int) -> list[int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
+from onnx import ModelProto
 
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.cost.footprint import file_size_model, memory_model, params_model
@@ -40,17 +41,22 @@ class Budget:
         amount: what may remain.
         asked: the same as the user stated it, such as "50%"; for messages.
         target: the option that states it; empty for costs that have none.
+        later: the cost of cuts after a later step, if that is what is limited; `amount` is one of the original.
+        measured: a cut model -> its cost after that step.
     """
 
     model: Callable[[Coupled], CostModel]
     amount: Amount
     asked: str = ""
     target: str = ""
+    later: Callable[[Coupled], CostModel] | None = None
+    measured: Callable[[ModelProto], float] | None = None
 
     def limit(self, coupled: Coupled) -> Limit:
         """The limit on cuts of one model."""
         cost = self.model(coupled)
-        return Limit(cost, self.amount.of(of_original(cost, len(coupled.roots))), self.asked, self.target)
+        most = self.amount.of(of_original(cost, len(coupled.roots)))
+        return Limit(self.later(coupled) if self.later else cost, most, self.asked, self.target, self.measured)
 
     def part(self, share: float, original: Coupled, schedule: str = EXPONENTIAL) -> Budget:
         """What may remain after the fraction `share` of the way."""

@@ -47,6 +47,7 @@ from onnxprune.types import Array, Feeds, Progress, Shapes, silent
 
 if TYPE_CHECKING:
     from onnxprune.pipeline.blocks import InBlocks
+    from onnxprune.pipeline.loss import Loss
     from onnxprune.recovery.methods import Recovery
 
 BEFORE_BLOCKS = 0.25
@@ -265,9 +266,17 @@ def _best_cut(
     progress: Progress,
 ) -> tuple[Decision, Recovery | None]:
     """The cut and its recovery; channels are chosen in rounds only if that does better on held-out samples than one round."""
+    if options.selection.searches:
+        return _deepest_cut(loaded, analysis, options, components, samples, judge, effort, progress)
     rounds = options.recovery.rounds
     batches = _batches(samples.fit, loaded.model) if samples and (rounds > 1 or options.calibrated) else ()
     fit = samples.fit if samples and judge else None
+
+    goal = components.goal(options.selection)
+    if options.unification.on and any(budget.target == "size" for budget in goal.budgets):
+        from onnxprune.pipeline.blocks import sized  # on demand, for a quick start
+
+        goal = sized(goal, options.unification)
 
     def attempt(options: Options, effort: Effort) -> tuple[Decision, Recovery | None]:
         decision = in_rounds(
@@ -277,7 +286,7 @@ def _best_cut(
             batches,
             strategy=components.strategy,
             recover=components.recover,
-            goal=components.goal(options.selection),
+            goal=goal,
             effort=effort.within(0.5),
             progress=lambda done: progress("cut", done),
         )
@@ -294,6 +303,34 @@ def _best_cut(
     kept = "several rounds were" if better is several else "one round was"
     note = f"loss on held-out samples: {lost}; {kept} kept"
     return replace(better[0], notes=(*better[0].notes, note)), better[1]
+
+
+def _deepest_cut(
+    loaded: Loaded,
+    analysis: Analysis,
+    options: Options,
+    components: Components,
+    samples: Samples | None,
+    judge: Evaluator | None,
+    effort: Effort,
+    progress: Progress,
+) -> tuple[Decision, Recovery | None]:
+    """The deepest cut that loses no more than is allowed, and its recovery."""
+    from onnxprune.pipeline.loss import deepest, loss_of  # on demand, for a quick start
+
+    measure = options.data.metric.__name__ if callable(options.data.metric) else "top-1"
+
+    def attempt(share: float, effort: Effort) -> tuple[Decision, Recovery | None]:
+        asked = replace(options, selection=replace(options.selection, macs=f"{share:.3%}"))
+        return _best_cut(loaded, analysis, asked, components, samples, judge, effort, progress)
+
+    def loss(recovery: Recovery | None) -> Loss:
+        assert recovery is not None
+        assert recovery.before is not None
+        assert recovery.chosen is not None
+        return loss_of(recovery.chosen, recovery.before, measure)
+
+    return deepest(attempt, loss, options.selection.most_lost() or 0.0, effort)
 
 
 def resolved(options: Options) -> Options:

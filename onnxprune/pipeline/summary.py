@@ -13,9 +13,11 @@ from onnxprune.cost.size import Cost
 from onnxprune.evaluation.verification import Verification
 from onnxprune.pipeline.claims import recovery_warnings, ties, unknown
 from onnxprune.pipeline.decide import COUNTED, Decision
+from onnxprune.pipeline.loss import loss_of
 from onnxprune.pipeline.remarks import far_below, missed_limit, missed_ratio
 from onnxprune.pipeline.samples import Samples
-from onnxprune.report.values import Change, GroupRow, MixRow, PinRow, RecoveryRow, Report, TargetRow, UnificationRow
+from onnxprune.report.values import Change, GroupRow, LossRow, MixRow, PinRow, RecoveryRow, Report, TargetRow, UnificationRow
+from onnxprune.selection.budget import fraction
 from onnxprune.selection.strategy import Limit
 
 if TYPE_CHECKING:
@@ -72,6 +74,8 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
     last = unified.recovery if unified else found.recovery
     reached = [_remaining(limit, decision, found) for limit in decision.limits]
     missed, near = _reached(decision, reached, removed, prunable, asked)
+    loss = _loss(last, found, asked)
+    missed += [] if loss is None or loss.met else [_lost_more(loss)]
     notes = (*found.samples.notes, *_left_alone(decision)) if found.samples and found.recovery else ()
     return Report(
         model=name,
@@ -82,6 +86,7 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
         removed=removed,
         macs=Change(found.before.macs, found.after.macs),
         params=Change(found.before.params, found.after.params),
+        loss=loss,
         bytes=Change(found.before.bytes, found.after.bytes),
         memory=Change(found.before.memory, found.after.memory),
         targets=tuple(_target(limit, remains, decision) for limit, remains in zip(decision.limits, reached, strict=True)),
@@ -122,6 +127,21 @@ def _narrowing(asked: Mapping[str, Any]) -> str:
     """The options that allow only some groups to shrink."""
     patterns = [f"--{name} {' '.join(asked[name])}" for name in ("include", "exclude") if name in asked]
     return " with ".join(patterns + ["--scores"] * (asked.get("criterion") == "scores"))
+
+
+def _loss(last: Recovery | None, found: Findings, asked: Mapping[str, Any]) -> LossRow | None:
+    """What was allowed to be lost, and what is."""
+    if "max_loss" not in asked or last is None or last.before is None or last.chosen is None:
+        return None
+    return loss_of(last.chosen, last.before, found.measure).row(
+        str(asked["max_loss"]), fraction(asked["max_loss"], "--max-loss")
+    )
+
+
+def _lost_more(loss: LossRow) -> str:
+    interval = "" if loss.low is None else f" (95 % interval: {loss.low:.2%} to {loss.high:.2%})"
+    advice = "remove less, or give more samples or time (--time-budget)"
+    return f"{loss.reached:.2%} {loss.what} are lost{interval}, more than the {loss.asked} that are allowed: {advice}"
 
 
 def _remaining(limit: Limit, decision: Decision, found: Findings) -> float:

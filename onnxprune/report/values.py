@@ -87,6 +87,29 @@ class TargetRow:
 
 
 @dataclass(frozen=True, slots=True)
+class LossRow:
+    """A limit on what may be lost on held-out samples.
+
+    Attributes:
+        asked: the limit as the user stated it.
+        most: the same as a fraction.
+        reached: what is lost; `met`: whether that is within the limit.
+        low, high: its 95 % confidence interval; None if it is unknown.
+        what: what is lost: points of accuracy, a share of the metric, or of the original's answers.
+        samples: number of held-out samples.
+    """
+
+    asked: str
+    most: float
+    reached: float
+    met: bool
+    low: float | None
+    high: float | None
+    what: str
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
 class RecoveryRow:
     """What was tried to recover accuracy.
 
@@ -196,6 +219,7 @@ class Report:
         prunable: number of channels that could be removed; `removed` of them were.
         macs, params, bytes, memory: cost before and after; memory is that of weights and activations, computed.
         targets: what was asked of these costs, and what was reached.
+        loss: what was allowed to be lost, and what is; None if nothing was asked.
         inputs: the input shapes at which MACs and latency were determined.
         verification, benchmark: None if skipped.
         peak: measured peak memory of loading and running, in bytes; None if skipped or unknown.
@@ -226,6 +250,7 @@ class Report:
     groups: tuple[GroupRow, ...]
     pins: tuple[PinRow, ...]
     targets: tuple[TargetRow, ...] = ()
+    loss: LossRow | None = None
     renormalising: tuple[MixRow, ...] = ()
     verification: Verification | None = None
     benchmark: Benchmark | None = None

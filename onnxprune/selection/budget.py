@@ -67,3 +67,21 @@ def amount(text: str | float, target: str) -> Amount:
     if found.relative and found.number > 1:
         raise OptionError(f"{option}: got '{text}', expected at most 100%, the cost of the original")
     return found
+
+
+def fraction(text: str | float, option: str) -> float:
+    """Read `1%` or `0.01`, a share below one half.
+
+    Raises:
+        OptionError: it is none.
+
+    >>> fraction("1%", "--max-loss"), fraction(0.02, "--max-loss")
+    (0.01, 0.02)
+    """
+    read = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(%?)", str(text).strip())
+    found = float(read[1]) * (0.01 if read[2] else 1.0) if read else -1.0
+    if read and not read[2] and 0.5 <= found < 50:
+        raise OptionError(f"{option}: got '{text}', expected a share such as 1% or 0.01; did you mean {read[1]}%?")
+    if not 0 <= found < 0.5:
+        raise OptionError(f"{option}: got '{text}', expected a share below one half, such as 1% or 0.01")
+    return found

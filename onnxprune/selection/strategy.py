@@ -11,6 +11,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from onnx import ModelProto
+
 from onnxprune.cost.model import CostModel
 from onnxprune.selection.alignment import relaxations
 from onnxprune.selection.order import Order, Widths
@@ -29,12 +31,14 @@ class Limit:
         most: what may remain, in the unit of `cost`.
         asked: the same as the user stated it, such as "50%"; for messages.
         target: the option that states it; empty for costs that have none.
+        measured: a cut model -> its cost, if that is the cost after a later step, which the cut model itself does not show.
     """
 
     cost: CostModel
     most: float
     asked: str = ""
     target: str = ""
+    measured: Callable[[ModelProto], float] | None = None
 
 
 Strategy = Callable[[Space, Sequence[Limit]], Widths]

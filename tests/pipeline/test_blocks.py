@@ -22,7 +22,7 @@ from onnxprune.cost import benchmark
 from onnxprune.errors import ModelError, OptionError, PlanError, PruneError, VerificationError
 from onnxprune.report.values import BlockRow
 from tests.cases.blocks import Array, optimised, pieces, several_magnitudes, weight
-from tests.cases.nets import small
+from tests.cases.nets import TRAINED, small
 from tests.cases.recovery import COPIES, batches_for
 from tests.cases.running import random_feeds, runner
 from tests.cases.text import model
@@ -625,3 +625,22 @@ def test_the_given_model_is_not_changed() -> None:
 
 def test_several_magnitudes_in_a_block_are_noticed_by_these_tests() -> None:
     assert several_magnitudes(weight(small(), "w2"), (1, 8, 1, 1)) == 216
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *[{"size": "200KB"}, {"size": "15%", "align": "none"}, {"size": "100KB", "runtime": "1.24"}],
+        *[{"size": "150KB", "share": 0.5}, {"size": "150KB", "share": 0.5, "runtime": "1.32"}],
+        {"size": "150KB", "zero": 0.3, "macs": "70%"},
+    ],
+    ids=str,
+)
+def test_a_target_for_the_size_is_one_for_the_file_with_its_blocks(asked: dict[str, Any]) -> None:
+    result = onnxprune.prune(TRAINED, unify=16, recover="none", bench=False, verify=False, **asked)
+    size = len(result.model.SerializeToString())
+    [target] = [t for t in result.report.targets if t.name == "size"]
+    assert target.met
+    assert not result.report.missed
+    assert target.reached == size
+    assert 0.97 * target.most <= size <= target.most

@@ -20,7 +20,7 @@ from onnxprune.errors import counted
 from onnxprune.evaluation.verification import Verification
 from onnxprune.report.inspection import PinView
 from onnxprune.report.render.unification import unification_lines, unification_table
-from onnxprune.report.values import Change, MixRow, PinRow, RecoveryRow, Report
+from onnxprune.report.values import Change, LossRow, MixRow, PinRow, RecoveryRow, Report
 
 MAX_ROWS = 60
 MAX_PINS = 12
@@ -94,8 +94,11 @@ def _headline(report: Report) -> Text:
         return Text.assemble(("onnxprune unify ", "bold"), f"{report.model}\nasked: {options}")
     text = Text.assemble(("onnxprune ", "bold"), report.model)
     limits = [f"{asked[name]} {_of(asked[name], name)}{what}" for name, what in TARGETED.items() if name in asked]
+    loss = f"a loss of at most {asked['max_loss']}" if "max_loss" in asked else ""
     if limits:
-        what = f"at most {' and '.join(limits)}"
+        what = f"at most {' and '.join(limits)}" + (f", with {loss}" if loss else "")
+    elif loss and ratio is None:
+        what = f"the deepest cut with {loss}"
     else:
         what = f"{100 * ratio:.4g}% of the prunable channels" if isinstance(ratio, int | float) else "the channels of the plan"
     options = ", ".join(f"{name} {asked[name]}" for name in ("scope", "criterion", "align") if name in asked)
@@ -147,7 +150,17 @@ def _costs(report: Report, alone: bool = False) -> Table:
         shown = "{:.2%}" if report.measure == "top-1" else "{:.4g}"  # a metric may have any scale
         values = (shown.format(v) for v in (report.accuracy.before, report.accuracy.after))
         table.add_row("accuracy", *values, "", escape(_samples(report, shown)))
+    if report.loss:
+        table.add_row(*_lost(report.loss))
     return table
+
+
+def _lost(loss: LossRow) -> tuple[str, ...]:
+    """A row about what is lost."""
+    asked = f"asked: at most {loss.asked}{'' if loss.met else ', missed'}"
+    interval = "" if loss.low is None else f"; 95 % interval {loss.low:.2%} to {loss.high:.2%}"
+    what = f"{loss.what}, on {counted(loss.samples, 'held-out sample')}{interval}"
+    return "lost", "", f"{loss.reached:.2%}", "", f"{asked}; {what}"
 
 
 def _of(asked: Any, name: str) -> str:
