@@ -307,7 +307,8 @@ class UnificationOptions:
 
     def codes(self) -> Codes:
         """The type of the codes in the file."""
-        return codes_for(self.runtime)
+        shares = self.shares()
+        return codes_for(self.runtime, max(0.0, 1 - shares.shared - shares.zero))
 
     def asked(self) -> dict[str, Any]:
         """The options that decide what is unified, for plans and reports."""

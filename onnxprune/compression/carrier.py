@@ -36,6 +36,8 @@ FUSED_BLOCK = 16
 """The shortest run of inputs that onnxruntime's fused product takes; longer ones must be powers of two."""
 WEIGHTS_ARE_NO_INPUTS = 4
 """The oldest IR version in which a file may store tensors that are not inputs, as those of a carrier."""
+HALF = 2
+"""Bytes of a number in float16."""
 CUMULATIVE = 11
 """The opset that CumSum came with."""
 
@@ -59,6 +61,10 @@ class Codes:
     opset: int = 0
     ir: int = 0
 
+    def bytes(self, free: float) -> float:
+        """Bytes that a weight takes besides its magnitude, if so large a share of blocks is free."""
+        return self.bits / 8 if self.levels else (1 - free) * self.bits / 8 + free * HALF
+
     @property
     def type(self) -> int:
         """The TensorProto data type.
@@ -77,8 +83,11 @@ KINDS = (Codes("INT8", (1, 20), 8, FINE), Codes("INT4", (1, 24), 4, 7, 21, 10), 
 CODED = {getattr(TensorProto, kind.name, -1) for kind in KINDS}
 
 
-def codes_for(runtime: str | None) -> Codes:
-    """The smallest codes that a version of onnxruntime loads; None: those that load everywhere.
+def codes_for(runtime: str | None, free: float = 0.0) -> Codes:
+    """The codes of the smallest file that a version of onnxruntime loads; None: those that load everywhere.
+
+    Args:
+        free: the share of blocks that stay free.
 
     Raises:
         OptionError: no version, or one that is older than all that were tried.
@@ -95,7 +104,7 @@ def codes_for(runtime: str | None) -> Codes:
     if version < KINDS[0].runtime:
         oldest = ".".join(map(str, KINDS[0].runtime))
         raise OptionError(f"--runtime: got {runtime}, expected {oldest} or newer, the oldest that was tried")
-    return [kind for kind in KINDS if kind.runtime <= version][-1]
+    return min((kind for kind in reversed(KINDS) if kind.runtime <= version), key=lambda kind: kind.bytes(free))
 
 
 def carried(

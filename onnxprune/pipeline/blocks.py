@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.calibration.linear import linear_of
 from onnxprune.compression.blocks import FREE, SHARED, ZERO, Blocks
-from onnxprune.compression.carrier import KINDS, Codes, as_restored, carried, fusible, restored, unified_names
+from onnxprune.compression.carrier import HALF, KINDS, Codes, as_restored, carried, fusible, restored, unified_names
 from onnxprune.compression.choice import Losses, Shares, chosen
 from onnxprune.compression.division import Division
 from onnxprune.compression.eligible import NUMBERS, eligible, linear_weights
@@ -51,8 +51,6 @@ MUCH = 0.1
 """If more than this share of the outputs is lost, the report says how to lose less."""
 JUDGING = 64
 """Samples that show which blocks matter."""
-HALF = 2
-"""Bytes of a number in float16."""
 SLOWER = 1.02
 """A fused product is kept if the model takes at most this share of the time that it takes without."""
 
@@ -197,9 +195,9 @@ def divided_by(
     return {name: Division(b, actions[name], levels[name]) for name, b in blocks.items() if (actions[name] != FREE).any()}
 
 
-def sized(goal: Goal, asked: UnificationOptions) -> Goal:
-    """The goal whose target for the size of the files is one for the unified model."""
-    later, measured = partial(file_size_in_blocks, asked=asked), partial(size_in_blocks, asked=asked)
+def sized(goal: Goal, measured: Callable[[ModelProto], float], asked: UnificationOptions) -> Goal:
+    """The goal whose target for the size of the files is one for the model after all steps, which is `measured`."""
+    later = partial(file_size_in_blocks, asked=asked) if asked.on else None
     budgets = (replace(b, later=later, measured=measured) if b.target == "size" else b for b in goal.budgets)
     return replace(goal, budgets=tuple(budgets))
 
@@ -219,21 +217,18 @@ def file_size_in_blocks(coupled: Coupled, asked: UnificationOptions) -> FileSize
     model, codes = (newer, codes) if newer is not None else (model, KINDS[0])
     weights = read_weights(model)
     blocks = eligible(read_graph(model), asked.block(), asked.leave, asked.all_layers)
-    in_codes = {name: codes.bits / 8 + HALF * b.count / math.prod(b.shape) for name, b in blocks.items()}
+    magnitudes = {name: HALF * b.count / math.prod(b.shape) for name, b in blocks.items()}
     # what carriers add besides does not depend on values
     editor = Editor(ones := ModelProto.FromString(model.SerializeToString()))
     for name in blocks:
         editor.put(name, np.ones_like(weights[name].array))
     file = carried(ones, {name: Division(b, np.full(b.count, SHARED)) for name, b in blocks.items()}, codes)
-    kept = sum(nbytes(weights[name].tensor) - in_codes[name] * math.prod(b.shape) for name, b in blocks.items())
+    all_in_codes = {name: codes.bytes(0.0) + each for name, each in magnitudes.items()}
+    kept = sum(nbytes(weights[name].tensor) - all_in_codes[name] * math.prod(b.shape) for name, b in blocks.items())
     free = max(0.0, 1 - shares.shared - shares.zero)
     makers = coupled.graph.producers
-    stored = {
-        (makers[name].inputs[0] if name in makers else name): each
-        if levels_of(weights[name], codes)
-        else (1 - free) * each + free * HALF
-        for name, each in in_codes.items()
-    }
+    sources = {name: makers[name].inputs[0] if name in makers else name for name in blocks}
+    stored = {sources[name]: codes.bytes(free) + each for name, each in magnitudes.items()}
     return file_size_model(coupled, stored, size_of(file) - size_of(coupled.graph.model) + kept)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,7 +33,7 @@ from onnxprune.selection.criteria.given import check_scores, scores_from_file
 from onnxprune.selection.matching import matched
 from onnxprune.selection.sizing import Sizing
 from onnxprune.selection.space import Space, space_of
-from onnxprune.selection.strategy import Limit, Strategy, greedy
+from onnxprune.selection.strategy import NEAR, Limit, Strategy, greedy
 from onnxprune.types import Feeds, Mask
 
 BAND = (0.85, 1.15)
@@ -152,22 +153,30 @@ def _cut(
     if not limits:
         dropped = space.dropped(space.by_ratio(ratio or 0.0))
         return dropped, cut(coupled, dropped, spill)
-    aimed = limits
+    aimed, best = limits, None
     for attempt in range(ATTEMPTS):
         dropped = space.dropped(strategy(space, aimed))
         pruned = cut(coupled, dropped, spill)
         predicted = [limit.cost.of(dropped) for limit in limits]
-        added = [found - p for found, p in zip(_found(limits, predicted, pruned, coupled), predicted, strict=True)]
-        over = [p + more > limit.most for p, more, limit in zip(predicted, added, limits, strict=True)]
+        found = _found(limits, predicted, pruned, coupled)
+        fullest = max(x / limit.most for x, limit in zip(found, limits, strict=True))
+        best = dropped if fullest <= 1 else best
         spare = SPARE * attempt  # what is added differs a little from cut to cut
-        aims = [(1 - spare) * limit.most - max(more, 0.0) for more, limit in zip(added, limits, strict=True)]
-        reachable = all(p <= limit.most for p, limit in zip(predicted, aimed, strict=True)) and min(aims) > 0
-        if not any(over) or not reachable or attempt == ATTEMPTS - 1:
+        more = [x - p for x, p in zip(found, predicted, strict=True)]
+        aims = [replace(x, most=(1 - spare) * x.most - m) for x, m in zip(limits, more, strict=True)]
+        reached = all(p <= limit.most for p, limit in zip(predicted, aimed, strict=True))
+        if NEAR <= fullest <= 1 or not reached or _same(aims, aimed) or min(x.most for x in aims) <= 0:
             break
-        aimed = [replace(limit, most=most) for limit, most in zip(limits, aims, strict=True)]
+        aimed = aims
         if spill:
             spill.clear()
+    if best is not None and best is not dropped:
+        return best, cut(coupled, best, spill)
     return dropped, pruned
+
+
+def _same(a: Sequence[Limit], b: Sequence[Limit]) -> bool:
+    return all(math.isclose(x.most, y.most, rel_tol=SPARE) for x, y in zip(a, b, strict=True))
 
 
 def _found(limits: Sequence[Limit], predicted: Sequence[float], pruned: ModelProto, coupled: Coupled) -> list[float]:

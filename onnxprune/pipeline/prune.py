@@ -36,6 +36,7 @@ from onnxprune.options import SAID, CheckOptions, Options
 from onnxprune.pipeline.claims import unfitted
 from onnxprune.pipeline.components import DEFAULT, Components
 from onnxprune.pipeline.decide import Decision, check_selection
+from onnxprune.pipeline.goal import Goal
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.rounds import in_rounds
 from onnxprune.pipeline.samples import MAKING, Samples, check_inputs, made_up, provide, refinement, sizes_of
@@ -272,11 +273,7 @@ def _best_cut(
     batches = _batches(samples.fit, loaded.model) if samples and (rounds > 1 or options.calibrated) else ()
     fit = samples.fit if samples and judge else None
 
-    goal = components.goal(options.selection)
-    if options.unification.on and any(budget.target == "size" for budget in goal.budgets):
-        from onnxprune.pipeline.blocks import sized  # on demand, for a quick start
-
-        goal = sized(goal, options.unification)
+    goal = _goal(options, components, judge)
 
     def attempt(options: Options, effort: Effort) -> tuple[Decision, Recovery | None]:
         decision = in_rounds(
@@ -303,6 +300,21 @@ def _best_cut(
     kept = "several rounds were" if better is several else "one round was"
     note = f"loss on held-out samples: {lost}; {kept} kept"
     return replace(better[0], notes=(*better[0].notes, note)), better[1]
+
+
+def _goal(options: Options, components: Components, judge: Evaluator | None) -> Goal:
+    """What the cut must reach; the size of the files is that after recovery and unification."""
+    goal, asked = components.goal(options.selection), options.unification
+    fits = judge is not None and options.recovery.recover != "none"
+    if not (fits or asked.on) or not any(budget.target == "size" for budget in goal.budgets):
+        return goal
+    from onnxprune.pipeline.blocks import size_in_blocks, sized  # on demand, for a quick start
+    from onnxprune.recovery.reconstruct import room_for_offsets
+
+    def measured(model: ModelProto) -> float:
+        return (size_in_blocks(model, asked) if asked.on else size_of(model)) + (room_for_offsets(model) if fits else 0)
+
+    return sized(goal, measured, asked)
 
 
 def _deepest_cut(

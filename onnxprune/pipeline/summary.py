@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.cost.benchmark import Benchmark
-from onnxprune.cost.model import of_original
 from onnxprune.cost.size import Cost
 from onnxprune.evaluation.verification import Verification
 from onnxprune.pipeline.claims import recovery_warnings, ties, unknown
@@ -89,7 +88,7 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
         loss=loss,
         bytes=Change(found.before.bytes, found.after.bytes),
         memory=Change(found.before.memory, found.after.memory),
-        targets=tuple(_target(limit, remains, decision) for limit, remains in zip(decision.limits, reached, strict=True)),
+        targets=tuple(_target(limit, remains, found) for limit, remains in zip(decision.limits, reached, strict=True)),
         inputs=found.before.inputs,
         groups=rows,
         pins=tuple(PinRow(p.channels, str(p.pin), p.weights, p.macs) for p in decision.analysis.pinned),
@@ -151,9 +150,10 @@ def _remaining(limit: Limit, decision: Decision, found: Findings) -> float:
     return limit.cost.of(decision.dropped)
 
 
-def _target(limit: Limit, remains: float, decision: Decision) -> TargetRow:
-    whole = of_original(limit.cost, len(decision.dropped))
-    return TargetRow(limit.target, limit.asked, limit.most, remains, remains <= limit.most, remains / whole if whole else 1.0)
+def _target(limit: Limit, remains: float, found: Findings) -> TargetRow:
+    before = float(getattr(found.before, COUNTED.get(limit.target, limit.target), 0.0))
+    kept = Change(before, remains).kept
+    return TargetRow(limit.target, limit.asked, limit.most, remains, remains <= limit.most, kept)
 
 
 def _reached(

@@ -24,6 +24,7 @@ from onnxprune.calibration.moments import Moments, Solution, fitted
 from onnxprune.calibration.stages import stages
 from onnxprune.calibration.sums import LinearSum, find_sums
 from onnxprune.ir.facts import read_graph
+from onnxprune.ir.tensors import size_of
 from onnxprune.recovery.batch_norm import match
 from onnxprune.recovery.editor import Editor, Fitted, offset_slots
 from onnxprune.recovery.effort import FitSettings as FitSettings
@@ -169,6 +170,17 @@ def _refit(site: LinearSum, editor: Editor, folds: Sequence[Moments], knobs: Fit
     _put(site, editor, found, scales, [s.shape[1] for s in starts])
     for place in free[:1]:
         place.add(editor, (found.offset - offset).ravel())
+
+
+def room_for_offsets(model: ModelProto) -> int:
+    """Bytes that a fit may add to a model: biases, and tensors that nodes no longer share."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    graph, editor = read_graph(copy), Editor(copy)
+    for job in ordered(graph, find_sums(graph)):
+        for place in offset_slots(job[0], editor)[:1]:
+            place.add(editor, np.zeros(len(place.factor)))
+    return size_of(copy) - size_of(model)
 
 
 def second_moments(total: Moments, centred: bool) -> Vector:
