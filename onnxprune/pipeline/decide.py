@@ -165,12 +165,15 @@ def _cut(
         more = [x - p for x, p in zip(found, predicted, strict=True)]
         aims = [replace(x, most=(1 - spare) * x.most - m) for x, m in zip(limits, more, strict=True)]
         reached = all(p <= limit.most for p, limit in zip(predicted, aimed, strict=True))
-        if NEAR <= fullest <= 1 or not reached or _same(aims, aimed) or min(x.most for x in aims) <= 0:
+        done = fullest <= 1 and (fullest >= NEAR or _same(aims, aimed))
+        if done or not reached or min(x.most for x in aims) <= 0:
             break
         aimed = aims
         if spill:
             spill.clear()
     if best is not None and best is not dropped:
+        if spill:
+            spill.clear()
         return best, cut(coupled, best, spill)
     return dropped, pruned
 
