@@ -112,3 +112,62 @@ def test_subset_fidelity_is_one_for_the_only_channel_in_use() -> None:
     coupled = couple(read_graph(net))
     found = calibrated._fidelity(calibrated.Statistics(batches_for(net)).read(coupled)[0], np.arange(8), 8)
     np.testing.assert_allclose(found, np.eye(8)[2], atol=1e-6)
+
+
+def found_by(name: str, net: ModelProto, batches: Batches) -> list[NDArray[np.float64]]:
+    coupled = couple(read_graph(net))
+    readers = calibrated.Statistics(batches, ranks=name == "hrank").read(coupled)
+    return [calibrated.CALIBRATED[name](g, calibrated.readers_of(g, readers)) for g in find_groups(coupled)]
+
+
+def stored(net: ModelProto) -> dict[str, NDArray[np.float64]]:
+    return {t.name: onnx.numpy_helper.to_array(t).astype(np.float64) for t in net.graph.initializer}
+
+
+def test_thinet_takes_the_set_whose_contributions_add_up_to_least() -> None:
+    net = model(COPIES["gemm"])
+    batches, w = batches_for(net, 4, 64), stored(net)
+    r = np.maximum(np.concatenate([b["x"] for b in batches]).astype(np.float64) @ w["w1"].T, 0)
+    parts = r[:, :, None] * w["w2"].T  # of each channel, to each output
+    energy = (r @ w["w2"].T).var(0).sum()
+    removed, order, added, before = np.zeros(parts.shape[::2]), list[int](), list[float](), 0.0
+    for _ in range(parts.shape[1]):
+        errors = [
+            np.inf if j in order else ((removed + parts[:, j]) ** 2).sum(1).mean() / energy for j in range(parts.shape[1])
+        ]
+        best = int(np.argmin(errors))
+        removed += parts[:, best]
+        added.append(errors[best] - before)
+        order, before = [*order, best], errors[best]
+    [found] = found_by("thinet", net, batches)
+    assert np.argsort(found, kind="stable").tolist() == order
+    np.testing.assert_allclose(np.sort(found), np.maximum.accumulate(added), rtol=1e-3)
+
+
+CHAIN = """g (float[N,6] x, float[6,8] w1, float[8,7] w2, float[7,4] w3) => (float[N,4] y) {
+    a = MatMul(x, w1)  b = Relu(a)  c = MatMul(b, w2)  d = Relu(c)  y = MatMul(d, w3) }"""
+
+
+def test_nisp_is_propagated_through_absolute_weights_from_the_spread_of_the_responses() -> None:
+    net = model(CHAIN)
+    batches, w = batches_for(net, 2, 50), stored(net)
+    x = np.concatenate([b["x"] for b in batches]).astype(np.float64)
+    y = np.maximum(np.maximum(x @ w["w1"], 0) @ w["w2"], 0) @ w["w3"]
+    last = np.abs(w["w3"]) @ (y.std(0) / y.std(0).mean())
+    first = np.abs(w["w2"]) @ (last / last.mean())
+    for found, expected in zip(found_by("nisp", net, batches), (first, last), strict=True):
+        np.testing.assert_allclose(found, expected / expected.mean(), rtol=1e-3)
+
+
+def test_hrank_is_the_mean_rank_of_a_map() -> None:
+    net = model("""g (float[N,3,6,6] x, float[4,3,1,1] w1, float[5,4,1,1] w2) => (float[N,5,6,6] y) {
+        a = Conv(x, w1)  y = Conv(a, w2) }""")
+    for t in net.graph.initializer:
+        if t.name == "w1":  # the first two channels copy inputs of rank 1 and 2, the third adds them, the last is 0
+            w = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]], np.float32)
+            t.CopyFrom(onnx.numpy_helper.from_array(w[:, :, None, None], "w1"))
+    rng = np.random.default_rng(0)
+    low = [[rng.standard_normal((6, k)) @ rng.standard_normal((k, 6)) for k in (1, 2, 3)] for _ in range(8)]
+    [found] = found_by("hrank", net, [{"x": np.array(low, np.float32)}])
+    expected = np.array([1.0, 2.0, 3.0, 0.0])
+    np.testing.assert_allclose(found, expected / expected.mean(), rtol=1e-6)

@@ -53,10 +53,20 @@ def test_criteria_match_values_computed_by_hand() -> None:
         "ccprune.product": unit(l1) * unit(gamma),
         "ccprune.sum": (unit(l1) + unit(gamma)) / 2,
         "ccprune.folded": l1 * gamma / np.sqrt(w["wvar"] + 1e-5),
+        "bn_shift": np.sqrt(gamma**2 + w["wt"] ** 2),
+        "fpgm": np.array([sum(np.sqrt(((a - b) ** 2).sum()) for b in w["w1"]) for a in w["w1"]]),
+        "group_norm": ((w["w1"] ** 2).sum((1, 2, 3)) + gamma**2 + (w["w2"] ** 2).sum((0, 2, 3))) / 3,
     }
-    assert set(NAMES) == {*by_hand, *CALIBRATED, "ccprune", "random"}
+    s, g = (w["w1"] ** 2).sum((1, 2, 3)), gamma**2
+    as_they_are = {
+        "lamp": np.array([x / s[s >= x].sum() for x in s]),
+        "optimal_threshold": np.array([g[g <= x].sum() / g.sum() for x in g]),
+    }
+    assert set(NAMES) == {*by_hand, *as_they_are, *CALIBRATED, "ccprune", "random"}
     for name, expected in by_hand.items():
         np.testing.assert_allclose(scores(net, name)["w1"], unit(expected), rtol=1e-5, err_msg=name)
+    for name, expected in as_they_are.items():
+        np.testing.assert_allclose(scores(net, name)["w1"], expected, rtol=1e-5, err_msg=name)
     np.testing.assert_array_equal(scores(net, "ccprune")["w1"], scores(net, "ccprune.product")["w1"])
 
 

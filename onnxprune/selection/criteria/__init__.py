@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +20,17 @@ from onnxprune.analysis.groups import Group
 from onnxprune.effort import Effort
 from onnxprune.errors import OptionError, did_you_mean
 from onnxprune.selection.criteria.names import CALIBRATED
-from onnxprune.selection.criteria.weights import CRITERIA, NEEDS_BATCH_NORM, Norms, WeightReader, l2, score, unit_mean
+from onnxprune.selection.criteria.weights import (
+    BY_GROUP,
+    CRITERIA,
+    NEEDS_BATCH_NORM,
+    NORMALISERS,
+    Norms,
+    WeightReader,
+    l2,
+    score,
+    unit_mean,
+)
 from onnxprune.types import Feeds, Vector
 
 if TYPE_CHECKING:
@@ -34,7 +44,7 @@ LARGE_BIAS = 0.15
 starts without one."""
 NUMBERED = re.compile(r"onnx::Conv_[0-9]+")
 """Names of filters and biases that PyTorch's older exporter has computed."""
-NAMES = (*CRITERIA, *CALIBRATED, "random")
+NAMES = (*CRITERIA, *BY_GROUP, *CALIBRATED, "random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +100,8 @@ class Scorer:
     Args:
         criterion: name of the criterion.
         seed: random seed.
+        normalise: how scores of a group are brought to the scale of all others, a name in `NORMALISERS`; None: as the criterion
+            is meant.
         batches: calibration inputs, for criteria that use activations.
         effort: the time that there is to gather their statistics; None: unlimited.
 
@@ -97,25 +109,43 @@ class Scorer:
         OptionError: the criterion does not exist, or needs inputs.
     """
 
-    def __init__(self, criterion: str, seed: int = 0, batches: Sequence[Feeds] = (), effort: Effort | None = None) -> None:
+    def __init__(
+        self,
+        criterion: str,
+        seed: int = 0,
+        batches: Sequence[Feeds] = (),
+        effort: Effort | None = None,
+        normalise: str | None = None,
+    ) -> None:
         if criterion not in NAMES:
             hint = did_you_mean(criterion, NAMES)
             raise OptionError(f"--criterion: got '{criterion}'; {hint}expected one of {', '.join(NAMES)}")
         if criterion in CALIBRATED and not batches:
             raise OptionError(f"--criterion {criterion}: uses activations; pass inputs with --data (or use synthetic ones)")
-        self._criterion, self._seed = criterion, seed
+        self._criterion, self._seed, self._normalise = criterion, seed, normalise
         self._norms: Norms = {}
         self._batches, self._effort = batches, effort
         self._statistics: Statistics | None = None
 
     def score(self, coupled: Coupled, groups: tuple[Group, ...]) -> Scored:
         """Scores of all groups."""
+        found = self._scored(coupled, groups)
+        if self._normalise is None:
+            return found
+        scores = [None if s is None else NORMALISERS[self._normalise](s) for s in found.scores]
+        least = min((float(s.min()) for s in scores if s is not None and len(s)), default=0.0)
+        # standard scores may be negative, and scores are divided by costs
+        return replace(found, scores=tuple(None if s is None else s - min(least, 0.0) for s in scores))
+
+    def _scored(self, coupled: Coupled, groups: tuple[Group, ...]) -> Scored:
         if self._criterion == "random":
             rng = np.random.default_rng(self._seed)
             return Scored(tuple(rng.random(len(g)) for g in groups))
         reader = WeightReader(coupled, self._norms)
         if self._criterion in CALIBRATED:
             return self._calibrated(coupled, groups, reader)
+        if self._criterion in BY_GROUP:
+            return Scored(tuple(BY_GROUP[self._criterion](reader, g) for g in groups))
         scores = tuple(score(reader, g, CRITERIA[self._criterion]) for g in groups)
         if self._criterion not in NEEDS_BATCH_NORM:
             return Scored(scores)
@@ -127,7 +157,8 @@ class Scorer:
         from onnxprune.selection.criteria import calibrated  # on demand, for a quick start
 
         if self._statistics is None:
-            self._statistics = calibrated.Statistics(self._batches, self._seed, self._effort)
+            ranks = self._criterion == "hrank"
+            self._statistics = calibrated.Statistics(self._batches, self._seed, self._effort, ranks)
         readers = self._statistics.read(coupled)
         found: list[Vector | None] = []
         for g in groups:

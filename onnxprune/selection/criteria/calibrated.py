@@ -10,7 +10,7 @@ comparable. Channels are ranked in the order in which they would be removed one 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -31,6 +31,8 @@ DAMPING = 1e-2
 """Ridge in units of the mean diagonal, as in OSSCAR's code."""
 GATHERING, FEWEST = 0.5, 2
 """Fraction of the time for a cut in which statistics are gathered, and the least number of batches."""
+RANKED = 64
+"""Samples whose maps are ranked: decompositions take long, and ranks hardly vary between samples."""
 SWEEPS = 64
 """`obs` removes the least important channels in steps of 1/SWEEPS of the group, at least one channel per step."""
 
@@ -51,6 +53,10 @@ class Reader:
         magnitude: mean |x| of each channel (c,).
         alive: fraction of inputs at which each channel is nonzero (c,).
         energy: variance of the sum that the layer adds to, added up over all channels.
+        outputs: the class of each channel of that sum (o,); -1 for channels without labels.
+        spread: standard deviation of each channel of that sum (o,).
+        rank: mean rank of each channel's map, where it has one (c,); None unless asked for.
+        importance: of each channel, by what all layers behind it make of it (c,) (`responses`).
     """
 
     labels: Indices
@@ -61,6 +67,10 @@ class Reader:
     magnitude: Vector
     alive: Vector
     energy: float
+    outputs: Indices
+    spread: Vector
+    rank: Vector | None = None
+    importance: Vector = field(default_factory=lambda: np.zeros(0))
 
     def factors(self, centred: bool = True) -> tuple[Vector, Vector]:
         """Matrices C (c, c) and S (k, k) whose Kronecker product approximates the covariance of the inputs.
@@ -87,8 +97,8 @@ class Reader:
 class Statistics:
     """Statistics of layers on calibration inputs in the original network, gathered once per layer."""
 
-    def __init__(self, batches: Sequence[Feeds], seed: int = 0, effort: Effort | None = None) -> None:
-        self._seed, self._effort = seed, effort or Effort()
+    def __init__(self, batches: Sequence[Feeds], seed: int = 0, effort: Effort | None = None, ranks: bool = False) -> None:
+        self._seed, self._effort, self._ranks = seed, effort or Effort(), ranks
         # in random order, because samples are often sorted, and there may be time for the first ones only
         self._batches = [batches[k] for k in np.random.default_rng(seed).permutation(len(batches))]
         self._known: dict[tuple[str, int], _Gathered] = {}
@@ -100,7 +110,7 @@ class Statistics:
         missing = [(s, k) for s, k in places if (s.total, k) not in self._known]
         if missing:
             self._gather(coupled, missing)
-        return tuple(_reader(coupled, s, k, self._known[s.total, k]) for s, k in places)
+        return responses([_reader(coupled, s, k, self._known[s.total, k]) for s, k in places], len(coupled.roots))
 
     def _gather(self, coupled: Coupled, places: Sequence[tuple[LinearSum, int]]) -> None:
         wants = [s.terms[k].linear.node.inputs[0] for s, k in places] + [s.total for s, _ in places]
@@ -108,7 +118,7 @@ class Statistics:
         for s, k in places:
             labels = _inputs(coupled, s.terms[k].linear)
             assert labels is not None
-            gathered[s.total, k] = _Gathered(_by_channel(labels, coupled.roots[labels]))
+            gathered[s.total, k] = _Gathered(_by_channel(labels, coupled.roots[labels]), self._ranks)
         rng = np.random.default_rng(self._seed)
         seen = 0
         with stages(coupled.graph.model, [wants], self._batches) as run:
@@ -158,8 +168,11 @@ def _input_axis(linear: Linear) -> int:
 class _Gathered:
     """Sums over batches for one layer, whose inputs are arranged by channel (c, k)."""
 
-    def __init__(self, inputs: Indices) -> None:
+    def __init__(self, inputs: Indices, ranks: bool) -> None:
         self.inputs = inputs
+        self.ranks: Any = 0.0
+        self.left = RANKED if ranks else 0
+        self.ranked = 0
         self.channels = Tally()
         self.mean: Any = 0.0
         self.places: Any = 0.0
@@ -174,6 +187,10 @@ class _Gathered:
         axis = site.channel_axis % total.ndim
         places = total.size // total.shape[axis]
         c, k = self.inputs.shape
+        if x.ndim == 4 and self.left > 0:
+            some = x[: self.left].astype(np.float32)
+            self.ranks = self.ranks + np.linalg.matrix_rank(some).sum(0)
+            self.left, self.ranked = self.left - len(some), self.ranked + len(some)
         count = -(-max(ROWS, ROWS_PER_INPUT * c) // n)
         positions = np.arange(places) if places <= count else np.sort(rng.choice(places, count, replace=False))
         for part in np.array_split(positions, -(-len(positions) * c * k // VALUES) or 1):
@@ -199,7 +216,10 @@ def _reader(coupled: Coupled, site: LinearSum, k: int, g: _Gathered) -> Reader:
     matrix = term.linear.matrix(weights[term.linear.weight].array.astype(kind))[0]
     scale, _ = affine(term.steps, weights, matrix.shape[1])
     m, n = g.channels.moments(), g.rows
-    energy = max(float((g.squares / n - (g.total / n) ** 2).sum()), 1e-30)
+    variance = np.maximum(g.squares / n - (g.total / n) ** 2, 0)
+    behind = coupled.flows[site.total].axes[site.channel_axis]
+    outputs = np.full(len(variance), -1) if behind is None else coupled.roots[behind]
+    rank = g.ranks[g.inputs[:, 0] // int(np.prod(term.linear.kernel))] / g.ranked if g.ranked else None
     return Reader(
         coupled.roots[labels[g.inputs[:, 0]]],
         (matrix * scale.astype(kind))[g.inputs],
@@ -208,8 +228,30 @@ def _reader(coupled: Coupled, site: LinearSum, k: int, g: _Gathered) -> Reader:
         g.places / n,
         g.magnitude / m.n,
         g.alive / m.n,
-        energy,
+        max(float(variance.sum()), 1e-30),
+        outputs,
+        np.sqrt(variance),
+        rank,
     )
+
+
+def responses(readers: Sequence[Reader], count: int) -> tuple[Reader, ...]:
+    """The layers, in graph order, with the importance of their channels: that of what they feed, from the end to the start.
+
+    Args:
+        count: number of classes.
+    """
+    known, found = np.zeros(count), list[Reader]()
+    for reader in reversed(readers):
+        behind = np.where(reader.outputs >= 0, known[reader.outputs], 0.0)
+        # where no layer is behind, the response itself
+        behind = np.where(
+            behind > 0, behind / max(float(behind.mean()), 1e-30), reader.spread / max(float(reader.spread.mean()), 1e-30)
+        )
+        mine = np.abs(reader.matrix).sum(1) @ behind
+        np.add.at(known, reader.labels, mine)
+        found.append(replace(reader, importance=mine))
+    return tuple(reversed(found))
 
 
 def atoms_of(group: Group, labels: Indices) -> Indices:
@@ -317,6 +359,54 @@ def apoz(group: Group, readers: Sequence[Reader]) -> Vector:
     return _mean(group, readers, lambda r, atoms, n: _per_atom(r.alive, atoms, n))
 
 
+def thinet(group: Group, readers: Sequence[Reader]) -> Vector:
+    """The error added by removing each atom after all that are removed before it (n_atoms,).
+
+    The set is built greedily whose sum of contributions to the layers behind it, on average squared, is the least: E |sum over
+    removed j of W_j x_j|^2, relative to the variance of what each layer computes. Luo et al., ThiNet, ICCV 2017, without its
+    sampling of outputs. What is left does not make up for what is lost (`obs` does).
+    """
+    whole = np.zeros((len(group), len(group)))
+    for r in readers:
+        atoms = atoms_of(group, r.labels)
+        second, places = r.factors(centred=False)
+        rows, mine = r.whitened(places), np.flatnonzero(atoms >= 0)
+        products = (second * (rows @ rows.T))[np.ix_(mine, mine)] / r.energy
+        np.add.at(whole, (atoms[mine][:, None], atoms[mine]), products)
+    costs, left, found = np.diag(whole).copy(), np.ones(len(group), bool), np.zeros(len(group))
+    worst = 0.0
+    for k in range(len(group)):
+        atom = int(np.argmin(np.where(left, costs, np.inf)))
+        # contributions may cancel; scores never fall along the ranking all the same
+        worst = max(worst, float(costs[atom]))
+        found[atom] = worst * (1 + 1e-12 * k)
+        left[atom] = False
+        costs += 2 * whole[atom]
+    return found
+
+
+def nisp(group: Group, readers: Sequence[Reader]) -> Vector:
+    """Importance propagated from the final responses: |W|^T s of the layers behind, added up (n_atoms,).
+
+    Yu et al., NISP, CVPR 2018. The final responses count by their standard deviation over the samples, not by infinite feature
+    selection, and the importance of what each layer makes is divided by its mean, so that no layer outweighs all others.
+    """
+    found = np.zeros(len(group))
+    for r in readers:
+        atoms = atoms_of(group, r.labels)
+        np.add.at(found, atoms[atoms >= 0], r.importance[atoms >= 0])
+    mean = found.mean()
+    return found / mean if mean > 0 else found
+
+
+def hrank(group: Group, readers: Sequence[Reader]) -> Vector:
+    """Mean rank of a channel's map (height x width) where it is read. Lin et al., HRank, CVPR 2020.
+
+    Channels without maps count by how often they are nonzero (`apoz`): of a number, that is the rank.
+    """
+    return _mean(group, readers, lambda r, atoms, n: _per_atom(r.alive if r.rank is None else r.rank, atoms, n))
+
+
 def _per_atom(values: Vector, atoms: Indices, n_atoms: int) -> Vector:
     mine = atoms >= 0
     count = np.bincount(atoms[mine], minlength=n_atoms)
@@ -331,7 +421,15 @@ def _mean(group: Group, readers: Sequence[Reader], of: Callable[[Reader, Indices
 
 
 CALIBRATED: Mapping[str, Callable[[Group, Sequence[Reader]], Vector]] = MappingProxyType(
-    {"obs": obs, "subset_fidelity": subset_fidelity, "activation": activation, "apoz": apoz}
+    {
+        "obs": obs,
+        "subset_fidelity": subset_fidelity,
+        "activation": activation,
+        "apoz": apoz,
+        "thinet": thinet,
+        "nisp": nisp,
+        "hrank": hrank,
+    }
 )
 """Criteria that need calibration inputs, by name."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 
 import numpy as np
@@ -14,9 +15,11 @@ from onnxprune.analysis.groups import Group
 from onnxprune.analysis.rules.site import Use
 from onnxprune.calibration.chains import ChannelOp, Follower, affine
 from onnxprune.ir.quantization import dequantized
+from onnxprune.ir.semantics import PRODUCERS
 from onnxprune.ir.tensors import slabs
 from onnxprune.types import Array, Indices, Vector
 
+TINY = 1e-300
 Norms = dict[tuple[str, int], tuple[Vector, Vector]]
 """(weight, axis) -> the L1 and the L2 norm of each slice."""
 
@@ -31,12 +34,16 @@ class Producer:
         gamma: |scale| of the BatchNormalization that follows (n,), times what scales the channel after it; None if there is
             none. If it was folded or written out, only gamma / deviation is known: the weights or `l1` and `l2` contain it.
         deviation: sqrt(running variance + epsilon) of that BatchNormalization (n,).
+        shift: |beta| of it (n,), scaled as gamma.
+        filters: reads the weights of the output channels (n, inputs), scaled as `l1`; None if no single weight holds them.
     """
 
     l1: Vector
     l2: Vector
     gamma: Vector | None
     deviation: Vector | None
+    shift: Vector | None = None
+    filters: Callable[[], Vector] | None = None
 
 
 def unit_mean(x: Vector) -> Vector:
@@ -75,6 +82,55 @@ def bn_scale(p: Producer) -> Vector:
     return p.l1 if p.gamma is None else p.gamma
 
 
+def bn_shift(p: Producer) -> Vector:
+    """sqrt(gamma^2 + beta^2): the root mean square of what BatchNormalization puts out, N(beta, gamma^2) by its statistics.
+
+    After Zhao et al., Variational Convolutional Neural Network Pruning, CVPR 2019, who let the scale gate the shift too: a
+    channel that hardly varies still matters if its constant does. (Their distributions are learned in training; these are the
+    stored ones.) Without BatchNormalization, or where only the scale is known: `bn_scale`.
+    """
+    return bn_scale(p) if p.gamma is None or p.shift is None else np.hypot(p.gamma, p.shift)
+
+
+def fpgm(p: Producer) -> Vector:
+    """Sum over all filters j of |W_i - W_j|_2: what lies nearest to the geometric median is the most replaceable.
+
+    He et al., Filter Pruning via Geometric Median, CVPR 2019. Where filters lie in several weights: `l2`.
+    """
+    if p.filters is None:
+        return p.l2
+    w = p.filters()
+    squares = np.einsum("nd,nd->n", w, w)
+    found: Vector = np.sqrt(np.maximum(squares[:, None] + squares - 2 * w @ w.T, 0)).sum(1)
+    return found
+
+
+def lamp(p: Producer) -> Vector:
+    """|W_i|^2 / sum of |W_j|^2 over all filters j of the layer that are not smaller: what is lost beside what would be left.
+
+    Lee et al., Layer-adaptive Sparsity for the Magnitude-based Pruning, ICLR 2021, with filters in place of weights. Scores of
+    different layers are comparable as they are.
+    """
+    order = np.argsort(p.l2, kind="stable")
+    squares = p.l2[order] ** 2
+    found = np.empty_like(squares)
+    found[order] = squares / np.maximum(np.cumsum(squares[::-1])[::-1], TINY)
+    return found
+
+
+def optimal_threshold(p: Producer) -> Vector:
+    """Sum of gamma_j^2 over all channels j of the layer that are not larger, as a share of the layer: what is lost so far.
+
+    Ye et al., Channel Pruning via Optimal Thresholding, 2020: one limit on this share decides in all layers, so that scores of
+    different layers are comparable as they are. Without BatchNormalization: with L1 norms of filters.
+    """
+    sizes = bn_scale(p)
+    order = np.argsort(sizes, kind="stable")
+    found = np.empty(len(order))
+    found[order] = np.cumsum(sizes[order] ** 2)
+    return found / max(float(found.max(initial=0.0)), TINY)
+
+
 CRITERIA: Mapping[str, Callable[[Producer], Vector]] = MappingProxyType(
     {
         "ccprune": ccprune_product,
@@ -84,21 +140,73 @@ CRITERIA: Mapping[str, Callable[[Producer], Vector]] = MappingProxyType(
         "l1": l1,
         "l2": l2,
         "bn_scale": bn_scale,
+        "bn_shift": bn_shift,
+        "fpgm": fpgm,
+        "lamp": lamp,
+        "optimal_threshold": optimal_threshold,
     }
 )
 """Criteria by name. `random` is separate because it needs no weights. The paper's exact formula is not public, so `ccprune` is
 a family; its default is the member that kept the most accuracy when measured (`tools/criteria.py`, docs/criteria.md)."""
-NEEDS_BATCH_NORM = frozenset({"ccprune", "ccprune.product", "ccprune.sum", "ccprune.folded", "bn_scale"})
+NEEDS_BATCH_NORM = frozenset(
+    {"ccprune", "ccprune.product", "ccprune.sum", "ccprune.folded", "bn_scale", "bn_shift", "optimal_threshold"}
+)
+COMPARABLE = frozenset({lamp, optimal_threshold})
+"""Criteria whose scores are comparable between layers as they are."""
 
 
 def score(reader: WeightReader, group: Group, criterion: Callable[[Producer], Vector]) -> Vector:
     """Scores of a group (n_atoms,): the mean over its producers, each on the scale where its own mean is 1."""
+    scaled = as_they_are if criterion in COMPARABLE else unit_mean
     total = np.zeros(len(group))
     for u in group.producers:
-        total += unit_mean(reader.to_atoms(group, u, unit_mean(criterion(reader.producer(u)))))
+        total += scaled(reader.to_atoms(group, u, scaled(criterion(reader.producer(u)))))
     if not group.producers:
         return reader.by_slices(group)
     return total / len(group.producers)
+
+
+def group_norm(reader: WeightReader, group: Group) -> Vector:
+    """Mean over everything that hangs on a channel of the sum of its squared weights (n_atoms,): the filters that make it, the
+    slices of the filters that read it, and scales of BatchNormalization.
+
+    Fang et al., DepGraph: Towards Any Structural Pruning, CVPR 2023, with p = 2.
+    """
+    found = [reader.to_atoms(group, u, reader.squares(u)) for u in reader.uses_of(group) if is_summed(reader.coupled.uses[u])]
+    return unit_mean(np.mean(found, 0)) if found else reader.by_slices(group)
+
+
+def is_summed(use: Use) -> bool:
+    """Whether a use is one of a weight that is multiplied: of a linear layer, or the scale of BatchNormalization."""
+    return use.op in PRODUCERS or (use.op == "BatchNormalization" and use.operand == 1)
+
+
+BY_GROUP: Mapping[str, Callable[[WeightReader, Group], Vector]] = MappingProxyType({"group_norm": group_norm})
+"""Criteria that look at all that hangs on a channel, by name."""
+
+
+def as_they_are(x: Vector) -> Vector:
+    """The scores themselves."""
+    return x
+
+
+def unit_max(x: Vector) -> Vector:
+    """`x` divided by its largest value."""
+    largest = float(x.max(initial=0.0))
+    return x / largest if largest > 0 else x
+
+
+def standard(x: Vector) -> Vector:
+    """`x` less its mean, divided by its standard deviation."""
+    deviation = float(x.std()) if len(x) else 0.0
+    found: Vector = (x - x.mean()) / deviation if deviation > 0 else np.zeros_like(x)
+    return found
+
+
+NORMALISERS: Mapping[str, Callable[[Vector], Vector]] = MappingProxyType(
+    {"none": as_they_are, "mean": unit_mean, "max": unit_max, "standard": standard}
+)
+"""How the scores of a group are brought to the scale of all others, by name."""
 
 
 class WeightReader:
@@ -112,6 +220,39 @@ class WeightReader:
         for use in coupled.uses:
             if use.op == "BatchNormalization":
                 self._batch_norms.setdefault(use.node, {})[use.operand] = use
+
+    @cached_property
+    def _uses_by_class(self) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for k, use in enumerate(self.coupled.uses):
+            for root in np.unique(self.coupled.roots[use.labels]).tolist():
+                found.setdefault(root, []).append(k)
+        return found
+
+    def uses_of(self, group: Group) -> list[int]:
+        """The uses of all weights that own slices of the channels of a group (indices into `Coupled.uses`)."""
+        return self._uses_by_class.get(int(group.roots[0]), [])
+
+    def squares(self, use: int) -> Vector:
+        """The sum of the squared weights of each position of a use (n,)."""
+        found: Vector = self._values(self.coupled.uses[use].labels, 1) ** 2
+        return found
+
+    def filters(self, use: int) -> Callable[[], Vector] | None:
+        """Reads the weights of each position of a use (n, others); None if they lie in several weights or are not stored."""
+        labels = self.coupled.uses[use].labels
+        owner = np.unique(self.coupled.owner_of[labels])
+        if len(owner) != 1 or owner[0] < 0:
+            return None
+        o = self.coupled.owners[int(owner[0])]
+        stored = self.coupled.graph.weights[o.weight]
+
+        def read() -> Vector:
+            w = stored.array if stored.is_float else dequantized(self.coupled.graph, o.weight)
+            rows: Vector = np.moveaxis(w, o.axis, 0)[labels - o.start].reshape(len(labels), -1).astype(np.float64)
+            return rows
+
+        return read
 
     def batch_norm(self, use: int) -> Use | None:
         """The scale of the BatchNormalization that follows the use's node, with only per-channel operators between them."""
@@ -135,14 +276,17 @@ class WeightReader:
         norm = next((k for k, s in enumerate(steps) if s.node.op == "BatchNormalization"), len(steps))
         before = self._scale(steps[:norm], len(u.labels))
         l1, l2 = self._values(u.labels, 0) * before, self._values(u.labels, 1) * before
+        read = self.filters(use)
+        filters = None if read is None else lambda: before[:, None] * read()
         uses = self._batch_norms.get(steps[norm].node.index, {}) if norm < len(steps) else {}
         if 1 not in uses or len(uses[1].labels) != len(u.labels):
-            return Producer(l1, l2, None, None)
-        gamma = self._values(uses[1].labels, 0) * self._scale(steps[norm + 1 :], len(u.labels))
-        if 4 not in uses:
-            return Producer(l1, l2, gamma, None)
+            return Producer(l1, l2, None, None, filters=filters)
+        after = self._scale(steps[norm + 1 :], len(u.labels))
+        gamma = self._values(uses[1].labels, 0) * after
+        shift = self._values(uses[2].labels, 0) * after if 2 in uses else None
         epsilon = steps[norm].node.attribute("epsilon", 1e-5)
-        return Producer(l1, l2, gamma, np.sqrt(self._values(uses[4].labels, 0) + epsilon))
+        deviation = np.sqrt(self._values(uses[4].labels, 0) + epsilon) if 4 in uses else None
+        return Producer(l1, l2, gamma, deviation, shift, filters)
 
     def _steps(self, use: Use) -> tuple[ChannelOp, ...]:
         """The per-channel operators that follow the node of a use on the axis of its channels."""
