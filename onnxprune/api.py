@@ -34,6 +34,8 @@ def prune(
     criterion: str | None = None,
     scores: str | Path | Mapping[str, Array] | None = None,
     scope: str = "global",
+    normalise: str | None = None,
+    layer_ratios: str | Path | Mapping[str, Any] | None = None,
     align: str | int = "auto",
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
@@ -73,7 +75,11 @@ def prune(
             without labels, of the original's answers. Alone, the deepest cut that holds it is searched for.
         criterion: how channels are ranked; None: `obs` if there are inputs to recover with, else `ccprune`.
         scores: path of an .npz, or weight name -> one score per channel, instead of the criterion.
-        scope: "global" ranks all channels together; "local" removes the same fraction of every group.
+        scope: "global" ranks all channels together; "local" removes the same fraction of every group; "isomorphic" the same of
+            all groups of one structure.
+        normalise: how scores of layers are made comparable: "mean", "max", "standard" or "none".
+        layer_ratios: a TOML file, or pattern of weight names -> fraction to remove, or {"keep_at_least": 0.2,
+            "keep_at_most": 0.8}.
         align: round widths to what is fast on this processor ("auto"), to multiples of a number, or not at all ("none").
         include, exclude: glob patterns (one, or several) of the names of weights that may, or must not, be cut.
         carrier: which factor of a split axis is cut: "outer", "inner", "auto", or patterns such as "*attn*=outer".
@@ -118,6 +124,8 @@ def prune(
         criterion=criterion,
         scores=scores,
         scope=scope,
+        normalise=normalise,
+        layer_ratios=layer_ratios,
         align=align,
         include=include,
         exclude=exclude,

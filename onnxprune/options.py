@@ -27,15 +27,17 @@ from onnxprune.evaluation.evaluator import Metric
 from onnxprune.ir.files import data_beside
 from onnxprune.recovery import METHODS
 from onnxprune.selection.alignment import Alignment, auto_alignment
+from onnxprune.selection.bounds import LayerRatios
 from onnxprune.selection.budget import TARGETS, Amount, amount, fraction
 from onnxprune.selection.criteria import NAMES
 from onnxprune.selection.criteria.names import CALIBRATED
+from onnxprune.selection.criteria.weights import NORMALISERS
 from onnxprune.types import Array, Shapes
 
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 USUAL, LONG = 60.0, 600.0
 """Default time budgets in seconds: of most calls, and of training."""
-SCOPES = ("global", "local")
+SCOPES = ("global", "isomorphic", "local")
 WITH_DATA, WITHOUT_DATA = "obs", "ccprune"
 """Default criteria."""
 KINDS: Mapping[Any, str] = MappingProxyType(
@@ -69,7 +71,11 @@ class SelectionOptions:
             cut that holds it is searched for.
         criterion: a name in `selection.criteria.NAMES`; None: `obs` if there are inputs to recover with, else `ccprune`.
         scores: path of an .npz, or weight name -> scores, instead of the criterion.
-        scope: "global" or "local".
+        scope: "global", "isomorphic" or "local".
+        normalise: how scores of layers are made comparable: "mean", "max", "standard" or "none"; None: as the criterion is
+            meant.
+        layer_ratios: TOML file, or pattern of weight names -> the fraction to remove, or the fractions that must and may be
+            kept (`selection.bounds`).
         align: "auto", "none", or a number of channels.
         include, exclude: glob patterns of the names of weights that may, or must not, be cut; a tuple, even if one is given.
         carrier: which factor of a split axis is cut: "outer" (whole heads, whole groups), "inner" (the size of every head, the
@@ -86,6 +92,8 @@ class SelectionOptions:
     criterion: str | None = None
     scores: str | Path | Mapping[str, Array] | None = None
     scope: str = "global"
+    normalise: str | None = None
+    layer_ratios: str | Path | Mapping[str, Any] | LayerRatios | None = None
     align: str | int = "auto"
     include: str | Sequence[str] = ()
     exclude: str | Sequence[str] = ()
@@ -103,7 +111,8 @@ class SelectionOptions:
             object.__setattr__(self, name, patterns)
         targets = self.targets()
         self.most_lost()
-        if (self.ratio is None) != bool(targets) and not self.searches:
+        states = bool(targets) or (self.layer_ratios is not None and self.ratio is None)
+        if (self.ratio is None) != states and not self.searches:
             got = "neither" if self.ratio is None else "both"
             names = ", --".join(("ratio", *(targets or TARGETS)))
             wanted = "expected what to remove (--ratio 0.5), or what may remain (50%, 300M, 2MB)"
@@ -113,6 +122,8 @@ class SelectionOptions:
                 f"--ratio: got {self.ratio:g}, expected 0 <= ratio < 1, the fraction of channels to remove (0.5 = half)"
             )
         _check_choice("--scope", self.scope, SCOPES)
+        if self.normalise is not None:
+            _check_choice("--normalise", self.normalise, tuple(NORMALISERS))
         if self.criterion is not None:
             _check_choice("--criterion", self.criterion, NAMES)
         self.alignment()
@@ -136,7 +147,8 @@ class SelectionOptions:
     @property
     def searches(self) -> bool:
         """Whether the deepest cut is searched for that loses no more than is allowed."""
-        return self.max_loss is not None and self.ratio is None and not self.targets()
+        others = self.ratio, self.layer_ratios
+        return self.max_loss is not None and others == (None, None) and not self.targets()
 
     def most_lost(self) -> float | None:
         """The most that may be lost, as a fraction; None if anything may."""
@@ -428,6 +440,8 @@ class Options:
             **({"max_loss": selection.max_loss} if selection.max_loss is not None else {}),
             "criterion": "scores" if selection.scores is not None else self.criterion,
             "scope": selection.scope,
+            **({"normalise": selection.normalise} if selection.normalise else {}),
+            **({"layer_ratios": str(selection.layer_ratios)} if selection.layer_ratios is not None else {}),
             "align": selection.alignment().multiple,
             **({"include": list(selection.include)} if selection.include else {}),
             **({"exclude": list(selection.exclude)} if selection.exclude else {}),

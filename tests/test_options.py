@@ -64,6 +64,8 @@ MISTYPED: dict[str, Any] = {
     "size": [1],
     "memory": [1],
     "max_loss": [1],
+    "normalise": 5,
+    "layer_ratios": 5,
     "criterion": 3,
     "scores": 5,
     "scope": None,

@@ -134,8 +134,32 @@ Scope = Annotated[
     _option(
         SELECTION,
         "--scope",
-        metavar="global|local",
-        help="global: rank all channels together. local: remove the same fraction of every group.",
+        metavar="global|isomorphic|local",
+        help="global: rank all channels together. local: remove the same fraction of every group. isomorphic: the same "
+        "fraction of all groups of one structure, which are ranked together.",
+    ),
+]
+Normalise = Annotated[
+    str | None,
+    _option(
+        SELECTION,
+        "--normalise",
+        metavar="mean|max|standard|none",
+        help="How scores of different groups are made comparable: divided by their mean or largest value, standard scores, or "
+        "not at all. Default: as the criterion is meant.",
+        show_default=False,
+    ),
+]
+LayerRatios = Annotated[
+    Path | None,
+    _option(
+        SELECTION,
+        "--layer-ratios",
+        metavar="FILE.toml",
+        help="Ratios of single layers, by patterns of the names of weights that produce channels: '\"head.*\" = 0' leaves a "
+        "head as it is, '\"layer4.*\" = 0.3' removes 30 %, '\"*\" = {keep_at_least = 0.25}' is a floor. Of several patterns "
+        "that match, the first counts.",
+        show_default=False,
     ),
 ]
 Align = Annotated[

@@ -38,6 +38,8 @@ def prune(
     criterion: ask.Criterion = None,
     scores: ask.Scores = None,
     scope: ask.Scope = "global",
+    normalise: ask.Normalise = None,
+    layer_ratios: ask.LayerRatios = None,
     align: ask.Align = "auto",
     include: ask.Include = [],  # noqa: B006
     exclude: ask.Exclude = [],  # noqa: B006
@@ -81,6 +83,8 @@ def prune(
         criterion=criterion,
         scores=scores,
         scope=scope,
+        normalise=normalise,
+        layer_ratios=layer_ratios,
         align=align,
         include=include,
         exclude=exclude,
@@ -108,7 +112,7 @@ def prune(
     ask.check_shapes(input_shape)
     out = ask.output_of(output, model, ENDING, pack)
     places = OutputOptions(out, plan or named_after(out, ".plan.json"), picture, force, strict)
-    inputs = [model, *files(scores, data, labels, work)]
+    inputs = [model, *files(scores, layer_ratios, data, labels, work)]
     ask.check_places(places, *inputs)
     options = resolved(options)
     loaded = load(model)

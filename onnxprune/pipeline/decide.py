@@ -28,6 +28,7 @@ from onnxprune.pipeline.goal import COSTS, Goal, goal_of
 from onnxprune.pipeline.remarks import unaligned
 from onnxprune.report.values import KEEPING
 from onnxprune.rewrite.cut import cut
+from onnxprune.selection.bounds import Bounds, LayerRatios
 from onnxprune.selection.criteria import Scored, Scorer
 from onnxprune.selection.criteria.given import check_scores, scores_from_file
 from onnxprune.selection.matching import matched
@@ -84,6 +85,8 @@ def check_selection(analysis: Analysis, selection: SelectionOptions, name: str) 
     groups = eligible(analysis, selection, name)
     if isinstance(selection.scores, Mapping):
         check_scores(analysis.coupled, groups, selection.scores)
+    if isinstance(selection.layer_ratios, LayerRatios):
+        check_patterns("--layer-ratios", list(selection.layer_ratios.patterns), analysis.coupled)
     for target, amount in selection.targets().items():
         if amount.relative:
             continue
@@ -120,7 +123,7 @@ def decide(
     goal = goal or goal_of(selection)
     spill = spill_for(graph.model)
     given = selection.scores if isinstance(selection.scores, Mapping) else None
-    scorer = Scorer(options.criterion, options.data.seed, batches, effort) if given is None else None
+    scorer = Scorer(options.criterion, options.data.seed, batches, effort, selection.normalise) if given is None else None
     for _ in range(MAX_REFUSALS):
         coupled, groups = analysis.coupled, eligible(analysis, selection, name)
         scored = scorer.score(coupled, groups) if scorer else scores_from_file(coupled, groups, given or {})
@@ -130,7 +133,7 @@ def decide(
             dropped, pruned = _cut(space, limits, strategy, goal.ratio, spill)
             widths = () if selection.align == "auto" else unaligned(space.groups, dropped, space.sizing.align)
             macs = _macs_without_data(space, dropped, goal.ratio, options)
-            notes = _notes(analysis.refused, scored, groups) + macs + widths + _added(graph, pruned)
+            notes = _notes(analysis.refused, scored, groups) + macs + widths + _due(space, goal.ratio) + _added(graph, pruned)
             most = int(space.order.removed[-1])
             return Decision(analysis, dropped, pruned, space.groups, notes, goal.ratio, limits, spill, most)
         except CutError as e:
@@ -225,14 +228,10 @@ def eligible(analysis: Analysis, selection: SelectionOptions, name: str) -> tupl
     def matches(weight: str, patterns: Sequence[str]) -> bool:
         return any(fnmatch.fnmatchcase(coupled.graph.origin(weight), p) for p in patterns)
 
-    def makers(group: Group) -> list[str]:
-        owners = {int(coupled.owner_of[coupled.uses[u].labels[0]]) for u in group.producers}
-        return [coupled.owners[k].weight for k in owners if k >= 0] or [group.name]
-
     found = tuple(
         g
         for g in analysis.groups
-        if (not selection.include or all(matches(w, selection.include) for w in makers(g)))
+        if (not selection.include or all(matches(w, selection.include) for w in makers(coupled, g)))
         and not any(matches(w, selection.exclude) for w, _ in g.members)
     )
     if not found:
@@ -240,6 +239,29 @@ def eligible(analysis: Analysis, selection: SelectionOptions, name: str) -> tupl
             "--include/--exclude: no prunable channel remains; every weight that produces a group's channels must match"
         )
     return found
+
+
+def makers(coupled: Coupled, group: Group) -> list[str]:
+    """The weights that produce the channels of a group."""
+    owners = {int(coupled.owner_of[coupled.uses[u].labels[0]]) for u in group.producers}
+    return [coupled.owners[k].weight for k in owners if k >= 0] or [group.name]
+
+
+def _bounds(coupled: Coupled, groups: Sequence[Group], selection: SelectionOptions) -> list[Bounds]:
+    """How much each group must and may keep."""
+    if selection.layer_ratios is None:
+        return []
+    given = selection.layer_ratios
+    asked = given if isinstance(given, LayerRatios) else LayerRatios.read(given)
+    return [asked.of([coupled.graph.origin(name) for name in makers(coupled, group)]) for group in groups]
+
+
+def _due(space: Space, ratio: float | None) -> tuple[str, ...]:
+    """A note if the ratios of layers remove more than was asked of the whole."""
+    total, due = sum(map(len, space.groups)), int(space.order.removed[space.order.due])
+    if ratio is None or due <= ratio * total:
+        return ()
+    return (f"--layer-ratios alone remove {due / total:.1%} of the channels",)
 
 
 def _most_work(analysis: Analysis) -> str:
@@ -259,7 +281,8 @@ def _space(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options:
     """
     known = [(g, s) for g, s in zip(groups, scored.scores, strict=True) if s is not None]
     sizing = Sizing(options.selection.scope, options.selection.alignment().multiple)
-    space = space_of(coupled, [g for g, _ in known], [s for _, s in known], sizing)
+    bounds = _bounds(coupled, [g for g, _ in known], options.selection)
+    space = space_of(coupled, [g for g, _ in known], [s for _, s in known], sizing, bounds)
     if not options.calibrated or sizing.scope != "global" or not known:
         return space
     if limits:
@@ -270,7 +293,7 @@ def _space(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options:
 def _without_data(space: Space) -> Space:
     """The same groups in the order of the default criterion without data."""
     scores = Scorer(WITHOUT_DATA).score(space.coupled, space.groups).scores
-    return space_of(space.coupled, space.groups, [s for s in scores if s is not None], space.sizing)
+    return space_of(space.coupled, space.groups, [s for s in scores if s is not None], space.sizing, space.bounds)
 
 
 def _macs_without_data(space: Space, dropped: Mask, ratio: float | None, options: Options) -> tuple[str, ...]:

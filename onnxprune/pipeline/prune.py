@@ -44,6 +44,7 @@ from onnxprune.pipeline.summary import Findings, report_of
 from onnxprune.report.values import Change
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan, dropped_by, plan_of
+from onnxprune.selection.bounds import LayerRatios
 from onnxprune.types import Array, Feeds, Progress, Shapes, silent
 
 if TYPE_CHECKING:
@@ -359,6 +360,8 @@ def resolved(options: Options) -> Options:
         selection = replace(selection, scores=_as_scores(read_arrays(selection.scores, "--scores")))
     elif selection.scores is not None:
         selection = replace(selection, scores=_as_scores(selection.scores))
+    if selection.layer_ratios is not None and not isinstance(selection.layer_ratios, LayerRatios):
+        selection = replace(selection, layer_ratios=LayerRatios.read(selection.layer_ratios))
     if isinstance(data.labels, str | Path):
         check_exists(data.labels, "--labels")
     check_source(data.data, data.preprocess)

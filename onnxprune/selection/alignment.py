@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -68,6 +69,11 @@ def ladder(group: Group, units: Units, sizing: Sizing, relaxed: int = 0) -> list
     """The allowed widths of a group, in units, ascending."""
     multiple = max(1, sizing.align // (group.channels * int(units.sizes.max())))
     return widths_allowed(len(units.scores), multiple, units.lowest, relaxed)
+
+
+def within(widths: Sequence[int], units: Units) -> list[int]:
+    """Those of some widths that the group may keep; the narrowest of them in any case."""
+    return [w for w in widths if w <= units.most] or list(widths[:1])
 
 
 def relaxed_of(group: Group, units: Units, sizing: Sizing) -> Indices:

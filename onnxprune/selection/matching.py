@@ -31,7 +31,8 @@ def matched(space: Space, other: Space, cost: CostModel) -> Space:
     """The space, with an order whose beginnings leave about as much of a cost as those of another space of the same groups."""
     steps, saved = steps_of(space.groups, space.units, space.sizing), space.saved(cost)
     atoms, most = sum(map(len, space.groups)), int(steps.atoms.sum())
-    rest, taken = np.arange(len(steps.atoms)), np.zeros(0, np.int64)
+    rest, taken = np.flatnonzero(~steps.due), np.flatnonzero(steps.due)
+    taken = taken[np.lexsort((steps.share[taken], steps.relaxed[taken]))]
     for stage in range(1, STAGES + 1):
         goal = most * stage // STAGES
         count = goal - int(steps.atoms[taken].sum())

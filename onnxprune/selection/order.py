@@ -13,7 +13,7 @@ from onnxprune.analysis.groups import Group
 from onnxprune.selection.alignment import relaxations, relaxed_of
 from onnxprune.selection.sizing import Sizing
 from onnxprune.selection.units import Units
-from onnxprune.types import Indices, Vector
+from onnxprune.types import Indices, Mask, Vector
 
 Widths = list[int]
 """The number of units each group keeps."""
@@ -30,16 +30,18 @@ class Order:
         owner: the group that loses the first unit, the second, ... (n_droppable,).
         removed: the number of atoms dropped with the first 0, 1, 2, ... units (n_droppable + 1,).
         relaxed: how far the alignment is relaxed after the first 0, 1, 2, ... units; 0 = all widths are aligned.
+        due: the number of units that are dropped in any case.
     """
 
     sizes: Indices = field(repr=False)
     owner: Indices = field(repr=False)
     removed: Indices = field(repr=False)
     relaxed: Indices = field(repr=False)
+    due: int = 0
 
     def widths(self, count: int) -> Widths:
-        """The widths without the first `count` units."""
-        lost = np.bincount(self.owner[:count], minlength=len(self.sizes))
+        """The widths without the first `count` units, and without those that are due."""
+        lost = np.bincount(self.owner[: max(count, self.due)], minlength=len(self.sizes))
         found: Widths = (self.sizes - lost).tolist()
         return found
 
@@ -57,20 +59,41 @@ class Order:
         return count
 
 
-def order_of(groups: Sequence[Group], units: Sequence[Units], sizing: Sizing) -> Order:
+def order_of(groups: Sequence[Group], units: Sequence[Units], sizing: Sizing, kinds: Sequence[int] = ()) -> Order:
     """The order in which units are dropped: whole aligned steps, that of the least harm first.
+
+    Steps from widths that a group may not keep come before all others.
 
     In the global scope the harm of a step is the mean score of the atoms that it drops; in the local scope the next step is
     that of the group which is furthest behind, so that all groups lose the same fraction (Webster's method). Ties of one are
-    broken by the other. Once every group has its smallest aligned width, the alignment is relaxed by one more step.
+    broken by the other. In the isomorphic scope, groups of one structure rank together, and structures lose the same fraction.
+    Once every group has its smallest aligned width, the alignment is relaxed by one more step.
+
+    Args:
+        kinds: the structure of each group, for the isomorphic scope.
     """
     steps = steps_of(groups, units, sizing)
-    ranks = (steps.share, steps.harm) if sizing.scope == "global" else (steps.harm, steps.share)
-    return in_order(steps.take(np.lexsort((*ranks, steps.relaxed))), groups, units, sizing)
+    share = _together(steps, units, np.array(kinds)) if sizing.scope == "isomorphic" else steps.share
+    ranks = (share, steps.harm) if sizing.scope == "global" else (steps.harm, share)
+    return in_order(steps.take(np.lexsort((*ranks, steps.relaxed, ~steps.due))), groups, units, sizing)
+
+
+def _together(steps: Steps, units: Sequence[Units], kinds: Indices) -> Vector:
+    """For each step, the fraction that its structure has lost halfway through, if its groups are ranked together (n_steps,)."""
+    found, sizes = np.zeros(len(steps.group)), np.array([u.kept[-1] for u in units])
+    for kind in np.unique(kinds):
+        mine = np.flatnonzero(kinds[steps.group] == kind)
+        order = mine[np.lexsort((steps.share[mine], steps.harm[mine], steps.relaxed[mine], ~steps.due[mine]))]
+        gone = np.cumsum(steps.atoms[order]) - steps.atoms[order] / 2
+        found[order] = gone / sizes[kinds == kind].sum()
+    return found
 
 
 def in_order(steps: Steps, groups: Sequence[Group], units: Sequence[Units], sizing: Sizing) -> Order:
-    """The order in which units are dropped if steps are taken one after the other, each group's from wide to narrow."""
+    """The order in which units are dropped if steps are taken one after the other, each group's from wide to narrow.
+
+    Those that are due come first.
+    """
     drops = steps.wide - steps.narrow
     owner = np.repeat(steps.group, drops)
     reached = np.repeat(steps.wide - 1 + np.cumsum(drops) - drops, drops) - np.arange(len(owner))
@@ -78,7 +101,8 @@ def in_order(steps: Steps, groups: Sequence[Group], units: Sequence[Units], sizi
     levels = _flat([relaxed_of(g, u, sizing) for g, u in zip(groups, units, strict=True)], owner, reached)
     relaxed[1:] = np.maximum(np.repeat(steps.relaxed, drops), levels)
     removed[1:] = np.cumsum(_flat([u.sizes[u.ranked] for u in units], owner, reached))
-    return Order(np.array([len(u.scores) for u in units], np.int64), owner, removed, relaxed)
+    sizes = np.array([len(u.scores) for u in units], np.int64)
+    return Order(sizes, owner, removed, relaxed, int(drops[steps.due].sum()))
 
 
 def _flat(tables: Sequence[Indices], rows: Indices, columns: Indices) -> Indices:
@@ -98,6 +122,7 @@ class Steps:
         atoms: the number of atoms that are dropped.
         harm: the mean score of the atoms that are dropped.
         share: the fraction of the group that is gone halfway through.
+        due: whether the group may not keep the width before.
     """
 
     group: Indices
@@ -107,6 +132,7 @@ class Steps:
     atoms: Indices
     harm: Vector
     share: Vector
+    due: Mask
 
     def take(self, index: Indices) -> Steps:
         """The steps in another order."""
@@ -117,7 +143,7 @@ def steps_of(groups: Sequence[Group], units: Sequence[Units], sizing: Sizing) ->
     """The steps of all groups, each group's in the order in which they must be taken."""
     found = [_steps_of(k, g, u, sizing) for k, (g, u) in enumerate(zip(groups, units, strict=True))]
     whole, real = np.zeros(0, np.int64), np.zeros(0)
-    none = Steps(whole, whole, whole, whole, whole, real, real)
+    none = Steps(whole, whole, whole, whole, whole, real, real, np.zeros(0, bool))
     return Steps(*(np.concatenate([getattr(s, f.name) for s in (none, *found)]) for f in fields(Steps)))
 
 
@@ -139,4 +165,5 @@ def _steps_of(index: int, group: Group, units: Units, sizing: Sizing) -> Steps:
     beyond = np.append(np.cumsum((units.scores * units.sizes)[units.ranked][::-1])[::-1], 0.0)
     harm = ((beyond[narrow] - beyond[wide]) / gone).astype(np.float32)
     share = (1 - (units.kept[wide] + units.kept[narrow]) / (2 * units.kept[-1])).astype(np.float32)
-    return Steps(np.full(len(wide), index), wide, narrow, np.concatenate(relaxed), gone, np.maximum.accumulate(harm), share)
+    harm, due = np.maximum.accumulate(harm), wide > units.most
+    return Steps(np.full(len(wide), index), wide, narrow, np.concatenate(relaxed), gone, harm, share, due)

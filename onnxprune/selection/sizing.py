@@ -11,7 +11,8 @@ class Sizing:
     """How widths are chosen.
 
     Attributes:
-        scope: "global" ranks all channels of the model together; "local" takes the same fraction of every group.
+        scope: "global" ranks all channels of the model together; "local" takes the same fraction of every group; "isomorphic"
+            takes the same fraction of all groups of one structure, which are ranked together.
         align: widths are multiples of this number of channels where that preserves the total; 1 = any width.
     """
 

@@ -12,9 +12,11 @@ import numpy as np
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
 from onnxprune.cost.model import CostModel, of_original
-from onnxprune.selection.alignment import ladder
+from onnxprune.selection.alignment import ladder, within
+from onnxprune.selection.bounds import ANY, Bounds
 from onnxprune.selection.order import Order, Widths, order_of
 from onnxprune.selection.sizing import Sizing
+from onnxprune.selection.structure import structures
 from onnxprune.selection.units import Units, units_of
 from onnxprune.types import Indices, Mask, Vector
 
@@ -29,6 +31,7 @@ class Space:
         units: for each group, what it drops at a time, and in which order.
         sizing: how widths are chosen.
         given: the order in which units are dropped, if it does not follow from their scores.
+        bounds: for each group, the smallest and the largest fraction that it keeps; empty: those of all groups.
     """
 
     coupled: Coupled = field(repr=False)
@@ -36,11 +39,13 @@ class Space:
     units: tuple[Units, ...] = field(repr=False)
     sizing: Sizing
     given: Order | None = field(default=None, repr=False)
+    bounds: tuple[Bounds, ...] = ()
 
     @cached_property
     def order(self) -> Order:
         """The order in which units are dropped."""
-        return self.given or order_of(self.groups, self.units, self.sizing)
+        kinds = structures(self.coupled, self.groups) if self.sizing.scope == "isomorphic" else ()
+        return self.given or order_of(self.groups, self.units, self.sizing, kinds)
 
     def by_ratio(self, ratio: float) -> Widths:
         """The widths if the fraction `ratio` (0 to 1) of all atoms is dropped; a larger ratio keeps a subset of them."""
@@ -49,7 +54,8 @@ class Space:
 
     def ladders(self, relaxed: int = 0) -> list[list[int]]:
         """The allowed widths of each group, ascending; each step of `relaxed` halves the multiple they are rounded to."""
-        return [ladder(g, u, self.sizing, relaxed) for g, u in zip(self.groups, self.units, strict=True)]
+        pairs = zip(self.groups, self.units, strict=True)
+        return [within(ladder(g, u, self.sizing, relaxed), u) for g, u in pairs]
 
     def dropped(self, widths: Sequence[int]) -> Mask:
         """The labels (n_labels,) that are dropped if each group keeps its best units; no axis becomes empty."""
@@ -71,9 +77,12 @@ class Space:
         return np.maximum(np.array(each, np.float64), cost.resolution, dtype=np.float64)
 
 
-def space_of(coupled: Coupled, groups: Sequence[Group], scores: Sequence[Vector], sizing: Sizing) -> Space:
+def space_of(
+    coupled: Coupled, groups: Sequence[Group], scores: Sequence[Vector], sizing: Sizing, bounds: Sequence[Bounds] = ()
+) -> Space:
     """The cuts of `groups`, in the order of their scores. Units without which the deepest cut empties an axis stay."""
-    units = [units_of(g, s) for g, s in zip(groups, scores, strict=True)]
+    limits = bounds or [ANY] * len(groups)
+    units = [units_of(g, s, b.least, b.most) for g, s, b in zip(groups, scores, limits, strict=True)]
     dropped, score = np.zeros(len(coupled.roots), bool), np.zeros(len(coupled.roots))
     for group, u in zip(groups, units, strict=True):
         dropped[group.roots[~u.always[u.of]]] = True
@@ -84,7 +93,7 @@ def space_of(coupled: Coupled, groups: Sequence[Group], scores: Sequence[Vector]
         mine = u.of[np.isin(group.roots, needed)]
         if len(mine):
             units[k] = replace(u, always=u.always | np.isin(np.arange(len(u.scores)), mine))
-    return Space(coupled, tuple(groups), tuple(units), sizing)
+    return Space(coupled, tuple(groups), tuple(units), sizing, bounds=tuple(bounds))
 
 
 def keep_one_everywhere(spans: Sequence[Indices], dropped: dict[int, float]) -> set[int]:

@@ -25,12 +25,14 @@ class Units:
         sizes: the number of atoms of each unit (n_units,).
         of: the unit of each atom (n_atoms,).
         always: which units are always kept (n_units,).
+        share: the largest fraction of the atoms that may be kept.
     """
 
     scores: Vector
     sizes: Indices
     of: Indices
     always: Mask
+    share: float = 1.0
 
     @cached_property
     def ranked(self) -> Indices:
@@ -41,6 +43,12 @@ class Units:
     def lowest(self) -> int:
         """The smallest number of units that the group keeps."""
         return int(self.always.sum())
+
+    @property
+    def most(self) -> int:
+        """The largest number of units that the group keeps."""
+        allowed = int(np.searchsorted(self.kept, self.share * self.kept[-1] + 1e-9, "right")) - 1
+        return max(self.lowest, allowed)
 
     def best(self, count: int) -> Mask:
         """The atoms (n_atoms,) of the `count` best units."""
@@ -59,11 +67,12 @@ class Units:
         return np.asarray((self.dropped[-1] - self.dropped)[::-1])
 
 
-def units_of(group: Group, scores: Vector, floor: float = FLOOR) -> Units:
+def units_of(group: Group, scores: Vector, floor: float = FLOOR, ceiling: float = 1.0) -> Units:
     """The units of a group. The best atoms of all blocks form one unit, the second best another, and so on.
 
     Args:
         floor: fraction of the atoms that is always kept.
+        ceiling: largest fraction that may be kept.
     """
     of = _members(group, scores) if group.blocks else np.arange(len(group))
     sizes = np.bincount(of)
@@ -71,7 +80,7 @@ def units_of(group: Group, scores: Vector, floor: float = FLOOR) -> Units:
     best = np.argsort(-mean, kind="stable")
     always = np.zeros(len(sizes), bool)
     always[best[: 1 + int(np.searchsorted(np.cumsum(sizes[best]), least(len(group), floor)))]] = True
-    return Units(mean, sizes, of, always)
+    return Units(mean, sizes, of, always, ceiling)
 
 
 def _members(group: Group, scores: Vector) -> Indices:

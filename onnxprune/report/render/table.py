@@ -99,9 +99,12 @@ def _headline(report: Report) -> Text:
         what = f"at most {' and '.join(limits)}" + (f", with {loss}" if loss else "")
     elif loss and ratio is None:
         what = f"the deepest cut with {loss}"
+    elif isinstance(ratio, int | float):
+        what = f"{100 * ratio:.4g}% of the prunable channels"
     else:
-        what = f"{100 * ratio:.4g}% of the prunable channels" if isinstance(ratio, int | float) else "the channels of the plan"
-    options = ", ".join(f"{name} {asked[name]}" for name in ("scope", "criterion", "align") if name in asked)
+        what = "the ratios of layers" if "layer_ratios" in asked else "the channels of the plan"
+    shown = ("scope", "criterion", "normalise", "layer_ratios", "align")
+    options = ", ".join(f"{name.replace('_', ' ')} {asked[name]}" for name in shown if name in asked)
     text.append(f"\nasked: {what}" + (f", {options} ({report.align_reason})" if options else ""))
     if "unify" in asked:
         text.append(f", then blocks of {asked['unify']}")
