@@ -16,13 +16,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxprune.analysis.analyse import Analysis
-    from onnxprune.api import analyze, apply_plan, prune, unify, verify_files
+    from onnxprune.api import analyze, apply_plan, prune, sensitivity, unify, verify_files
     from onnxprune.errors import PruneError
     from onnxprune.pipeline.result import Result
+    from onnxprune.report.sensitivity import Sensitivity
     from onnxprune.report.values import Report
     from onnxprune.rewrite.plan import Plan
 
-__all__ = ["Analysis", "Plan", "PruneError", "Report", "Result", "analyze", "apply_plan", "prune", "unify", "verify_files"]
+__all__ = [
+    "Analysis",
+    "Plan",
+    "PruneError",
+    "Report",
+    "Result",
+    "Sensitivity",
+    "analyze",
+    "apply_plan",
+    "prune",
+    "sensitivity",
+    "unify",
+    "verify_files",
+]
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -31,6 +45,7 @@ _HOMES = {
     "PruneError": "errors",
     "Report": "report.values",
     "Result": "pipeline.result",
+    "Sensitivity": "report.sensitivity",
 }
 
 

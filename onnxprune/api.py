@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python interface: `prune`, `unify`, `analyze`, `apply_plan`, `verify_files`."""
+"""The Python interface: `prune`, `unify`, `analyze`, `sensitivity`, `apply_plan`, `verify_files`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.policy import Policy, read_carrier
@@ -20,6 +20,9 @@ from onnxprune.pipeline.prune import apply_loaded, prune_loaded, resolved, unify
 from onnxprune.pipeline.result import Result
 from onnxprune.rewrite.plan import Plan
 from onnxprune.types import Array, Progress, Shapes, silent
+
+if TYPE_CHECKING:
+    from onnxprune.report.sensitivity import Sensitivity
 
 
 def prune(
@@ -153,6 +156,56 @@ def prune(
     )
     options = resolved(options)
     return prune_loaded(load(model), options, progress).in_memory()
+
+
+def sensitivity(
+    model: Any,
+    data: Source,
+    *,
+    ratios: Sequence[float] = (0.25, 0.5, 0.75),
+    criterion: str | None = None,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    preprocess: str | None = None,
+    samples: int | None = None,
+    labels: Labels | None = None,
+    metric: str | Metric | None = None,
+    input_shape: Shapes | None = None,
+    seed: int = 0,
+    jobs: int | None = None,
+    progress: Progress = silent,
+) -> Sensitivity:
+    """Cut each group of channels alone to several widths, and measure what the outputs lose. Nothing is recovered.
+
+    Args:
+        model: a path, an `onnx.ModelProto` or an `onnx_graphsurgeon.Graph`; it is not changed.
+        data: typical inputs, as for `prune`; labels are not needed.
+        ratios: fractions of the channels of a group to remove.
+        jobs: number of cuts that are judged at a time, each on one core; None: one per core.
+        progress: called with the name of a stage and the fraction done, 0 to 1.
+
+    The other arguments are those of `prune`.
+
+    Raises:
+        PruneError: the input or an option is wrong.
+    """
+    from onnxprune.pipeline.sensitivity import sensitivity_loaded  # on demand, for a quick start
+
+    options = Options.of(
+        ratio=0.0,
+        criterion=criterion,
+        include=include,
+        exclude=exclude,
+        data=data,
+        preprocess=preprocess,
+        samples=samples,
+        labels=labels,
+        metric=metric,
+        input_shape=input_shape or {},
+        seed=seed,
+        recover="none",
+    )
+    return sensitivity_loaded(load(model), resolved(options), ratios, jobs, progress=progress)
 
 
 def unify(

@@ -14,12 +14,13 @@ import pytest
 import onnxprune
 
 ROOT = Path(onnxprune.__file__).parent
-TOP = {"__init__.py", "__main__.py", "api.py", "effort.py", "errors.py", "options.py", "ort.py", "py.typed", "types.py"}
+TOP = {"__init__.py", "__main__.py", "py.typed"}
+TOP |= {f"{name}.py" for name in ("api", "effort", "errors", "figures", "options", "ort", "types")}
 LAYERS = (
     ("errors", "types", "effort"),
     ("ort",),
     ("ir",),
-    ("analysis", "calibration"),
+    ("analysis", "calibration", "figures"),
     ("rewrite", "cost", "compression"),
     ("data", "selection"),
     ("evaluation",),

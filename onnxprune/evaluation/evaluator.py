@@ -87,10 +87,12 @@ class Evaluator:
         DataError: no samples are held out, or the original cannot run on them.
     """
 
-    def __init__(self, original: ModelProto, held_out: Data, metric: Metric | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, original: ModelProto, held_out: Data, metric: Metric | None = None, seed: int = 0, threads: int = 0
+    ) -> None:
         if not len(held_out):
             raise DataError("no samples are held out for evaluation; provide at least two samples")
-        self._data, self._metric, self._seed = held_out, metric, seed
+        self._data, self._metric, self._seed, self._threads = held_out, metric, seed, threads
         self._batch = batch_size(held_out, original)
         self._parts, self._axes = _parts(original, held_out, self._batch)
         old = [self._rows(outputs) for outputs, _ in run(original, held_out, self._batch)]
@@ -112,7 +114,7 @@ class Evaluator:
         distances = [0.0] * len(self._parts)
         scores = (k for k, axis in enumerate(self._axes) if axis is not None or self._yardsticks[k].is_integer)
         scored = next(scores, None)
-        for b, (outputs, feeds) in enumerate(run(model, self._data, self._batch)):
+        for b, (outputs, feeds) in enumerate(run(model, self._data, self._batch, self._threads)):
             for k, new in enumerate(self._rows(outputs)):
                 distances[k] += self._yardsticks[k].compare(b, new)
                 if k == scored:
@@ -245,9 +247,12 @@ def accuracy(model: ModelProto, data: Data, metric: Metric | None = None) -> flo
     return truth.accuracy()
 
 
-def run(model: ModelProto, data: Data, batch: int | None = None) -> Iterator[tuple[Outputs, Feeds]]:
+def run(model: ModelProto, data: Data, batch: int | None = None, threads: int = 0) -> Iterator[tuple[Outputs, Feeds]]:
     """A model's outputs for all samples, batch by batch, with their feeds; samples are on the first axis, even if the model
     has no such axis.
+
+    Args:
+        threads: threads inside an operator; 0: one per core.
 
     Raises:
         DataError: onnxruntime cannot run the model on these samples.
@@ -255,7 +260,7 @@ def run(model: ModelProto, data: Data, batch: int | None = None) -> Iterator[tup
     names = [v.name for v in model.graph.output]
     with runnable(model) as source:
         try:
-            opened = session(source, threads=0)
+            opened = session(source, threads=threads)
             for feeds in data.batches(batch or _usual_batch(data)):
                 outputs = dict(zip(names, map(np.asarray, opened.run(None, feeds)), strict=True))
                 yield (outputs, feeds) if not data.stacked else (_as_one(outputs), _as_one(feeds))

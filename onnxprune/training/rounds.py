@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import OutputError, TrainingError
+from onnxprune.figures import new_figure, save_figure
 from onnxprune.ir.files import write_text
-from onnxprune.training.figures import new_figure, save_figure
 
 RECORD = "rounds.json"
 FORMAT = "onnxprune-rounds/1"

@@ -33,6 +33,7 @@ READING: dict[str, list[str]] = {
     "unify": ["unify", "HERE/net.onnx.zst", "--data", "HERE/d.npz", "--all-layers", "--recover", "reconstruct", "--no-bench"],
     "inspect": ["inspect", "HERE/net.onnx.zst"],
     "explain": ["explain", "HERE/net.onnx.zst", "w3"],
+    "sensitivity": ["sensitivity", "HERE/net.onnx.zst", "--data", "HERE/d.npz", "--ratios", "0.5"],
     "verify": ["verify", "HERE/net.onnx.zst", "HERE/p.onnx.zst", "HERE/p.json"],
     "bench": ["bench", "HERE/net.onnx.zst", "HERE/p.onnx.zst", "--seconds", "0.1"],
 }

@@ -46,7 +46,7 @@ def test_bytes_are_read_with_their_units(text: str | float, number: float, targe
 )
 def test_a_unit_of_another_cost_is_refused(target: str, text: str) -> None:
     with pytest.raises(OptionError, match=rf"^`{target}`: got '{text}', expected the cost that may remain, such as 50% or"):
-        pruned(small(), **{target: text})
+        pruned(small(), None, **{target: text})
 
 
 @pytest.mark.parametrize("target", TARGETS)

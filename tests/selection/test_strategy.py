@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -44,7 +46,7 @@ def test_a_budget_that_is_already_met_removes_nothing() -> None:
     ],
     ids=str,
 )
-def test_all_targets_hold_and_the_tightest_is_nearly_reached(asked: dict[str, str], align: str | int) -> None:
+def test_all_targets_hold_and_the_tightest_is_nearly_reached(asked: dict[str, Any], align: str | int) -> None:
     result = pruned(TRAINED, **asked, align=align, verify=False)
     report = result.report
     assert not report.missed

@@ -190,7 +190,7 @@ def test_a_plot_that_cannot_be_written_is_an_error(tmp_path: Path, monkeypatch: 
     with pytest.raises(OutputError, match="cannot write the plot"):
         sparsity.plot(tmp_path / "scores.xyz")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(TrainingError, match="needs matplotlib, which is not installed: pip install matplotlib"):
+    with pytest.raises(OutputError, match="needs matplotlib, which is not installed: pip install matplotlib"):
         sparsity.plot(tmp_path / "scores.png")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.training.figures import new_figure, save_figure
+from onnxprune.figures import new_figure, save_figure
 from onnxprune.types import Vector
 
 LEAST, MOST, BINS = -6.0, 2.0, 48

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from onnxprune.errors import OutputError, TrainingError
+from onnxprune.errors import OutputError
 from onnxprune.ir.files import check_folder, written_whole
 
 
@@ -14,12 +14,12 @@ def new_figure(width: float, height: float) -> Any:
     """An empty figure, in inches.
 
     Raises:
-        TrainingError: matplotlib is not installed.
+        OutputError: matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as e:
-        raise TrainingError("plot: needs matplotlib, which is not installed: pip install matplotlib") from e
+        raise OutputError("plot: needs matplotlib, which is not installed: pip install matplotlib") from e
     return Figure(figsize=(width, height), layout="constrained")
 
 
