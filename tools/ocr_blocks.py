@@ -22,7 +22,6 @@ from figures import processor
 from ocr_case import Bench, Reading, judged, prepared
 
 import onnxprune
-from onnxprune.compression.carrier import codes_for
 from onnxprune.ir.packing import packed_size
 
 
@@ -60,7 +59,9 @@ def row(bench: Bench, runtime: str, share: float, asked: Asked, before: Reading)
     seconds, reading = time.perf_counter() - start, judged(bench, found.model)
     file, whole = found.model.SerializeToString(), len(bench.model.SerializeToString())
     sizes = [f"{size / whole:.1%}" for size in (len(file), packed_size(file))]
-    cells = [f"{share:g}", codes_for(runtime).name, *sizes, str(reading), f"{reading.characters / before.characters:.1%}"]
+    assert found.report.unification is not None
+    codes = found.report.unification.carrier.codes
+    cells = [f"{share:g}", codes, *sizes, str(reading), f"{reading.characters / before.characters:.1%}"]
     return f"| {' | '.join(cells)} | {seconds:.0f} |"
 
 
