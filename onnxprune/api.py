@@ -33,6 +33,7 @@ def prune(
     params: str | float | None = None,
     size: str | float | None = None,
     memory: str | float | None = None,
+    latency: str | float | None = None,
     max_loss: str | float | None = None,
     criterion: str | None = None,
     scores: str | Path | Mapping[str, Array] | None = None,
@@ -74,6 +75,7 @@ def prune(
         macs, params, size, memory: instead of `ratio`, what may remain of the multiply-accumulates, the parameters, the bytes
             of the files, and the bytes of weights and activations needed at a time: "50%", "300M", "2MB", or a number. All that
             are given must hold.
+        latency: the time of one run that may remain, measured here: "50%" or "12ms".
         max_loss: the most that may be lost on held-out samples, such as "1%": points of accuracy, a share of the metric, or,
             without labels, of the original's answers. Alone, the deepest cut that holds it is searched for.
         criterion: how channels are ranked; None: `obs` if there are inputs to recover with, else `ccprune`.
@@ -123,6 +125,7 @@ def prune(
         params=params,
         size=size,
         memory=memory,
+        latency=latency,
         max_loss=max_loss,
         criterion=criterion,
         scores=scores,

@@ -66,6 +66,7 @@ class SelectionOptions:
         macs, params, size, memory: instead of `ratio`, what may remain of the multiply-accumulates, the parameters, the bytes
             of the written files, and the bytes of weights and activations while the model runs: "50%", "300M", "2MB", or a
             number. All that are given must hold.
+        latency: the time of one run that may remain, measured here: "50%" or "12ms".
         max_loss: the most that may be lost on held-out samples, as "1%" or a fraction: points of accuracy, a share of the
             metric, or, without labels, of the original's answers. Beside a ratio or targets it is a limit; alone, the deepest
             cut that holds it is searched for.
@@ -88,6 +89,7 @@ class SelectionOptions:
     params: str | float | None = None
     size: str | float | None = None
     memory: str | float | None = None
+    latency: str | float | None = None
     max_loss: str | float | None = None
     criterion: str | None = None
     scores: str | Path | Mapping[str, Array] | None = None
@@ -397,6 +399,8 @@ class Options:
         if self.selection.max_loss is not None and not self.data.given:
             why = "what is lost is measured on held-out samples of yours; give inputs with --data, and labels if there are any"
             raise OptionError(f"--max-loss: requires --data: {why}")
+        if self.selection.latency is not None and not self.checks.bench:
+            raise OptionError("--latency: is measured, but --no-bench leaves measuring out; take one of them away")
         if self.unification.on and self.recovery.recover == "bias":
             raise OptionError(
                 "--recover: got bias, which cannot fit blocks; choose auto, reconstruct, distill or none for unified weights"

@@ -63,6 +63,7 @@ MISTYPED: dict[str, Any] = {
     "params": [1],
     "size": [1],
     "memory": [1],
+    "latency": [1],
     "max_loss": [1],
     "normalise": 5,
     "layer_ratios": 5,

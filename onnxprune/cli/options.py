@@ -96,6 +96,17 @@ Memory = Annotated[
         show_default=False,
     ),
 ]
+LatencyTarget = Annotated[
+    str | None,
+    _option(
+        SELECTION,
+        "--latency",
+        metavar="V",
+        help="The time of one run that may REMAIN, such as 50% or 12ms, measured in onnxruntime on this machine, with "
+        "--threads: cuts of the model are timed, which takes up to a minute or two beside the time budget.",
+        show_default=False,
+    ),
+]
 MaxLoss = Annotated[
     str | None,
     _option(

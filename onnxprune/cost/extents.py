@@ -42,9 +42,22 @@ class Extents:
         labels = np.concatenate([np.zeros(0, np.int64), *kinds])
         return cls(labels, starts, np.array(fixed, np.float64), np.array(padded, np.int64).reshape(len(rows), most))
 
-    def of(self, dropped: Mask) -> Vector:
-        """The products (n_products,) without the labels `dropped` (n_labels,)."""
-        kept = (~dropped[self.labels]).astype(np.int64)
-        counts = np.add.reduceat(kept, self.starts) if len(self.starts) else kept
+    def of(self, dropped: Mask, multiple: int = 1) -> Vector:
+        """The products (n_products,) without the labels `dropped` (n_labels,).
+
+        Args:
+            multiple: numbers of channels are rounded up to multiples of this.
+        """
+        counts = -(-self._counts(dropped) // multiple) * multiple
         found: Vector = self.fixed * np.append(counts, 1)[self.axes].prod(1)
         return found
+
+    def off(self, dropped: Mask, multiple: int) -> Mask:
+        """Which products (n_products,) have an axis whose number of channels is no multiple of this."""
+        uneven: Mask = np.append(self._counts(dropped) % multiple > 0, False)
+        return np.asarray(uneven[self.axes].any(1))
+
+    def _counts(self, dropped: Mask) -> Indices:
+        """The number of channels that are kept on each axis (n_axes,)."""
+        kept = (~dropped[self.labels]).astype(np.int64)
+        return np.add.reduceat(kept, self.starts) if len(self.starts) else kept

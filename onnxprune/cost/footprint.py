@@ -135,7 +135,7 @@ def text_of_bytes(value: float) -> str:
 
 def params_model(coupled: Coupled) -> Params:
     """The `Params` of a graph."""
-    return Params(Extents.over(_row(coupled, name) for name, w in _weights(coupled) if is_parameter(w)))
+    return Params(Extents.over(row_of(coupled, name) for name, w in stored_weights(coupled) if is_parameter(w)))
 
 
 def file_size_model(coupled: Coupled, stored: Mapping[str, float] | None = None, more: float = 0.0) -> FileSize:
@@ -153,7 +153,7 @@ def memory_model(coupled: Coupled) -> Memory:
     """The `Memory` of a graph, at the input sizes shown in reports."""
     graph = coupled.graph
     lifetimes = Lifetimes.of(graph.nodes, graph.inputs, graph.outputs)
-    activations = Extents.over(_row(coupled, name, item_bytes(coupled.sizes[name])) for name in lifetimes.names)
+    activations = Extents.over(row_of(coupled, name, item_bytes(coupled.sizes[name])) for name in lifetimes.names)
     return Memory(_bytes_of_weights(coupled), activations, lifetimes)
 
 
@@ -183,17 +183,17 @@ def item_bytes(fact: Fact) -> float:
 
 
 def _bytes_of_weights(coupled: Coupled, stored: Mapping[str, float] = MappingProxyType({})) -> Extents:
-    weights = [(name, w) for name, w in _weights(coupled) if prod(w.shape)]
-    return Extents.over(_row(coupled, name, stored.get(name, nbytes(w.tensor) / prod(w.shape))) for name, w in weights)
+    weights = [(name, w) for name, w in stored_weights(coupled) if prod(w.shape)]
+    return Extents.over(row_of(coupled, name, stored.get(name, nbytes(w.tensor) / prod(w.shape))) for name, w in weights)
 
 
-def _weights(coupled: Coupled) -> list[tuple[str, Weight]]:
+def stored_weights(coupled: Coupled) -> list[tuple[str, Weight]]:
     """Stored tensors, each once: of several copies that the analysis made of a constant, one."""
     graph = coupled.graph
     return [(name, weight) for name, weight in {graph.origin(n): (n, w) for n, w in graph.weights.items()}.values()]
 
 
-def _row(coupled: Coupled, name: str, each: float = 1.0) -> tuple[float, list[Indices]]:
+def row_of(coupled: Coupled, name: str, each: float = 1.0) -> tuple[float, list[Indices]]:
     """The size of a tensor: a factor, times its unlabelled sizes, and its labelled axes."""
     shape = coupled.graph.weights[name].shape if name in coupled.graph.weights else coupled.sizes[name].shape or ()
     flow = coupled.flows.get(name)

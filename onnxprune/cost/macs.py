@@ -10,8 +10,8 @@ from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.labels import Axis
 from onnxprune.cost.extents import Extents
 from onnxprune.ir.graph import Node
-from onnxprune.ir.products import products
-from onnxprune.types import Mask
+from onnxprune.ir.products import Factors, products
+from onnxprune.types import Indices, Mask
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,15 @@ class Macs:
 
 def macs_model(coupled: Coupled) -> Macs:
     """The `Macs` of a graph, at the input sizes shown in reports."""
-    facts = coupled.sizes
-    rows = []
-    for node, found in [(n, product) for n in coupled.graph.elementary for product in products(n, facts)]:
-        sizes = [(_labels(coupled, node, name, k), (facts[name].shape or ())[k]) for name, k in found]
-        fixed = prod(size for labels, size in sizes if labels is None)
-        rows.append((float(fixed), [labels for labels, _ in sizes if labels is not None]))
-    return Macs(Extents.over(rows))
+    pairs = ((n, product) for n in coupled.graph.elementary for product in products(n, coupled.sizes))
+    return Macs(Extents.over(row_of_product(coupled, node, found) for node, found in pairs))
+
+
+def row_of_product(coupled: Coupled, node: Node, factors: Factors) -> tuple[float, list[Indices]]:
+    """One product of a node: the sizes without labels, multiplied, and the labelled axes."""
+    sizes = [(_labels(coupled, node, name, k), (coupled.sizes[name].shape or ())[k]) for name, k in factors]
+    fixed = prod(size for labels, size in sizes if labels is None)
+    return float(fixed), [labels for labels, _ in sizes if labels is not None]
 
 
 def _labels(coupled: Coupled, node: Node, name: str, axis: int) -> Axis:

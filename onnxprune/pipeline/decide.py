@@ -34,7 +34,7 @@ from onnxprune.selection.criteria.given import check_scores, scores_from_file
 from onnxprune.selection.matching import matched
 from onnxprune.selection.sizing import Sizing
 from onnxprune.selection.space import Space, space_of
-from onnxprune.selection.strategy import NEAR, Limit, Strategy, greedy
+from onnxprune.selection.strategy import Limit, Strategy, greedy
 from onnxprune.types import Feeds, Mask
 
 BAND = (0.85, 1.15)
@@ -88,7 +88,7 @@ def check_selection(analysis: Analysis, selection: SelectionOptions, name: str) 
     if isinstance(selection.layer_ratios, LayerRatios):
         check_patterns("--layer-ratios", list(selection.layer_ratios.patterns), analysis.coupled)
     for target, amount in selection.targets().items():
-        if amount.relative:
+        if amount.relative or target not in COSTS:
             continue
         model = COSTS[target](analysis.coupled)
         whole = of_original(model, len(analysis.coupled.roots))
@@ -168,7 +168,8 @@ def _cut(
         more = [x - p for x, p in zip(found, predicted, strict=True)]
         aims = [replace(x, most=(1 - spare) * x.most - m) for x, m in zip(limits, more, strict=True)]
         reached = all(p <= limit.most for p, limit in zip(predicted, aimed, strict=True))
-        done = fullest <= 1 and (fullest >= NEAR or _same(aims, aimed))
+        near = min(limit.near for limit in limits)
+        done = fullest <= 1 and (fullest >= near or _same(aims, aimed))
         if done or not reached or min(x.most for x in aims) <= 0:
             break
         aimed = aims

@@ -16,7 +16,7 @@ from onnxprune.cost.macs import macs_model
 from onnxprune.cost.model import CostModel, of_original
 from onnxprune.options import SelectionOptions
 from onnxprune.selection.budget import Amount
-from onnxprune.selection.strategy import Limit
+from onnxprune.selection.strategy import NEAR, Limit
 
 EXPONENTIAL, LINEAR = "exponential", "linear"
 SCHEDULES = (EXPONENTIAL, LINEAR)
@@ -43,6 +43,7 @@ class Budget:
         target: the option that states it; empty for costs that have none.
         later: the cost of cuts after a later step, if that is what is limited; `amount` is one of the original.
         measured: a cut model -> its cost after that step.
+        near: how close to the limit is close enough, as a fraction of it.
     """
 
     model: Callable[[Coupled], CostModel]
@@ -51,12 +52,13 @@ class Budget:
     target: str = ""
     later: Callable[[Coupled], CostModel] | None = None
     measured: Callable[[ModelProto], float] | None = None
+    near: float = NEAR
 
     def limit(self, coupled: Coupled) -> Limit:
         """The limit on cuts of one model."""
         cost = self.model(coupled)
         most = self.amount.of(of_original(cost, len(coupled.roots)))
-        return Limit(self.later(coupled) if self.later else cost, most, self.asked, self.target, self.measured)
+        return Limit(self.later(coupled) if self.later else cost, most, self.asked, self.target, self.measured, self.near)
 
     def part(self, share: float, original: Coupled, schedule: str = EXPONENTIAL) -> Budget:
         """What may remain after the fraction `share` of the way."""
@@ -97,10 +99,10 @@ class Goal:
 COSTS: Mapping[str, Callable[[Coupled], CostModel]] = MappingProxyType(
     {"macs": macs_model, "params": params_model, "size": file_size_model, "memory": memory_model}
 )
-"""The costs that options limit, by the name of the option."""
+"""The costs that options limit and that need no measurement, by the name of the option."""
 
 
 def goal_of(selection: SelectionOptions) -> Goal:
     """The goal that the options state."""
-    found = selection.targets().items()
+    found = ((name, amount) for name, amount in selection.targets().items() if name in COSTS)
     return Goal(selection.ratio, tuple(Budget(COSTS[n], amount, str(getattr(selection, n)), n) for n, amount in found))

@@ -274,7 +274,7 @@ def _best_cut(
     batches = _batches(samples.fit, loaded.model) if samples and (rounds > 1 or options.calibrated) else ()
     fit = samples.fit if samples and judge else None
 
-    goal = _goal(options, components, judge)
+    goal = _goal(loaded, options, components, judge, samples.fit.integers if samples else None, progress)
 
     def attempt(options: Options, effort: Effort) -> tuple[Decision, Recovery | None]:
         decision = in_rounds(
@@ -303,9 +303,22 @@ def _best_cut(
     return replace(better[0], notes=(*better[0].notes, note)), better[1]
 
 
-def _goal(options: Options, components: Components, judge: Evaluator | None) -> Goal:
+def _goal(
+    loaded: Loaded,
+    options: Options,
+    components: Components,
+    judge: Evaluator | None,
+    numbers: Mapping[str, Array] | None,
+    progress: Progress,
+) -> Goal:
     """What the cut must reach; the size of the files is that after recovery and unification."""
     goal, asked = components.goal(options.selection), options.unification
+    if (latency := options.selection.targets().get("latency")) is not None:
+        from onnxprune.pipeline.latency import stopwatch, with_latency  # on demand, for a quick start
+
+        shapes = cost(loaded.model, options.data.input_shape, loaded.size).inputs
+        watch = stopwatch(loaded.model, shapes, numbers, options.checks.threads, components.run, options.data.seed, progress)
+        goal = with_latency(goal, latency, str(options.selection.latency), watch)
     fits = judge is not None and options.recovery.recover != "none"
     if not (fits or asked.on) or not any(budget.target == "size" for budget in goal.budgets):
         return goal

@@ -16,7 +16,7 @@ from onnxprune.pipeline.loss import loss_of
 from onnxprune.pipeline.remarks import far_below, missed_limit, missed_ratio
 from onnxprune.pipeline.samples import Samples
 from onnxprune.report.values import Change, GroupRow, LossRow, MixRow, PinRow, RecoveryRow, Report, TargetRow, UnificationRow
-from onnxprune.selection.budget import fraction
+from onnxprune.selection.budget import amount, fraction
 from onnxprune.selection.strategy import Limit
 
 if TYPE_CHECKING:
@@ -71,8 +71,10 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
     prunable, removed = sum(r.before for r in rows), sum(r.before - r.after for r in rows)
     unified = found.unified
     last = unified.recovery if unified else found.recovery
+    decision = replace(decision, limits=tuple(_as_measured(limit, found) for limit in decision.limits))
     reached = [_remaining(limit, decision, found) for limit in decision.limits]
-    missed, near = _reached(decision, reached, removed, prunable, asked)
+    held = [min(x, limit.most) if _is_met(limit, x, found) else x for limit, x in zip(decision.limits, reached, strict=True)]
+    missed, near = _reached(decision, held, removed, prunable, asked)
     loss = _loss(last, found, asked)
     missed += [] if loss is None or loss.met else [_lost_more(loss)]
     notes = (*found.samples.notes, *_left_alone(decision)) if found.samples and found.recovery else ()
@@ -145,6 +147,8 @@ def _lost_more(loss: LossRow) -> str:
 
 def _remaining(limit: Limit, decision: Decision, found: Findings) -> float:
     """What remains of a limited cost in the result."""
+    if limit.target == "latency" and found.timing is not None:
+        return found.timing.latencies[0].median_ms / found.timing.speedup[1]
     if limit.target in COUNTED:
         return float(getattr(found.after, COUNTED[limit.target]))
     return limit.cost.of(decision.dropped)
@@ -152,8 +156,25 @@ def _remaining(limit: Limit, decision: Decision, found: Findings) -> float:
 
 def _target(limit: Limit, remains: float, found: Findings) -> TargetRow:
     before = float(getattr(found.before, COUNTED.get(limit.target, limit.target), 0.0))
+    if limit.target == "latency" and found.timing is not None:
+        before = found.timing.latencies[0].median_ms
     kept = Change(before, remains).kept
-    return TargetRow(limit.target, limit.asked, limit.most, remains, remains <= limit.most, kept)
+    return TargetRow(limit.target, limit.asked, limit.most, remains, _is_met(limit, remains, found), kept)
+
+
+def _is_met(limit: Limit, remains: float, found: Findings) -> bool:
+    """Whether a limit holds; of a latency, whether the lower end of what was measured is within it."""
+    if limit.target == "latency" and found.timing is not None:
+        return found.timing.latencies[0].median_ms / found.timing.speedup_high[1] <= limit.most
+    return remains <= limit.most
+
+
+def _as_measured(limit: Limit, found: Findings) -> Limit:
+    """A limit on a share of the latency, relative to what the original took beside the result."""
+    asked = amount(limit.asked, "latency") if limit.target == "latency" else None
+    if asked is None or not asked.relative or found.timing is None:
+        return limit
+    return replace(limit, most=asked.of(found.timing.latencies[0].median_ms))
 
 
 def _reached(

@@ -17,10 +17,11 @@ BYTES = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2.0**10, "MI
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """How amounts of one cost are written: units in capitals, and examples for messages."""
+    """How amounts of one cost are written: units in capitals, examples for messages, and the least amount."""
 
     units: Mapping[str, float]
     examples: str
+    least: float = 1.0
 
 
 TARGETS: Mapping[str, Quantity] = MappingProxyType(
@@ -29,6 +30,7 @@ TARGETS: Mapping[str, Quantity] = MappingProxyType(
         "params": Quantity(COUNTS, "50% or 5M"),
         "size": Quantity(BYTES, "50% or 2MB"),
         "memory": Quantity(BYTES, "50% or 20MB"),
+        "latency": Quantity({"US": 1e-3, "MS": 1.0, "S": 1e3}, "50% or 12ms", 0.0),
     }
 )
 """The costs that can be limited, by the name of their option."""
@@ -60,7 +62,7 @@ def amount(text: str | float, target: str) -> Amount:
     unit = read[2].upper() if read else ""
     factor = 0.01 if unit == "%" else quantity.units.get(unit, 0.0)
     found = Amount(float(read[1]) * factor, unit == "%") if read else Amount(0.0, False)
-    if not math.isfinite(found.number) or found.number <= 0 or (not found.relative and found.number < 1):
+    if not math.isfinite(found.number) or found.number <= 0 or (not found.relative and found.number < quantity.least):
         raise OptionError(f"{option}: got '{text}', expected the cost that may remain, such as {quantity.examples}")
     if read and not unit and found.number <= 100:
         raise OptionError(f"{option}: got '{text}', a cost without a unit; did you mean {read[1]}%?")

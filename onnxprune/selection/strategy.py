@@ -31,7 +31,8 @@ class Limit:
         most: what may remain, in the unit of `cost`.
         asked: the same as the user stated it, such as "50%"; for messages.
         target: the option that states it; empty for costs that have none.
-        measured: a cut model -> its cost, if that is the cost after a later step, which the cut model itself does not show.
+        measured: a cut model -> its cost, if that is measured, or the cost after a later step.
+        near: how close to the limit a measured cost must come, as a fraction of it.
     """
 
     cost: CostModel
@@ -39,6 +40,7 @@ class Limit:
     asked: str = ""
     target: str = ""
     measured: Callable[[ModelProto], float] | None = None
+    near: float = NEAR
 
 
 Strategy = Callable[[Space, Sequence[Limit]], Widths]

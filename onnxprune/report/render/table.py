@@ -29,7 +29,7 @@ ROOMY = 120
 PLAIN: dict[str, Any] = {"box": None, "pad_edge": False, "header_style": "bold"}
 
 
-TARGETED = MappingProxyType({"macs": "MACs", "params": "parameters", "size": "files", "memory": "memory"})
+TARGETED = MappingProxyType({"macs": "MACs", "params": "parameters", "size": "files", "memory": "memory", "latency": "latency"})
 """What options that limit a cost limit."""
 Row = tuple[str, tuple[str, ...]]
 """A line, and those below it."""
@@ -147,7 +147,8 @@ def _costs(report: Report, alone: bool = False) -> Table:
         )
     if report.benchmark:
         a, b = report.benchmark.latencies[:2]
-        table.add_row("latency", _ms(a), _ms(b), f"{b.median_ms / a.median_ms:.1%}", _spread(a, b))
+        note = _noted(report, "latency", _spread(a, b))
+        table.add_row("latency", _ms(a), _ms(b), f"{b.median_ms / a.median_ms:.1%}", note)
         table.add_row("speed-up", "", *_speedup(report.benchmark))
     if report.accuracy:
         shown = "{:.2%}" if report.measure == "top-1" else "{:.4g}"  # a metric may have any scale
@@ -167,7 +168,7 @@ def _lost(loss: LossRow) -> tuple[str, ...]:
 
 
 def _of(asked: Any, name: str) -> str:
-    return "of the " if str(asked).strip().endswith("%") else "of " if name in ("size", "memory") else ""
+    return "of the " if str(asked).strip().endswith("%") else "of " if name in ("size", "memory", "latency") else ""
 
 
 def _noted(report: Report, name: str, more: str = "") -> str:

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Targets for latency: cuts of the network itself are timed, and a model of its latency is fitted to them.
+
+Cuts are then chosen by the model and measured, until what is measured is within the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from onnx import ModelProto
+
+from onnxprune.analysis.coupling import Coupled
+from onnxprune.analysis.groups import Group, find_groups
+from onnxprune.cost.benchmark import Runner, benchmark, random_feeds
+from onnxprune.cost.latency import Features, Latency, fitted
+from onnxprune.cost.model import CostModel
+from onnxprune.errors import CutError, OptionError
+from onnxprune.pipeline.goal import Budget, Goal
+from onnxprune.rewrite.cut import cut
+from onnxprune.selection.alignment import auto_alignment, ladder
+from onnxprune.selection.budget import Amount
+from onnxprune.selection.sizing import Sizing
+from onnxprune.selection.units import units_of
+from onnxprune.types import Array, Feeds, Mask, Progress, Shapes, Vector
+
+CUTS, SECONDS = 26, 0.4
+"""How many random cuts are timed, and about how long each (at least seven runs of both models in turn)."""
+MEASURING = 3.0
+"""Seconds in which a chosen cut is timed."""
+CLOSE = 0.95
+"""A measured latency within five percent below the target is close enough."""
+SPREAD = 0.25
+"""How much the widths of a random cut differ from layer to layer, as a fraction of the width."""
+
+
+@dataclass
+class Stopwatch:
+    """Times cuts of one network in turn with the original, and remembers what its features cost.
+
+    Attributes:
+        original: the network.
+        feeds: inputs for all runs.
+        threads: threads inside an operator.
+        run: runs the models.
+        seed: of the random cuts.
+        progress: called with the fraction of the cuts done.
+    """
+
+    original: ModelProto = field(repr=False)
+    feeds: Feeds = field(repr=False)
+    threads: int
+    run: Runner
+    seed: int
+    progress: Progress
+    costs: Vector | None = None
+    whole: float = 0.0
+
+    def milliseconds(self, model: ModelProto, seconds: float = MEASURING) -> float:
+        """The latency of a cut: its share of the original's, in the median of neighbouring runs, of what the original takes."""
+        found = benchmark([self.original, model], self.feeds, self.threads, seconds, run=self.run)
+        self.whole = self.whole or found.latencies[0].median_ms
+        return self.whole / found.speedup[1]
+
+    def model(self, coupled: Coupled) -> CostModel:
+        """The latency model of cuts of a graph; fitted once, to random cuts of the first one."""
+        features = Features.of_graph(coupled, auto_alignment().multiple)
+        if self.costs is None:
+            self.costs = self._fitted(coupled, features)
+        return Latency(features, self.costs)
+
+    def _fitted(self, coupled: Coupled, features: Features) -> Vector:
+        """What the features cost, from random cuts."""
+        groups, rng = find_groups(coupled), np.random.default_rng(self.seed)
+        seen, times = list[Vector](), list[float]()
+        for k in range(CUTS):
+            dropped = random_cut(coupled, groups, rng)
+            try:
+                times.append(self.milliseconds(cut(coupled, dropped), SECONDS))
+                seen.append(features.of(dropped))
+            except CutError:  # a node cannot follow; others can
+                continue
+            self.progress("latency model", (k + 1) / CUTS)
+        if not times:
+            raise OptionError("--latency: no cut of this model can be timed; take --macs")
+        return fitted(seen, times, features.of(np.zeros(len(coupled.roots), bool)), self.whole)
+
+
+def random_cut(coupled: Coupled, groups: Sequence[Group], rng: np.random.Generator) -> Mask:
+    """Labels (n_labels,) to drop: every group gets a random allowed width, around a share that all have in common."""
+    share, dropped = rng.uniform(0.15, 1.0), np.zeros(len(coupled.roots), bool)
+    for group in groups:
+        units = units_of(group, rng.random(len(group)))
+        widths = ladder(group, units, Sizing(align=auto_alignment().multiple))
+        wanted = len(units.scores) * np.clip(share + SPREAD * rng.standard_normal(), 0, 1)
+        width = min(widths, key=lambda w: abs(w - wanted))
+        dropped[group.roots[~units.best(width)]] = True
+    return dropped[coupled.roots]
+
+
+def with_latency(goal: Goal, asked: Amount, text: str, watch: Stopwatch) -> Goal:
+    """The goal with a target for the latency.
+
+    Raises:
+        OptionError: it is more than the original takes.
+    """
+    if not asked.relative:
+        watch.milliseconds(watch.original)
+        if asked.number > watch.whole:
+            what = f"more than the original takes here, {watch.whole:.3g} ms"
+            raise OptionError(f"--latency: got {text}, {what}; expected what may remain of it")
+    return replace(goal, budgets=(*goal.budgets, Budget(watch.model, asked, text, "latency", None, watch.milliseconds, CLOSE)))
+
+
+def stopwatch(
+    model: ModelProto,
+    shapes: Shapes,
+    numbers: Mapping[str, Array] | None,
+    threads: int,
+    run: Runner,
+    seed: int,
+    progress: Progress,
+) -> Stopwatch:
+    """Times cuts of a model at these input shapes; `numbers` as for `verify`."""
+    return Stopwatch(model, random_feeds(model, shapes, numbers), threads, run, seed, progress)
