@@ -168,7 +168,7 @@ def _advice(recovery: Recovery, asked: UnificationOptions) -> list[str]:
     if chosen is None or chosen.lost <= MUCH or chosen.ruined or shares.shared + shares.zero < 1:
         return []
     lost = f"{chosen.lost:.0%} of what the outputs tell about the inputs is lost"
-    return [f"{lost}: --share 0.9 leaves the blocks free that lose most, and keeps much more of it in a larger file"]
+    return [f"{lost}: --share 0.9 leaves the blocks free that lose most, and keeps much more of it in a file as large"]
 
 
 def divide(task: Task, asked: UnificationOptions) -> dict[str, Division]:
