@@ -59,7 +59,7 @@ class Retraining:
 
 Train = Callable[[nn.Module, Retraining], Any]
 Evaluate = Callable[[nn.Module], float]
-NOT_HERE = ("rounds", "work", "verify", "bench", "input_shape", "metric", "labels")
+NOT_HERE = ("rounds", "work", "verify", "bench", "input_shape", "metric", "labels", "latency", "max_loss")
 """Options of `prune` that have no meaning in this loop, or that it sets itself."""
 
 

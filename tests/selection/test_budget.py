@@ -49,7 +49,7 @@ def test_a_unit_of_another_cost_is_refused(target: str, text: str) -> None:
         pruned(small(), None, **{target: text})
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", [name for name in TARGETS if name != "latency"])
 def test_more_than_the_original_has_is_refused_before_any_work(target: str) -> None:
     with pytest.raises(OptionError, match=rf"^`{target}`: got .*, more than the original has, .*; expected what may remain"):
         pruned(small(), **{target: 1e12})
