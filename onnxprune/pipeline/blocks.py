@@ -412,7 +412,7 @@ def divisions_of(plan: Plan, model: ModelProto) -> dict[str, Division]:
 
 def _asked(plan: Plan) -> UnificationOptions:
     """The options that a plan with blocks was made with, as far as they matter for writing them."""
-    given = {k: v for k, v in plan.made_by.items() if k in ("unify", "runtime")}
+    given = {k: v for k, v in plan.made_by.items() if k in ("unify", "share", "zero", "runtime")}
     try:
         if given.get("unify") is None:
             raise OptionError("the size of a block is missing ('unify')")
