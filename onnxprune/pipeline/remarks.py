@@ -10,7 +10,7 @@ import numpy as np
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
 from onnxprune.cost.model import CostModel, of_original
-from onnxprune.selection.strategy import NEAR, Limit
+from onnxprune.selection.strategy import Limit
 from onnxprune.types import Indices, Mask
 
 FLOORS = "every group keeps at least a tenth of its channels, and every layer at least one"
@@ -49,29 +49,35 @@ def missed_ratio(asked: float | None, removed: int, prunable: int, most: int | N
 
 
 def missed_limit(
-    limit: Limit, remaining: float, coupled: Coupled, dropped: Mask, kept: Sequence[Group] = (), options: str = ""
+    limit: Limit,
+    remaining: float,
+    share: float,
+    coupled: Coupled,
+    dropped: Mask,
+    kept: Sequence[Group] = (),
+    options: str = "",
 ) -> str:
     """Why a limit is exceeded; empty if it is met.
 
     Args:
         remaining: the cost of the result.
+        share: the same relative to the original.
         kept: groups that could shrink, but that options do not allow to.
         options: these options.
     """
     cost = limit.cost
     if remaining <= limit.most:
         return ""
-    reached = f"{remaining / of_original(cost, len(dropped)):.1%} ({cost.text(remaining)})"
+    reached = f"{share:.1%} ({cost.text(remaining)})"
     why = [FLOORS, _kept(cost, coupled, kept, options), _pinned(cost, coupled)]
     return f"the budget of {limit.asked} {cost.name} cannot be reached, {reached} remain: {'; '.join(filter(None, why))}"
 
 
-def far_below(limit: Limit, remaining: float, dropped: Mask) -> str:
+def far_below(limit: Limit, remaining: float, share: float, dropped: Mask) -> str:
     """What was reached instead of a limit, if the nearest cut is far below it; empty otherwise."""
-    if remaining >= NEAR * limit.most or not dropped.any():
+    if remaining >= limit.near * limit.most or not dropped.any():
         return ""
-    whole = of_original(limit.cost, len(dropped))
-    reached = f"{remaining / whole:.1%} ({limit.cost.text(remaining)}) of the {limit.cost.name} remain instead of {limit.asked}"
+    reached = f"{share:.1%} ({limit.cost.text(remaining)}) of the {limit.cost.name} remain instead of {limit.asked}"
     return f"{reached}: with one step less, more would remain than allowed"
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.cost.benchmark import Benchmark
+from onnxprune.cost.model import of_original
 from onnxprune.cost.size import Cost
 from onnxprune.evaluation.verification import Verification
 from onnxprune.pipeline.claims import recovery_warnings, ties, unknown
@@ -73,8 +74,8 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
     last = unified.recovery if unified else found.recovery
     decision = replace(decision, limits=tuple(_as_measured(limit, found) for limit in decision.limits))
     reached = [_remaining(limit, decision, found) for limit in decision.limits]
-    held = [min(x, limit.most) if _is_met(limit, x, found) else x for limit, x in zip(decision.limits, reached, strict=True)]
-    missed, near = _reached(decision, held, removed, prunable, asked)
+    targets = tuple(_target(limit, remains, found, decision) for limit, remains in zip(decision.limits, reached, strict=True))
+    missed, near = _reached(decision, targets, removed, prunable, asked)
     loss = _loss(last, found, asked)
     missed += [] if loss is None or loss.met else [_lost_more(loss)]
     notes = (*found.samples.notes, *_left_alone(decision)) if found.samples and found.recovery else ()
@@ -90,7 +91,7 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
         loss=loss,
         bytes=Change(found.before.bytes, found.after.bytes),
         memory=Change(found.before.memory, found.after.memory),
-        targets=tuple(_target(limit, remains, found) for limit, remains in zip(decision.limits, reached, strict=True)),
+        targets=targets,
         inputs=found.before.inputs,
         groups=rows,
         pins=tuple(PinRow(p.channels, str(p.pin), p.weights, p.macs) for p in decision.analysis.pinned),
@@ -154,10 +155,13 @@ def _remaining(limit: Limit, decision: Decision, found: Findings) -> float:
     return limit.cost.of(decision.dropped)
 
 
-def _target(limit: Limit, remains: float, found: Findings) -> TargetRow:
-    before = float(getattr(found.before, COUNTED.get(limit.target, limit.target), 0.0))
+def _target(limit: Limit, remains: float, found: Findings, decision: Decision) -> TargetRow:
     if limit.target == "latency" and found.timing is not None:
         before = found.timing.latencies[0].median_ms
+    elif limit.target in COUNTED:
+        before = float(getattr(found.before, COUNTED[limit.target]))
+    else:
+        before = of_original(limit.cost, len(decision.dropped))
     kept = Change(before, remains).kept
     return TargetRow(limit.target, limit.asked, limit.most, remains, _is_met(limit, remains, found), kept)
 
@@ -178,7 +182,7 @@ def _as_measured(limit: Limit, found: Findings) -> Limit:
 
 
 def _reached(
-    decision: Decision, reached: Sequence[float], removed: int, prunable: int, asked: Mapping[str, Any]
+    decision: Decision, targets: Sequence[TargetRow], removed: int, prunable: int, asked: Mapping[str, Any]
 ) -> tuple[list[str], list[str]]:
     """What falls short of the request, and what only differs from it."""
     coupled, dropped = decision.analysis.coupled, decision.dropped
@@ -186,9 +190,10 @@ def _reached(
     short = decision.ratio is not None and removed / max(prunable, 1) < decision.ratio - 0.02
     names = {g.name for g in decision.groups}
     kept = [g for g in decision.analysis.groups if g.name not in names]
-    pairs = list(zip(decision.limits, reached, strict=True))
-    limits = [missed_limit(x, remains, coupled, dropped, kept, _narrowing(asked)) for x, remains in pairs]
-    far = [far_below(x, remains, dropped) for x, remains in pairs]
+    pairs = list(zip(decision.limits, targets, strict=True))
+    narrowing = _narrowing(asked)
+    limits = [missed_limit(x, t.reached, t.kept, coupled, dropped, kept, narrowing) for x, t in pairs if not t.met]
+    far = [far_below(x, t.reached, t.kept, dropped) for x, t in pairs]
     found = [ratio] if short else [], [] if short else [ratio]
     # the tightest limit is what holds a cut back
     return [x for x in (*found[0], *limits) if x], [x for x in (*found[1], *(far if all(far) else ())) if x]

@@ -62,7 +62,7 @@ class Bytes:
 
 def test_a_missed_limit_speaks_of_its_own_cost() -> None:
     coupled = analyse(read_graph(model(CHAIN))).coupled
-    text = missed_limit(Limit(Bytes(), 4.0, "4 B"), 8.0, coupled, np.zeros(len(coupled.roots), bool))
+    text = missed_limit(Limit(Bytes(), 4.0, "4 B"), 8.0, 0.5, coupled, np.zeros(len(coupled.roots), bool))
     assert "of the bytes, mostly because" in text
     assert "MACs" not in text
 
