@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.explain import without_channels
 from onnxprune.analysis.groups import Group, Pinned, producing
+from onnxprune.cost.footprint import is_parameter
 from onnxprune.cost.macs import macs_model
 from onnxprune.cost.model import CostModel
 from onnxprune.ir.graph import Fact, Node
-from onnxprune.ir.products import products
+from onnxprune.ir.products import macs_of, products
 from onnxprune.selection.criteria import seems_folded
 
 
@@ -87,6 +89,24 @@ class LayerView:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class OperatorView:
+    """What all nodes of one operator add up to.
+
+    Attributes:
+        op: the operator.
+        nodes: number of nodes, fused ones taken apart.
+        macs: multiply-accumulates; `share` of all.
+        params: elements of the weights that they read; one that several read counts for each.
+    """
+
+    op: str
+    nodes: int
+    macs: int
+    share: float
+    params: int
+
+
 @dataclass(frozen=True)
 class Inspection:
     """Everything known about a model before a cut.
@@ -101,6 +121,7 @@ class Inspection:
         held_macs: share of the MACs spent on channels that cannot be removed.
         fixed_macs: share of the MACs that remains if everything that can be removed is removed.
         groups, pins, rest, layers: the parts; pins and rest largest first, groups and layers in graph order.
+        operators: what each operator counts for, most multiply-accumulates first.
     """
 
     model: str
@@ -116,6 +137,7 @@ class Inspection:
     pins: tuple[PinView, ...]
     rest: tuple[RestView, ...]
     layers: tuple[LayerView, ...]
+    operators: tuple[OperatorView, ...]
 
 
 def inspect(analysis: Analysis, name: str) -> Inspection:
@@ -140,7 +162,20 @@ def inspect(analysis: Analysis, name: str) -> Inspection:
         pins=tuple(_pin(coupled, p) for p in analysis.pinned),
         rest=tuple(_rest(coupled, facts, total)),
         layers=layers,
+        operators=_operators(coupled, facts, total),
     )
+
+
+def _operators(coupled: Coupled, facts: Mapping[str, Fact], total: int) -> tuple[OperatorView, ...]:
+    weights, found = coupled.graph.weights, dict[str, list[int]]()
+    for node in coupled.graph.elementary:
+        read = [weights[name] for name in dict.fromkeys(node.inputs) if name in weights]
+        mine = found.setdefault(node.op, [0, 0, 0])
+        mine[0] += 1
+        mine[1] += macs_of(node, facts)
+        mine[2] += sum(prod(w.shape) for w in read if is_parameter(w))
+    rows = [OperatorView(op, n, macs, macs / max(1, total), params) for op, (n, macs, params) in found.items()]
+    return tuple(sorted(rows, key=lambda r: (-r.macs, -r.params, -r.nodes, r.op)))
 
 
 def _count(coupled: Coupled, facts: Mapping[str, Fact], dropped: Any) -> int:

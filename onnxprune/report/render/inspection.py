@@ -19,6 +19,10 @@ OVERLAP = 1.005
 """Shares that add up to more than this are explained; less is rounding."""
 
 
+MANY = 100
+"""Parameters from which an operator that multiplies nothing is shown."""
+
+
 def inspection_parts(found: Inspection, bars: bool) -> Iterator[RenderableType]:
     """What `inspect` shows: groups with their members, what cannot be cut, and what no cut changes.
 
@@ -39,6 +43,7 @@ def inspection_parts(found: Inspection, bars: bool) -> Iterator[RenderableType]:
         )
     elif found.batch_norms:
         yield Text(f"{counted(found.batch_norms, 'BatchNormalization node')}, not folded")
+    yield _operators_table(found)
     yield _groups_table(found, bars)
     if sum(g.macs for g in found.groups) + found.held_macs > OVERLAP:
         yield Text("shares add up to more than 100%: a layer counts for the channels that it makes and for those that it reads")
@@ -46,6 +51,20 @@ def inspection_parts(found: Inspection, bars: bool) -> Iterator[RenderableType]:
         yield pins_table(found.pins)
     if found.rest:
         yield _rest_table(found)
+
+
+def _operators_table(found: Inspection) -> Table:
+    """What each operator that multiplies or stores something counts for."""
+    table = Table("operator", "nodes", "MACs", "share of MACs", "parameters", **PLAIN)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    shown = [r for r in found.operators if r.macs or r.params >= MANY]
+    for r in shown:
+        table.add_row(r.op, f"{r.nodes:,}", f"{r.macs / 1e6:,.2f} M", f"{r.share:.1%}", f"{r.params / 1e3:,.1f} k")
+    others = [r for r in found.operators if r not in shown]
+    if others:
+        table.add_row(counted(len(others), "other operator"), f"{sum(r.nodes for r in others):,}", "", "", "")
+    return table
 
 
 def _groups_table(found: Inspection, bars: bool) -> Fitted:
