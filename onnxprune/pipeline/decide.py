@@ -41,8 +41,12 @@ BAND = (0.85, 1.15)
 """With data, what remains of the MACs relative to a cut by the same ratio without data: outside, the report says so."""
 COUNTED = {"params": "params", "size": "bytes", "memory": "memory"}
 """Targets on what a file holds, and where their costs are in `Cost`."""
+TIMED = "latency"
+"""The target that is measured."""
 ATTEMPTS, SPARE = 5, 0.001
 """How many times a cut is made so that what it adds is within the limits, too; what is left free of them, more each time."""
+STEEPEST = 4.0
+"""The largest slope, and the smallest one's inverse, of found over predicted costs that is believed."""
 MAX_REFUSALS = 30
 """How many times a cut may be rejected because a node cannot follow it."""
 
@@ -156,30 +160,49 @@ def _cut(
     if not limits:
         dropped = space.dropped(space.by_ratio(ratio or 0.0))
         return dropped, cut(coupled, dropped, spill)
-    aimed, best = limits, None
+    aimed, before = limits, None
+    best: tuple[float, Mask] | None = None
     for attempt in range(ATTEMPTS):
         dropped = space.dropped(strategy(space, aimed))
         pruned = cut(coupled, dropped, spill)
         predicted = [limit.cost.of(dropped) for limit in limits]
         found = _found(limits, predicted, pruned, coupled)
         fullest = max(x / limit.most for x, limit in zip(found, limits, strict=True))
-        best = dropped if fullest <= 1 else best
-        spare = SPARE * attempt  # what is added differs a little from cut to cut
-        more = [x - p for x, p in zip(found, predicted, strict=True)]
-        aims = [replace(x, most=(1 - spare) * x.most - m) for x, m in zip(limits, more, strict=True)]
-        reached = all(p <= limit.most for p, limit in zip(predicted, aimed, strict=True))
+        if fullest <= 1 and (best is None or fullest > best[0]):
+            best = fullest, dropped
+        slopes = _slopes(limits, before, (predicted, found))
+        spare = 1 - SPARE * attempt  # what is added differs a little from cut to cut
+        figures = zip(limits, predicted, found, slopes, strict=True)
+        aims = [replace(x, most=p + (spare * x.most - y) / slope) for x, p, y, slope in figures]
+        deepest = not all(p <= limit.most for p, limit in zip(predicted, aimed, strict=True))
         near = min(limit.near for limit in limits)
-        done = fullest <= 1 and (fullest >= near or _same(aims, aimed))
-        if done or not reached or min(x.most for x in aims) <= 0:
+        done = deepest if fullest > 1 else fullest >= near or _same(aims, aimed)
+        if done or min(x.most for x in aims) <= 0:
             break
-        aimed = aims
+        aimed, before = aims, (predicted, found)
         if spill:
             spill.clear()
-    if best is not None and best is not dropped:
+    if best is not None and best[1] is not dropped:
         if spill:
             spill.clear()
-        return best, cut(coupled, best, spill)
+        return best[1], cut(coupled, best[1], spill)
     return dropped, pruned
+
+
+Figures = tuple[Sequence[float], Sequence[float]]
+"""Predicted and found costs, one for each limit."""
+
+
+def _slopes(limits: Sequence[Limit], before: Figures | None, now: Figures) -> list[float]:
+    """How much more is found for each unit more that is predicted, from two cuts.
+
+    What is counted differs from its prediction by what a cut adds, whatever its size; what is timed may differ in proportion.
+    """
+    if before is None:
+        return [1.0] * len(limits)
+    steps = [(p - q, x - y) for p, q, x, y in zip(now[0], before[0], now[1], before[1], strict=True)]
+    pairs = zip(limits, steps, strict=True)
+    return [min(max(y / x, 1 / STEEPEST), STEEPEST) if limit.target == TIMED and x else 1.0 for limit, (x, y) in pairs]
 
 
 def _same(a: Sequence[Limit], b: Sequence[Limit]) -> bool:
