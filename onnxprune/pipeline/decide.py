@@ -202,7 +202,8 @@ def _slopes(limits: Sequence[Limit], before: Figures | None, now: Figures) -> li
         return [1.0] * len(limits)
     steps = [(p - q, x - y) for p, q, x, y in zip(now[0], before[0], now[1], before[1], strict=True)]
     pairs = zip(limits, steps, strict=True)
-    return [min(max(y / x, 1 / STEEPEST), STEEPEST) if limit.target == TIMED and x else 1.0 for limit, (x, y) in pairs]
+    # where less is predicted and more is found, steps count for nothing: they were no steps of one line
+    return [min(max(y / x, 1 / STEEPEST), STEEPEST) if limit.target == TIMED and x * y > 0 else 1.0 for limit, (x, y) in pairs]
 
 
 def _same(a: Sequence[Limit], b: Sequence[Limit]) -> bool:

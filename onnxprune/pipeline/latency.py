@@ -32,6 +32,8 @@ MEASURING = 3.0
 """Seconds in which a chosen cut is timed."""
 CLOSE = 0.95
 """A measured latency within five percent below the target is close enough."""
+UNALIGNED = 0.25
+"""How many of the random cuts have any widths, not only those that fill vectors: what these cost must be seen, too."""
 SPREAD = 0.25
 """How much the widths of a random cut differ from layer to layer, as a fraction of the width."""
 
@@ -91,9 +93,10 @@ class Stopwatch:
 def random_cut(coupled: Coupled, groups: Sequence[Group], rng: np.random.Generator) -> Mask:
     """Labels (n_labels,) to drop: every group gets a random allowed width, around a share that all have in common."""
     share, dropped = rng.uniform(0.15, 1.0), np.zeros(len(coupled.roots), bool)
+    align = 1 if rng.random() < UNALIGNED else auto_alignment().multiple
     for group in groups:
         units = units_of(group, rng.random(len(group)))
-        widths = ladder(group, units, Sizing(align=auto_alignment().multiple))
+        widths = ladder(group, units, Sizing(align=align))
         wanted = len(units.scores) * np.clip(share + SPREAD * rng.standard_normal(), 0, 1)
         width = min(widths, key=lambda w: abs(w - wanted))
         dropped[group.roots[~units.best(width)]] = True

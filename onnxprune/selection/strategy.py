@@ -62,19 +62,22 @@ def greedy(space: Space, limits: Sequence[Limit]) -> Widths:
         by_score = space.sizing.scope == "global"
         return float(ranked[group][width:wider].mean()) if by_score else -wider / len(ranked[group])
 
-    widths = shallowest(space.order, cost, 1.0)
+    # alignment is given up only as far as needed: a latency that is near enough would be lost with it
+    near = min(limit.near for limit in limits)
+    widths = shallowest(space.order, cost, 1.0, near)
     for relaxed in range(relaxations(space.sizing.align)):
-        widths = filled(widths, space.ladders(relaxed), worth, cost, 1.0)
+        widths = filled(widths, space.ladders(relaxed), worth, cost, 1.0, near)
     return widths
 
 
-def shallowest(order: Order, cost: Callable[[Widths], float], limit: float) -> Widths:
+def shallowest(order: Order, cost: Callable[[Widths], float], limit: float, near: float = NEAR) -> Widths:
     """The first widths in an order whose cost is at most `limit`; the deepest cut if there are none.
 
     Alignment is relaxed only as far as needed to come close to the limit.
 
     Args:
         cost: widths -> cost, which falls from each cut to the next.
+        near: how close to the limit is close enough, as a fraction of it.
     """
     widths = order.widths(0)
     if cost(widths) <= limit:
@@ -82,7 +85,7 @@ def shallowest(order: Order, cost: Callable[[Widths], float], limit: float) -> W
     for stops in order.stops():
         found = bisect_left(stops, True, key=lambda count: cost(order.widths(count)) <= limit)
         widths = order.widths(int(stops[min(found, len(stops) - 1)]))
-        if NEAR * limit <= cost(widths) <= limit:
+        if near * limit <= cost(widths) <= limit:
             break
     return widths
 
@@ -93,15 +96,17 @@ def filled(
     worth: Callable[[int, int, int], float],
     cost: Callable[[Widths], float],
     limit: float,
+    near: float = NEAR,
 ) -> Widths:
     """Widen groups, the most valuable first, while the cost stays within `limit` and is not close to it.
 
     Args:
         ladders: the allowed widths of each group, ascending.
         worth: (group, width, wider) -> value of the step.
+        near: how close to the limit is close enough, as a fraction of it.
     """
     widths, found, stuck = list(widths), cost(widths), set()
-    while found < NEAR * limit:
+    while found < near * limit:
         steps = [(worth(k, widths[k], w), k, w) for k, w in _next(widths, ladders) if k not in stuck]
         if not steps:
             break
