@@ -127,6 +127,8 @@ def sensitivity(
     check_picture(picture)
     place = output or model.with_name(model.name.removesuffix(".zst").removesuffix(".onnx") + ENDING)
     table = place.with_suffix(".csv")
+    if table == place:
+        raise OptionError(f"--output: got '{place}', expected another name for the JSON: the table is written to this one")
     options = resolved(options)
     loaded = load(model)
     inputs = [model, *loaded.data, *files(data, labels)]

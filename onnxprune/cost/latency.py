@@ -3,8 +3,8 @@
 
 onnxruntime's blocked convolutions work on whole vectors of channels, so that widths count rounded up; single layers timed alone
 mislead, because conversions between layouts belong to no layer. So whole cuts of the network are timed, and the model is fitted
-to them: multiply-accumulates by kind of layer with rounded widths, layers whose widths are off the vectors, weights, elements
-of activations, and a constant.
+to them: multiply-accumulates by kind of layer with rounded widths, all of them as they are, those of layers whose widths are
+off the vectors, weights, elements of activations, and a constant.
 """
 
 from __future__ import annotations
@@ -82,10 +82,9 @@ class Features:
     def _values(self, dropped: Mask) -> Iterator[float]:
         for extents in self.kinds:
             yield float(extents.of(dropped, self.lanes).sum())
-        off = 0.0
-        for extents in self.kinds[:2]:
-            off += float((extents.of(dropped) * extents.off(dropped, OFF)).sum())
-        yield off
+        exact = [extents.of(dropped) for extents in self.kinds]
+        yield float(sum(values.sum() for values in exact))  # not every processor, or layer, works on whole vectors only
+        yield float(sum((values * x.off(dropped, OFF)).sum() for values, x in zip(exact[:2], self.kinds, strict=False)))
         yield float(self.weights.of(dropped).sum())
         yield float(self.activations.of(dropped).sum())
         yield 1.0
@@ -97,7 +96,7 @@ class Latency:
 
     Attributes:
         features: what it is made of.
-        costs: milliseconds per unit of each feature (n_features,).
+        costs: milliseconds per unit of each feature (n_features,); the last one, of the constant, may be negative.
     """
 
     features: Features = field(repr=False)
@@ -107,28 +106,40 @@ class Latency:
 
     def of(self, dropped: Mask) -> float:
         """Milliseconds without the labels `dropped` (n_labels,)."""
-        return float(self.features.of(dropped) @ self.costs)
+        return max(float(self.features.of(dropped) @ self.costs), self.resolution)
 
     def text(self, value: float) -> str:
         """With its unit."""
         return f"{value:.3g} ms"
 
 
-def fitted(features: Sequence[Vector], times: Sequence[float], original: Vector, whole: float) -> Vector:
-    """Costs (n_features,), none negative, that predict the times best by their relative errors.
+@dataclass(frozen=True)
+class Timed:
+    """A cut and what it took.
 
-    Args:
-        features: of each timed cut (n_features,).
-        times: milliseconds.
-        original: features of the original.
-        whole: its milliseconds, which the costs then predict exactly.
+    Attributes:
+        features: of the cut (n_features,).
+        milliseconds: its latency.
+        weight: how much its relative error counts.
     """
-    from scipy.optimize import nnls  # on demand, for a quick start
 
-    rows = np.stack([*features, original])
-    seconds = np.array([*times, whole])
+    features: Vector = field(repr=False)
+    milliseconds: float
+    weight: float = 1.0
+
+
+def fitted(cuts: Sequence[Timed]) -> Vector:
+    """Costs (n_features,) that predict what cuts took best by their relative errors.
+
+    None is negative, but for the constant: where latency grows faster than the work, from some size of a cache on, the line
+    through cuts of about one size meets zero work below zero.
+    """
+    from scipy.optimize import lsq_linear  # on demand, for a quick start
+
+    rows = np.stack([cut.features for cut in cuts])
+    weights = np.array([cut.weight for cut in cuts])
     scale = np.maximum(rows.max(0), 1e-30)
-    found, _ = nnls(rows / scale / seconds[:, None], np.ones(len(seconds)))
-    costs: Vector = found / scale
-    predicted = float(original @ costs)
-    return costs * (whole / predicted if predicted > 0 else 1.0)
+    least = np.zeros(len(scale))
+    least[-1] = -np.inf
+    relative = rows / scale * (weights / [cut.milliseconds for cut in cuts])[:, None]
+    return np.asarray(lsq_linear(relative, weights, (least, np.inf), method="bvls").x / scale)

@@ -41,12 +41,8 @@ BAND = (0.85, 1.15)
 """With data, what remains of the MACs relative to a cut by the same ratio without data: outside, the report says so."""
 COUNTED = {"params": "params", "size": "bytes", "memory": "memory"}
 """Targets on what a file holds, and where their costs are in `Cost`."""
-TIMED = "latency"
-"""The target that is measured."""
 ATTEMPTS, SPARE = 5, 0.001
 """How many times a cut is made so that what it adds is within the limits, too; what is left free of them, more each time."""
-STEEPEST = 4.0
-"""The largest slope, and the smallest one's inverse, of found over predicted costs that is believed."""
 MAX_REFUSALS = 30
 """How many times a cut may be rejected because a node cannot follow it."""
 
@@ -154,32 +150,31 @@ def _cut(
 ) -> tuple[Mask, ModelProto]:
     """The labels to drop and the model without them, by a ratio or within limits.
 
-    Limits on what a file holds are tightened by what a cut adds to it: nodes, and what removed channels leave behind.
+    Limits on what a file holds are tightened by what a cut adds to it: nodes, and what removed channels leave behind. A cost
+    that is measured learns from each cut.
     """
     coupled = space.coupled
     if not limits:
         dropped = space.dropped(space.by_ratio(ratio or 0.0))
         return dropped, cut(coupled, dropped, spill)
-    aimed, before = limits, None
+    aimed = limits
     best: tuple[float, Mask] | None = None
     for attempt in range(ATTEMPTS):
         dropped = space.dropped(strategy(space, aimed))
         pruned = cut(coupled, dropped, spill)
-        predicted = [limit.cost.of(dropped) for limit in limits]
-        found = _found(limits, predicted, pruned, coupled)
+        deepest = not all(limit.cost.of(dropped) <= limit.most for limit in aimed)
+        found = _found(limits, dropped, pruned, coupled)
+        limits = [limit.corrected(dropped, cost) for limit, cost in zip(limits, found, strict=True)]
         fullest = max(x / limit.most for x, limit in zip(found, limits, strict=True))
         if fullest <= 1 and (best is None or fullest > best[0]):
             best = fullest, dropped
-        slopes = _slopes(limits, before, (predicted, found))
         spare = 1 - SPARE * attempt  # what is added differs a little from cut to cut
-        figures = zip(limits, predicted, found, slopes, strict=True)
-        aims = [replace(x, most=p + (spare * x.most - y) / slope) for x, p, y, slope in figures]
-        deepest = not all(p <= limit.most for p, limit in zip(predicted, aimed, strict=True))
+        aims = [replace(x, most=x.cost.of(dropped) + spare * x.most - y) for x, y in zip(limits, found, strict=True)]
         near = min(limit.near for limit in limits)
         done = deepest if fullest > 1 else fullest >= near or _same(aims, aimed)
         if done or min(x.most for x in aims) <= 0:
             break
-        aimed, before = aims, (predicted, found)
+        aimed = aims
         if spill:
             spill.clear()
     if best is not None and best[1] is not dropped:
@@ -189,39 +184,22 @@ def _cut(
     return dropped, pruned
 
 
-Figures = tuple[Sequence[float], Sequence[float]]
-"""Predicted and found costs, one for each limit."""
-
-
-def _slopes(limits: Sequence[Limit], before: Figures | None, now: Figures) -> list[float]:
-    """How much more is found for each unit more that is predicted, from two cuts.
-
-    What is counted differs from its prediction by what a cut adds, whatever its size; what is timed may differ in proportion.
-    """
-    if before is None:
-        return [1.0] * len(limits)
-    steps = [(p - q, x - y) for p, q, x, y in zip(now[0], before[0], now[1], before[1], strict=True)]
-    pairs = zip(limits, steps, strict=True)
-    # where less is predicted and more is found, steps count for nothing: they were no steps of one line
-    return [min(max(y / x, 1 / STEEPEST), STEEPEST) if limit.target == TIMED and x * y > 0 else 1.0 for limit, (x, y) in pairs]
-
-
 def _same(a: Sequence[Limit], b: Sequence[Limit]) -> bool:
     return all(math.isclose(x.most, y.most, rel_tol=SPARE) for x, y in zip(a, b, strict=True))
 
 
-def _found(limits: Sequence[Limit], predicted: Sequence[float], pruned: ModelProto, coupled: Coupled) -> list[float]:
-    """What a cut model costs, as far as that can differ from what was predicted."""
+def _found(limits: Sequence[Limit], dropped: Mask, pruned: ModelProto, coupled: Coupled) -> list[float]:
+    """What a cut costs: predicted, but for what can differ from that."""
     counted = any(limit.target in COUNTED and not limit.measured for limit in limits)
     shapes = {name: shape for name in coupled.graph.inputs if (shape := coupled.sizes[name].shape) is not None}
     found = cost(shared_again(pruned, pruned, coupled.graph), shapes) if counted else None
 
-    def of(limit: Limit, otherwise: float) -> float:
+    def of(limit: Limit) -> float:
         if limit.measured:
             return limit.measured(pruned)
-        return float(getattr(found, COUNTED.get(limit.target, ""), otherwise))
+        return float(getattr(found, COUNTED.get(limit.target, ""), limit.cost.of(dropped)))
 
-    return [of(limit, p) for limit, p in zip(limits, predicted, strict=True)]
+    return [of(limit) for limit in limits]
 
 
 def _around(graph: Graph, index: int) -> list[int]:

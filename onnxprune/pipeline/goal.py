@@ -17,6 +17,7 @@ from onnxprune.cost.model import CostModel, of_original
 from onnxprune.options import SelectionOptions
 from onnxprune.selection.budget import Amount
 from onnxprune.selection.strategy import NEAR, Limit
+from onnxprune.types import Mask
 
 EXPONENTIAL, LINEAR = "exponential", "linear"
 SCHEDULES = (EXPONENTIAL, LINEAR)
@@ -44,6 +45,7 @@ class Budget:
         later: the cost of cuts after a later step, if that is what is limited; `amount` is one of the original.
         measured: a cut model -> its cost after that step.
         near: how close to the limit is close enough, as a fraction of it.
+        learned: a cost, the labels that a cut drops, and what was measured of it -> the cost, corrected.
     """
 
     model: Callable[[Coupled], CostModel]
@@ -53,12 +55,14 @@ class Budget:
     later: Callable[[Coupled], CostModel] | None = None
     measured: Callable[[ModelProto], float] | None = None
     near: float = NEAR
+    learned: Callable[[CostModel, Mask, float], CostModel] | None = None
 
     def limit(self, coupled: Coupled) -> Limit:
         """The limit on cuts of one model."""
         cost = self.model(coupled)
         most = self.amount.of(of_original(cost, len(coupled.roots)))
-        return Limit(self.later(coupled) if self.later else cost, most, self.asked, self.target, self.measured, self.near)
+        cost = self.later(coupled) if self.later else cost
+        return Limit(cost, most, self.asked, self.target, self.measured, self.near, self.learned)
 
     def part(self, share: float, original: Coupled, schedule: str = EXPONENTIAL) -> Budget:
         """What may remain after the fraction `share` of the way."""

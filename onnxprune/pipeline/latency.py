@@ -6,7 +6,8 @@ Cuts are then chosen by the model and measured, until what is measured is within
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from onnx import ModelProto
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group, find_groups
 from onnxprune.cost.benchmark import Runner, benchmark, random_feeds
-from onnxprune.cost.latency import Features, Latency, fitted
+from onnxprune.cost.latency import Features, Latency, Timed, fitted
 from onnxprune.cost.model import CostModel
 from onnxprune.errors import CutError, OptionError
 from onnxprune.pipeline.goal import Budget, Goal
@@ -24,7 +25,7 @@ from onnxprune.selection.alignment import auto_alignment, ladder
 from onnxprune.selection.budget import Amount
 from onnxprune.selection.sizing import Sizing
 from onnxprune.selection.units import units_of
-from onnxprune.types import Array, Feeds, Mask, Progress, Shapes, Vector
+from onnxprune.types import Array, Feeds, Mask, Progress, Shapes
 
 CUTS, SECONDS = 26, 0.4
 """How many random cuts are timed, and about how long each (at least seven runs of both models in turn)."""
@@ -36,6 +37,8 @@ UNALIGNED = 0.25
 """How many of the random cuts have any widths, not only those that fill vectors: what these cost must be seen, too."""
 SPREAD = 0.25
 """How much the widths of a random cut differ from layer to layer, as a fraction of the width."""
+CERTAIN = 30.0
+"""How much the original and chosen cuts, which are timed longer, count when the model is fitted, relative to a random cut."""
 
 
 @dataclass
@@ -49,6 +52,7 @@ class Stopwatch:
         run: runs the models.
         seed: of the random cuts.
         progress: called with the fraction of the cuts done.
+        seen: cuts that were timed, and the original.
     """
 
     original: ModelProto = field(repr=False)
@@ -57,7 +61,7 @@ class Stopwatch:
     run: Runner
     seed: int
     progress: Progress
-    costs: Vector | None = None
+    seen: list[Timed] = field(default_factory=list)
     whole: float = 0.0
 
     def milliseconds(self, model: ModelProto, seconds: float = MEASURING) -> float:
@@ -67,27 +71,29 @@ class Stopwatch:
         return self.whole / found.speedup[1]
 
     def model(self, coupled: Coupled) -> CostModel:
-        """The latency model of cuts of a graph; fitted once, to random cuts of the first one."""
+        """The latency model of cuts of a graph: fitted to random cuts of the first one, and to what was learned since."""
         features = Features.of_graph(coupled, auto_alignment().multiple)
-        if self.costs is None:
-            self.costs = self._fitted(coupled, features)
-        return Latency(features, self.costs)
+        if not self.seen:
+            self.seen = [*self._random(coupled, features)]
+        return Latency(features, fitted(self.seen))
 
-    def _fitted(self, coupled: Coupled, features: Features) -> Vector:
-        """What the features cost, from random cuts."""
+    def learned(self, cost: CostModel, dropped: Mask, milliseconds: float) -> CostModel:
+        """The model after a cut, without the labels `dropped` (n_labels,), took that long."""
+        assert isinstance(cost, Latency)
+        self.seen.append(Timed(cost.features.of(dropped), milliseconds, CERTAIN))
+        return replace(cost, costs=fitted(self.seen))
+
+    def _random(self, coupled: Coupled, features: Features) -> Iterator[Timed]:
+        """Random cuts and the original."""
         groups, rng = find_groups(coupled), np.random.default_rng(self.seed)
-        seen, times = list[Vector](), list[float]()
         for k in range(CUTS):
             dropped = random_cut(coupled, groups, rng)
-            try:
-                times.append(self.milliseconds(cut(coupled, dropped), SECONDS))
-                seen.append(features.of(dropped))
-            except CutError:  # a node cannot follow; others can
-                continue
+            with suppress(CutError):  # a node cannot follow; others can
+                yield Timed(features.of(dropped), self.milliseconds(cut(coupled, dropped), SECONDS))
             self.progress("latency model", (k + 1) / CUTS)
-        if not times:
+        if not self.whole:
             raise OptionError("--latency: no cut of this model can be timed; take --macs")
-        return fitted(seen, times, features.of(np.zeros(len(coupled.roots), bool)), self.whole)
+        yield Timed(features.of(np.zeros(len(coupled.roots), bool)), self.whole, CERTAIN)
 
 
 def random_cut(coupled: Coupled, groups: Sequence[Group], rng: np.random.Generator) -> Mask:
@@ -114,7 +120,8 @@ def with_latency(goal: Goal, asked: Amount, text: str, watch: Stopwatch) -> Goal
         if asked.number > watch.whole:
             what = f"more than the original takes here, {watch.whole:.3g} ms"
             raise OptionError(f"--latency: got {text}, {what}; expected what may remain of it")
-    return replace(goal, budgets=(*goal.budgets, Budget(watch.model, asked, text, "latency", None, watch.milliseconds, CLOSE)))
+    budget = Budget(watch.model, asked, text, "latency", None, watch.milliseconds, CLOSE, watch.learned)
+    return replace(goal, budgets=(*goal.budgets, budget))
 
 
 def stopwatch(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,7 +100,12 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     samples = provide(loaded, options, data, components.make, effort, progress)
     judge = _judge(loaded, options, samples, metric)
     own = effort.within(BEFORE_BLOCKS) if options.unification.on else effort
-    decision, recovery = _best_cut(loaded, analysis, options, components, samples, judge, own, progress)
+
+    def chosen(options: Options, effort: Effort) -> tuple[Decision, Recovery | None]:
+        return _best_cut(loaded, analysis, options, components, samples, judge, effort, progress)
+
+    searched = options.selection.searches
+    decision, recovery = _deepest_cut(chosen, options, own) if searched else chosen(options, own)
     numbers = data.integers if data else None
     verification = _verified(decision, options.checks, progress, numbers)
     if recovery is not None:
@@ -268,8 +273,6 @@ def _best_cut(
     progress: Progress,
 ) -> tuple[Decision, Recovery | None]:
     """The cut and its recovery; channels are chosen in rounds only if that does better on held-out samples than one round."""
-    if options.selection.searches:
-        return _deepest_cut(loaded, analysis, options, components, samples, judge, effort, progress)
     rounds = options.recovery.rounds
     batches = _batches(samples.fit, loaded.model) if samples and (rounds > 1 or options.calibrated) else ()
     fit = samples.fit if samples and judge else None
@@ -332,23 +335,15 @@ def _goal(
 
 
 def _deepest_cut(
-    loaded: Loaded,
-    analysis: Analysis,
-    options: Options,
-    components: Components,
-    samples: Samples | None,
-    judge: Evaluator | None,
-    effort: Effort,
-    progress: Progress,
+    chosen: Callable[[Options, Effort], tuple[Decision, Recovery | None]], options: Options, effort: Effort
 ) -> tuple[Decision, Recovery | None]:
-    """The deepest cut that loses no more than is allowed, and its recovery."""
+    """The deepest cut that loses no more than is allowed, and its recovery; `chosen` makes a cut that options state."""
     from onnxprune.pipeline.loss import deepest, loss_of  # on demand, for a quick start
 
     measure = options.data.metric.__name__ if callable(options.data.metric) else "top-1"
 
     def attempt(share: float, effort: Effort) -> tuple[Decision, Recovery | None]:
-        asked = replace(options, selection=replace(options.selection, macs=f"{share:.3%}"))
-        return _best_cut(loaded, analysis, asked, components, samples, judge, effort, progress)
+        return chosen(replace(options, selection=replace(options.selection, macs=f"{share:.3%}")), effort)
 
     def loss(recovery: Recovery | None) -> Loss:
         assert recovery is not None

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -81,7 +80,7 @@ def sensitivity_loaded(
         ratios: fractions of the channels of a group to remove.
         jobs: number of cuts that are judged at a time, each on one core; None: one per core.
         known: an earlier result, whose cuts are not made again; it must have been made with the same model, data and options.
-        keep: called every few seconds and at the end.
+        keep: called every few seconds, at the end, and if it is interrupted.
         progress: called with the name of a stage and the fraction done, 0 to 1.
 
     Raises:
@@ -113,7 +112,7 @@ def sensitivity_loaded(
 
     def result() -> Sensitivity:
         curves = (
-            Curve(g.name, len(g), share, tuple(made[g.name, r] for r in ratios if (g.name, r) in made))
+            Curve(g.name, len(g), share, tuple(made[key] for key in sorted(made) if key[0] == g.name))
             for g, share in zip(space.groups, shares, strict=True)
         )
         what = loss_of(judge.before, judge.before, measure).what
@@ -121,26 +120,30 @@ def sensitivity_loaded(
         return Sensitivity(asked, loaded.name, options.data.source, len(data), measure, before, what, tuple(curves))
 
     wanted = [_Cut(k, r) for k, g in enumerate(space.groups) for r in ratios if (g.name, r) not in made]
-    saved, total = time.monotonic(), len(space.groups) * len(ratios)
-    progress("sensitivity", 1 - len(wanted) / max(total, 1))
+    keep, saved, total = keep or (lambda found: None), time.monotonic(), max(len(space.groups) * len(ratios), 1)
+    progress("sensitivity", 1 - len(wanted) / total)
     try:
-        for one, point in _judged(wanted, space, judge, measure, jobs or os.cpu_count() or 1):
-            made[space.groups[one.group].name, one.ratio] = point
-            progress("sensitivity", len(made) / max(total, 1))
-            if keep is not None and time.monotonic() - saved > SAVED_EVERY:
+        for k, (one, point) in enumerate(_judged(wanted, space, judge, measure, jobs or os.cpu_count() or 1)):
+            if point is not None:
+                made[space.groups[one.group].name, one.ratio] = point
+            progress("sensitivity", 1 - (len(wanted) - k - 1) / total)
+            if time.monotonic() - saved > SAVED_EVERY:
                 keep(result())
                 saved = time.monotonic()
-    finally:
-        if keep is not None:
-            keep(result())
-    return result()
+    except KeyboardInterrupt:
+        keep(result())
+        raise
+    keep(found := result())
+    return found
 
 
-def _judged(wanted: Sequence[_Cut], space: Space, judge: Evaluator, measure: str, jobs: int) -> Iterator[tuple[_Cut, Point]]:
+def _judged(
+    wanted: Sequence[_Cut], space: Space, judge: Evaluator, measure: str, jobs: int
+) -> Iterator[tuple[_Cut, Point | None]]:
     """Each cut with what it loses, as they are done; few are waiting at a time."""
     left = iter(wanted)
     with ThreadPoolExecutor(jobs) as pool:
-        running: dict[Future[Point], _Cut] = {}
+        running: dict[Future[Point | None], _Cut] = {}
         try:
             while True:
                 running |= {pool.submit(_point, one, space, judge, measure): one for one in islice(left, jobs - len(running))}
@@ -152,7 +155,8 @@ def _judged(wanted: Sequence[_Cut], space: Space, judge: Evaluator, measure: str
             pool.shutdown(cancel_futures=True)
 
 
-def _point(one: _Cut, space: Space, judge: Evaluator, measure: str) -> Point:
+def _point(one: _Cut, space: Space, judge: Evaluator, measure: str) -> Point | None:
+    """What a cut loses; None if a node cannot follow it."""
     units = space.units[one.group]
     kept = units.kept[-1] - round(one.ratio * int(units.kept[-1]))
     width = max(units.lowest, int(np.abs(units.kept - kept).argmin()))
@@ -161,8 +165,8 @@ def _point(one: _Cut, space: Space, judge: Evaluator, measure: str) -> Point:
     left = int((~dropped[space.groups[one.group].roots]).sum())
     try:
         found = judge.judge(cut(space.coupled, dropped))
-    except CutError:  # a node cannot follow
-        return Point(one.ratio, left, math.nan, None, None, math.inf)
+    except CutError:
+        return None
     loss = loss_of(found, judge.before, measure).value
     return Point(one.ratio, left, found.lost, found.agreement, found.accuracy, loss)
 

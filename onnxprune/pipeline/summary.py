@@ -167,9 +167,9 @@ def _target(limit: Limit, remains: float, found: Findings, decision: Decision) -
 
 
 def _is_met(limit: Limit, remains: float, found: Findings) -> bool:
-    """Whether a limit holds; of a latency, whether the lower end of what was measured is within it."""
+    """Whether a limit holds; of a latency, whether the lower end of its median's interval is within it."""
     if limit.target == "latency" and found.timing is not None:
-        return found.timing.latencies[0].median_ms / found.timing.speedup_high[1] <= limit.most
+        return found.timing.latencies[0].median_ms / found.timing.speedup_most[1] <= limit.most
     return remains <= limit.most
 
 

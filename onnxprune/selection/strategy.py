@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx import ModelProto
 
@@ -17,6 +17,7 @@ from onnxprune.cost.model import CostModel
 from onnxprune.selection.alignment import relaxations
 from onnxprune.selection.order import Order, Widths
 from onnxprune.selection.space import Space
+from onnxprune.types import Mask
 
 NEAR = 0.99
 """A cost within one percent below the limit is close enough."""
@@ -33,6 +34,7 @@ class Limit:
         target: the option that states it; empty for costs that have none.
         measured: a cut model -> its cost, if that is measured, or the cost after a later step.
         near: how close to the limit a measured cost must come, as a fraction of it.
+        learned: a cost, the labels that a cut drops, and what was measured of it -> the cost, corrected.
     """
 
     cost: CostModel
@@ -41,6 +43,11 @@ class Limit:
     target: str = ""
     measured: Callable[[ModelProto], float] | None = None
     near: float = NEAR
+    learned: Callable[[CostModel, Mask, float], CostModel] | None = None
+
+    def corrected(self, dropped: Mask, found: float) -> Limit:
+        """The same limit after a cut without the labels `dropped` (n_labels,) turned out to cost `found`."""
+        return replace(self, cost=self.learned(self.cost, dropped, found)) if self.learned else self
 
 
 Strategy = Callable[[Space, Sequence[Limit]], Widths]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from onnxprune.cost.benchmark import Runner, benchmark, in_turn
+from onnxprune.cost.benchmark import Runner, around_median, benchmark, in_turn
 from onnxprune.errors import DataError
 from onnxprune.types import Advance, Array, Feeds
 from tests.cases.nets import small
@@ -47,6 +47,16 @@ def test_a_machine_that_slows_down_does_not_change_the_speedup() -> None:
     found = benchmark([small(), small()], FEEDS, 3, 1.5, run=machine(times))
     assert found.speedup_low[1] == found.speedup[1] == found.speedup_high[1] == pytest.approx(2.0)
     assert found.latencies[0].low_ms < found.latencies[0].high_ms
+
+
+def test_the_interval_of_a_median_holds_it_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    for n in (7, 20, 101):
+        least, most = around_median(rng.lognormal(size=(n, 4000)))
+        assert 0.9 <= ((least <= 1) & (most >= 1)).mean() <= 0.99
+    found = benchmark([small(), small()], FEEDS, 3, 1.5, run=machine(np.array([[0.002, 0.001]] * 30 + [[0.002, 0.004]] * 70)))
+    assert found.speedup_high[1] == pytest.approx(2.0)
+    assert found.speedup_least[1] == found.speedup[1] == found.speedup_most[1] == pytest.approx(0.5)
 
 
 def test_models_run_in_turn() -> None:

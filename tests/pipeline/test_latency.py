@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.groups import find_groups
-from onnxprune.cost.latency import Features, Latency, fitted
+from onnxprune.cost.latency import Features, Latency, Timed, fitted
 from onnxprune.cost.model import of_original
 from onnxprune.cost.size import cost
 from onnxprune.errors import OptionError
@@ -66,7 +66,7 @@ def test_a_share_of_the_latency_is_reached_and_hardly_less(asked: str, noise: fl
     assert target.kept == pytest.approx(share, rel=1e-6 + 4 * noise)
 
 
-@pytest.mark.parametrize("bend", [0.2, 0.5, 1.3])
+@pytest.mark.parametrize("bend", [0.2, 0.5, 1.3, 2.0])
 @pytest.mark.parametrize("asked", ["60%", "80%"])
 def test_a_machine_that_the_model_does_not_describe_is_measured_until_the_target_is_met(asked: str, bend: float) -> None:
     report = cut(0.0, FIXED, bend, latency=asked, align="none")
@@ -106,7 +106,7 @@ def test_another_unit_or_no_time_at_all_is_refused(given: str) -> None:
         pruned(TRAINED, latency=given)
 
 
-def test_the_model_finds_what_layers_cost_and_predicts_the_original_exactly() -> None:
+def test_the_model_finds_what_layers_cost() -> None:
     coupled = analyse(read_graph(load(TRAINED).model)).coupled
     features, rng = Features.of_graph(coupled, 16), np.random.default_rng(0)
     nothing = np.zeros(len(coupled.roots), bool)
@@ -116,11 +116,12 @@ def test_the_model_finds_what_layers_cost_and_predicts_the_original_exactly() ->
     seen = [features.of(dropped) for dropped in cuts]
     times = [float(x @ true) * (1 + 0.01 * rng.standard_normal()) for x in seen]
     whole = float(features.of(nothing) @ true)
-    latency = Latency(features, fitted(seen[:20], times[:20], features.of(nothing), whole))
-    assert of_original(latency, len(nothing)) == pytest.approx(whole)
+    timed = [Timed(*pair) for pair in zip(seen[:20], times[:20], strict=True)]
+    latency = Latency(features, fitted([*timed, Timed(features.of(nothing), whole, 10.0)]))
+    assert of_original(latency, len(nothing)) == pytest.approx(whole, rel=2e-3)
     errors = [abs(latency.of(dropped) / float(x @ true) - 1) for dropped, x in zip(cuts[20:], seen[20:], strict=True)]
     assert max(errors) < 0.05
-    assert (latency.costs >= 0).all()
+    assert (latency.costs[:-1] >= 0).all()
 
 
 KINDS = """g (float[1,8,8,8] x, float[24,8,3,3] w1, float[24,1,3,3] w2, float[24,12,1,1] w3, float[20,24,1,1] w4,

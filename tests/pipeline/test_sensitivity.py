@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import ModelProto
 
 import onnxprune
+from onnxprune.analysis.coupling import Coupled
 from onnxprune.cli.app import run
 from onnxprune.data.load import load_data
-from onnxprune.errors import DataError, OptionError
+from onnxprune.errors import CutError, DataError, OptionError
 from onnxprune.evaluation.evaluator import Evaluator
 from onnxprune.ir.files import load
 from onnxprune.options import Options
@@ -23,7 +25,9 @@ from onnxprune.pipeline import sensitivity
 from onnxprune.pipeline.prune import resolved
 from onnxprune.pipeline.sensitivity import sensitivity_loaded
 from onnxprune.report.sensitivity import Curve, Point, Sensitivity
+from onnxprune.rewrite.cut import cut
 from onnxprune.selection.bounds import LayerRatios
+from onnxprune.types import Mask
 from tests.cases.commands import Capture, files
 from tests.cases.nets import TRAINED, pruned, small, write
 
@@ -65,7 +69,7 @@ def test_what_was_done_is_kept_and_not_done_again(found: Sensitivity, monkeypatc
     kept: list[Sensitivity] = []
     point, made = sensitivity._point, list[Any]()
 
-    def interrupted(one: Any, *rest: Any) -> Point:
+    def interrupted(one: Any, *rest: Any) -> Point | None:
         if len(made) == 5:
             raise KeyboardInterrupt
         made.append(one)
@@ -78,13 +82,40 @@ def test_what_was_done_is_kept_and_not_done_again(found: Sensitivity, monkeypatc
     assert 0 < sum(len(c.points) for c in part.curves) <= 5
     made.clear()
 
-    def counted(one: Any, *rest: Any) -> Point:
+    def counted(one: Any, *rest: Any) -> Point | None:
         made.append(one)
         return point(one, *rest)
 
     monkeypatch.setattr(sensitivity, "_point", counted)
     assert sensitivity_loaded(load(TRAINED), options(), RATIOS, 1, part) == found
     assert len(made) == 24 - sum(len(c.points) for c in part.curves)
+
+
+def test_a_cut_that_a_node_cannot_follow_has_no_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = list[float]()
+
+    def refusing(coupled: Coupled, dropped: Mask) -> ModelProto:
+        if dropped.sum() > 40:
+            raise CutError("cannot", 0)
+        return cut(coupled, dropped)
+
+    monkeypatch.setattr(sensitivity, "cut", refusing)
+    part = sensitivity_loaded(load(TRAINED), options(), (0.25,), 1, progress=lambda _, share: done.append(share))
+    assert 0 < sum(not c.points for c in part.curves) < len(part.curves)
+    assert done[-1] == 1.0
+    assert "Infinity" not in part.to_json()
+    assert "NaN" not in part.to_json()
+
+
+def test_an_error_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> Point:
+        raise DataError("broken")
+
+    kept: list[Sensitivity] = []
+    monkeypatch.setattr(sensitivity, "_point", fails)
+    with pytest.raises(DataError, match="broken"):
+        sensitivity_loaded(load(TRAINED), options(), RATIOS, 1, keep=kept.append)
+    assert not kept
 
 
 OTHERS = [({"samples": 50}, "data"), ({"criterion": "l1"}, "criterion"), ({"exclude": "layer1.*"}, "choice of weights")]
@@ -137,6 +168,8 @@ def test_the_command_goes_on_with_its_own_file_and_refuses_others(command: list[
     first = json.loads(capsys.readouterr().out)
     assert run([*command[:-1], "0.25,0.5,0.75"]) == 0
     assert len(Sensitivity.read(tmp_path / "net.sensitivity.json").curves[0].points) == 3
+    assert run([*command[:-1], "0.5"]) == 0
+    assert [p.ratio for p in Sensitivity.read(tmp_path / "net.sensitivity.json").curves[0].points] == [0.25, 0.5, 0.75]
     assert first["format"] == "onnxprune-sensitivity/1"
     capsys.readouterr()
     assert run([*command, "--criterion", "l1"]) == 2
@@ -159,6 +192,7 @@ def test_the_command_goes_on_with_its_own_file_and_refuses_others(command: list[
         (["--layer-ratios", "f.toml"], "got one of them, expected both"),
         (["--max-loss", "99%", "--layer-ratios", "f.toml"], "below one half"),
         (["--picture", "s.png"], "ends in .svg"),
+        (["-o", "s.csv"], "--output: got 's.csv'"),
         (["--data", "synthetic"], "sensitivity: requires --data"),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",

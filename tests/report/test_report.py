@@ -43,7 +43,8 @@ def test_pins_are_listed_largest_first() -> None:
 
 def timed(speedup: float) -> Benchmark:
     one, other = Latency(1.0, 0.9, 1.1, 9), Latency(1 / speedup, 0.9 / speedup, 1.1 / speedup, 9)
-    return Benchmark((one, other), (1.0, speedup), (1.0, speedup), (1.0, speedup), 1, "CPUExecutionProvider", {})
+    both = (1.0, speedup)
+    return Benchmark((one, other), both, both, both, both, both, 1, "CPUExecutionProvider", {})
 
 
 @pytest.mark.parametrize("speedup", [0.8, 1.4])

@@ -10,11 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxprune.analysis.analyse import analyse
+from onnxprune.analysis.groups import find_groups
+from onnxprune.cost.macs import macs_model
+from onnxprune.ir.facts import read_graph
 from onnxprune.selection.alignment import ladder
 from onnxprune.selection.budget import TARGETS, amount
 from onnxprune.selection.order import order_of
 from onnxprune.selection.sizing import Sizing
-from onnxprune.selection.strategy import filled, shallowest
+from onnxprune.selection.space import space_of
+from onnxprune.selection.strategy import Limit, filled, greedy, shallowest
 from onnxprune.selection.units import units_of
 from tests.cases.choosing import groups_of, scores_of
 from tests.cases.nets import TRAINED, pruned, small
@@ -62,6 +67,20 @@ def test_what_a_cut_adds_to_the_file_is_within_the_target() -> None:
     net = NETS["option A shortcut"].model()
     report = pruned(net, size="80%", align="none", verify=False).report
     assert report.bytes.after <= 0.8 * report.bytes.before
+
+
+def test_alignment_is_kept_where_that_is_near_enough() -> None:
+    """Of one group of 64 channels, 46 are within the limit: 32 of them are aligned, and 0.7 of it."""
+    coupled = analyse(read_graph(model(NET, 18))).coupled
+    groups = find_groups(coupled)
+    space = space_of(coupled, groups, [np.arange(64.0)], Sizing(align=16))
+    cost = macs_model(coupled)
+    most = cost.of(space.dropped([46]))
+    assert [greedy(space, [Limit(cost, most, near=near)]) for near in (0.69, 0.99)] == [[32], [46]]
+
+
+NET = """g (float[1,3,8,8] x, float[64,3,1,1] w1, float[5,64,1,1] w2) => (float[] y) {
+    a = Conv(x, w1)  b = Relu(a)  y = Conv(b, w2) }"""
 
 
 def test_a_budget_out_of_reach_is_missed_with_the_reason() -> None:
