@@ -11,7 +11,8 @@ from onnxprune.options import SelectionOptions
 from onnxprune.pipeline.goal import Goal, goal_of
 from onnxprune.pipeline.rounds import LEAST_SQUARES, RoundRecovery
 from onnxprune.pipeline.samples import Maker, made_up
-from onnxprune.selection.strategy import Strategy, greedy
+from onnxprune.selection.knapsack import within_limits
+from onnxprune.selection.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Components:
     """
 
     goal: Callable[[SelectionOptions], Goal] = goal_of
-    strategy: Strategy = greedy
+    strategy: Strategy = within_limits
     recover: RoundRecovery = LEAST_SQUARES
     make: Maker = made_up
     run: Runner = in_this_process

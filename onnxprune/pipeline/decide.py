@@ -130,10 +130,11 @@ def decide(
         limits = goal.limits(coupled)
         space = _space(coupled, groups, scored, options, limits)
         try:
-            dropped, pruned = _cut(space, limits, strategy, goal.ratio, spill)
+            dropped, pruned, said = _cut(space, limits, strategy, goal.ratio, spill)
             widths = () if selection.align == "auto" else unaligned(space.groups, dropped, space.sizing.align)
             macs = _macs_without_data(space, dropped, goal.ratio, options)
-            notes = _notes(analysis.refused, scored, groups) + macs + widths + _due(space, goal.ratio) + _added(graph, pruned)
+            notes = (*_notes(analysis.refused, scored, groups), *macs, *said, *widths, *_due(space, goal.ratio))
+            notes = (*notes, *_added(graph, pruned))
             most = int(space.order.removed[-1])
             return Decision(analysis, dropped, pruned, space.groups, notes, goal.ratio, limits, spill, most)
         except CutError as e:
@@ -147,8 +148,8 @@ def decide(
 
 def _cut(
     space: Space, limits: Sequence[Limit], strategy: Strategy, ratio: float | None, spill: Spill | None
-) -> tuple[Mask, ModelProto]:
-    """The labels to drop and the model without them, by a ratio or within limits.
+) -> tuple[Mask, ModelProto, tuple[str, ...]]:
+    """The labels to drop, the model without them, and notes on the choice, by a ratio or within limits.
 
     Limits on what a file holds are tightened by what a cut adds to it: nodes, and what removed channels leave behind. A cost
     that is measured learns from each cut.
@@ -156,18 +157,19 @@ def _cut(
     coupled = space.coupled
     if not limits:
         dropped = space.dropped(space.by_ratio(ratio or 0.0))
-        return dropped, cut(coupled, dropped, spill)
+        return dropped, cut(coupled, dropped, spill), ()
     aimed = limits
-    best: tuple[float, Mask] | None = None
+    best: tuple[float, Mask, str] | None = None
     for attempt in range(ATTEMPTS):
-        dropped = space.dropped(strategy(space, aimed))
+        chosen = strategy(space, aimed)
+        dropped = space.dropped(chosen.widths)
         pruned = cut(coupled, dropped, spill)
         deepest = not all(limit.cost.of(dropped) <= limit.most for limit in aimed)
         found = _found(limits, dropped, pruned, coupled)
         limits = [limit.corrected(dropped, cost) for limit, cost in zip(limits, found, strict=True)]
         fullest = max(x / limit.most for x, limit in zip(found, limits, strict=True))
         if fullest <= 1 and (best is None or fullest > best[0]):
-            best = fullest, dropped
+            best = fullest, dropped, chosen.note
         spare = 1 - SPARE * attempt  # what is added differs a little from cut to cut
         aims = [replace(x, most=x.cost.of(dropped) + spare * x.most - y) for x, y in zip(limits, found, strict=True)]
         near = min(limit.near for limit in limits)
@@ -180,8 +182,8 @@ def _cut(
     if best is not None and best[1] is not dropped:
         if spill:
             spill.clear()
-        return best[1], cut(coupled, best[1], spill)
-    return dropped, pruned
+        return best[1], cut(coupled, best[1], spill), (best[2],) * bool(best[2])
+    return dropped, pruned, (chosen.note,) * bool(chosen.note)
 
 
 def _same(a: Sequence[Limit], b: Sequence[Limit]) -> bool:
@@ -279,8 +281,8 @@ def _most_work(analysis: Analysis) -> str:
 def _space(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options: Options, limits: Sequence[Limit]) -> Space:
     """The cuts to choose from: of groups with scores, in the order of their scores.
 
-    Scores by activations are errors, to be compared with what they save: under limits, of the first cost; with a ratio, of the
-    multiply-accumulates, so that about as many remain as by the default criterion without data.
+    Scores by activations are errors, to be compared with what they save: with a ratio, of the multiply-accumulates, so that
+    about as many remain as by the default criterion without data.
     """
     known = [(g, s) for g, s in zip(groups, scored.scores, strict=True) if s is not None]
     sizing = Sizing(options.selection.scope, options.selection.alignment().multiple)
@@ -289,7 +291,7 @@ def _space(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options:
     if not options.calibrated or sizing.scope != "global" or not known:
         return space
     if limits:
-        return space.per(limits[0].cost)
+        return replace(space, additive=True)
     return matched(space, _without_data(space), macs_model(coupled))
 
 

@@ -32,6 +32,7 @@ class Space:
         sizing: how widths are chosen.
         given: the order in which units are dropped, if it does not follow from their scores.
         bounds: for each group, the smallest and the largest fraction that it keeps; empty: those of all groups.
+        additive: whether scores are errors, which add up, so that what a cut loses is the sum over what it drops.
     """
 
     coupled: Coupled = field(repr=False)
@@ -40,6 +41,7 @@ class Space:
     sizing: Sizing
     given: Order | None = field(default=None, repr=False)
     bounds: tuple[Bounds, ...] = ()
+    additive: bool = False
 
     @cached_property
     def order(self) -> Order:
@@ -64,11 +66,15 @@ class Space:
             dropped[group.roots[~units.best(width)]] = True
         return dropped[self.coupled.roots]
 
+    def kept(self) -> list[Vector]:
+        """For each group, the sum of the scores of its 0, 1, 2, ... best units' atoms (n_units + 1,)."""
+        return [np.concatenate([[0.0], np.cumsum((u.scores * u.sizes)[u.ranked])]) for u in self.units]
+
     def per(self, cost: CostModel, power: float = 1.0) -> Space:
         """Divide scores by a power of the cost of an atom: by the cost itself, errors become errors per unit of cost saved."""
         saved = self.saved(cost)
         found = [replace(u, scores=u.scores / each**power) for u, each in zip(self.units, saved.tolist(), strict=True)]
-        return replace(self, units=tuple(found))
+        return replace(self, units=tuple(found), additive=False)
 
     def saved(self, cost: CostModel) -> Vector:
         """The cost of an atom of each group (n_groups,): what dropping the whole group saves, divided by its atoms."""

@@ -24,9 +24,8 @@ from onnxprune.recovery.editor import Fitted
 from onnxprune.report.values import Report
 from onnxprune.rewrite.plan import plan_of
 from onnxprune.selection.budget import Amount
-from onnxprune.selection.order import Widths
 from onnxprune.selection.space import Space
-from onnxprune.selection.strategy import Limit, greedy
+from onnxprune.selection.strategy import Chosen, Limit, greedy
 from onnxprune.types import Advance, Array, Feeds, Mask, Vector
 from tests.cases.nets import small
 from tests.cases.pictures import pictures, trained_on
@@ -44,12 +43,13 @@ def test_a_strategy_that_is_ignored_is_detected(rounds: int) -> None:
     """It halves every group, though the limit asks for nothing."""
     asked: list[Limit] = []
 
-    def halves(space: Space, limits: Sequence[Limit]) -> Widths:
+    def halves(space: Space, limits: Sequence[Limit]) -> Chosen:
         asked.extend(limits)
-        return [len(units.scores) // 2 for units in space.units]
+        return Chosen([len(units.scores) // 2 for units in space.units], "halved")
 
     options = Options.of(**{**QUIET, "recover": "bias"}, macs="100%", rounds=rounds, data=data_for(small()))
     report = prune_loaded(load(small()), options, components=replace(DEFAULT, strategy=halves)).report
+    assert "halved" in report.notes
     assert widths(report) in ([16 // 2**rounds, 12 // 2**rounds], [16 // 2, 12 // 2])  # rounds that do not help are undone
     cuts = 1 if rounds == 1 else 1 + rounds
     assert [(limit.cost.name, limit.most) for limit in asked] == [("MACs", report.macs.before)] * cuts
@@ -138,7 +138,7 @@ def test_a_cost_that_is_ignored_is_detected(criterion: str, rounds: int) -> None
     """Of 28 channels, 25% may remain. By MACs, which the options name, nothing would be dropped."""
     asked: list[Limit] = []
 
-    def watched(space: Space, limits: Sequence[Limit]) -> Widths:
+    def watched(space: Space, limits: Sequence[Limit]) -> Chosen:
         asked.extend(limits)
         return greedy(space, limits)
 
@@ -158,8 +158,8 @@ def test_only_scores_that_are_errors_are_divided_by_the_cost_that_a_channel_save
     def scores(each: float) -> Vector:
         spaces: list[Space] = []
 
-        def watched(space: Space, limits: Sequence[Limit]) -> Widths:
-            spaces.append(space)
+        def watched(space: Space, limits: Sequence[Limit]) -> Chosen:
+            spaces.append(space.per(limits[0].cost) if space.additive else space)
             return greedy(space, limits)
 
         goal = Goal(None, (Budget(lambda coupled: Channels(coupled, each), Amount(0.5, True)),))
