@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 from onnxprune.analysis.analyse import Analysis, check_patterns, refuse
 from onnxprune.analysis.coupling import Coupled
+from onnxprune.analysis.dead import dead_labels, without
 from onnxprune.analysis.groups import Group
 from onnxprune.cost.macs import macs_model
 from onnxprune.cost.model import of_original
@@ -61,6 +62,8 @@ class Decision:
         limits: what the cost of the model should not exceed.
         spill: storage of the large weights of `pruned`; it exists as long as this object does.
         most: number of channels that the deepest cut removes; None if unknown.
+        dead: (n_labels,) True for labels that are dropped because they are provably always zero; None if unknown.
+        ranges: what that holds for: for some inputs, the lowest and the highest number.
     """
 
     analysis: Analysis = field(repr=False)
@@ -72,6 +75,8 @@ class Decision:
     limits: tuple[Limit, ...] = ()
     spill: Spill | None = field(default=None, repr=False)
     most: int | None = None
+    dead: Mask | None = field(default=None, repr=False)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def check_selection(analysis: Analysis, selection: SelectionOptions, name: str) -> None:
@@ -105,8 +110,11 @@ def decide(
     strategy: Strategy = greedy,
     goal: Goal | None = None,
     effort: Effort | None = None,
+    provable: bool = True,
 ) -> Decision:
     """Choose channels and cut them; a node that cannot follow keeps its channels, and the choice is repeated.
+
+    Channels that are provably always zero go in any case, and count for no ratio.
 
     Args:
         analysis: the analysis of the model.
@@ -115,6 +123,7 @@ def decide(
         strategy: how limits are met.
         goal: what must be reached; None: what the options state.
         effort: the time that there is for criteria that use activations; None: unlimited.
+        provable: whether to look for channels that are always zero.
 
     Raises:
         PruneError: `MAX_REFUSALS` cuts were rejected.
@@ -125,18 +134,21 @@ def decide(
     given = selection.scores if isinstance(selection.scores, Mapping) else None
     scorer = Scorer(options.criterion, options.data.seed, batches, effort, selection.normalise) if given is None else None
     for _ in range(MAX_REFUSALS):
-        coupled, groups = analysis.coupled, eligible(analysis, selection, name)
+        coupled, allowed = analysis.coupled, eligible(analysis, selection, name)
+        dead, ranges = provably_dead(coupled, allowed, options) if provable else (None, {})
+        groups = allowed if dead is None else without(allowed, dead)
         scored = scorer.score(coupled, groups) if scorer else scores_from_file(coupled, groups, given or {})
         limits = goal.limits(coupled)
-        space = _space(coupled, groups, scored, options, limits)
+        space = _space(coupled, groups, scored, options, limits, dead)
         try:
             dropped, pruned, said = _cut(space, limits, strategy, goal.ratio, spill)
             widths = () if selection.align == "auto" else unaligned(space.groups, dropped, space.sizing.align)
             macs = _macs_without_data(space, dropped, goal.ratio, options)
             notes = (*_notes(analysis.refused, scored, groups), *macs, *said, *widths, *_due(space, goal.ratio))
-            notes = (*notes, *_added(graph, pruned))
-            most = int(space.order.removed[-1])
-            return Decision(analysis, dropped, pruned, space.groups, notes, goal.ratio, limits, spill, most)
+            notes = (*notes, *_always_zero(allowed, dead), *_added(graph, pruned))
+            most, names = int(space.order.removed[-1]), {g.name for g in space.groups}
+            shrunk = tuple(g for g in allowed if g.name in names or (dead is not None and dead[g.roots].any()))
+            return Decision(analysis, dropped, pruned, shrunk, notes, goal.ratio, limits, spill, most, dead, ranges)
         except CutError as e:
             if spill:
                 spill.clear()
@@ -278,7 +290,38 @@ def _most_work(analysis: Analysis) -> str:
     return f"; {share} channels that are kept because {first.pin}"
 
 
-def _space(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options: Options, limits: Sequence[Limit]) -> Space:
+def provably_dead(
+    coupled: Coupled, groups: Sequence[Group], options: Options
+) -> tuple[Mask | None, Mapping[str, tuple[float, float]]]:
+    """Labels (n_labels,) of channels that are always zero, None if there are none; and the ranges of inputs that are stated."""
+    ranges: dict[str, tuple[float, float]] = {}
+    if options.data.preprocess:
+        from onnxprune.data.images import like_images  # on demand, for a quick start
+
+        (low, high), _ = like_images(coupled.graph.model, options.data.preprocess)
+        ranges = {coupled.graph.inputs[0]: (min(low), max(high))}
+    dead = dead_labels(coupled, groups, ranges)
+    return (dead, ranges) if dead.any() else (None, {})
+
+
+def _always_zero(groups: Sequence[Group], dead: Mask | None) -> tuple[str, ...]:
+    """A note on channels that went because they are always zero."""
+    if dead is None:
+        return ()
+    counts = {g.name: n for g in groups if (n := int(dead[g.roots].sum()))}
+    listed = ", ".join(f"{n} of {name}" for name, n in [*counts.items()][:3]) + ", ..." * (len(counts) > 3)
+    what = "channel is" if sum(counts.values()) == 1 else "channels are"
+    return (f"{sum(counts.values())} {what} provably always zero and removed besides, without any change ({listed})",)
+
+
+def _space(
+    coupled: Coupled,
+    groups: tuple[Group, ...],
+    scored: Scored,
+    options: Options,
+    limits: Sequence[Limit],
+    dead: Mask | None = None,
+) -> Space:
     """The cuts to choose from: of groups with scores, in the order of their scores.
 
     Scores by activations are errors, to be compared with what they save: with a ratio, of the multiply-accumulates, so that
@@ -287,7 +330,7 @@ def _space(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options:
     known = [(g, s) for g, s in zip(groups, scored.scores, strict=True) if s is not None]
     sizing = Sizing(options.selection.scope, options.selection.alignment().multiple)
     bounds = _bounds(coupled, [g for g, _ in known], options.selection)
-    space = space_of(coupled, [g for g, _ in known], [s for _, s in known], sizing, bounds)
+    space = space_of(coupled, [g for g, _ in known], [s for _, s in known], sizing, bounds, dead)
     if not options.calibrated or sizing.scope != "global" or not known:
         return space
     if limits:
@@ -298,7 +341,7 @@ def _space(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options:
 def _without_data(space: Space) -> Space:
     """The same groups in the order of the default criterion without data."""
     scores = Scorer(WITHOUT_DATA).score(space.coupled, space.groups).scores
-    return space_of(space.coupled, space.groups, [s for s in scores if s is not None], space.sizing, space.bounds)
+    return space_of(space.coupled, space.groups, [s for s in scores if s is not None], space.sizing, space.bounds, space.dead)
 
 
 def _macs_without_data(space: Space, dropped: Mask, ratio: float | None, options: Options) -> tuple[str, ...]:

@@ -56,6 +56,8 @@ BEFORE_BLOCKS = 0.25
 """Fraction of the time that is left for the cut and its recovery, if weights are unified afterwards."""
 NOT_REPEATED = ("recover", "recovered", "work")
 """What a plan says about how weights were fitted, which applying it does not repeat."""
+POINTS = 1025
+"""How many numbers of a range are fed."""
 SEEDS = 3
 """Seeded inputs on which the written file is compared with its weights."""
 
@@ -443,7 +445,9 @@ def _verified(
     if not checks.verify:
         return None
     coupled = decision.analysis.coupled
-    return verify(coupled, decision.dropped, decision.pruned, lambda done: progress("verify", done), numbers)
+    ranged = {name: np.linspace(*ends, POINTS) for name, ends in decision.ranges.items()}
+    fed = {**ranged, **(numbers or {})}
+    return verify(coupled, decision.dropped, decision.pruned, lambda done: progress("verify", done), fed, decision.dead)
 
 
 def _recovered(

@@ -69,7 +69,8 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
         GroupRow(g.name, len(g), int((~decision.dropped[g.roots]).sum()), tuple(f"{w}[{axis}]" for w, axis in g.members))
         for g in decision.groups
     )
-    prunable, removed = sum(r.before for r in rows), sum(r.before - r.after for r in rows)
+    dead = 0 if decision.dead is None else sum(int(decision.dead[g.roots].sum()) for g in decision.groups)
+    prunable, removed = sum(r.before for r in rows) - dead, sum(r.before - r.after for r in rows) - dead
     unified = found.unified
     last = unified.recovery if unified else found.recovery
     decision = replace(decision, limits=tuple(_as_measured(limit, found) for limit in decision.limits))
@@ -86,6 +87,7 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
         align_reason=align_reason,
         prunable=prunable,
         removed=removed,
+        dead=dead,
         macs=Change(found.before.macs, found.after.macs),
         params=Change(found.before.params, found.after.params),
         loss=loss,
