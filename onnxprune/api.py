@@ -44,6 +44,7 @@ def prune(
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     carrier: str | Sequence[str] = (),
+    depth: bool = False,
     allow_renormalising: bool = False,
     data: Source | None = None,
     preprocess: str | None = None,
@@ -88,6 +89,7 @@ def prune(
         align: round widths to what is fast on this processor ("auto"), to multiples of a number, or not at all ("none").
         include, exclude: glob patterns (one, or several) of the names of weights that may, or must not, be cut.
         carrier: which factor of a split axis is cut: "outer", "inner", "auto", or patterns such as "*attn*=outer".
+        depth: whether whole residual branches may go, too; needs a target and `data`.
         allow_renormalising: whether means, normalisations and softmax over channels may work on the kept channels.
         data: typical inputs: a path, `module:function`, "synthetic", "random", arrays by input name, or loaded samples.
         preprocess: how images are converted to inputs, as in "size=224x224,mean=0.5,std=0.5".
@@ -136,6 +138,7 @@ def prune(
         include=include,
         exclude=exclude,
         carrier=carrier,
+        depth=depth,
         allow_renormalising=allow_renormalising,
         data=data,
         preprocess=preprocess,

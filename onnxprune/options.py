@@ -82,6 +82,7 @@ class SelectionOptions:
         carrier: which factor of a split axis is cut: "outer" (whole heads, whole groups), "inner" (the size of every head, the
             members of every group) or "auto"; also by patterns of weight names, `["*attn*=outer"]`.
         allow_renormalising: whether means, normalisations and softmax over channels may work on the kept channels.
+        depth: whether whole residual branches may go, too.
     """
 
     ratio: float | None = None
@@ -101,6 +102,7 @@ class SelectionOptions:
     exclude: str | Sequence[str] = ()
     carrier: str | Sequence[str] = ()
     allow_renormalising: bool = False
+    depth: bool = False
 
     def __post_init__(self) -> None:
         """Reject values of a wrong type or out of range, before any work is done."""
@@ -119,6 +121,8 @@ class SelectionOptions:
             names = ", --".join(("ratio", *(targets or TARGETS)))
             wanted = "expected what to remove (--ratio 0.5), or what may remain (50%, 300M, 2MB)"
             raise OptionError(f"--{names}: got {got}, {wanted}")
+        if self.depth and not targets:
+            raise OptionError("--depth: needs a target that channels and branches share, such as --macs 50% or --latency 50%")
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise OptionError(
                 f"--ratio: got {self.ratio:g}, expected 0 <= ratio < 1, the fraction of channels to remove (0.5 = half)"
@@ -435,6 +439,11 @@ class Options:
         """Whether channels are scored by their activations."""
         return self.criterion in CALIBRATED and self.selection.scores is None
 
+    def seconds(self) -> float:
+        """Time for all work on samples: that of one cut for each of several, if these are tried and no time is stated."""
+        cuts = len(BRANCHES) + 1 if self.selection.depth and self.recovery.time_budget is None else 1
+        return self.recovery.seconds() * cuts
+
     def asked(self) -> dict[str, Any]:
         """The options that decide the cut, for plans and reports."""
         selection = self.selection
@@ -449,6 +458,7 @@ class Options:
             "align": selection.alignment().multiple,
             **({"include": list(selection.include)} if selection.include else {}),
             **({"exclude": list(selection.exclude)} if selection.exclude else {}),
+            **({"depth": True} if selection.depth else {}),
             "recover": self.recovery.recover,
             **({"rounds": self.recovery.rounds} if self.recovery.rounds > 1 else {}),
             **selection.policy().to_dict(),
@@ -456,6 +466,8 @@ class Options:
         }
 
 
+BRANCHES = (1, 2, 4, 8)
+"""How many residual branches are left out in the cuts that `depth` tries, besides none."""
 GROUPS: Mapping[str, Any] = MappingProxyType(
     {
         "selection": SelectionOptions,

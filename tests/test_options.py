@@ -75,6 +75,7 @@ MISTYPED: dict[str, Any] = {
     "exclude": [3],
     "carrier": 3,
     "allow_renormalising": "no",
+    "depth": "no",
     "data": 5,
     "preprocess": 5,
     "samples": "3",

@@ -202,6 +202,15 @@ Carrier = Annotated[
         show_default=False,
     ),
 ]
+Depth = Annotated[
+    bool,
+    _option(
+        SELECTION,
+        "--depth",
+        help="Whole residual branches may go, too, where the model then does better on held-out samples. Needs a target and "
+        "--data; several cuts are tried.",
+    ),
+]
 AllowRenormalising = Annotated[
     bool,
     _option(

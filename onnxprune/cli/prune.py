@@ -45,6 +45,7 @@ def prune(
     include: ask.Include = [],  # noqa: B006
     exclude: ask.Exclude = [],  # noqa: B006
     carrier: ask.Carrier = [],  # noqa: B006
+    depth: ask.Depth = False,
     allow_renormalising: ask.AllowRenormalising = False,
     data: ask.Data = None,
     preprocess: ask.Preprocess = None,
@@ -91,6 +92,7 @@ def prune(
         include=include,
         exclude=exclude,
         carrier=carrier,
+        depth=depth,
         allow_renormalising=allow_renormalising,
         data=data,
         preprocess=preprocess,

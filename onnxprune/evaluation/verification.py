@@ -129,6 +129,26 @@ def verify(
     return replace(found, renormalising=mixing, reached=ran, unreached=tuple(unreached), flaw=flaw)
 
 
+def verify_shortened(
+    graph: Graph, muted: ModelProto, shortened: ModelProto, numbers: Mapping[str, Array] | None = None
+) -> None:
+    """Check that a model without some residual branches computes what it computes with these branches times zero.
+
+    Args:
+        graph: the original.
+        muted, shortened: as `rewrite.shorten` makes them.
+        numbers: as for `verify`.
+
+    Raises:
+        VerificationError: the results differ.
+    """
+    tries = [feeds_for(graph, case, seed, numbers or {}) for seed, case in enumerate(_cases(graph))]
+    runs, engine, _ = _runs(muted, tries)
+    with runnable(shortened) as source:
+        run, _ = runner(source, shortened, engine)
+        _compare(runs, run, engine, [v.name for v in muted.graph.output])
+
+
 def _equal(coupled: Coupled, dropped: Mask, original: ModelProto, pruned: ModelProto, tries: Sequence[Feeds]) -> Verification:
     """Compare two models on the inputs that the first one runs on."""
     runs, engine, failures = _runs(original, tries)

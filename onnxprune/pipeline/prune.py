@@ -13,6 +13,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.analysis.analyse import Analysis, analyse
+from onnxprune.analysis.coupling import carried
 from onnxprune.compression.carrier import unified_names
 from onnxprune.cost import benchmark
 from onnxprune.cost.benchmark import Runner, in_this_process
@@ -26,9 +27,10 @@ from onnxprune.effort import Clock, Effort
 from onnxprune.errors import CutError, DataError, ModelError, OptionError, PlanError
 from onnxprune.evaluation.evaluator import Evaluator, Metric
 from onnxprune.evaluation.structure import check_contract, only_weights
-from onnxprune.evaluation.verification import Verification, verify
+from onnxprune.evaluation.verification import Verification, verify, verify_shortened
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import Loaded
+from onnxprune.ir.graph import Graph
 from onnxprune.ir.sharing import shared_again
 from onnxprune.ir.spill import spill_for
 from onnxprune.ir.tensors import size_of
@@ -44,6 +46,7 @@ from onnxprune.pipeline.summary import Findings, report_of
 from onnxprune.report.values import Change
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan, dropped_by, plan_of
+from onnxprune.rewrite.shorten import branches, muted, shortened
 from onnxprune.selection.bounds import LayerRatios
 from onnxprune.types import Array, Feeds, Progress, Shapes, silent
 
@@ -86,6 +89,8 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
         raise ModelError(f"{loaded.name}: {why}; cut the original, with --unify")
     if options.unification.on:
         _check_blocks(loaded, options)
+    if options.selection.depth:
+        _check_depth(options)
     graph = read_graph(loaded.model, options.data.input_shape)
     analysis = analyse(graph, options.selection.policy())
     check_selection(analysis, options.selection, loaded.name)
@@ -93,7 +98,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     progress("analyse", 1)
     work = options.recovery.work
     assert not isinstance(work, str | Path)
-    effort = Effort(Clock(math.inf if work else options.recovery.seconds()), work)
+    effort = Effort(Clock(math.inf if work else options.seconds()), work)
     data = read_data(loaded, options, effort, progress)
     if data is not None and data.made is None and (shapes := sizes_of(data)) != options.data.input_shape:
         options = replace(options, data=replace(options.data, input_shape=shapes))
@@ -104,7 +109,19 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     own = effort.within(BEFORE_BLOCKS) if options.unification.on else effort
 
     def chosen(options: Options, effort: Effort) -> tuple[Decision, Recovery | None]:
-        return _best_cut(loaded, analysis, options, components, samples, judge, effort, progress)
+        goal = _goal(loaded, options, components, judge, samples.fit.integers if samples else None, progress)
+        if not options.selection.depth:
+            return _best_cut(loaded, analysis, options, components, samples, judge, effort, progress, goal)
+        from onnxprune.pipeline.depth import shallower  # on demand, for a quick start
+
+        amounts = goal.of(analysis.coupled)
+
+        def attempt(shorter: Analysis, effort: Effort) -> tuple[Decision, Recovery | None]:
+            teacher = None if shorter is analysis else analysis
+            return _best_cut(loaded, shorter, options, components, samples, judge, effort, progress, amounts, teacher)
+
+        assert judge is not None
+        return shallower(analysis, loaded.model, judge, attempt, effort, progress)
 
     searched = options.selection.searches
     decision, recovery = _deepest_cut(chosen, options, own) if searched else chosen(options, own)
@@ -129,7 +146,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     )
     made_by = _made_by(options.asked(), found)
     plan = plan_of(decision.analysis.coupled, decision.dropped, loaded.sha256, made_by, derived=loaded.derived)
-    plan = replace(plan, blocks=unified.masks) if unified else plan
+    plan = replace(plan, blocks=unified.masks if unified else {}, removed=decision.removed)
     return _result(loaded, decision, model, plan, options, options.asked(), found)
 
 
@@ -196,6 +213,20 @@ def _result(
     report = replace(report, notes=(*_taken(loaded.model, found, options), *report.notes))
     written = found.unified.model if found.unified else model
     return Result(written, plan, report, loaded.external, decision.spill, loaded.files)
+
+
+def _check_depth(options: Options) -> None:
+    """Reject what does not go with `depth`, before any sample is read.
+
+    Raises:
+        OptionError: it needs what is not given, or does not go with what is.
+    """
+    if not options.data.given:
+        raise OptionError("--depth: requires --data, typical inputs: what a branch is worth shows only there")
+    if options.recovery.recover == "none":
+        raise OptionError("--depth: got --recover none, expected a recovery, which has to make up for whole branches")
+    if options.unification.on:
+        raise OptionError("--depth: does not go with --unify; unify the result with 'onnxprune unify'")
 
 
 def _check_blocks(loaded: Loaded, options: Options) -> None:
@@ -273,13 +304,19 @@ def _best_cut(
     judge: Evaluator | None,
     effort: Effort,
     progress: Progress,
+    goal: Goal,
+    teacher: Analysis | None = None,
 ) -> tuple[Decision, Recovery | None]:
-    """The cut and its recovery; channels are chosen in rounds only if that does better on held-out samples than one round."""
+    """The cut and its recovery; channels are chosen in rounds only if that does better on held-out samples than one round.
+
+    Args:
+        analysis: of the model that is cut.
+        goal: what must be reached.
+        teacher: the analysis of the model that weights are fitted to; None: that is `analysis`.
+    """
     rounds = options.recovery.rounds
     batches = _batches(samples.fit, loaded.model) if samples and (rounds > 1 or options.calibrated) else ()
     fit = samples.fit if samples and judge else None
-
-    goal = _goal(loaded, options, components, judge, samples.fit.integers if samples else None, progress)
 
     def attempt(options: Options, effort: Effort) -> tuple[Decision, Recovery | None]:
         decision = in_rounds(
@@ -293,7 +330,7 @@ def _best_cut(
             effort=effort.within(0.5),
             progress=lambda done: progress("cut", done),
         )
-        return decision, _recovered(options, decision, fit, judge, effort, progress)
+        return decision, _recovered(options, replace(decision, whole=teacher), fit, judge, effort, progress)
 
     once = replace(options, recovery=replace(options.recovery, rounds=1))
     if rounds == 1 or judge is None:
@@ -445,6 +482,10 @@ def _verified(
     if not checks.verify:
         return None
     coupled = decision.analysis.coupled
+    if decision.whole is not None:
+        graph = decision.whole.coupled.graph
+        gone = [b for b in branches(graph) if (b.skip, b.total) in decision.removed]
+        verify_shortened(graph, muted(graph.model, gone), coupled.graph.model, numbers)
     ranged = {name: np.linspace(*ends, POINTS) for name, ends in decision.ranges.items()}
     fed = {**ranged, **(numbers or {})}
     return verify(coupled, decision.dropped, decision.pruned, lambda done: progress("verify", done), fed, decision.dead)
@@ -459,8 +500,10 @@ def _recovered(
         return None
     from onnxprune.recovery.methods import Task, recover  # on demand, for a quick start
 
-    task = Task(decision.analysis.coupled, decision.dropped, decision.pruned, fit, effort, options.data.seed)
-    return recover(task, method, judge, progress)
+    coupled, dropped = decision.analysis.coupled, decision.dropped
+    if decision.whole is not None:  # branches are gone: the others learn to do without them
+        coupled, dropped = decision.whole.coupled, carried(coupled, dropped, decision.whole.coupled)
+    return recover(Task(coupled, dropped, decision.pruned, fit, effort, options.data.seed), method, judge, progress)
 
 
 def _measured(
@@ -503,7 +546,7 @@ def apply_loaded(
         PlanError: the plan does not fit this model.
     """
     progress("analyse", 0)
-    analysis = analyse(read_graph(loaded.model, shapes), plan.policy)
+    analysis = analyse(_shorter(read_graph(loaded.model, shapes), plan), plan.policy)
     dropped = dropped_by(analysis.coupled, plan)
     try:
         pruned = cut(analysis.coupled, dropped, spill := spill_for(loaded.model))
@@ -514,7 +557,7 @@ def apply_loaded(
     notes = (
         ("the plan was made for a file with different contents (a retrained copy?); names and shapes match",) if differs else ()
     )
-    cuts = bool(plan.kept) or not plan.blocks
+    cuts = bool(plan.kept or plan.removed) or not plan.blocks
     decision = Decision(analysis, dropped, pruned, analysis.groups if cuts else (), notes, spill=spill)
     verification = _verified(decision, checks, progress) if cuts else None
     pruned = shared_again(pruned, pruned, analysis.coupled.graph)
@@ -538,7 +581,7 @@ def verify_loaded(original: Loaded, pruned: Loaded, plan: Plan, shapes: Shapes) 
         PlanError: the plan does not fit the original.
         VerificationError: the two do not compute the same outputs.
     """
-    coupled = analyse(read_graph(original.model, shapes), plan.policy).coupled
+    coupled = analyse(_shorter(read_graph(original.model, shapes), plan), plan.policy).coupled
     dropped = dropped_by(coupled, plan)
     if not plan.recovered and not plan.blocks:
         return verify(coupled, dropped, pruned.model)
@@ -552,6 +595,15 @@ def verify_loaded(original: Loaded, pruned: Loaded, plan: Plan, shapes: Shapes) 
             check_unfitted(expected, written, plan)
     check_contract(expected, written, only_weights())
     return verify(coupled, dropped, bare)
+
+
+def _shorter(graph: Graph, plan: Plan) -> Graph:
+    """A graph without the residual branches that a plan removes.
+
+    Raises:
+        PlanError: there is no such branch.
+    """
+    return read_graph(shortened(graph.model, plan.removed, graph), graph.fed) if plan.removed else graph
 
 
 def _reapplied(

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from onnxprune.pipeline.blocks import InBlocks
     from onnxprune.recovery.methods import Recovery
 
+BEFORE = {"macs": "macs", **COUNTED}
+"""Targets whose costs of the original are in `Cost`."""
 LESS = "leave free the blocks that lose most (--share 0.95)"
 """What to do if too much was unified."""
 
@@ -160,8 +162,8 @@ def _remaining(limit: Limit, decision: Decision, found: Findings) -> float:
 def _target(limit: Limit, remains: float, found: Findings, decision: Decision) -> TargetRow:
     if limit.target == "latency" and found.timing is not None:
         before = found.timing.latencies[0].median_ms
-    elif limit.target in COUNTED:
-        before = float(getattr(found.before, COUNTED[limit.target]))
+    elif limit.target in BEFORE:
+        before = float(getattr(found.before, BEFORE[limit.target]))
     else:
         before = of_original(limit.cost, len(decision.dropped))
     kept = Change(before, remains).kept

@@ -141,7 +141,7 @@ GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
     "preprocess with other channels": ((*RATIO, "--data", "HERE/images", "--preprocess", "order=grey"), "grey"),
 }
 
-SWITCHES = {"allow_renormalising", "verify", "bench", "strict"}
+SWITCHES = {"allow_renormalising", "depth", "verify", "bench", "strict"}
 """Options that cannot be wrong."""
 
 
@@ -267,7 +267,7 @@ def options_of(command: str) -> set[str]:
 
 
 def test_every_option_of_another_command_has_a_test_with_a_wrong_value() -> None:
-    tried = {*WRONG, "--verify", "--bench", "--force", "--allow-renormalising", "--all-layers", "--exclude"}
+    tried = {*WRONG, "--verify", "--bench", "--force", "--allow-renormalising", "--depth", "--all-layers", "--exclude"}
     assert {option for command in ARGUMENTS for option in options_of(command)} <= tried
 
 
