@@ -80,8 +80,8 @@ class SelectionOptions:
         layer_ratios: TOML file, or pattern of weight names -> the fraction to remove, or the fractions that must and may be
             kept (`selection.bounds`).
         align: "auto", "none", or a number of channels.
-        profile: file of `onnxprune profile`, or what it holds, from which `align="auto"` and the latency model take the widths at
-            which a runtime gains; None: those of the processor, or with `latency`, of this machine's own profile.
+        profile: file of `onnxprune profile`, or what it holds, from which `align="auto"` and the latency model take the widths
+            at which a runtime gains; None: those of the processor, or with `latency`, of this machine's own profile.
         other_machine: whether latencies may be measured here although the profile was measured on another machine.
         include, exclude: glob patterns of the names of weights that may, or must not, be cut; a tuple, even if one is given.
         carrier: which factor of a split axis is cut: "outer" (whole heads, whole groups), "inner" (the size of every head, the

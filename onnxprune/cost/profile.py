@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The profile of a machine: what layers of any width take there, and the multiples of channels at which it gains; a JSON file."""
+"""The profile of a machine: what layers of any width take there, and the multiples at which it gains; a JSON file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from onnxprune.errors import DataError
 
 FORMAT = "onnxprune-profile/1"
 DECISIVE = ("convolution", "pointwise", "depthwise")
-"""The kinds whose float layers decide the multiple of a network together: they take its time, and one width often serves all."""
+"""The kinds whose float layers together decide the multiple of a network: they take its time, and often share a width."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,9 @@ def _profile(given: Mapping[str, Any]) -> Profile:
     kinds: dict[str, type] = {"threads": int, "features": list}
     values = {f.name: _field(stated, f.name, kinds.get(f.name, str)) for f in fields(Machine)}
     machine = Machine(**{**values, "features": tuple(map(str, values["features"]))})
+    precisions = _field(given, "alignment", dict)
     alignment = {
-        precision: {kind: _multiple(found, kind) for kind in found}
-        for precision, found in _field(given, "alignment", dict).items()
-        if isinstance(found, dict)
+        p: {kind: _multiple(found, kind) for kind in found} for p in precisions for found in [_field(precisions, p, dict)]
     }
     curves = tuple(_curve(c) for c in _field(given, "curves", list))
     return Profile(machine, _field(given, "date", str), _multiple(given, "multiple"), alignment, curves)
@@ -107,11 +106,8 @@ def _profile(given: Mapping[str, Any]) -> Profile:
 def _curve(given: Any) -> Curve:
     if not isinstance(given, dict):
         raise ValueError("a curve is not an object")
-    times = {
-        width: float(_field(points, width, (int, float)))
-        for points in [_field(given, "milliseconds", dict)]
-        for width in points
-    }
+    points = _field(given, "milliseconds", dict)
+    times = {width: float(_field(points, width, (int, float))) for width in points}
     if not times or not all(w.isdecimal() and int(w) > 0 and 0 < ms < math.inf for w, ms in times.items()):
         raise ValueError("milliseconds: expected widths, and more than 0 ms for each")
     kind, precision = _field(given, "kind", str), _field(given, "precision", str)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Short stacks of equal layers, to be timed over their width.
 
-A layer timed alone misleads: the runtime converts its input and output between layouts, which a layer inside a network is spared.
-So layers are stacked, between an entry that reads 16 channels at any width, and a mean over the positions, whose output is small.
+A layer timed alone misleads: the runtime converts its input and output between layouts, which layers inside a network are
+spared. So layers are stacked, between an entry that reads 16 channels at any width, and a mean over the positions, whose output
+is small.
 """
 
 from __future__ import annotations

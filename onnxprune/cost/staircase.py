@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Latency over width, and the multiples of channels at which a runtime gains, derived from it.
 
-Kernels work on whole vectors or blocks of channels, so that latency does not grow with every channel but by steps. A width between
-two steps costs what the next step costs, or more where a kernel cannot be used at all.
+Kernels work on whole vectors or blocks of channels, so that latency does not grow with every channel but by steps. A width
+between two steps costs what the next step costs, or more where a kernel cannot be used at all.
 """
 
 from __future__ import annotations
