@@ -44,6 +44,11 @@ class Layer:
     outputs: int = 0
     attributes: str = ""
 
+    @property
+    def summed(self) -> int:
+        """How many products an output is the sum of; transposed convolutions with strides like their kernels add no others."""
+        return self.shape[0] if self.outputs else int(np.prod(self.shape[1:]))
+
 
 def stack(kind: str, precision: str, width: int, size: int) -> ModelProto:
     """A stack of layers of one kind: three, of depthwise ones two pairs, of transposed ones two.
@@ -60,10 +65,10 @@ def stack(kind: str, precision: str, width: int, size: int) -> ModelProto:
     """
     layers = [*_layers(kind, width)]
     rng = np.random.default_rng(0)
-    text = ["t0 = Identity(x)"] if precision == FLOAT else [*_rounded("x", "t0")]
+    text = ["t0 = Relu(x)"] if precision == FLOAT else [*_rounded("x", "t0")]
     weights = dict[str, Array]()
     for k, layer in enumerate(layers, 1):
-        values = rng.standard_normal(layer.shape) / np.sqrt(np.prod(layer.shape) / layer.shape[layer.outputs])
+        values = rng.standard_normal(layer.shape) / np.sqrt(layer.summed)
         lines, stored = (_float if precision == FLOAT else _int8)(k, layer, values)
         text += lines
         weights |= stored

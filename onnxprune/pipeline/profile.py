@@ -78,8 +78,8 @@ def check_same_machine(profile: Profile, threads: int) -> None:
     """
     if differs := this_machine(threads).differs(profile.machine):
         raise OptionError(
-            f"--profile: was measured elsewhere ({differs}), but --latency is measured here; leave out --profile, or mix both "
-            "with --other-machine"
+            f"--profile: was measured elsewhere, or otherwise ({differs}), but --latency is measured here; leave out "
+            "--profile, or mix both with --other-machine"
         )
 
 

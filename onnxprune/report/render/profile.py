@@ -66,16 +66,20 @@ def draw(found: Profile, path: Path) -> None:
     panels = dict(zip(KINDS, figure.subplots(2, 3).flat, strict=True))
     shown = at_the_middle(found.curves)
     for curve in shown:
-        axes, points = panels[curve.kind], sorted(curve.milliseconds.items())
+        axes, times = panels[curve.kind], curve.milliseconds
+        points = [
+            (w, times[w]) for w in sorted(times) if w - 1 in times or w + 1 in times
+        ]  # between others, steps would not show
         multiple = found.alignment[curve.precision][curve.kind]
         label = f"{curve.precision}: multiples of {multiple}" if multiple > 1 else f"{curve.precision}: any width"
         color = f"C{PRECISIONS.index(curve.precision)}"
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=2, linewidth=0.8, color=color, label=label)
+        axes.plot(*zip(*points, strict=True), linewidth=1, color=color, label=label)
         axes.set_title(name_of(curve), fontsize=9)
-        axes.set_ylim(bottom=0)
-        axes.set_xticks(range(16, 97, 16))
+        axes.set_xticks(range(16, 65, 8))
         axes.tick_params(labelsize=7)
         axes.legend(fontsize=7)
+    for axes in panels.values():
+        axes.set_ylim(bottom=0)
     size = shown[0].size
     figure.supxlabel("width (channels; of a group in grouped convolutions)", fontsize=8)
     figure.supylabel(f"milliseconds for a short stack, {size}x{size} positions", fontsize=8)
