@@ -37,7 +37,7 @@ def profile(
     format: ask.Printed = ask.Format.TABLE,
     force: ask.Force = False,
 ) -> None:
-    """Measure the widths at which onnxruntime is fast on this machine, in up to a minute, and remember that for --latency."""
+    """Measure the widths at which onnxruntime is fast on this machine, in up to a minute, and remember them."""
     CheckOptions(threads=threads)
     check_picture(picture)
     if output is not None and output == picture:
