@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxprune.analysis.analyse import Analysis
-    from onnxprune.api import analyze, apply_plan, prune, sensitivity, unify, verify_files
+    from onnxprune.api import analyze, apply_plan, profile, prune, sensitivity, unify, verify_files
+    from onnxprune.cost.profile import Profile
     from onnxprune.errors import PruneError
     from onnxprune.pipeline.result import Result
     from onnxprune.report.sensitivity import Sensitivity
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Analysis",
     "Plan",
+    "Profile",
     "PruneError",
     "Report",
     "Result",
     "Sensitivity",
     "analyze",
     "apply_plan",
+    "profile",
     "prune",
     "sensitivity",
     "unify",
@@ -42,6 +45,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Analysis": "analysis.analyse",
     "Plan": "rewrite.plan",
+    "Profile": "cost.profile",
     "PruneError": "errors",
     "Report": "report.values",
     "Result": "pipeline.result",

@@ -71,6 +71,8 @@ MISTYPED: dict[str, Any] = {
     "scores": 5,
     "scope": None,
     "align": None,
+    "profile": 5,
+    "other_machine": "no",
     "include": 3,
     "exclude": [3],
     "carrier": 3,

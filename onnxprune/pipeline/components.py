@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from onnxprune.cost.benchmark import Runner, in_this_process
 from onnxprune.options import SelectionOptions
 from onnxprune.pipeline.goal import Goal, goal_of
+from onnxprune.pipeline.profile import Profiler, own_profile
 from onnxprune.pipeline.rounds import LEAST_SQUARES, RoundRecovery
 from onnxprune.pipeline.samples import Maker, made_up
 from onnxprune.selection.knapsack import within_limits
@@ -25,6 +26,7 @@ class Components:
         recover: recovers the network after each round but the last.
         make: provides inputs if the user has none.
         run: runs models to measure their latency.
+        profile: provides the profile of the machine where they run, if the user gives none.
     """
 
     goal: Callable[[SelectionOptions], Goal] = goal_of
@@ -32,6 +34,7 @@ class Components:
     recover: RoundRecovery = LEAST_SQUARES
     make: Maker = made_up
     run: Runner = in_this_process
+    profile: Profiler = own_profile
 
 
 DEFAULT = Components()

@@ -18,6 +18,7 @@ from onnxprune.compression.carrier import unified_names
 from onnxprune.cost import benchmark
 from onnxprune.cost.benchmark import Runner, in_this_process
 from onnxprune.cost.peak import peak_memory
+from onnxprune.cost.profile import Profile
 from onnxprune.cost.size import cost
 from onnxprune.data.arrays import inputs_of, read_arrays
 from onnxprune.data.load import check_exists, check_source, load_data
@@ -39,6 +40,7 @@ from onnxprune.pipeline.claims import unfitted
 from onnxprune.pipeline.components import DEFAULT, Components
 from onnxprune.pipeline.decide import Decision, check_selection
 from onnxprune.pipeline.goal import Goal
+from onnxprune.pipeline.profile import check_same_machine
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.rounds import in_rounds
 from onnxprune.pipeline.samples import MAKING, Samples, check_inputs, made_up, provide, refinement, sizes_of
@@ -96,6 +98,9 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     check_selection(analysis, options.selection, loaded.name)
     check_inputs(loaded.model, options)
     progress("analyse", 1)
+    if options.selection.latency is not None and options.selection.profile is None:
+        profile = components.profile(options.checks.threads, progress)
+        options = replace(options, selection=replace(options.selection, profile=profile))
     work = options.recovery.work
     assert not isinstance(work, str | Path)
     effort = Effort(Clock(math.inf if work else options.seconds()), work)
@@ -359,7 +364,8 @@ def _goal(
         from onnxprune.pipeline.latency import stopwatch, with_latency  # on demand, for a quick start
 
         shapes = cost(loaded.model, options.data.input_shape, loaded.size).inputs
-        watch = stopwatch(loaded.model, shapes, numbers, options.checks.threads, components.run, options.data.seed, progress)
+        threads, seed, lanes = options.checks.threads, options.data.seed, options.selection.widths().multiple
+        watch = stopwatch(loaded.model, shapes, numbers, threads, components.run, seed, progress, lanes)
         goal = with_latency(goal, latency, str(options.selection.latency), watch)
     fits = judge is not None and options.recovery.recover != "none"
     if not (fits or asked.on) or not any(budget.target == "size" for budget in goal.budgets):
@@ -397,10 +403,11 @@ def resolved(options: Options) -> Options:
     """Look up the files, functions and packages that options name. No model is needed or run.
 
     Returns:
-        The options with arrays as scores and a function as metric.
+        The options with arrays as scores, a function as metric, and a profile instead of its file.
 
     Raises:
         DataError, TrainingError: there is no such file or function, or PyTorch is not installed.
+        OptionError: the profile is of another machine than the latencies.
     """
     selection, data = options.selection, options.data
     if isinstance(selection.scores, str | Path):
@@ -409,6 +416,11 @@ def resolved(options: Options) -> Options:
         selection = replace(selection, scores=_as_scores(selection.scores))
     if selection.layer_ratios is not None and not isinstance(selection.layer_ratios, LayerRatios):
         selection = replace(selection, layer_ratios=LayerRatios.read(selection.layer_ratios))
+    if isinstance(selection.profile, str | Path):
+        profile = Profile.read(Path(selection.profile), f"--profile {selection.profile}")
+        selection = replace(selection, profile=profile)
+    if isinstance(selection.profile, Profile) and selection.latency is not None and not selection.other_machine:
+        check_same_machine(selection.profile, options.checks.threads)
     if isinstance(data.labels, str | Path):
         check_exists(data.labels, "--labels")
     check_source(data.data, data.preprocess)

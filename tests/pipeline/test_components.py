@@ -12,6 +12,7 @@ from onnx import ModelProto, numpy_helper
 
 from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.coupling import Coupled
+from onnxprune.cost.profile import Profile
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import load
 from onnxprune.options import CheckOptions, Options
@@ -26,9 +27,10 @@ from onnxprune.rewrite.plan import plan_of
 from onnxprune.selection.budget import Amount
 from onnxprune.selection.space import Space
 from onnxprune.selection.strategy import Chosen, Limit, greedy
-from onnxprune.types import Advance, Array, Feeds, Mask, Vector
+from onnxprune.types import Advance, Array, Feeds, Mask, Progress, Vector
 from tests.cases.nets import small
 from tests.cases.pictures import pictures, trained_on
+from tests.cases.profiles import profile
 from tests.cases.recovery import data_for
 
 QUIET = {"recover": "none", "bench": False, "align": "none"}
@@ -82,6 +84,28 @@ def test_a_runner_that_is_ignored_is_detected() -> None:
         assert report.benchmark is not None
         assert [x.median_ms for x in report.benchmark.latencies] == [4.0, 2.0]
         assert report.benchmark.speedup == (1.0, 2.0)
+
+
+def test_a_profile_of_the_machine_that_is_ignored_is_detected() -> None:
+    """Only a target for the latency asks for it, and with it, widths are what it says."""
+    asked: list[int] = []
+
+    def measure(threads: int, progress: Progress) -> Profile:
+        asked.append(threads)
+        return profile(4)
+
+    components = replace(DEFAULT, run=twice_as_fast, profile=measure)
+    quiet = {"recover": "none", "verify": False, "threads": 3}
+    plain = prune_loaded(load(small()), Options.of(**quiet, ratio=0.5), components=components)
+    assert not asked
+    assert "profile" not in plain.plan.made_by
+    timed = prune_loaded(load(small()), Options.of(**quiet, latency="60%"), components=components)
+    assert asked == [3]
+    assert timed.plan.made_by["align"] == 4
+    assert timed.plan.made_by["profile"] == profile(4).digest
+    assert timed.report.align_reason == f"measured on {profile(4).machine.processor}"
+    prune_loaded(load(small()), Options.of(**quiet, latency="60%", profile=profile(8)), components=components)
+    assert asked == [3]
 
 
 def test_a_recovery_of_rounds_that_is_ignored_is_detected() -> None:
