@@ -111,6 +111,8 @@ def _headline(report: Report) -> Text:
     for name in ("include", "exclude", "carrier"):
         if isinstance(asked.get(name), list):
             text.append(f", {name} {' '.join(map(str, asked[name]))}")
+    if asked.get("depth"):
+        text.append(", whole branches may go")
     if asked.get("allow_renormalising"):
         text.append(", renormalising allowed")
     return text
