@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from onnxprune.cost.benchmark import Runner, in_this_process
 from onnxprune.options import SelectionOptions
@@ -12,6 +13,9 @@ from onnxprune.pipeline.goal import Goal, goal_of
 from onnxprune.pipeline.rounds import LEAST_SQUARES, RoundRecovery
 from onnxprune.pipeline.samples import Maker, made_up
 from onnxprune.selection.strategy import Strategy, greedy
+
+if TYPE_CHECKING:
+    from onnxprune.pipeline.latency import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Components:
         recover: recovers the network after each round but the last.
         make: provides inputs if the user has none.
         run: runs models to measure their latency.
+        watch: has timed cuts of this model before; None: they are timed if a target needs it.
     """
 
     goal: Callable[[SelectionOptions], Goal] = goal_of
@@ -31,6 +36,7 @@ class Components:
     recover: RoundRecovery = LEAST_SQUARES
     make: Maker = made_up
     run: Runner = in_this_process
+    watch: Stopwatch | None = None
 
 
 DEFAULT = Components()

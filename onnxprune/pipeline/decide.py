@@ -6,7 +6,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnx import ModelProto
@@ -45,6 +45,9 @@ ATTEMPTS, SPARE = 5, 0.001
 """How many times a cut is made so that what it adds is within the limits, too; what is left free of them, more each time."""
 MAX_REFUSALS = 30
 """How many times a cut may be rejected because a node cannot follow it."""
+
+Scoring = Callable[[Coupled, tuple[Group, ...]], Scored]
+"""Scores the channels of all groups."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ def decide(
     strategy: Strategy = greedy,
     goal: Goal | None = None,
     effort: Effort | None = None,
+    score: Scoring | None = None,
 ) -> Decision:
     """Choose channels and cut them; a node that cannot follow keeps its channels, and the choice is repeated.
 
@@ -115,6 +119,7 @@ def decide(
         strategy: how limits are met.
         goal: what must be reached; None: what the options state.
         effort: the time that there is for criteria that use activations; None: unlimited.
+        score: scores channels; None: as the options state.
 
     Raises:
         PruneError: `MAX_REFUSALS` cuts were rejected.
@@ -122,11 +127,10 @@ def decide(
     graph, selection = analysis.coupled.graph, options.selection
     goal = goal or goal_of(selection)
     spill = spill_for(graph.model)
-    given = selection.scores if isinstance(selection.scores, Mapping) else None
-    scorer = Scorer(options.criterion, options.data.seed, batches, effort, selection.normalise) if given is None else None
+    score = score or _scoring(options, batches, effort)
     for _ in range(MAX_REFUSALS):
         coupled, groups = analysis.coupled, eligible(analysis, selection, name)
-        scored = scorer.score(coupled, groups) if scorer else scores_from_file(coupled, groups, given or {})
+        scored = score(coupled, groups)
         limits = goal.limits(coupled)
         space = _space(coupled, groups, scored, options, limits)
         try:
@@ -143,6 +147,14 @@ def decide(
             analysis = refuse(analysis, dict.fromkeys(around, f"cannot follow a cut ({e})"))
     last = list(analysis.refused.values())[-1]
     raise PruneError(f"{name}: could not be cut in {MAX_REFUSALS} attempts; the last one failed because a node {last}")
+
+
+def _scoring(options: Options, batches: Sequence[Feeds], effort: Effort | None) -> Scoring:
+    """Scores as the options state."""
+    given = options.selection.scores
+    if isinstance(given, Mapping):
+        return lambda coupled, groups: scores_from_file(coupled, groups, given)
+    return Scorer(options.criterion, options.data.seed, batches, effort, options.selection.normalise).score
 
 
 def _cut(

@@ -319,8 +319,10 @@ def _goal(
     if (latency := options.selection.targets().get("latency")) is not None:
         from onnxprune.pipeline.latency import stopwatch, with_latency  # on demand, for a quick start
 
-        shapes = cost(loaded.model, options.data.input_shape, loaded.size).inputs
-        watch = stopwatch(loaded.model, shapes, numbers, options.checks.threads, components.run, options.data.seed, progress)
+        shapes, checks = cost(loaded.model, options.data.input_shape, loaded.size).inputs, options.checks
+        watch = components.watch or stopwatch(
+            loaded.model, shapes, numbers, checks.threads, components.run, options.data.seed, progress
+        )
         goal = with_latency(goal, latency, str(options.selection.latency), watch)
     fits = judge is not None and options.recovery.recover != "none"
     if not (fits or asked.on) or not any(budget.target == "size" for budget in goal.budgets):
