@@ -17,6 +17,7 @@ from onnxprune.cli.bench import bench
 from onnxprune.cli.explain import explain
 from onnxprune.cli.inspect import inspect
 from onnxprune.cli.prune import apply, prune
+from onnxprune.cli.search import search
 from onnxprune.cli.sensitivity import sensitivity
 from onnxprune.cli.unify import unify
 from onnxprune.cli.verify import verify
@@ -55,7 +56,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
 )
-COMMANDS = {command.__name__: command for command in (prune, apply, unify, inspect, explain, sensitivity, verify, bench)}
+COMMANDS = {
+    command.__name__: command for command in (prune, apply, unify, inspect, explain, sensitivity, search, verify, bench)
+}
 for command in COMMANDS.values():
     app.command()(command)
 
