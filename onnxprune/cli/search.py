@@ -72,8 +72,8 @@ Storage = Annotated[
         "--storage",
         metavar="FILE|URL",
         rich_help_panel=SEARCH,
-        help="Where trials are kept: a file, or a database such as postgresql://user@host/database, with which the same command "
-        "may run on several machines. Default: OUT.search.journal.",
+        help="Where trials are kept: a file, or a database such as postgresql://user@host/database, with which the same "
+        "command may run on several machines. Default: OUT.search.journal.",
         show_default=False,
     ),
 ]

@@ -36,7 +36,7 @@ FLOORS = (0.0, 0.2, 0.35)
 SHARES = (1.0, 0.85, 0.7)
 FACTORS = (1.0, 0.6, 0.8, 1.25, 1.6)
 """What is tried: criteria, ways to compare scores, fractions that every group keeps, how much of what may remain is used, and
-factors on what the channels of a weight keep by default. The first of each is the default (of criteria: if there are inputs)."""
+factors on what the channels of a weight keep by default. The first of each is the default."""
 WIDTH = "width "
 """What precedes the name of a weight in the name of a parameter."""
 BEYOND, WORST = 10.0, 1e6

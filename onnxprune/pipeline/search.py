@@ -56,8 +56,8 @@ from onnxprune.types import Progress, silent
 TRIALS, BEST = 100, 3
 HELD_OUT, MAX_HELD_OUT = 0.2, 1000
 JUDGING, MAX_JUDGED, MAX_SCORED, MAX_STATISTICS = 0.5, 400, 400, 64
-"""The share of samples that is held out for the report; of the others, the share that trials are judged on; and at most how many
-samples serve for each, for scores, and for the statistics of a cut."""
+"""The share of samples that is held out for the report; of the others, the share that trials are judged on; and at most how
+many samples serve for each, for scores, and for the statistics of a cut."""
 SEARCHING = 0.6
 """The part of the time that is for trials; the rest is for the best."""
 CANDIDATE = "candidate"
@@ -353,7 +353,7 @@ class _Search:
         self.progress("the best", 1)
         points, results = _ranked(found)
         report = self._report(asked, setup, tried, front, resumed, points, results)
-        return SearchResult(report, results)
+        return SearchResult(report, tuple(results))
 
     def _done(self) -> int:
         return len(self.study.tried()) + self.study.failed()
