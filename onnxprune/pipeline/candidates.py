@@ -77,7 +77,9 @@ class Settings:
         bounds |= {"*": Bounds(self.floor)} if self.floor else {}
         ratios = LayerRatios(source, bounds) if bounds else None
         found = replace(given, criterion=self.criterion, scope=self.scope, normalise=self.normalise, layer_ratios=ratios)
-        parts = {name: part_of(name, amount, self.share) for name, amount in given.targets().items() if self.share != 1}
+        parts: dict[str, Any] = {
+            name: part_of(name, amount, self.share) for name, amount in given.targets().items() if self.share != 1
+        }
         return replace(found, **parts)
 
 
@@ -119,9 +121,9 @@ def choices_of(options: Options, scope: str | None, names: Sequence[str]) -> dic
 
 
 def presets(choices: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Trials to begin with: the default with another criterion, scope or way to compare scores."""
+    """Trials to begin with: the default with another criterion, scope, way to compare scores, or less of what may remain."""
     usual = {name: values[0] for name, values in choices.items()}
-    return [{**usual, name: v} for name in ("criterion", "scope", "normalise") for v in choices[name][1:]]
+    return [{**usual, name: v} for name in ("criterion", "share", "scope", "normalise") for v in choices[name][1:]]
 
 
 class Scores:

@@ -22,13 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onnxprune.errors import OptionError, OutputError
 from onnxprune.ir.files import check_folder
+from onnxprune.report.search import front_of
 
 try:
     import optuna
     from optuna.distributions import BaseDistribution, CategoricalDistribution
-    from optuna.samplers import BaseSampler, TPESampler
+    from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage, JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
     from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
@@ -44,8 +47,9 @@ PATIENCE, SLOWER = 60.0, 10.0
 """A trial is given up after this many seconds, and after this many times as long as the longest one took."""
 CONNECTING = 15
 """Seconds to wait for a database."""
-STARTUP = 5
-"""Number of trials from which on new ones are chosen by those before."""
+CHANGED, MIXED, FAITHFUL, ATTEMPTS = 1.5, 0.3, 0.3, 50
+"""How many parameters of a trial are changed, on average; how often two trials are mixed; how often the most faithful one is
+taken, beside chance; and how often a trial is chosen again that is known already."""
 ASKED, SETUP, WORKER, SECONDS, ERROR = "asked", "setup", "worker", "seconds", "error"
 """Names of what is kept beside the parameters."""
 
@@ -92,7 +96,7 @@ class Study:
             optuna.logging.set_verbosity(optuna.logging.CRITICAL)
             self._study = optuna.create_study(
                 storage=_storage(storage),
-                sampler=_Seeded(seed),
+                sampler=Mutations(seed),
                 study_name=name,
                 directions=["minimize", "minimize"],
                 load_if_exists=True,
@@ -239,39 +243,61 @@ class Study:
             raise OutputError(f"--storage {self.place}: {what}") from e
 
 
-class _Seeded(BaseSampler):
-    """Optuna's tree of Parzen estimators, seeded by the number of each trial.
+class Mutations(BaseSampler):
+    """Trials near the front: one of its trials, or two of them mixed, with a few parameters changed.
 
-    So what one process does repeats, stopped in between or not, and several processes do different things.
+    With a parameter per layer and a hundred trials, samplers that model all parameters (Optuna's TPE) or that begin with random
+    ones (NSGA-II) find worse cuts: docs/search.md. Random numbers follow from the number of a trial, so that what one process
+    does repeats, stopped in between or not, and several processes do different things.
     """
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._inner = self._made(0)
-
-    def _made(self, number: int) -> TPESampler:
-        seed = (self._seed * 1_000_003 + number) % 2**32
-        return TPESampler(n_startup_trials=STARTUP, multivariate=True, constant_liar=True, seed=seed)
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Begin a trial."""
-        self._inner = self._made(trial.number)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The parameters that are chosen together."""
-        return self._inner.infer_relative_search_space(study, trial)
+        """The parameters that are chosen together: those of the trials before."""
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return dict(done[0].distributions) if done else {}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Their values."""
-        return self._inner.sample_relative(study, trial, search_space)
+        """Their values, which no trial had before, if that is possible."""
+        trials = study.get_trials(deepcopy=False)
+        done = [t for t in trials if t.state == TrialState.COMPLETE]
+        if not done:
+            return {}
+        rng, known = np.random.default_rng([self._seed, trial.number]), {_key(t.params) for t in trials}
+        front = [t.params for t in front_of(done, lambda t: (t.values[0], t.values[1]))]
+        for _ in range(ATTEMPTS):
+            found = self._near(front, search_space, rng)
+            if _key(found) not in known:
+                break
+        return found
+
+    def _near(
+        self, front: Sequence[Mapping[str, Any]], space: Mapping[str, BaseDistribution], rng: np.random.Generator
+    ) -> dict[str, Any]:
+        one, other = (front[int(rng.integers(len(front)))] for _ in range(2))
+        one = front[0] if rng.random() < FAITHFUL else one
+        mixed = rng.random() < MIXED
+        found = {name: (other if mixed and rng.random() < 0.5 else one)[name] for name in space}
+        for name, values in space.items():
+            assert isinstance(values, CategoricalDistribution)
+            if rng.random() < CHANGED / len(space):
+                found[name] = values.choices[int(rng.integers(len(values.choices)))]
+        return found
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """The value of another parameter."""
-        return self._inner.sample_independent(study, trial, param_name, param_distribution)
+        """The value of a parameter that no trial had before."""
+        assert isinstance(param_distribution, CategoricalDistribution)
+        return param_distribution.choices[0]
+
+
+def _key(params: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((name, repr(value)) for name, value in params.items()))
 
 
 class _Lock:
