@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxprune.analysis.analyse import Analysis
-    from onnxprune.api import analyze, apply_plan, prune, sensitivity, unify, verify_files
+    from onnxprune.api import analyze, apply_plan, prune, search, sensitivity, unify, verify_files
     from onnxprune.errors import PruneError
     from onnxprune.pipeline.result import Result
+    from onnxprune.pipeline.search import SearchResult
     from onnxprune.report.sensitivity import Sensitivity
     from onnxprune.report.values import Report
     from onnxprune.rewrite.plan import Plan
@@ -29,10 +30,12 @@ __all__ = [
     "PruneError",
     "Report",
     "Result",
+    "SearchResult",
     "Sensitivity",
     "analyze",
     "apply_plan",
     "prune",
+    "search",
     "sensitivity",
     "unify",
     "verify_files",
@@ -45,6 +48,7 @@ _HOMES = {
     "PruneError": "errors",
     "Report": "report.values",
     "Result": "pipeline.result",
+    "SearchResult": "pipeline.search",
     "Sensitivity": "report.sensitivity",
 }
 
