@@ -62,6 +62,9 @@ SEARCHING = 0.6
 """The part of the time that is for trials; the rest is for the best."""
 CANDIDATE = "candidate"
 
+_Begun = tuple[Choices, Tried, Mapping[str, Any]]
+"""The parameters, the first trial, and what all processes share."""
+
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
@@ -216,10 +219,12 @@ def search_loaded(
     judge = Evaluator(loaded.model, parts.judged, metric, options.data.seed)
     if not judge.varies:
         raise DataError("--data: the original gives the same outputs for all of these samples; give samples that differ")
+    scores = Scores(options.data.seed, batched(parts.scored, loaded.model))
+    search = _Search(loaded, analysis, options, how, parts, judge, scores, clock, components or Components(), progress)
+    begun = None if study else search.begun()  # an error in it leaves no file behind
     study = study or opened()
     study.check(asked)
-    search = _Search(loaded, analysis, options, how, study, parts, judge, clock, components or Components(), progress)
-    return search.result(asked)
+    return search.result(study, asked, begun)
 
 
 @dataclass(frozen=True)
@@ -274,6 +279,10 @@ class _Predicted:
         if id(coupled) not in self._models:  # the graph is kept, too, so that no other one gets its id
             self._models[id(coupled)] = coupled, Latency(Features.of_graph(coupled, self._lanes), self._costs)
         return self._models[id(coupled)][1]
+
+
+def _done(study: Study) -> int:
+    return len(study.tried()) + study.failed()
 
 
 def _timed(known: Mapping[str, Any]) -> list[Timed]:
@@ -331,38 +340,34 @@ class _Search:
     analysis: Analysis
     options: Options
     how: SearchOptions
-    study: Study
     parts: _Parts
     judge: Evaluator
+    scores: Scores
     clock: Clock
     components: Components
     progress: Progress
 
-    def result(self, asked: Mapping[str, str]) -> SearchResult:
-        """Make what is missing of the trials, and the points of the front."""
-        scores = Scores(self.options.data.seed, batched(self.parts.scored, self.loaded.model))
-        resumed = self._done()
-        setup = self.study.begin(asked, partial(self._begun, scores), presets)
-        ground = self._ground(scores, setup)
-        self._run(ground, choices_of(self.options, self.how.scope, list(setup["widths"])))
-        tried = [_candidate(t) for t in self.study.tried()]
+    def result(self, study: Study, asked: Mapping[str, str], begun: _Begun | None) -> SearchResult:
+        """Make what is missing of the trials, and the points of the front; `begun` is used if there is no first trial yet."""
+        resumed = _done(study)
+        setup = study.begin(asked, lambda: begun or self.begun(), presets)
+        ground = self._ground(setup)
+        self._run(study, ground, choices_of(self.options, self.how.scope, list(setup["widths"])))
+        tried = [_candidate(t) for t in study.tried()]
         front = front_of([c for c in tried if c.within], aims) or [min(tried, key=aims)]
         finalists = _finalists(tried, front, self.how.best)
         watch = self._watch(setup) if setup["machine"] == machine() else None
         found = [self._point(c, ground, watch, len(finalists) - k, k / len(finalists)) for k, c in enumerate(finalists)]
         self.progress("the best", 1)
         points, results = _ranked(found)
-        report = self._report(asked, setup, tried, front, resumed, points, results)
+        report = self._report(study, asked, setup, tried, front, resumed, points, results)
         return SearchResult(report, tuple(results))
-
-    def _done(self) -> int:
-        return len(self.study.tried()) + self.study.failed()
 
     def _settings(self) -> Settings:
         """The default."""
         return Settings(self.options.criterion, self.how.scope or "global", self.options.selection.normalise)
 
-    def _begun(self, scores: Scores) -> tuple[Choices, Tried, Mapping[str, Any]]:
+    def begun(self) -> _Begun:
         """The parameters, the first trial, which is the default, and what all processes share."""
         setup: dict[str, Any] = {
             "align": self.options.selection.alignment().multiple,
@@ -376,7 +381,7 @@ class _Search:
             watch.model(self.analysis.coupled)
             seen = [[t.features.tolist(), t.milliseconds, t.weight] for t in watch.seen]
             setup["latency"] = {"seen": seen, "whole": watch.whole, "lanes": auto_alignment().multiple}
-        ground, settings = self._ground(scores, setup), self._settings()
+        ground, settings = self._ground(setup), self._settings()
         decision = ground.decision(settings)
         candidate = ground.candidate(settings, decision)
         setup["widths"] = kept_by(decision)
@@ -394,7 +399,7 @@ class _Search:
         known = setup["latency"]
         return replace(watch, seen=_timed(known), whole=known["whole"]) if known else watch
 
-    def _ground(self, scores: Scores, setup: Mapping[str, Any]) -> Ground:
+    def _ground(self, setup: Mapping[str, Any]) -> Ground:
         selection = replace(self.options.selection, align=setup["align"])
         goal = goal_of(selection)
         if (latency := selection.targets().get("latency")) is not None:
@@ -408,11 +413,11 @@ class _Search:
             goal,
             self.judge,
             [] if self.options.recovery.recover == "none" else batched(statistics, self.loaded.model),
-            scores,
+            self.scores,
             setup["widths"],
         )
 
-    def _run(self, ground: Ground, choices: Choices) -> None:
+    def _run(self, study: Study, ground: Ground, choices: Choices) -> None:
         """Make trials until there are enough, or there is no time for more."""
 
         def objective(params: Mapping[str, Choice]) -> tuple[tuple[float, ...], Mapping[str, Any]]:
@@ -424,9 +429,9 @@ class _Search:
             return aims(candidate), {CANDIDATE: _stored(candidate)}
 
         seconds = SEARCHING * self.clock.budget
-        while (done := self._done()) < self.how.most and self.clock.spent < seconds:
+        while (done := _done(study)) < self.how.most and self.clock.spent < seconds:
             self.progress("search", max(done / self.how.most, self.clock.spent / seconds))
-            self.study.run(choices, objective)
+            study.run(choices, objective)
         self.progress("search", 1)
 
     def _point(
@@ -465,6 +470,7 @@ class _Search:
 
     def _report(
         self,
+        study: Study,
         asked: Mapping[str, str],
         setup: Mapping[str, Any],
         tried: Sequence[Candidate],
@@ -480,12 +486,12 @@ class _Search:
             model=self.loaded.name,
             data=self.options.data.source,
             targets={name: str(getattr(selection, name)) for name in selection.targets()},
-            study=self.study.name,
-            storage=self.study.place,
+            study=study.name,
+            storage=study.place,
             machine=machine(),
             made_on=setup["machine"],
             trials=len(tried),
-            failed=self.study.failed(),
+            failed=study.failed(),
             resumed=resumed,
             judged=len(self.parts.judged),
             held_out=len(self.parts.held_out),

@@ -101,7 +101,7 @@ class Study:
                 directions=["minimize", "minimize"],
                 load_if_exists=True,
             )
-            if len(self._study.directions) != 2 or (self._all() and ASKED not in self._study.user_attrs):
+            if len(self._study.directions) != 2 or (self._all() and not self._first()):
                 raise OptionError(f"--study {name}: is another kind of study in {self.place}; choose another name")
 
     def check(self, asked: Mapping[str, str]) -> None:
@@ -114,7 +114,7 @@ class Study:
             OptionError: something differs.
         """
         with self._working():
-            known = self._first().get(ASKED) or self._study.user_attrs.get(ASKED, {})
+            known = self._first().get(ASKED, {})
         for name, value in asked.items():
             if name in known and known[name] != value:
                 kept = f" in {self.place}" if self.place else ""
@@ -136,8 +136,6 @@ class Study:
         """
         with self._working():
             found, mine = self._first(), uuid.uuid4().hex
-            if not found:
-                self._study.set_user_attr(ASKED, dict(asked))
         if not found:
             choices, trial, setup = make()
             spaces: dict[str, BaseDistribution] = {name: CategoricalDistribution(v) for name, v in choices.items()}
@@ -225,8 +223,8 @@ class Study:
         except OptionError:
             raise
         except ImportError as e:
-            driver = f"needs a driver, which is not installed ({e.name or e}); pip install it"
-            raise OptionError(f"--storage {self.place}: {driver}, such as psycopg2-binary for PostgreSQL") from e
+            driver = "needs a driver that is not installed; pip install it, such as psycopg2-binary for PostgreSQL"
+            raise OptionError(f"--storage {self.place}: {driver}") from e
         except Exception as e:  # of Optuna, SQLAlchemy, a driver, or the journal's parser
             what = f"cannot be opened: {_reason(e)}"
             expected = "expected the URL of a database that runs, or a file that 'onnxprune search' wrote"
