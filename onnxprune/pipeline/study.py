@@ -223,7 +223,7 @@ class Study:
         except OptionError:
             raise
         except ImportError as e:
-            driver = "needs a driver that is not installed; pip install it, such as psycopg2-binary for PostgreSQL"
+            driver = "needs a driver that is not installed; pip install it (for PostgreSQL psycopg[binary])"
             raise OptionError(f"--storage {self.place}: {driver}") from e
         except Exception as e:  # of Optuna, SQLAlchemy, a driver, or the journal's parser
             what = f"cannot be opened: {_reason(e)}"
