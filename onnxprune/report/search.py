@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
+from onnxprune.errors import counted
+
 FORMAT = "onnxprune-search/1"
 
 T = TypeVar("T")
@@ -47,7 +49,7 @@ class Candidate:
     def settings(self) -> str:
         """What is special about it, in words."""
         more = [f"normalised by {self.normalise}" if self.normalise else "", f"floor {self.floor:.0%}" if self.floor else ""]
-        changed = f"{len(self.widths)} widths changed" if self.widths else ""
+        changed = f"{counted(len(self.widths), 'width')} changed" if self.widths else ""
         return ", ".join(x for x in (self.criterion, self.scope, *more, changed) if x)
 
 
