@@ -17,17 +17,18 @@ from onnx import ModelProto
 
 import onnxprune
 from onnxprune.cli.app import run
+from onnxprune.effort import Effort
 from onnxprune.errors import OptionError
 from onnxprune.ir.files import load
 from onnxprune.ir.tensors import size_of
 from onnxprune.options import Options
 from onnxprune.pipeline import search as module
-from onnxprune.pipeline.candidates import Settings, choices_of, presets
+from onnxprune.pipeline.candidates import Ground, Settings, choices_of, presets
 from onnxprune.pipeline.components import Components
-from onnxprune.pipeline.prune import resolved
+from onnxprune.pipeline.prune import read_data, resolved
 from onnxprune.pipeline.search import SearchOptions, SearchResult, search_loaded
 from onnxprune.selection.bounds import LayerRatios
-from onnxprune.types import Advance, Array, Feeds, unwatched
+from onnxprune.types import Advance, Array, Feeds, silent, unwatched
 from tests.cases.commands import Capture, files, refused
 from tests.cases.nets import small, write
 
@@ -78,7 +79,7 @@ def test_a_search_repeats_and_goes_on_after_a_stop(
 ) -> None:
     assert found().report.tried == result.report.tried
     assert found(seed=1).report.tried != result.report.tried
-    place, candidate, count = tmp_path / "j", module.Ground.candidate, [0]
+    place, candidate, count = tmp_path / "j", Ground.candidate, [0]
 
     def interrupted(*arguments: Any) -> Any:
         count[0] += 1
@@ -86,7 +87,7 @@ def test_a_search_repeats_and_goes_on_after_a_stop(
             raise KeyboardInterrupt
         return candidate(*arguments)
 
-    monkeypatch.setattr(module.Ground, "candidate", interrupted)
+    monkeypatch.setattr(Ground, "candidate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         found(storage=place)
     again = found(storage=place)
@@ -96,7 +97,7 @@ def test_a_search_repeats_and_goes_on_after_a_stop(
 
 
 def test_no_sample_serves_for_two_things() -> None:
-    data = module.read_data(load(small()), options(), module.Effort(), lambda *_: None)
+    data = read_data(load(small()), options(), Effort(), silent)
     assert data is not None
     parts = module._split(data, 0)
     values = {name: {x.tobytes() for x in getattr(parts, name).chunks[0]["x"]} for name in ("scored", "judged", "held_out")}

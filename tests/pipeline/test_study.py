@@ -169,7 +169,7 @@ def test_a_trial_of_another_machine_is_given_up_after_far_more_than_the_usual_ti
 
     with pytest.raises(RuntimeError):
         study.run(CHOICES, lost)
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     first = begun(place)
     for now[0] in (0.0, module.PATIENCE - 1):
         first.run(CHOICES, objective)
