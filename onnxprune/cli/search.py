@@ -149,7 +149,7 @@ def search(
     strict: ask.Strict = False,
 ) -> None:
     """Look for the most faithful cut of MODEL within the targets. It may be stopped; the same command goes on."""
-    from onnxprune.pipeline.search import SearchOptions, check_search, numbered, search_loaded
+    from onnxprune.pipeline.search import SearchOptions, check_search, numbered, plan_beside, search_loaded
 
     targets = {"macs": macs, "params": params, "size": size, "memory": memory, "latency": latency}
     options = Options.of(
@@ -183,7 +183,8 @@ def search(
     result, kept = named_after(place, ".search.json"), storage or str(named_after(place, ".search.journal"))
     how = SearchOptions.of(time_budget, storage=kept, study=study, trials=trials, best=best, scope=scope)
     inputs = [model, *files(data, labels)]
-    for path in (result, picture, *(numbered(place, n + 1) for n in range(best + 1))):
+    models = [numbered(place, n + 1) for n in range(how.best + 1)]
+    for path in (result, picture, *models, *map(plan_beside, models)):
         if path is not None:
             check_output(path, force, *inputs)
     if picture is not None:

@@ -79,9 +79,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     metric = options.data.metric
     assert not isinstance(metric, str)
     progress("analyse", 0)
-    if names := unified_names(loaded.model):
-        why = f"has already unified weights, such as '{names[0]}', whose channels cannot be removed"
-        raise ModelError(f"{loaded.name}: {why}; cut the original, with --unify")
+    check_not_unified(loaded)
     if options.unification.on:
         _check_blocks(loaded, options)
     graph = read_graph(loaded.model, options.data.input_shape)
@@ -194,6 +192,17 @@ def _result(
     report = replace(report, notes=(*_taken(loaded.model, found, options), *report.notes))
     written = found.unified.model if found.unified else model
     return Result(written, plan, report, loaded.external, decision.spill, loaded.files)
+
+
+def check_not_unified(loaded: Loaded) -> None:
+    """Reject a model whose weights are in blocks already.
+
+    Raises:
+        ModelError: they are.
+    """
+    if names := unified_names(loaded.model):
+        why = f"has already unified weights, such as '{names[0]}', whose channels cannot be removed"
+        raise ModelError(f"{loaded.name}: {why}; cut the original, with --unify")
 
 
 def _check_blocks(loaded: Loaded, options: Options) -> None:

@@ -44,11 +44,11 @@ from onnxprune.pipeline.components import Components
 from onnxprune.pipeline.decide import check_selection
 from onnxprune.pipeline.goal import Budget, Goal, goal_of
 from onnxprune.pipeline.latency import Stopwatch, stopwatch, with_latency
-from onnxprune.pipeline.prune import prune_loaded, read_data
+from onnxprune.pipeline.prune import check_not_unified, prune_loaded, read_data
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.samples import sizes_of
 from onnxprune.pipeline.study import ERROR, Choice, Choices, Study, Tried, check_storage, machine
-from onnxprune.report.search import Candidate, Point, SearchReport, front_of
+from onnxprune.report.search import Candidate, Point, SearchReport, front_of, spaced
 from onnxprune.report.values import Report
 from onnxprune.selection.alignment import auto_alignment
 from onnxprune.types import Progress, silent
@@ -208,6 +208,7 @@ def search_loaded(
     if study:
         study.check(asked)
     progress("analyse", 0)
+    check_not_unified(loaded)
     analysis = analyse(read_graph(loaded.model, options.data.input_shape), options.selection.policy())
     check_selection(analysis, options.selection, loaded.name)
     data = read_data(loaded, options, Effort(), progress)
@@ -301,6 +302,7 @@ def _candidate(trial: Tried) -> Candidate:
 
 def _finalists(tried: Sequence[Candidate], front: Sequence[Candidate], best: int) -> list[Candidate]:
     """The default, the most faithful candidate, and others of the front, evenly from large to small."""
+    front = spaced(front, lambda c: c.kept)
     places = np.unique(np.linspace(0, len(front) - 1, best).round().astype(int))
     chosen = [tried[0], *(front[k] for k in places)]
     return list({c.trial: c for c in chosen}.values())
@@ -309,7 +311,9 @@ def _finalists(tried: Sequence[Candidate], front: Sequence[Candidate], best: int
 def _ranked(found: Sequence[tuple[Point, Result]]) -> tuple[list[Point], list[Result]]:
     """The best first, then the front by what remains, then the others; if all miss a target, the nearest is the best."""
     within = [p for p, _ in found if not p.missed]
-    front = front_of(within, lambda p: (p.loss, p.kept)) or [min((p for p, _ in found), key=lambda p: p.kept)]
+    front = spaced(front_of(within, lambda p: (p.loss, p.kept)), lambda p: p.kept) or [
+        min((p for p, _ in found), key=lambda p: p.kept)
+    ]
     trials = [p.candidate.trial for p in front]
     place = {trial: k for k, trial in enumerate(trials)}
     ordered = sorted(found, key=lambda x: (place.get(x[0].candidate.trial, len(place)), x[0].loss))

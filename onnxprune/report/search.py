@@ -12,6 +12,8 @@ from onnxprune.errors import counted
 
 FORMAT = "onnxprune-search/1"
 
+STEP = 0.97
+"""What is smaller than the next better one by less than three percent is not worth its loss."""
 T = TypeVar("T")
 
 
@@ -65,7 +67,7 @@ class Point:
         costs: macs, params, size and memory of the file, and measured latency in milliseconds (none with --no-bench).
         kept: what remains of the first target, as a fraction of the original.
         missed: whether a target or the verification was missed.
-        front: whether no other point has both a smaller loss and a smaller cost.
+        front: whether no other point has a smaller loss and about the same cost, or less.
         output, plan: its files; empty if it was not written.
     """
 
@@ -153,3 +155,16 @@ def front_of(found: Sequence[T], losses: Callable[[T], tuple[float, float]]) -> 
         if not best or losses(one)[1] < losses(best[-1])[1]:
             best.append(one)
     return best
+
+
+def spaced(front: Sequence[T], kept: Callable[[T], float]) -> list[T]:
+    """Those of a front that are clearly smaller than the one before.
+
+    >>> spaced([0.5, 0.49, 0.4, 0.39, 0.3], lambda x: x)
+    [0.5, 0.4, 0.3]
+    """
+    found: list[T] = []
+    for one in front:
+        if not found or kept(one) <= STEP * kept(found[-1]):
+            found.append(one)
+    return found
