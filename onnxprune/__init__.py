@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxprune.analysis.analyse import Analysis
-    from onnxprune.api import analyze, apply_plan, prune, search, sensitivity, unify, verify_files
+    from onnxprune.api import analyze, apply_plan, profile, prune, search, sensitivity, unify, verify_files
+    from onnxprune.cost.profile import Profile
     from onnxprune.errors import PruneError
     from onnxprune.pipeline.result import Result
     from onnxprune.pipeline.search import SearchResult
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Analysis",
     "Plan",
+    "Profile",
     "PruneError",
     "Report",
     "Result",
@@ -34,6 +36,7 @@ __all__ = [
     "Sensitivity",
     "analyze",
     "apply_plan",
+    "profile",
     "prune",
     "search",
     "sensitivity",
@@ -45,6 +48,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Analysis": "analysis.analyse",
     "Plan": "rewrite.plan",
+    "Profile": "cost.profile",
     "PruneError": "errors",
     "Report": "report.values",
     "Result": "pipeline.result",

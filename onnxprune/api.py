@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python interface: `prune`, `unify`, `analyze`, `sensitivity`, `search`, `apply_plan`, `verify_files`."""
+"""The Python interface: `prune`, `unify`, `analyze`, `sensitivity`, `search`, `profile`, `apply_plan`, `verify_files`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.policy import Policy, read_carrier
+from onnxprune.cost.profile import Profile
 from onnxprune.data.load import Labels, Source
 from onnxprune.evaluation.evaluator import Metric
 from onnxprune.evaluation.verification import Verification
@@ -42,9 +43,12 @@ def prune(
     normalise: str | None = None,
     layer_ratios: str | Path | Mapping[str, Any] | None = None,
     align: str | int = "auto",
+    profile: str | Path | Profile | None = None,
+    other_machine: bool = False,
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     carrier: str | Sequence[str] = (),
+    depth: bool = False,
     allow_renormalising: bool = False,
     data: Source | None = None,
     preprocess: str | None = None,
@@ -87,8 +91,13 @@ def prune(
         layer_ratios: a TOML file, or pattern of weight names -> fraction to remove, or {"keep_at_least": 0.2,
             "keep_at_most": 0.8}.
         align: round widths to what is fast on this processor ("auto"), to multiples of a number, or not at all ("none").
+        profile: what `profile` returned, or a file of `onnxprune profile`, measured where the model will run: what is fast
+            there is what "auto" means. None: what is known of this processor, or with `latency`, the profile of this machine,
+            which is measured the first time.
+        other_machine: whether `latency` may be measured here although the profile is of another machine.
         include, exclude: glob patterns (one, or several) of the names of weights that may, or must not, be cut.
         carrier: which factor of a split axis is cut: "outer", "inner", "auto", or patterns such as "*attn*=outer".
+        depth: whether whole residual branches may go, too; needs a target and `data`.
         allow_renormalising: whether means, normalisations and softmax over channels may work on the kept channels.
         data: typical inputs: a path, `module:function`, "synthetic", "random", arrays by input name, or loaded samples.
         preprocess: how images are converted to inputs, as in "size=224x224,mean=0.5,std=0.5".
@@ -134,9 +143,12 @@ def prune(
         normalise=normalise,
         layer_ratios=layer_ratios,
         align=align,
+        profile=profile,
+        other_machine=other_machine,
         include=include,
         exclude=exclude,
         carrier=carrier,
+        depth=depth,
         allow_renormalising=allow_renormalising,
         data=data,
         preprocess=preprocess,
@@ -160,6 +172,24 @@ def prune(
     )
     options = resolved(options)
     return prune_loaded(load(model), options, progress).in_memory()
+
+
+def profile(threads: int = 1, progress: Progress = silent) -> Profile:
+    """Measure the widths at which onnxruntime is fast on this machine, in up to a minute, and remember that for `latency`.
+
+    Args:
+        threads: number of onnxruntime threads.
+        progress: called with the name of a stage and the fraction done, 0 to 1.
+
+    Returns:
+        What layers take over their width, and the multiples of channels that follow; for `prune`, or for a file (`to_json`).
+
+    Raises:
+        OptionError: the number of threads is less than 1.
+    """
+    from onnxprune.pipeline.profile import kept, measured  # on demand, for a quick start
+
+    return kept(measured(CheckOptions(threads=threads).threads, progress=progress))
 
 
 def sensitivity(

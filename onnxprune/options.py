@@ -19,6 +19,7 @@ from onnxprune.analysis.policy import Policy, read_carrier
 from onnxprune.compression.blocks import BlockShape
 from onnxprune.compression.carrier import Codes, codes_for
 from onnxprune.compression.choice import Shares
+from onnxprune.cost.profile import Profile
 from onnxprune.data.load import MADE, Labels, Source
 from onnxprune.data.preprocess import settings_of
 from onnxprune.data.samples import Data
@@ -26,7 +27,7 @@ from onnxprune.errors import OptionError, did_you_mean
 from onnxprune.evaluation.evaluator import Metric
 from onnxprune.ir.files import data_beside
 from onnxprune.recovery import METHODS
-from onnxprune.selection.alignment import Alignment, auto_alignment
+from onnxprune.selection.alignment import Alignment, auto_alignment, measured_alignment
 from onnxprune.selection.bounds import LayerRatios
 from onnxprune.selection.budget import TARGETS, Amount, amount, fraction
 from onnxprune.selection.criteria import NAMES
@@ -52,6 +53,7 @@ KINDS: Mapping[Any, str] = MappingProxyType(
         Mapping: "a mapping",
         Callable: "a function",
         Data: "loaded samples",
+        Profile: "a profile",
     }
 )
 """Class of an option's value -> its name in messages."""
@@ -78,10 +80,14 @@ class SelectionOptions:
         layer_ratios: TOML file, or pattern of weight names -> the fraction to remove, or the fractions that must and may be
             kept (`selection.bounds`).
         align: "auto", "none", or a number of channels.
+        profile: file of `onnxprune profile`, or what it holds, from which `align="auto"` and the latency model take the widths
+            at which a runtime gains; None: those of the processor, or with `latency`, of this machine's own profile.
+        other_machine: whether latencies may be measured here although the profile was measured on another machine.
         include, exclude: glob patterns of the names of weights that may, or must not, be cut; a tuple, even if one is given.
         carrier: which factor of a split axis is cut: "outer" (whole heads, whole groups), "inner" (the size of every head, the
             members of every group) or "auto"; also by patterns of weight names, `["*attn*=outer"]`.
         allow_renormalising: whether means, normalisations and softmax over channels may work on the kept channels.
+        depth: whether whole residual branches may go, too.
     """
 
     ratio: float | None = None
@@ -97,10 +103,13 @@ class SelectionOptions:
     normalise: str | None = None
     layer_ratios: str | Path | Mapping[str, Any] | LayerRatios | None = None
     align: str | int = "auto"
+    profile: str | Path | Profile | None = None
+    other_machine: bool = False
     include: str | Sequence[str] = ()
     exclude: str | Sequence[str] = ()
     carrier: str | Sequence[str] = ()
     allow_renormalising: bool = False
+    depth: bool = False
 
     def __post_init__(self) -> None:
         """Reject values of a wrong type or out of range, before any work is done."""
@@ -119,6 +128,8 @@ class SelectionOptions:
             names = ", --".join(("ratio", *(targets or TARGETS)))
             wanted = "expected what to remove (--ratio 0.5), or what may remain (50%, 300M, 2MB)"
             raise OptionError(f"--{names}: got {got}, {wanted}")
+        if self.depth and not targets:
+            raise OptionError("--depth: needs a target that channels and branches share, such as --macs 50% or --latency 50%")
         if self.ratio is not None and not 0 <= self.ratio < 1:
             raise OptionError(
                 f"--ratio: got {self.ratio:g}, expected 0 <= ratio < 1, the fraction of channels to remove (0.5 = half)"
@@ -130,17 +141,28 @@ class SelectionOptions:
             _check_choice("--criterion", self.criterion, NAMES)
         self.alignment()
         self.policy()
+        self._check_profile()
+
+    def _check_profile(self) -> None:
+        if self.other_machine and self.profile is None:
+            raise OptionError("--other-machine: requires --profile, which is missing; give the file of the other machine")
+        if self.profile is not None and self.latency is None and str(self.align).lower() != "auto":
+            raise OptionError(f"--profile: decides what --align auto means, but --align is {self.align}; take one of them away")
 
     def alignment(self) -> Alignment:
         """The multiple that widths are rounded to."""
         text = str(self.align).lower()
         if text == "auto":
-            return auto_alignment()
+            return self.widths()
         if text == "none":
             return Alignment(1, "not asked for")
         if text.isdecimal() and int(text) > 0:
             return Alignment(int(text), "as asked")
         raise OptionError(f"--align: got '{self.align}', expected auto, none, or a number of channels such as 8")
+
+    def widths(self) -> Alignment:
+        """The multiple at which the runtime gains: measured, if a profile was read, or else by the processor."""
+        return measured_alignment(self.profile) if isinstance(self.profile, Profile) else auto_alignment()
 
     def policy(self) -> Policy:
         """The options of the analysis."""
@@ -435,6 +457,11 @@ class Options:
         """Whether channels are scored by their activations."""
         return self.criterion in CALIBRATED and self.selection.scores is None
 
+    def seconds(self) -> float:
+        """Time for all work on samples: that of one cut for each of several, if these are tried and no time is stated."""
+        cuts = len(BRANCHES) + 1 if self.selection.depth and self.recovery.time_budget is None else 1
+        return self.recovery.seconds() * cuts
+
     def asked(self) -> dict[str, Any]:
         """The options that decide the cut, for plans and reports."""
         selection = self.selection
@@ -447,8 +474,10 @@ class Options:
             **({"normalise": selection.normalise} if selection.normalise else {}),
             **({"layer_ratios": str(selection.layer_ratios)} if selection.layer_ratios is not None else {}),
             "align": selection.alignment().multiple,
+            **({"profile": selection.profile.digest} if isinstance(selection.profile, Profile) else {}),
             **({"include": list(selection.include)} if selection.include else {}),
             **({"exclude": list(selection.exclude)} if selection.exclude else {}),
+            **({"depth": True} if selection.depth else {}),
             "recover": self.recovery.recover,
             **({"rounds": self.recovery.rounds} if self.recovery.rounds > 1 else {}),
             **selection.policy().to_dict(),
@@ -456,6 +485,8 @@ class Options:
         }
 
 
+BRANCHES = (1, 2, 4, 8)
+"""How many residual branches are left out in the cuts that `depth` tries, besides none."""
 GROUPS: Mapping[str, Any] = MappingProxyType(
     {
         "selection": SelectionOptions,

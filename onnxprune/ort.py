@@ -13,17 +13,26 @@ from onnx import GraphProto, NodeProto, helper
 
 from onnxprune.types import Array, Rng
 
+PROVIDER = "CPUExecutionProvider"
 QUIET = 4
 """Lowest severity that onnxruntime logs to stderr: fatal. Callers get failures as exceptions."""
 
 
-def session(source: bytes | str, threads: int = 1, plain: bool = False) -> Any:
+def version() -> str:
+    """The version of onnxruntime."""
+    import onnxruntime
+
+    return str(onnxruntime.__version__)
+
+
+def session(source: bytes | str, threads: int = 1, plain: bool = False, spins: bool = True) -> Any:
     """An onnxruntime session on the CPU.
 
     Args:
         source: what `ir.files.runnable` yields: a serialized model, or the path of a large one.
         threads: threads inside an operator; 0 for one per core.
         plain: run the graph as it is written, without optimization.
+        spins: whether threads that wait for work spin for a while.
     """
     import onnxruntime
 
@@ -31,14 +40,14 @@ def session(source: bytes | str, threads: int = 1, plain: bool = False) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = QUIET
-    if not threads:  # not a measurement: idle threads must not spin on cores that others need
+    if not threads or not spins:  # without threads, not a measurement: idle ones must not spin on cores that others need
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if plain:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if plain and isinstance(source, str):
         # a large model: its weights stay memory-mapped instead of being copied into another layout
         options.add_session_config_entry("session.disable_prepacking", "1")
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(source, options, providers=[PROVIDER])
 
 
 @lru_cache(4096)
@@ -73,7 +82,7 @@ def _cached_session(model: bytes) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = QUIET
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=[PROVIDER])
 
 
 def run_node(

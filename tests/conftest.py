@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnxruntime
@@ -32,6 +33,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("numprocesses", None):
         for library in ("OMP", "OPENBLAS", "MKL"):
             os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def without_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's cache is neither read nor written: its folder is below a file."""
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: Path(__file__) / "cache")
 
 
 @pytest.fixture

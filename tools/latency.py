@@ -40,7 +40,7 @@ def errors(model: ModelProto, ratios: Sequence[float]) -> tuple[list[float], lis
     """The relative errors for the cuts by these ratios: of the latency model, and of multiply-accumulates alone."""
     analysis = analyse(read_graph(model))
     coupled, groups = analysis.coupled, analysis.groups
-    watch = stopwatch(model, cost(model).inputs, None, 1, in_this_process, 0, silent)
+    watch = stopwatch(model, cost(model).inputs, None, 1, in_this_process, 0, silent, auto_alignment().multiple)
     latency, macs = watch.model(coupled), macs_model(coupled)
     scores = [s for s in Scorer("ccprune").score(coupled, groups).scores if s is not None]
     space = space_of(coupled, groups, scores, Sizing("global", auto_alignment().multiple))

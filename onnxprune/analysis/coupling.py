@@ -152,6 +152,18 @@ class Coupled:
         return list(found.values())
 
 
+def carried(source: Coupled, dropped: Mask, target: Coupled) -> Mask:
+    """The labels (n_labels,) that a cut of one model drops in another one that has its weights."""
+    owners, classes = {(o.weight, o.axis): o for o in target.owners}, np.zeros(len(target.roots), bool)
+    for o in source.owners:
+        other = owners.get((o.weight, o.axis))
+        if other is not None:
+            own = target.roots[other.start : other.start + other.size]
+            classes[own[dropped[o.start : o.start + o.size]]] = True
+    found: Mask = classes[target.roots]
+    return found
+
+
 def owners_of(owners: Sequence[Owner], count: int) -> Indices:
     """For each of `count` labels, the index of the axis that owns it, -1 for none (n_labels,)."""
     found = np.full(count, -1)

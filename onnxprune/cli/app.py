@@ -16,6 +16,7 @@ from onnxprune import __version__
 from onnxprune.cli.bench import bench
 from onnxprune.cli.explain import explain
 from onnxprune.cli.inspect import inspect
+from onnxprune.cli.profile import profile
 from onnxprune.cli.prune import apply, prune
 from onnxprune.cli.search import search
 from onnxprune.cli.sensitivity import sensitivity
@@ -57,7 +58,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 COMMANDS = {
-    command.__name__: command for command in (prune, apply, unify, inspect, explain, sensitivity, search, verify, bench)
+    command.__name__: command
+    for command in (prune, apply, unify, inspect, explain, profile, sensitivity, search, verify, bench)
 }
 for command in COMMANDS.values():
     app.command()(command)

@@ -179,7 +179,28 @@ Align = Annotated[
         SELECTION,
         "--align",
         metavar="auto|N|none",
-        help="Round widths to what is fast on this processor (auto), to multiples of N, or not at all (none).",
+        help="Round widths to what is fast on this processor, or by --profile or --latency as measured (auto), to multiples of "
+        "N, or not at all (none).",
+    ),
+]
+Profile = Annotated[
+    Path | None,
+    _option(
+        SELECTION,
+        "--profile",
+        metavar="FILE",
+        help="What --align auto means on the machine where the model will run: a file of 'onnxprune profile' from there. "
+        "Default: what is known of this processor; with --latency, the measured profile of this machine, which takes up to a "
+        "minute the first time.",
+        show_default=False,
+    ),
+]
+OtherMachine = Annotated[
+    bool,
+    _option(
+        SELECTION,
+        "--other-machine",
+        help="Let --profile be of another machine than the one on which --latency is measured.",
     ),
 ]
 Include = Annotated[
@@ -200,6 +221,15 @@ Carrier = Annotated[
         "inner: the size of every head, or the members of every group. auto: whichever leaves more choice. "
         "With a pattern, only for weights whose names match: '*attn*=outer'.",
         show_default=False,
+    ),
+]
+Depth = Annotated[
+    bool,
+    _option(
+        SELECTION,
+        "--depth",
+        help="Whole residual branches may go, too, where the model then does better on held-out samples. Needs a target and "
+        "--data; several cuts are tried.",
     ),
 ]
 AllowRenormalising = Annotated[

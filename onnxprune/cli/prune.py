@@ -42,9 +42,12 @@ def prune(
     normalise: ask.Normalise = None,
     layer_ratios: ask.LayerRatios = None,
     align: ask.Align = "auto",
+    profile: ask.Profile = None,
+    other_machine: ask.OtherMachine = False,
     include: ask.Include = [],  # noqa: B006
     exclude: ask.Exclude = [],  # noqa: B006
     carrier: ask.Carrier = [],  # noqa: B006
+    depth: ask.Depth = False,
     allow_renormalising: ask.AllowRenormalising = False,
     data: ask.Data = None,
     preprocess: ask.Preprocess = None,
@@ -88,9 +91,12 @@ def prune(
         normalise=normalise,
         layer_ratios=layer_ratios,
         align=align,
+        profile=profile,
+        other_machine=other_machine,
         include=include,
         exclude=exclude,
         carrier=carrier,
+        depth=depth,
         allow_renormalising=allow_renormalising,
         data=data,
         preprocess=preprocess,
@@ -114,7 +120,7 @@ def prune(
     ask.check_shapes(input_shape)
     out = ask.output_of(output, model, ENDING, pack)
     places = OutputOptions(out, plan or named_after(out, ".plan.json"), picture, force, strict)
-    inputs = [model, *files(scores, layer_ratios, data, labels, work)]
+    inputs = [model, *files(scores, layer_ratios, profile, data, labels, work)]
     ask.check_places(places, *inputs)
     options = resolved(options)
     loaded = load(model)

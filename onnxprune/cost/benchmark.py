@@ -18,7 +18,7 @@ from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import free_inputs
 from onnxprune.ir.infer import fact_of_type
 from onnxprune.ir.ranges import numbers_of
-from onnxprune.ort import sample, session
+from onnxprune.ort import PROVIDER, sample, session
 from onnxprune.types import Advance, Array, Feeds, Shapes, Vector, unwatched
 
 CONFIDENCE = 0.9
@@ -78,7 +78,18 @@ def in_this_process(
     models: Sequence[ModelProto], feeds: Feeds, threads: int, seconds: float, progress: Advance = unwatched
 ) -> Array:
     """A `Runner`: one session per model, in onnxruntime on the CPU."""
-    sessions = [_open(m, threads) for m in models]
+    return _in_turn(models, feeds, threads, seconds, progress, True)
+
+
+def many_in_this_process(
+    models: Sequence[ModelProto], feeds: Feeds, threads: int, seconds: float, progress: Advance = unwatched
+) -> Array:
+    """The same for dozens of models: threads that wait do not spin, for they would take the cores from the model that runs."""
+    return _in_turn(models, feeds, threads, seconds, progress, False)
+
+
+def _in_turn(models: Sequence[ModelProto], feeds: Feeds, threads: int, seconds: float, progress: Advance, spins: bool) -> Array:
+    sessions = [_open(m, threads, spins) for m in models]
     return in_turn([partial(_run, s, feeds) for s in sessions], seconds, progress)
 
 
@@ -137,7 +148,7 @@ def benchmark(
         tuple(least.tolist()),
         tuple(most.tolist()),
         threads,
-        "CPUExecutionProvider",
+        PROVIDER,
         {name: tuple(x.shape) for name, x in feeds.items()},
     )
 
@@ -163,10 +174,10 @@ def around_median(values: Array, confidence: float = CONFIDENCE) -> tuple[Vector
     return ranked[k], ranked[n - 1 - k]
 
 
-def _open(model: ModelProto, threads: int) -> Any:
+def _open(model: ModelProto, threads: int, spins: bool) -> Any:
     with runnable(model) as source:
         try:
-            return session(source, threads)
+            return session(source, threads, spins=spins)
         except Exception as e:  # anything onnxruntime does not implement
             raise DataError(f"onnxruntime cannot run the model: {str(e).splitlines()[0][:200]}; use --no-bench") from e
 

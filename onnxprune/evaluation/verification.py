@@ -86,6 +86,7 @@ def verify(
     pruned: ModelProto,
     progress: Advance = unwatched,
     numbers: Mapping[str, Array] | None = None,
+    dead: Mask | None = None,
 ) -> Verification:
     """Check a pruned model and compare it with the masked original on seeded inputs.
 
@@ -97,7 +98,8 @@ def verify(
     whole by induction. Branches of an If are compared one after the other (`branches.py`).
 
     Args:
-        numbers: for some inputs of integers, the numbers to draw from; by default, what the tables allow that they index.
+        numbers: for some inputs, the numbers to draw from; by default, of integers, what the tables allow that they index.
+        dead: dropped labels (n_labels,) that are not masked, because they are said to be zero anyway.
 
     Raises:
         VerificationError: the model is not valid, its interface changed, or its results differ.
@@ -106,7 +108,7 @@ def verify(
     _check_interface(coupled.graph.model, pruned)
     tries = [feeds_for(coupled.graph, case, seed, numbers or {}) for seed, case in enumerate(_cases(coupled.graph))]
     spill = spill_for(coupled.graph.model)  # must outlive `original`, whose weights it stores
-    original = reference(coupled, dropped, spill)
+    original = reference(coupled, dropped if dead is None else dropped & ~dead, spill)
     found = _equal(coupled, dropped, original, pruned, tries)
     reached: set[str] = set()
     unreached: list[str] = []
@@ -125,6 +127,26 @@ def verify(
     mixing = len(coupled.renormalising(dropped))
     ran = tuple(sorted(reached))
     return replace(found, renormalising=mixing, reached=ran, unreached=tuple(unreached), flaw=flaw)
+
+
+def verify_shortened(
+    graph: Graph, muted: ModelProto, shortened: ModelProto, numbers: Mapping[str, Array] | None = None
+) -> None:
+    """Check that a model without some residual branches computes what it computes with these branches times zero.
+
+    Args:
+        graph: the original.
+        muted, shortened: as `rewrite.shorten` makes them.
+        numbers: as for `verify`.
+
+    Raises:
+        VerificationError: the results differ.
+    """
+    tries = [feeds_for(graph, case, seed, numbers or {}) for seed, case in enumerate(_cases(graph))]
+    runs, engine, _ = _runs(muted, tries)
+    with runnable(shortened) as source:
+        run, _ = runner(source, shortened, engine)
+        _compare(runs, run, engine, [v.name for v in muted.graph.output])
 
 
 def _equal(coupled: Coupled, dropped: Mask, original: ModelProto, pruned: ModelProto, tries: Sequence[Feeds]) -> Verification:

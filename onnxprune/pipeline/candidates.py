@@ -27,6 +27,7 @@ from onnxprune.selection.bounds import Bounds, LayerRatios
 from onnxprune.selection.budget import Amount
 from onnxprune.selection.criteria import Scored, Scorer, normalised
 from onnxprune.selection.criteria.names import CALIBRATED
+from onnxprune.selection.strategy import Strategy
 from onnxprune.selection.units import FLOOR
 from onnxprune.types import Feeds
 
@@ -161,6 +162,7 @@ class Ground:
         loaded, analysis: the original.
         options: the user's, with the alignment that all processes share.
         goal: what may remain; a latency is predicted.
+        strategy: how limits are met.
         judge: judges candidates.
         statistics: inputs on which the statistics of a cut are re-estimated before it is judged; none: it is judged as it is.
         scores: scores of channels.
@@ -171,6 +173,7 @@ class Ground:
     analysis: Analysis = field(repr=False)
     options: Options
     goal: Goal
+    strategy: Strategy
     judge: Evaluator = field(repr=False)
     statistics: Sequence[Feeds] = field(repr=False)
     scores: Scores = field(repr=False)
@@ -185,7 +188,7 @@ class Ground:
         selection = settings.selection(self.options.selection, self.usual, "the search")
         goal = _scaled(self.goal, settings.share)
         options, score = replace(self.options, selection=selection), self.scores.by(settings.criterion, settings.normalise)
-        return decide(self.analysis, options, self.loaded.name, goal=goal, score=score)
+        return decide(self.analysis, options, self.loaded.name, (), self.strategy, goal, score=score)
 
     def candidate(self, settings: Settings, decision: Decision) -> Candidate:
         """How its cut performs, and what it costs."""

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from onnxprune.cost.benchmark import Runner, in_this_process
 from onnxprune.options import SelectionOptions
 from onnxprune.pipeline.goal import Goal, goal_of
+from onnxprune.pipeline.profile import Profiler, own_profile
 from onnxprune.pipeline.rounds import LEAST_SQUARES, RoundRecovery
 from onnxprune.pipeline.samples import Maker, made_up
-from onnxprune.selection.strategy import Strategy, greedy
+from onnxprune.selection.knapsack import within_limits
+from onnxprune.selection.strategy import Strategy
 
 if TYPE_CHECKING:
     from onnxprune.pipeline.latency import Stopwatch
@@ -29,14 +31,16 @@ class Components:
         make: provides inputs if the user has none.
         run: runs models to measure their latency.
         watch: has timed cuts of this model before; None: they are timed if a target needs it.
+        profile: provides the profile of the machine where they run, if the user gives none.
     """
 
     goal: Callable[[SelectionOptions], Goal] = goal_of
-    strategy: Strategy = greedy
+    strategy: Strategy = within_limits
     recover: RoundRecovery = LEAST_SQUARES
     make: Maker = made_up
     run: Runner = in_this_process
     watch: Stopwatch | None = None
+    profile: Profiler = own_profile
 
 
 DEFAULT = Components()

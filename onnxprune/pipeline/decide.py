@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 from onnxprune.analysis.analyse import Analysis, check_patterns, refuse
 from onnxprune.analysis.coupling import Coupled
+from onnxprune.analysis.dead import dead_labels, without
 from onnxprune.analysis.groups import Group
 from onnxprune.cost.macs import macs_model
 from onnxprune.cost.model import of_original
@@ -64,6 +65,10 @@ class Decision:
         limits: what the cost of the model should not exceed.
         spill: storage of the large weights of `pruned`; it exists as long as this object does.
         most: number of channels that the deepest cut removes; None if unknown.
+        dead: (n_labels,) True for labels that are dropped because they are provably always zero; None if unknown.
+        ranges: what that holds for: for some inputs, the lowest and the highest number.
+        removed: (tensor, sum) of residual branches that are gone; `analysis` is that of the model without them.
+        whole: the analysis of the model with all branches; None: that is `analysis`.
     """
 
     analysis: Analysis = field(repr=False)
@@ -75,6 +80,10 @@ class Decision:
     limits: tuple[Limit, ...] = ()
     spill: Spill | None = field(default=None, repr=False)
     most: int | None = None
+    dead: Mask | None = field(default=None, repr=False)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    removed: tuple[tuple[str, str], ...] = ()
+    whole: Analysis | None = field(default=None, repr=False)
 
 
 def check_selection(analysis: Analysis, selection: SelectionOptions, name: str) -> None:
@@ -109,8 +118,11 @@ def decide(
     goal: Goal | None = None,
     effort: Effort | None = None,
     score: Scoring | None = None,
+    provable: bool = True,
 ) -> Decision:
     """Choose channels and cut them; a node that cannot follow keeps its channels, and the choice is repeated.
+
+    Channels that are provably always zero go in any case, and count for no ratio.
 
     Args:
         analysis: the analysis of the model.
@@ -120,6 +132,7 @@ def decide(
         goal: what must be reached; None: what the options state.
         effort: the time that there is for criteria that use activations; None: unlimited.
         score: scores channels; None: as the options state.
+        provable: whether to look for channels that are always zero.
 
     Raises:
         PruneError: `MAX_REFUSALS` cuts were rejected.
@@ -129,17 +142,21 @@ def decide(
     spill = spill_for(graph.model)
     score = score or _scoring(options, batches, effort)
     for _ in range(MAX_REFUSALS):
-        coupled, groups = analysis.coupled, eligible(analysis, selection, name)
+        coupled, allowed = analysis.coupled, eligible(analysis, selection, name)
+        dead, ranges = provably_dead(coupled, allowed, options) if provable else (None, {})
+        groups = allowed if dead is None else without(allowed, dead)
         scored = score(coupled, groups)
         limits = goal.limits(coupled)
-        space = _space(coupled, groups, scored, options, limits)
+        space = _space(coupled, groups, scored, options, limits, dead)
         try:
-            dropped, pruned = _cut(space, limits, strategy, goal.ratio, spill)
+            dropped, pruned, said = _cut(space, limits, strategy, goal.ratio, spill)
             widths = () if selection.align == "auto" else unaligned(space.groups, dropped, space.sizing.align)
             macs = _macs_without_data(space, dropped, goal.ratio, options)
-            notes = _notes(analysis.refused, scored, groups) + macs + widths + _due(space, goal.ratio) + _added(graph, pruned)
-            most = int(space.order.removed[-1])
-            return Decision(analysis, dropped, pruned, space.groups, notes, goal.ratio, limits, spill, most)
+            notes = (*_notes(analysis.refused, scored, groups), *macs, *said, *widths, *_due(space, goal.ratio))
+            notes = (*notes, *_always_zero(allowed, dead), *_added(graph, pruned))
+            most, names = int(space.order.removed[-1]), {g.name for g in space.groups}
+            shrunk = tuple(g for g in allowed if g.name in names or (dead is not None and dead[g.roots].any()))
+            return Decision(analysis, dropped, pruned, shrunk, notes, goal.ratio, limits, spill, most, dead, ranges)
         except CutError as e:
             if spill:
                 spill.clear()
@@ -159,8 +176,8 @@ def _scoring(options: Options, batches: Sequence[Feeds], effort: Effort | None) 
 
 def _cut(
     space: Space, limits: Sequence[Limit], strategy: Strategy, ratio: float | None, spill: Spill | None
-) -> tuple[Mask, ModelProto]:
-    """The labels to drop and the model without them, by a ratio or within limits.
+) -> tuple[Mask, ModelProto, tuple[str, ...]]:
+    """The labels to drop, the model without them, and notes on the choice, by a ratio or within limits.
 
     Limits on what a file holds are tightened by what a cut adds to it: nodes, and what removed channels leave behind. A cost
     that is measured learns from each cut.
@@ -168,18 +185,19 @@ def _cut(
     coupled = space.coupled
     if not limits:
         dropped = space.dropped(space.by_ratio(ratio or 0.0))
-        return dropped, cut(coupled, dropped, spill)
+        return dropped, cut(coupled, dropped, spill), ()
     aimed = limits
-    best: tuple[float, Mask] | None = None
+    best: tuple[float, Mask, str] | None = None
     for attempt in range(ATTEMPTS):
-        dropped = space.dropped(strategy(space, aimed))
+        chosen = strategy(space, aimed)
+        dropped = space.dropped(chosen.widths)
         pruned = cut(coupled, dropped, spill)
         deepest = not all(limit.cost.of(dropped) <= limit.most for limit in aimed)
         found = _found(limits, dropped, pruned, coupled)
         limits = [limit.corrected(dropped, cost) for limit, cost in zip(limits, found, strict=True)]
         fullest = max(x / limit.most for x, limit in zip(found, limits, strict=True))
         if fullest <= 1 and (best is None or fullest > best[0]):
-            best = fullest, dropped
+            best = fullest, dropped, chosen.note
         spare = 1 - SPARE * attempt  # what is added differs a little from cut to cut
         aims = [replace(x, most=x.cost.of(dropped) + spare * x.most - y) for x, y in zip(limits, found, strict=True)]
         near = min(limit.near for limit in limits)
@@ -192,8 +210,8 @@ def _cut(
     if best is not None and best[1] is not dropped:
         if spill:
             spill.clear()
-        return best[1], cut(coupled, best[1], spill)
-    return dropped, pruned
+        return best[1], cut(coupled, best[1], spill), (best[2],) * bool(best[2])
+    return dropped, pruned, (chosen.note,) * bool(chosen.note)
 
 
 def _same(a: Sequence[Limit], b: Sequence[Limit]) -> bool:
@@ -288,27 +306,58 @@ def _most_work(analysis: Analysis) -> str:
     return f"; {share} channels that are kept because {first.pin}"
 
 
-def _space(coupled: Coupled, groups: tuple[Group, ...], scored: Scored, options: Options, limits: Sequence[Limit]) -> Space:
+def provably_dead(
+    coupled: Coupled, groups: Sequence[Group], options: Options
+) -> tuple[Mask | None, Mapping[str, tuple[float, float]]]:
+    """Labels (n_labels,) of channels that are always zero, None if there are none; and the ranges of inputs that are stated."""
+    ranges: dict[str, tuple[float, float]] = {}
+    if options.data.preprocess:
+        from onnxprune.data.images import like_images  # on demand, for a quick start
+
+        (low, high), _ = like_images(coupled.graph.model, options.data.preprocess)
+        ranges = {coupled.graph.inputs[0]: (min(low), max(high))}
+    dead = dead_labels(coupled, groups, ranges)
+    return (dead, ranges) if dead.any() else (None, {})
+
+
+def _always_zero(groups: Sequence[Group], dead: Mask | None) -> tuple[str, ...]:
+    """A note on channels that went because they are always zero."""
+    if dead is None:
+        return ()
+    counts = {g.name: n for g in groups if (n := int(dead[g.roots].sum()))}
+    listed = ", ".join(f"{n} of {name}" for name, n in [*counts.items()][:3]) + ", ..." * (len(counts) > 3)
+    what = "channel is" if sum(counts.values()) == 1 else "channels are"
+    return (f"{sum(counts.values())} {what} provably always zero and removed besides, without any change ({listed})",)
+
+
+def _space(
+    coupled: Coupled,
+    groups: tuple[Group, ...],
+    scored: Scored,
+    options: Options,
+    limits: Sequence[Limit],
+    dead: Mask | None = None,
+) -> Space:
     """The cuts to choose from: of groups with scores, in the order of their scores.
 
-    Scores by activations are errors, to be compared with what they save: under limits, of the first cost; with a ratio, of the
-    multiply-accumulates, so that about as many remain as by the default criterion without data.
+    Scores by activations are errors, to be compared with what they save: with a ratio, of the multiply-accumulates, so that
+    about as many remain as by the default criterion without data.
     """
     known = [(g, s) for g, s in zip(groups, scored.scores, strict=True) if s is not None]
     sizing = Sizing(options.selection.scope, options.selection.alignment().multiple)
     bounds = _bounds(coupled, [g for g, _ in known], options.selection)
-    space = space_of(coupled, [g for g, _ in known], [s for _, s in known], sizing, bounds)
+    space = space_of(coupled, [g for g, _ in known], [s for _, s in known], sizing, bounds, dead)
     if not options.calibrated or sizing.scope != "global" or not known:
         return space
     if limits:
-        return space.per(limits[0].cost)
+        return replace(space, additive=True)
     return matched(space, _without_data(space), macs_model(coupled))
 
 
 def _without_data(space: Space) -> Space:
     """The same groups in the order of the default criterion without data."""
     scores = Scorer(WITHOUT_DATA).score(space.coupled, space.groups).scores
-    return space_of(space.coupled, space.groups, [s for s in scores if s is not None], space.sizing, space.bounds)
+    return space_of(space.coupled, space.groups, [s for s in scores if s is not None], space.sizing, space.bounds, space.dead)
 
 
 def _macs_without_data(space: Space, dropped: Mask, ratio: float | None, options: Options) -> tuple[str, ...]:

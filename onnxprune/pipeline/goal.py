@@ -82,6 +82,10 @@ class Goal:
     ratio: float | None
     budgets: tuple[Budget, ...] = ()
 
+    def of(self, original: Coupled) -> Goal:
+        """The same goal as amounts, for models with fewer nodes."""
+        return replace(self, budgets=tuple(budget.part(1.0, original) for budget in self.budgets))
+
     def limits(self, coupled: Coupled) -> tuple[Limit, ...]:
         """The limits on cuts of one model."""
         return tuple(budget.limit(coupled) for budget in self.budgets)

@@ -21,7 +21,7 @@ from onnxprune.cost.model import CostModel
 from onnxprune.errors import CutError, OptionError
 from onnxprune.pipeline.goal import Budget, Goal
 from onnxprune.rewrite.cut import cut
-from onnxprune.selection.alignment import auto_alignment, ladder
+from onnxprune.selection.alignment import ladder
 from onnxprune.selection.budget import Amount
 from onnxprune.selection.sizing import Sizing
 from onnxprune.selection.units import units_of
@@ -52,6 +52,7 @@ class Stopwatch:
         run: runs the models.
         seed: of the random cuts.
         progress: called with the fraction of the cuts done.
+        lanes: widths that are multiples of this are fast here.
         seen: cuts that were timed, and the original.
     """
 
@@ -61,6 +62,7 @@ class Stopwatch:
     run: Runner
     seed: int
     progress: Progress
+    lanes: int
     seen: list[Timed] = field(default_factory=list)
     whole: float = 0.0
 
@@ -72,7 +74,7 @@ class Stopwatch:
 
     def model(self, coupled: Coupled) -> CostModel:
         """The latency model of cuts of a graph: fitted to random cuts of the first one, and to what was learned since."""
-        features = Features.of_graph(coupled, auto_alignment().multiple)
+        features = Features.of_graph(coupled, self.lanes)
         if not self.seen:
             self.seen = [*self._random(coupled, features)]
         return Latency(features, fitted(self.seen))
@@ -87,7 +89,7 @@ class Stopwatch:
         """Random cuts and the original."""
         groups, rng = find_groups(coupled), np.random.default_rng(self.seed)
         for k in range(CUTS):
-            dropped = random_cut(coupled, groups, rng)
+            dropped = random_cut(coupled, groups, rng, self.lanes)
             with suppress(CutError):  # a node cannot follow; others can
                 yield Timed(features.of(dropped), self.milliseconds(cut(coupled, dropped), SECONDS))
             self.progress("latency model", (k + 1) / CUTS)
@@ -96,10 +98,13 @@ class Stopwatch:
         yield Timed(features.of(np.zeros(len(coupled.roots), bool)), self.whole, CERTAIN)
 
 
-def random_cut(coupled: Coupled, groups: Sequence[Group], rng: np.random.Generator) -> Mask:
-    """Labels (n_labels,) to drop: every group gets a random allowed width, around a share that all have in common."""
+def random_cut(coupled: Coupled, groups: Sequence[Group], rng: np.random.Generator, lanes: int) -> Mask:
+    """Labels (n_labels,) to drop: every group gets a random allowed width, around a share that all have in common.
+
+    In three of four cuts, the allowed widths are multiples of `lanes`.
+    """
     share, dropped = rng.uniform(0.15, 1.0), np.zeros(len(coupled.roots), bool)
-    align = 1 if rng.random() < UNALIGNED else auto_alignment().multiple
+    align = 1 if rng.random() < UNALIGNED else lanes
     for group in groups:
         units = units_of(group, rng.random(len(group)))
         widths = ladder(group, units, Sizing(align=align))
@@ -132,6 +137,7 @@ def stopwatch(
     run: Runner,
     seed: int,
     progress: Progress,
+    lanes: int,
 ) -> Stopwatch:
-    """Times cuts of a model at these input shapes; `numbers` as for `verify`."""
-    return Stopwatch(model, random_feeds(model, shapes, numbers), threads, run, seed, progress)
+    """Times cuts of a model at these input shapes; `numbers` as for `verify`, the others as for `Stopwatch`."""
+    return Stopwatch(model, random_feeds(model, shapes, numbers), threads, run, seed, progress, lanes)

@@ -13,10 +13,12 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.analysis.analyse import Analysis, analyse
+from onnxprune.analysis.coupling import carried
 from onnxprune.compression.carrier import unified_names
 from onnxprune.cost import benchmark
 from onnxprune.cost.benchmark import Runner, in_this_process
 from onnxprune.cost.peak import peak_memory
+from onnxprune.cost.profile import Profile
 from onnxprune.cost.size import cost
 from onnxprune.data.arrays import inputs_of, read_arrays
 from onnxprune.data.load import check_exists, check_source, load_data
@@ -26,9 +28,10 @@ from onnxprune.effort import Clock, Effort
 from onnxprune.errors import CutError, DataError, ModelError, OptionError, PlanError
 from onnxprune.evaluation.evaluator import Evaluator, Metric
 from onnxprune.evaluation.structure import check_contract, only_weights
-from onnxprune.evaluation.verification import Verification, verify
+from onnxprune.evaluation.verification import Verification, verify, verify_shortened
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import Loaded
+from onnxprune.ir.graph import Graph
 from onnxprune.ir.sharing import shared_again
 from onnxprune.ir.spill import spill_for
 from onnxprune.ir.tensors import size_of
@@ -37,6 +40,7 @@ from onnxprune.pipeline.claims import unfitted
 from onnxprune.pipeline.components import DEFAULT, Components
 from onnxprune.pipeline.decide import Decision, check_selection
 from onnxprune.pipeline.goal import Goal
+from onnxprune.pipeline.profile import check_same_machine
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.rounds import in_rounds
 from onnxprune.pipeline.samples import MAKING, Samples, check_inputs, made_up, provide, refinement, sizes_of
@@ -44,6 +48,7 @@ from onnxprune.pipeline.summary import Findings, report_of
 from onnxprune.report.values import Change
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan, dropped_by, plan_of
+from onnxprune.rewrite.shorten import branches, muted, shortened
 from onnxprune.selection.bounds import LayerRatios
 from onnxprune.types import Array, Feeds, Progress, Shapes, silent
 
@@ -56,6 +61,8 @@ BEFORE_BLOCKS = 0.25
 """Fraction of the time that is left for the cut and its recovery, if weights are unified afterwards."""
 NOT_REPEATED = ("recover", "recovered", "work")
 """What a plan says about how weights were fitted, which applying it does not repeat."""
+POINTS = 1025
+"""How many numbers of a range are fed."""
 SEEDS = 3
 """Seeded inputs on which the written file is compared with its weights."""
 
@@ -82,14 +89,19 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     check_not_unified(loaded)
     if options.unification.on:
         _check_blocks(loaded, options)
+    if options.selection.depth:
+        _check_depth(options)
     graph = read_graph(loaded.model, options.data.input_shape)
     analysis = analyse(graph, options.selection.policy())
     check_selection(analysis, options.selection, loaded.name)
     check_inputs(loaded.model, options)
     progress("analyse", 1)
+    if options.selection.latency is not None and options.selection.profile is None:
+        profile = components.profile(options.checks.threads, progress)
+        options = replace(options, selection=replace(options.selection, profile=profile))
     work = options.recovery.work
     assert not isinstance(work, str | Path)
-    effort = Effort(Clock(math.inf if work else options.recovery.seconds()), work)
+    effort = Effort(Clock(math.inf if work else options.seconds()), work)
     data = read_data(loaded, options, effort, progress)
     if data is not None and data.made is None and (shapes := sizes_of(data)) != options.data.input_shape:
         options = replace(options, data=replace(options.data, input_shape=shapes))
@@ -100,7 +112,19 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     own = effort.within(BEFORE_BLOCKS) if options.unification.on else effort
 
     def chosen(options: Options, effort: Effort) -> tuple[Decision, Recovery | None]:
-        return _best_cut(loaded, analysis, options, components, samples, judge, effort, progress)
+        goal = _goal(loaded, options, components, judge, samples.fit.integers if samples else None, progress)
+        if not options.selection.depth:
+            return _best_cut(loaded, analysis, options, components, samples, judge, effort, progress, goal)
+        from onnxprune.pipeline.depth import shallower  # on demand, for a quick start
+
+        amounts = goal.of(analysis.coupled)
+
+        def attempt(shorter: Analysis, effort: Effort) -> tuple[Decision, Recovery | None]:
+            teacher = None if shorter is analysis else analysis
+            return _best_cut(loaded, shorter, options, components, samples, judge, effort, progress, amounts, teacher)
+
+        assert judge is not None
+        return shallower(analysis, loaded.model, judge, attempt, effort, progress)
 
     searched = options.selection.searches
     decision, recovery = _deepest_cut(chosen, options, own) if searched else chosen(options, own)
@@ -125,7 +149,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     )
     made_by = _made_by(options.asked(), found)
     plan = plan_of(decision.analysis.coupled, decision.dropped, loaded.sha256, made_by, derived=loaded.derived)
-    plan = replace(plan, blocks=unified.masks) if unified else plan
+    plan = replace(plan, blocks=unified.masks if unified else {}, removed=decision.removed)
     return _result(loaded, decision, model, plan, options, options.asked(), found)
 
 
@@ -205,6 +229,20 @@ def check_not_unified(loaded: Loaded) -> None:
         raise ModelError(f"{loaded.name}: {why}; cut the original, with --unify")
 
 
+def _check_depth(options: Options) -> None:
+    """Reject what does not go with `depth`, before any sample is read.
+
+    Raises:
+        OptionError: it needs what is not given, or does not go with what is.
+    """
+    if not options.data.given:
+        raise OptionError("--depth: requires --data, typical inputs: what a branch is worth shows only there")
+    if options.recovery.recover == "none":
+        raise OptionError("--depth: got --recover none, expected a recovery, which has to make up for whole branches")
+    if options.unification.on:
+        raise OptionError("--depth: does not go with --unify; unify the result with 'onnxprune unify'")
+
+
 def _check_blocks(loaded: Loaded, options: Options) -> None:
     from onnxprune.pipeline.blocks import check_blocks  # on demand, for a quick start
 
@@ -280,13 +318,19 @@ def _best_cut(
     judge: Evaluator | None,
     effort: Effort,
     progress: Progress,
+    goal: Goal,
+    teacher: Analysis | None = None,
 ) -> tuple[Decision, Recovery | None]:
-    """The cut and its recovery; channels are chosen in rounds only if that does better on held-out samples than one round."""
+    """The cut and its recovery; channels are chosen in rounds only if that does better on held-out samples than one round.
+
+    Args:
+        analysis: of the model that is cut.
+        goal: what must be reached.
+        teacher: the analysis of the model that weights are fitted to; None: that is `analysis`.
+    """
     rounds = options.recovery.rounds
     batches = _batches(samples.fit, loaded.model) if samples and (rounds > 1 or options.calibrated) else ()
     fit = samples.fit if samples and judge else None
-
-    goal = _goal(loaded, options, components, judge, samples.fit.integers if samples else None, progress)
 
     def attempt(options: Options, effort: Effort) -> tuple[Decision, Recovery | None]:
         decision = in_rounds(
@@ -300,7 +344,7 @@ def _best_cut(
             effort=effort.within(0.5),
             progress=lambda done: progress("cut", done),
         )
-        return decision, _recovered(options, decision, fit, judge, effort, progress)
+        return decision, _recovered(options, replace(decision, whole=teacher), fit, judge, effort, progress)
 
     once = replace(options, recovery=replace(options.recovery, rounds=1))
     if rounds == 1 or judge is None:
@@ -328,10 +372,9 @@ def _goal(
     if (latency := options.selection.targets().get("latency")) is not None:
         from onnxprune.pipeline.latency import stopwatch, with_latency  # on demand, for a quick start
 
-        shapes, checks = cost(loaded.model, options.data.input_shape, loaded.size).inputs, options.checks
-        watch = components.watch or stopwatch(
-            loaded.model, shapes, numbers, checks.threads, components.run, options.data.seed, progress
-        )
+        shapes = cost(loaded.model, options.data.input_shape, loaded.size).inputs
+        threads, seed, lanes = options.checks.threads, options.data.seed, options.selection.widths().multiple
+        watch = components.watch or stopwatch(loaded.model, shapes, numbers, threads, components.run, seed, progress, lanes)
         goal = with_latency(goal, latency, str(options.selection.latency), watch)
     fits = judge is not None and options.recovery.recover != "none"
     if not (fits or asked.on) or not any(budget.target == "size" for budget in goal.budgets):
@@ -369,10 +412,11 @@ def resolved(options: Options) -> Options:
     """Look up the files, functions and packages that options name. No model is needed or run.
 
     Returns:
-        The options with arrays as scores and a function as metric.
+        The options with arrays as scores, a function as metric, and a profile instead of its file.
 
     Raises:
         DataError, TrainingError: there is no such file or function, or PyTorch is not installed.
+        OptionError: the profile is of another machine than the latencies.
     """
     selection, data = options.selection, options.data
     if isinstance(selection.scores, str | Path):
@@ -381,6 +425,11 @@ def resolved(options: Options) -> Options:
         selection = replace(selection, scores=_as_scores(selection.scores))
     if selection.layer_ratios is not None and not isinstance(selection.layer_ratios, LayerRatios):
         selection = replace(selection, layer_ratios=LayerRatios.read(selection.layer_ratios))
+    if isinstance(selection.profile, str | Path):
+        profile = Profile.read(Path(selection.profile), f"--profile {selection.profile}")
+        selection = replace(selection, profile=profile)
+    if isinstance(selection.profile, Profile) and selection.latency is not None and not selection.other_machine:
+        check_same_machine(selection.profile, options.checks.threads)
     if isinstance(data.labels, str | Path):
         check_exists(data.labels, "--labels")
     check_source(data.data, data.preprocess)
@@ -454,7 +503,13 @@ def _verified(
     if not checks.verify:
         return None
     coupled = decision.analysis.coupled
-    return verify(coupled, decision.dropped, decision.pruned, lambda done: progress("verify", done), numbers)
+    if decision.whole is not None:
+        graph = decision.whole.coupled.graph
+        gone = [b for b in branches(graph) if (b.skip, b.total) in decision.removed]
+        verify_shortened(graph, muted(graph.model, gone), coupled.graph.model, numbers)
+    ranged = {name: np.linspace(*ends, POINTS) for name, ends in decision.ranges.items()}
+    fed = {**ranged, **(numbers or {})}
+    return verify(coupled, decision.dropped, decision.pruned, lambda done: progress("verify", done), fed, decision.dead)
 
 
 def _recovered(
@@ -466,8 +521,10 @@ def _recovered(
         return None
     from onnxprune.recovery.methods import Task, recover  # on demand, for a quick start
 
-    task = Task(decision.analysis.coupled, decision.dropped, decision.pruned, fit, effort, options.data.seed)
-    return recover(task, method, judge, progress)
+    coupled, dropped = decision.analysis.coupled, decision.dropped
+    if decision.whole is not None:  # branches are gone: the others learn to do without them
+        coupled, dropped = decision.whole.coupled, carried(coupled, dropped, decision.whole.coupled)
+    return recover(Task(coupled, dropped, decision.pruned, fit, effort, options.data.seed), method, judge, progress)
 
 
 def _measured(
@@ -510,7 +567,7 @@ def apply_loaded(
         PlanError: the plan does not fit this model.
     """
     progress("analyse", 0)
-    analysis = analyse(read_graph(loaded.model, shapes), plan.policy)
+    analysis = analyse(_shorter(read_graph(loaded.model, shapes), plan), plan.policy)
     dropped = dropped_by(analysis.coupled, plan)
     try:
         pruned = cut(analysis.coupled, dropped, spill := spill_for(loaded.model))
@@ -521,7 +578,7 @@ def apply_loaded(
     notes = (
         ("the plan was made for a file with different contents (a retrained copy?); names and shapes match",) if differs else ()
     )
-    cuts = bool(plan.kept) or not plan.blocks
+    cuts = bool(plan.kept or plan.removed) or not plan.blocks
     decision = Decision(analysis, dropped, pruned, analysis.groups if cuts else (), notes, spill=spill)
     verification = _verified(decision, checks, progress) if cuts else None
     pruned = shared_again(pruned, pruned, analysis.coupled.graph)
@@ -545,7 +602,7 @@ def verify_loaded(original: Loaded, pruned: Loaded, plan: Plan, shapes: Shapes) 
         PlanError: the plan does not fit the original.
         VerificationError: the two do not compute the same outputs.
     """
-    coupled = analyse(read_graph(original.model, shapes), plan.policy).coupled
+    coupled = analyse(_shorter(read_graph(original.model, shapes), plan), plan.policy).coupled
     dropped = dropped_by(coupled, plan)
     if not plan.recovered and not plan.blocks:
         return verify(coupled, dropped, pruned.model)
@@ -559,6 +616,15 @@ def verify_loaded(original: Loaded, pruned: Loaded, plan: Plan, shapes: Shapes) 
             check_unfitted(expected, written, plan)
     check_contract(expected, written, only_weights())
     return verify(coupled, dropped, bare)
+
+
+def _shorter(graph: Graph, plan: Plan) -> Graph:
+    """A graph without the residual branches that a plan removes.
+
+    Raises:
+        PlanError: there is no such branch.
+    """
+    return read_graph(shortened(graph.model, plan.removed, graph), graph.fed) if plan.removed else graph
 
 
 def _reapplied(

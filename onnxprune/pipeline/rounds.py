@@ -17,13 +17,14 @@ from onnx import ModelProto
 
 from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.coupling import Coupled
+from onnxprune.analysis.dead import without
 from onnxprune.analysis.groups import Group
 from onnxprune.effort import Effort
 from onnxprune.ir.bodies import all_weights
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.tensors import take_all
 from onnxprune.options import Options
-from onnxprune.pipeline.decide import Decision, decide, eligible
+from onnxprune.pipeline.decide import Decision, decide, eligible, provably_dead
 from onnxprune.pipeline.goal import Goal, goal_of
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan, composed, dropped_by, plan_of
@@ -91,16 +92,19 @@ def in_rounds(
     if rounds == 1:
         return decide(analysis, options, name, batches, strategy, goal, effort)
     now, kept, added, done = analysis, dict[str, dict[int, tuple[int, ...]]](), frozenset[str](), 0.0
-    channels = sum(map(len, eligible(analysis, options.selection, name)))
+    allowed = eligible(analysis, options.selection, name)
+    dead, ranges = provably_dead(analysis.coupled, allowed, options)
+    channels = sum(map(len, allowed if dead is None else without(allowed, dead)))
     start, count = time.perf_counter(), rounds
     for k in itertools.count():
         if k == 1:
             each = time.perf_counter() - start
             count = 1 + effort.amount("more rounds", each, 1, rounds - 1)
         done += (1 - done) / (count - k)
-        left = sum(map(len, eligible(now, options.selection, name)))
+        left = sum(map(len, eligible(now, options.selection, name))) if k else channels
         part = goal.part(done, analysis.coupled, channels, left)
-        decision = decide(now, options, name, batches, strategy, part, effort.within(1 / (count - k), f"round {k + 1}: "))
+        own = effort.within(1 / (count - k), f"round {k + 1}: ")
+        decision = decide(now, options, name, batches, strategy, part, own, provable=not k)
         plan = plan_of(decision.analysis.coupled, decision.dropped, "", {}, copies=True)
         kept = composed(kept, {name: axes for name, axes in plan.kept.items() if name in graph.weights})
         dropped = dropped_by(analysis.coupled, Plan("", kept, {}, analysis.coupled.policy))
@@ -116,7 +120,8 @@ def in_rounds(
     fewer = "" if count == rounds else f" (of {rounds}: there is no time for more, --time-budget)"
     notes = (*decision.notes, f"channels were chosen in {count} rounds{fewer}, with {recover.name} after each")
     groups, limits = _allowed(analysis, decision), goal.limits(analysis.coupled)
-    return Decision(analysis, dropped, pruned, groups, notes, goal.ratio, limits)
+    dead = None if dead is None else dead & dropped
+    return Decision(analysis, dropped, pruned, groups, notes, goal.ratio, limits, dead=dead, ranges=ranges)
 
 
 def copy_of(model: ModelProto) -> ModelProto:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -20,6 +21,7 @@ import numpy as np
 from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.cost.latency import Features, Latency, Timed, fitted
+from onnxprune.cost.machine import this_machine
 from onnxprune.cost.model import CostModel
 from onnxprune.cost.size import cost
 from onnxprune.data.batching import batched
@@ -47,10 +49,9 @@ from onnxprune.pipeline.latency import Stopwatch, stopwatch, with_latency
 from onnxprune.pipeline.prune import check_not_unified, prune_loaded, read_data
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.samples import sizes_of
-from onnxprune.pipeline.study import ERROR, Choice, Choices, Study, Tried, check_storage, machine
+from onnxprune.pipeline.study import ERROR, Choice, Choices, Study, Tried, check_storage
 from onnxprune.report.search import Candidate, Point, SearchReport, front_of, spaced
 from onnxprune.report.values import Report
-from onnxprune.selection.alignment import auto_alignment
 from onnxprune.types import Progress, silent
 
 TRIALS, BEST = 100, 3
@@ -271,8 +272,8 @@ def _asked(loaded: Loaded, options: Options, how: SearchOptions) -> dict[str, st
 class _Predicted:
     """The latency model that all processes of a search share, fitted once."""
 
-    def __init__(self, known: Mapping[str, Any]) -> None:
-        self._costs, self._lanes = fitted(_timed(known)), int(known["lanes"])
+    def __init__(self, known: Mapping[str, Any], lanes: int) -> None:
+        self._costs, self._lanes = fitted(_timed(known)), lanes
         self._models: dict[int, tuple[Coupled, CostModel]] = {}
 
     def model(self, coupled: Coupled) -> CostModel:
@@ -280,6 +281,12 @@ class _Predicted:
         if id(coupled) not in self._models:  # the graph is kept, too, so that no other one gets its id
             self._models[id(coupled)] = coupled, Latency(Features.of_graph(coupled, self._lanes), self._costs)
         return self._models[id(coupled)][1]
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """This machine, as far as latencies depend on it, and its name."""
+    found = asdict(this_machine(threads))
+    return {"name": platform.node(), **found, "features": list(found["features"])}
 
 
 def _done(study: Study) -> int:
@@ -360,7 +367,7 @@ class _Search:
         tried = [_candidate(t) for t in study.tried()]
         front = front_of([c for c in tried if c.within], aims) or [min(tried, key=aims)]
         finalists = _finalists(tried, front, self.how.best)
-        watch = self._watch(setup) if setup["machine"] == machine() else None
+        watch = self._watch(setup) if setup["machine"] == machine(self.options.checks.threads) else None
         found = [self._point(c, ground, watch, len(finalists) - k, k / len(finalists)) for k, c in enumerate(finalists)]
         self.progress("the best", 1)
         points, results = _ranked(found)
@@ -373,9 +380,13 @@ class _Search:
 
     def begun(self) -> _Begun:
         """The parameters, the first trial, which is the default, and what all processes share."""
+        selection, threads = self.options.selection, self.options.checks.threads
+        if selection.latency is not None and selection.profile is None:
+            selection = replace(selection, profile=self.components.profile(threads, self.progress))
         setup: dict[str, Any] = {
-            "align": self.options.selection.alignment().multiple,
-            "machine": machine(),
+            "align": selection.alignment().multiple,
+            "lanes": selection.widths().multiple,
+            "machine": machine(threads),
             "widths": {},
             "latency": None,
         }
@@ -384,7 +395,7 @@ class _Search:
             with_latency(Goal(None), amount, str(self.options.selection.latency), watch)
             watch.model(self.analysis.coupled)
             seen = [[t.features.tolist(), t.milliseconds, t.weight] for t in watch.seen]
-            setup["latency"] = {"seen": seen, "whole": watch.whole, "lanes": auto_alignment().multiple}
+            setup["latency"] = {"seen": seen, "whole": watch.whole}
         ground, settings = self._ground(setup), self._settings()
         decision = ground.decision(settings)
         candidate = ground.candidate(settings, decision)
@@ -397,9 +408,8 @@ class _Search:
         """Times cuts of the model; what was timed before is known."""
         options, integers = self.options, self.parts.own.integers
         shapes = cost(self.loaded.model, options.data.input_shape, self.loaded.size).inputs
-        watch = stopwatch(
-            self.loaded.model, shapes, integers, options.checks.threads, self.components.run, options.data.seed, self.progress
-        )
+        threads, seed, run = options.checks.threads, options.data.seed, self.components.run
+        watch = stopwatch(self.loaded.model, shapes, integers, threads, run, seed, self.progress, setup["lanes"])
         known = setup["latency"]
         return replace(watch, seen=_timed(known), whole=known["whole"]) if known else watch
 
@@ -407,7 +417,7 @@ class _Search:
         selection = replace(self.options.selection, align=setup["align"])
         goal = goal_of(selection)
         if (latency := selection.targets().get("latency")) is not None:
-            budget = Budget(_Predicted(setup["latency"]).model, latency, str(selection.latency), "latency")
+            budget = Budget(_Predicted(setup["latency"], setup["lanes"]).model, latency, str(selection.latency), "latency")
             goal = replace(goal, budgets=(*goal.budgets, budget))
         statistics = self.parts.scored.take(MAX_STATISTICS, self.options.data.seed)
         return Ground(
@@ -415,6 +425,7 @@ class _Search:
             self.analysis,
             replace(self.options, selection=selection),
             goal,
+            self.components.strategy,
             self.judge,
             [] if self.options.recovery.recover == "none" else batched(statistics, self.loaded.model),
             self.scores,
@@ -492,7 +503,7 @@ class _Search:
             targets={name: str(getattr(selection, name)) for name in selection.targets()},
             study=study.name,
             storage=study.place,
-            machine=machine(),
+            machine=machine(self.options.checks.threads),
             made_on=setup["machine"],
             trials=len(tried),
             failed=study.failed(),

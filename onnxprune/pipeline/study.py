@@ -330,20 +330,6 @@ def check_storage(storage: str | None) -> None:
         check_folder(Path(storage))
 
 
-def machine() -> dict[str, str]:
-    """This machine, as far as latencies depend on it."""
-    return {"name": platform.node(), "processor": _processor()}
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
 def _storage(storage: str | None) -> BaseStorage | None:
     """Where trials are kept; None: in memory."""
     if storage is None:

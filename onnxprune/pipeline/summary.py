@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from onnxprune.pipeline.blocks import InBlocks
     from onnxprune.recovery.methods import Recovery
 
+BEFORE = {"macs": "macs", **COUNTED}
+"""Targets whose costs of the original are in `Cost`."""
 LESS = "leave free the blocks that lose most (--share 0.95)"
 """What to do if too much was unified."""
 
@@ -69,7 +71,8 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
         GroupRow(g.name, len(g), int((~decision.dropped[g.roots]).sum()), tuple(f"{w}[{axis}]" for w, axis in g.members))
         for g in decision.groups
     )
-    prunable, removed = sum(r.before for r in rows), sum(r.before - r.after for r in rows)
+    dead = 0 if decision.dead is None else sum(int(decision.dead[g.roots].sum()) for g in decision.groups)
+    prunable, removed = sum(r.before for r in rows) - dead, sum(r.before - r.after for r in rows) - dead
     unified = found.unified
     last = unified.recovery if unified else found.recovery
     decision = replace(decision, limits=tuple(_as_measured(limit, found) for limit in decision.limits))
@@ -86,6 +89,7 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
         align_reason=align_reason,
         prunable=prunable,
         removed=removed,
+        dead=dead,
         macs=Change(found.before.macs, found.after.macs),
         params=Change(found.before.params, found.after.params),
         loss=loss,
@@ -158,8 +162,8 @@ def _remaining(limit: Limit, decision: Decision, found: Findings) -> float:
 def _target(limit: Limit, remains: float, found: Findings, decision: Decision) -> TargetRow:
     if limit.target == "latency" and found.timing is not None:
         before = found.timing.latencies[0].median_ms
-    elif limit.target in COUNTED:
-        before = float(getattr(found.before, COUNTED[limit.target]))
+    elif limit.target in BEFORE:
+        before = float(getattr(found.before, BEFORE[limit.target]))
     else:
         before = of_original(limit.cost, len(decision.dropped))
     kept = Change(before, remains).kept

@@ -12,6 +12,7 @@ import numpy as np
 
 from onnxprune.analysis.analyse import Analysis
 from onnxprune.analysis.coupling import Coupled
+from onnxprune.analysis.dead import dead_labels
 from onnxprune.analysis.explain import without_channels
 from onnxprune.analysis.groups import Group, Pinned, producing
 from onnxprune.cost.footprint import is_parameter
@@ -118,6 +119,7 @@ class Inspection:
         batch_norms: number of BatchNormalization nodes.
         folded: whether others seem to have been folded into convolutions, so that their scales are not scored.
         prunable: number of channels that can be removed.
+        dead: how many of them are provably always zero, whatever the inputs.
         held_macs: share of the MACs spent on channels that cannot be removed.
         fixed_macs: share of the MACs that remains if everything that can be removed is removed.
         groups, pins, rest, layers: the parts; pins and rest largest first, groups and layers in graph order.
@@ -131,6 +133,7 @@ class Inspection:
     batch_norms: int
     folded: bool
     prunable: int
+    dead: int
     held_macs: float
     fixed_macs: float
     groups: tuple[GroupView, ...]
@@ -147,7 +150,7 @@ def inspect(analysis: Analysis, name: str) -> Inspection:
     total = _count(coupled, facts, np.zeros(len(coupled.roots), bool))
     layers = tuple(_layers(coupled, facts, total))
     macs = macs_model(coupled)
-    fixed = macs.of(coupled.free) / max(1, total)
+    fixed, dead = macs.of(coupled.free) / max(1, total), dead_labels(coupled, analysis.groups)
     return Inspection(
         model=name,
         nodes=len(graph.nodes),
@@ -156,6 +159,7 @@ def inspect(analysis: Analysis, name: str) -> Inspection:
         batch_norms=sum(node.op == "BatchNormalization" for node in graph.elementary),
         folded=seems_folded(coupled, analysis.groups),
         prunable=analysis.prunable,
+        dead=sum(int(dead[g.roots].sum()) for g in analysis.groups),
         held_macs=sum(p.macs for p in analysis.pinned),
         fixed_macs=fixed,
         groups=tuple(_group(coupled, g, macs, total) for g in analysis.groups),

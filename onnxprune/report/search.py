@@ -111,8 +111,8 @@ class SearchReport:
     targets: Mapping[str, str]
     study: str
     storage: str
-    machine: Mapping[str, str]
-    made_on: Mapping[str, str]
+    machine: Mapping[str, Any]
+    made_on: Mapping[str, Any]
     trials: int
     failed: int
     resumed: int

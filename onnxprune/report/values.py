@@ -217,6 +217,7 @@ class Report:
         asked: the options that decide the cut.
         align_reason: why widths are rounded to `asked["align"]`.
         prunable: number of channels that could be removed; `removed` of them were.
+        dead: number of channels that are provably always zero, and went besides.
         macs, params, bytes, memory: cost before and after; memory is that of weights and activations, computed.
         targets: what was asked of these costs, and what was reached.
         loss: what was allowed to be lost, and what is; None if nothing was asked.
@@ -250,6 +251,7 @@ class Report:
     groups: tuple[GroupRow, ...]
     pins: tuple[PinRow, ...]
     targets: tuple[TargetRow, ...] = ()
+    dead: int = 0
     loss: LossRow | None = None
     renormalising: tuple[MixRow, ...] = ()
     verification: Verification | None = None

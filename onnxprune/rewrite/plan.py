@@ -25,8 +25,8 @@ Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
 
 FORMAT, FORMAT_2, FORMAT_3 = FORMATS = ("onnxprune-plan/1", "onnxprune-plan/2", "onnxprune-plan/3")
 """The second is for plans that name weights which older releases do not know: in bodies of If, Loop and Scan
-(`NODE/then_branch/NAME`), or not stored in the file. The third is for plans with blocks. The first can be read by older
-releases."""
+(`NODE/then_branch/NAME`), or not stored in the file. The third is for plans with blocks, or without some residual branches.
+The first can be read by older releases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,7 @@ class Plan:
         format: the format of its file.
         blocks: weight -> its blocks after the cut, if weights were unified.
         folded: those weights in `kept` that the file does not store: it computes them from others, or they are in a function.
+        removed: residual branches that go, each as (tensor, sum): nothing is added to the tensor any more.
     """
 
     model_sha256: str
@@ -81,10 +82,11 @@ class Plan:
     format: str = FORMAT
     folded: tuple[str, ...] = ()
     blocks: Mapping[str, BlockMask] = field(default_factory=dict, repr=False)
+    removed: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        """A plan with folded weights or with blocks has a newer format."""
-        needed = FORMAT_3 if self.blocks else FORMAT_2 if self.folded else FORMAT
+        """A plan with folded weights, with blocks or without some branches has a newer format."""
+        needed = FORMAT_3 if self.blocks or self.removed else FORMAT_2 if self.folded else FORMAT
         object.__setattr__(self, "format", max(self.format, needed))
 
     @classmethod
@@ -114,7 +116,8 @@ class Plan:
         folded = tuple(dict.fromkeys((*self.folded, *later.folded)))
         newest = max(self.format, later.format)
         kept = composed(self.kept, later.kept)
-        return Plan(self.model_sha256, kept, later.made_by, later.policy, newest, folded, later.blocks)
+        removed = (*self.removed, *later.removed)
+        return Plan(self.model_sha256, kept, later.made_by, later.policy, newest, folded, later.blocks, removed)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON.
@@ -132,6 +135,8 @@ class Plan:
             head["policy"] = policy
         if self.folded:
             head["folded"] = list(self.folded)
+        if self.removed:
+            head["removed"] = [{"from": skip, "to": total} for skip, total in self.removed]
         lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(axes)}" for name, axes in kept.items())
         masks = ",\n".join(f"  {json.dumps(name)}: {json.dumps([*m.runs, m.actions])}" for name, m in self.blocks.items())
         blocks = f',\n "blocks": {{\n{masks}\n }}' if masks else ""
@@ -172,7 +177,8 @@ class Plan:
         if not isinstance(folded, list) or not set(folded) <= kept.keys():
             raise ValueError(f"'folded' is {folded!r}, expected a list of names in 'kept'")
         blocks = {name: _mask(name, given) for name, given in data.get("blocks", {}).items()}
-        return cls(str(data.get("model_sha256", "")), kept, made_by, policy, data["format"], tuple(folded), blocks)
+        removed = tuple(_pair(given) for given in data.get("removed", []))
+        return cls(str(data.get("model_sha256", "")), kept, made_by, policy, data["format"], tuple(folded), blocks, removed)
 
 
 def composed(first: Kept, second: Kept) -> dict[str, dict[int, tuple[int, ...]]]:
@@ -195,6 +201,14 @@ def composed(first: Kept, second: Kept) -> dict[str, dict[int, tuple[int, ...]]]
                 )
             merged[axis] = positions if before is None else tuple(before[p] for p in positions)
     return found
+
+
+def _pair(given: Any) -> tuple[str, str]:
+    """A residual branch that goes; a ValueError describes what is wrong."""
+    found = (given.get("from"), given.get("to")) if isinstance(given, dict) else (None, None)
+    if not isinstance(found[0], str) or not isinstance(found[1], str):
+        raise ValueError(f'\'removed\' holds {given!r}, expected the names of two tensors, as {{"from": ..., "to": ...}}')
+    return found[0], found[1]
 
 
 def _mask(name: str, given: Any) -> BlockMask:

@@ -7,11 +7,12 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
 from onnxprune.analysis.groups import Group
+from onnxprune.cost.machine import features_here
+from onnxprune.cost.profile import Profile
 from onnxprune.selection.sizing import Sizing
 from onnxprune.selection.units import Units
 from onnxprune.types import Indices
@@ -30,16 +31,14 @@ def auto_alignment() -> Alignment:
     """The multiple for onnxruntime's CPU kernels: blocked convolutions work on 16 floats with AVX-512, on 8 otherwise."""
     machine = platform.machine().lower()
     if machine in ("x86_64", "amd64", "i386", "i686"):
-        wide = "avx512f" in _cpu_flags()
+        wide = "avx512f" in features_here()
         return Alignment(16, "x86-64 with AVX-512") if wide else Alignment(8, "x86-64 without AVX-512")
     return Alignment(8, f"{machine or 'unknown machine'}")
 
 
-def _cpu_flags() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+def measured_alignment(profile: Profile) -> Alignment:
+    """The multiple at which the measured convolutions gain."""
+    return Alignment(profile.multiple, f"measured on {profile.machine.processor}")
 
 
 def widths_allowed(size: int, unit: int, lowest: int, relaxed: int = 0) -> list[int]:

@@ -32,6 +32,8 @@ class Space:
         sizing: how widths are chosen.
         given: the order in which units are dropped, if it does not follow from their scores.
         bounds: for each group, the smallest and the largest fraction that it keeps; empty: those of all groups.
+        additive: whether scores are errors, which add up, so that what a cut loses is the sum over what it drops.
+        dead: labels that are dropped in any case (n_labels,); no group has them.
     """
 
     coupled: Coupled = field(repr=False)
@@ -40,6 +42,8 @@ class Space:
     sizing: Sizing
     given: Order | None = field(default=None, repr=False)
     bounds: tuple[Bounds, ...] = ()
+    additive: bool = False
+    dead: Mask | None = field(default=None, repr=False)
 
     @cached_property
     def order(self) -> Order:
@@ -59,16 +63,20 @@ class Space:
 
     def dropped(self, widths: Sequence[int]) -> Mask:
         """The labels (n_labels,) that are dropped if each group keeps its best units; no axis becomes empty."""
-        dropped = np.zeros(len(self.coupled.roots), bool)
+        dropped = _none(self.coupled) if self.dead is None else self.dead.copy()
         for group, units, width in zip(self.groups, self.units, widths, strict=True):
             dropped[group.roots[~units.best(width)]] = True
         return dropped[self.coupled.roots]
+
+    def kept(self) -> list[Vector]:
+        """For each group, the sum of the scores of its 0, 1, 2, ... best units' atoms (n_units + 1,)."""
+        return [np.concatenate([[0.0], np.cumsum((u.scores * u.sizes)[u.ranked])]) for u in self.units]
 
     def per(self, cost: CostModel, power: float = 1.0) -> Space:
         """Divide scores by a power of the cost of an atom: by the cost itself, errors become errors per unit of cost saved."""
         saved = self.saved(cost)
         found = [replace(u, scores=u.scores / each**power) for u, each in zip(self.units, saved.tolist(), strict=True)]
-        return replace(self, units=tuple(found))
+        return replace(self, units=tuple(found), additive=False)
 
     def saved(self, cost: CostModel) -> Vector:
         """The cost of an atom of each group (n_groups,): what dropping the whole group saves, divided by its atoms."""
@@ -77,23 +85,33 @@ class Space:
         return np.maximum(np.array(each, np.float64), cost.resolution, dtype=np.float64)
 
 
+def _none(coupled: Coupled) -> Mask:
+    return np.zeros(len(coupled.roots), bool)
+
+
 def space_of(
-    coupled: Coupled, groups: Sequence[Group], scores: Sequence[Vector], sizing: Sizing, bounds: Sequence[Bounds] = ()
+    coupled: Coupled,
+    groups: Sequence[Group],
+    scores: Sequence[Vector],
+    sizing: Sizing,
+    bounds: Sequence[Bounds] = (),
+    dead: Mask | None = None,
 ) -> Space:
     """The cuts of `groups`, in the order of their scores. Units without which the deepest cut empties an axis stay."""
     limits = bounds or [ANY] * len(groups)
     units = [units_of(g, s, b.least, b.most) for g, s, b in zip(groups, scores, limits, strict=True)]
-    dropped, score = np.zeros(len(coupled.roots), bool), np.zeros(len(coupled.roots))
+    dropped, score = _none(coupled) if dead is None else dead.copy(), np.zeros(len(coupled.roots))
     for group, u in zip(groups, units, strict=True):
         dropped[group.roots[~u.always[u.of]]] = True
         score[group.roots] = u.scores[u.of]
-    empty = [roots for roots in coupled.spans() if dropped[roots].all()]
+    given = _none(coupled) if dead is None else dead
+    empty = [roots[~given[roots]] for roots in coupled.spans() if dropped[roots].all()]
     needed = [*keep_one_everywhere(empty, {int(root): float(score[root]) for roots in empty for root in roots})]
     for k, (group, u) in enumerate(zip(groups, units, strict=True)):
         mine = u.of[np.isin(group.roots, needed)]
         if len(mine):
             units[k] = replace(u, always=u.always | np.isin(np.arange(len(u.scores)), mine))
-    return Space(coupled, tuple(groups), tuple(units), sizing, bounds=tuple(bounds))
+    return Space(coupled, tuple(groups), tuple(units), sizing, bounds=tuple(bounds), dead=dead)
 
 
 def keep_one_everywhere(spans: Sequence[Indices], dropped: dict[int, float]) -> set[int]:

@@ -50,19 +50,36 @@ class Limit:
         return replace(self, cost=self.learned(self.cost, dropped, found)) if self.learned else self
 
 
-Strategy = Callable[[Space, Sequence[Limit]], Widths]
+@dataclass(frozen=True)
+class Chosen:
+    """The chosen widths, and what the report says about the choice; empty: nothing."""
+
+    widths: Widths
+    note: str = ""
+
+
+Strategy = Callable[[Space, Sequence[Limit]], Chosen]
 """From the cuts that can be chosen, and limits that must all hold, to the chosen widths; the deepest cut if no cut meets the
 limits."""
 
 
-def greedy(space: Space, limits: Sequence[Limit]) -> Widths:
-    """The shallowest cut that meets the limits, in the order in which channels go, widened as close to them as possible."""
-    ranked = [u.scores[u.ranked] for u in space.units]
+def fullness(space: Space, limits: Sequence[Limit]) -> Callable[[Widths], float]:
+    """Widths -> the cost in units of the tightest limit."""
 
     def cost(widths: Widths) -> float:
-        """The cost in units of the tightest limit."""
         dropped = space.dropped(widths)
         return max(limit.cost.of(dropped) / limit.most for limit in limits)
+
+    return cost
+
+
+def greedy(space: Space, limits: Sequence[Limit]) -> Chosen:
+    """The shallowest cut that meets the limits, in the order in which channels go, widened as close to them as possible.
+
+    Errors are compared with what they save of the first cost.
+    """
+    space = space.per(limits[0].cost) if space.additive else space
+    ranked, cost = [u.scores[u.ranked] for u in space.units], fullness(space, limits)
 
     def worth(group: int, width: int, wider: int) -> float:
         # as in the order of channels: scores decide in the global scope, the kept fraction of each group in the local one
@@ -74,7 +91,7 @@ def greedy(space: Space, limits: Sequence[Limit]) -> Widths:
     widths = shallowest(space.order, cost, 1.0, near)
     for relaxed in range(relaxations(space.sizing.align)):
         widths = filled(widths, space.ladders(relaxed), worth, cost, 1.0, near)
-    return widths
+    return Chosen(widths)
 
 
 def shallowest(order: Order, cost: Callable[[Widths], float], limit: float, near: float = NEAR) -> Widths:

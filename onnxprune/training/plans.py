@@ -102,6 +102,11 @@ def _check_fits(module: nn.Module, plan: Plan, runs: bool) -> None:
     Raises:
         PlanError: it does not.
     """
+    if plan.removed:
+        raise PlanError(
+            f"the plan removes residual branches, such as what is added to '{plan.removed[0][0]}', which no slicing of a "
+            "module can do; train the ONNX file (--recover distill), or make a plan without --depth"
+        )
     tensors, layers = named_tensors(module), dict(module.named_modules())
     for name, axes in plan.kept.items():
         tensor = tensors.get(name)

@@ -52,7 +52,7 @@ def test_every_command_reads_a_packed_model(command: list[str], folder: Path, ca
 
 
 def test_a_command_without_a_packed_model_is_detected() -> None:
-    assert {command[0] for command in READING.values()} >= COMMANDS.keys()
+    assert {command[0] for command in READING.values()} >= COMMANDS.keys() - {"profile"}  # which reads none
 
 
 def test_a_plan_is_for_the_plain_and_the_packed_file(folder: Path, capsys: Capture) -> None:

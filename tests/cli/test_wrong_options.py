@@ -20,6 +20,7 @@ from typer.main import get_command
 from onnxprune.cli.app import app
 from tests.cases.commands import Capture, files, refused
 from tests.cases.nets import TRAINED, external
+from tests.cases.profiles import PI, profile
 
 RATIO = ("--ratio", "0.5")
 NAMES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -53,6 +54,20 @@ NAMES: dict[str, tuple[tuple[str, ...], str]] = {
     "scope": ((*RATIO, "--scope", "all"), "expected one of global, isomorphic, local"),
     "align": ((*RATIO, "--align", "wide"), "expected auto, none, or a number"),
     "align zero": ((*RATIO, "--align", "0"), "expected auto, none, or a number"),
+    "no profile": ((*RATIO, "--profile", "HERE/no.json"), "no.json: cannot be read: No such file"),
+    "profile not JSON": (
+        (*RATIO, "--profile", "HERE/net.onnx"),
+        "is not JSON; expected a file that 'onnxprune profile -o FILE'",
+    ),
+    "profile of another format": ((*RATIO, "--profile", "HERE/old.json"), "got format 'onnxprune-profile/0', expected"),
+    "profile and align": ((*RATIO, "--profile", "HERE/pi.json", "--align", "8"), "decides what --align auto means"),
+    "profile of another machine": (("--latency", "50%", "--profile", "HERE/pi.json"), "but --latency is measured here"),
+    "profile for other threads": (
+        ("--latency", "50%", "--profile", "HERE/here.json", "--threads", "2"),
+        "measured elsewhere, or otherwise (threads 1 instead of 2)",
+    ),
+    "profile is output": ((*RATIO, "--profile", "HERE/pi.json", "-o", "HERE/pi.json", "--force"), "is the input itself"),
+    "other machine alone": ((*RATIO, "--other-machine"), "--other-machine: requires --profile"),
     "carrier": ((*RATIO, "--carrier", "both"), "--carrier"),
     "data missing": ((*RATIO, "--data", "HERE/no.npz"), "no such file"),
     "data nowhere": ((*RATIO, "--data", "nowhere"), "--data nowhere: no such file"),
@@ -141,7 +156,7 @@ GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
     "preprocess with other channels": ((*RATIO, "--data", "HERE/images", "--preprocess", "order=grey"), "grey"),
 }
 
-SWITCHES = {"allow_renormalising", "verify", "bench", "strict"}
+SWITCHES = {"allow_renormalising", "depth", "verify", "bench", "strict"}
 """Options that cannot be wrong."""
 
 
@@ -158,6 +173,9 @@ def folder(tmp_path: Path) -> Path:
     np.savez(
         tmp_path / "nan.npz", x=np.where(np.arange(6) == 2, np.nan, 1).reshape(6, 1, 1, 1) * np.ones((3, 8, 8), np.float32)
     )
+    (tmp_path / "old.json").write_text('{"format": "onnxprune-profile/0"}')
+    (tmp_path / "pi.json").write_text(profile(4, PI).to_json())
+    (tmp_path / "here.json").write_text(profile().to_json())
     (tmp_path / "old.svg").write_text("<svg/>")
     (tmp_path / "old.onnx.zst").write_bytes(b"mine")
     (tmp_path / "l.csv").write_text("0\n1\n")
@@ -267,7 +285,7 @@ def options_of(command: str) -> set[str]:
 
 
 def test_every_option_of_another_command_has_a_test_with_a_wrong_value() -> None:
-    tried = {*WRONG, "--verify", "--bench", "--force", "--allow-renormalising", "--all-layers", "--exclude"}
+    tried = {*WRONG, "--verify", "--bench", "--force", "--allow-renormalising", "--depth", "--all-layers", "--exclude"}
     assert {option for command in ARGUMENTS for option in options_of(command)} <= tried
 
 

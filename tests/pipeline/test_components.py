@@ -12,6 +12,7 @@ from onnx import ModelProto, numpy_helper
 
 from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.coupling import Coupled
+from onnxprune.cost.profile import Profile
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import load
 from onnxprune.options import CheckOptions, Options
@@ -24,12 +25,12 @@ from onnxprune.recovery.editor import Fitted
 from onnxprune.report.values import Report
 from onnxprune.rewrite.plan import plan_of
 from onnxprune.selection.budget import Amount
-from onnxprune.selection.order import Widths
 from onnxprune.selection.space import Space
-from onnxprune.selection.strategy import Limit, greedy
-from onnxprune.types import Advance, Array, Feeds, Mask, Vector
+from onnxprune.selection.strategy import Chosen, Limit, greedy
+from onnxprune.types import Advance, Array, Feeds, Mask, Progress, Vector
 from tests.cases.nets import small
 from tests.cases.pictures import pictures, trained_on
+from tests.cases.profiles import profile
 from tests.cases.recovery import data_for
 
 QUIET = {"recover": "none", "bench": False, "align": "none"}
@@ -44,12 +45,13 @@ def test_a_strategy_that_is_ignored_is_detected(rounds: int) -> None:
     """It halves every group, though the limit asks for nothing."""
     asked: list[Limit] = []
 
-    def halves(space: Space, limits: Sequence[Limit]) -> Widths:
+    def halves(space: Space, limits: Sequence[Limit]) -> Chosen:
         asked.extend(limits)
-        return [len(units.scores) // 2 for units in space.units]
+        return Chosen([len(units.scores) // 2 for units in space.units], "halved")
 
     options = Options.of(**{**QUIET, "recover": "bias"}, macs="100%", rounds=rounds, data=data_for(small()))
     report = prune_loaded(load(small()), options, components=replace(DEFAULT, strategy=halves)).report
+    assert "halved" in report.notes
     assert widths(report) in ([16 // 2**rounds, 12 // 2**rounds], [16 // 2, 12 // 2])  # rounds that do not help are undone
     cuts = 1 if rounds == 1 else 1 + rounds
     assert [(limit.cost.name, limit.most) for limit in asked] == [("MACs", report.macs.before)] * cuts
@@ -82,6 +84,28 @@ def test_a_runner_that_is_ignored_is_detected() -> None:
         assert report.benchmark is not None
         assert [x.median_ms for x in report.benchmark.latencies] == [4.0, 2.0]
         assert report.benchmark.speedup == (1.0, 2.0)
+
+
+def test_a_profile_of_the_machine_that_is_ignored_is_detected() -> None:
+    """Only a target for the latency asks for it, and with it, widths are what it says."""
+    asked: list[int] = []
+
+    def measure(threads: int, progress: Progress) -> Profile:
+        asked.append(threads)
+        return profile(4)
+
+    components = replace(DEFAULT, run=twice_as_fast, profile=measure)
+    quiet = {"recover": "none", "verify": False, "threads": 3}
+    plain = prune_loaded(load(small()), Options.of(**quiet, ratio=0.5), components=components)
+    assert not asked
+    assert "profile" not in plain.plan.made_by
+    timed = prune_loaded(load(small()), Options.of(**quiet, latency="60%"), components=components)
+    assert asked == [3]
+    assert timed.plan.made_by["align"] == 4
+    assert timed.plan.made_by["profile"] == profile(4).digest
+    assert timed.report.align_reason == f"measured on {profile(4).machine.processor}"
+    prune_loaded(load(small()), Options.of(**quiet, latency="60%", profile=profile(8)), components=components)
+    assert asked == [3]
 
 
 def test_a_recovery_of_rounds_that_is_ignored_is_detected() -> None:
@@ -138,7 +162,7 @@ def test_a_cost_that_is_ignored_is_detected(criterion: str, rounds: int) -> None
     """Of 28 channels, 25% may remain. By MACs, which the options name, nothing would be dropped."""
     asked: list[Limit] = []
 
-    def watched(space: Space, limits: Sequence[Limit]) -> Widths:
+    def watched(space: Space, limits: Sequence[Limit]) -> Chosen:
         asked.extend(limits)
         return greedy(space, limits)
 
@@ -158,8 +182,8 @@ def test_only_scores_that_are_errors_are_divided_by_the_cost_that_a_channel_save
     def scores(each: float) -> Vector:
         spaces: list[Space] = []
 
-        def watched(space: Space, limits: Sequence[Limit]) -> Widths:
-            spaces.append(space)
+        def watched(space: Space, limits: Sequence[Limit]) -> Chosen:
+            spaces.append(space.per(limits[0].cost) if space.additive else space)
             return greedy(space, limits)
 
         goal = Goal(None, (Budget(lambda coupled: Channels(coupled, each), Amount(0.5, True)),))

@@ -25,6 +25,7 @@ from onnxprune.pipeline.prune import prune_loaded, resolved
 from onnxprune.report.values import Report
 from onnxprune.types import Advance, Array, Feeds
 from tests.cases.nets import TRAINED, pruned
+from tests.cases.profiles import profile
 from tests.cases.text import model
 
 FIXED = 5e-5
@@ -50,7 +51,9 @@ def machine(noise: float = 0.0, fixed: float = FIXED, bend: float = 1.0) -> Any:
 def cut(noise: float = 0.0, fixed: float = FIXED, bend: float = 1.0, **options: Any) -> Report:
     """The trained network with a target for its latency on such a machine."""
     asked = Options.of(**{"recover": "none", "verify": False, **options})
-    return prune_loaded(load(TRAINED), resolved(asked), components=Components(run=machine(noise, fixed, bend))).report
+    return prune_loaded(
+        load(TRAINED), resolved(asked), components=Components(run=machine(noise, fixed, bend), profile=lambda *_: profile())
+    ).report
 
 
 @pytest.mark.parametrize("align", ["none", "auto"])
@@ -112,7 +115,7 @@ def test_the_model_finds_what_layers_cost() -> None:
     nothing = np.zeros(len(coupled.roots), bool)
     true = np.zeros(len(features.of(nothing)))
     true[0], true[-2], true[-1] = 2e-8, 1e-7, 0.03
-    cuts = [random_cut(coupled, find_groups(coupled), rng) for _ in range(30)]
+    cuts = [random_cut(coupled, find_groups(coupled), rng, 16) for _ in range(30)]
     seen = [features.of(dropped) for dropped in cuts]
     times = [float(x @ true) * (1 + 0.01 * rng.standard_normal()) for x in seen]
     whole = float(features.of(nothing) @ true)

@@ -32,6 +32,7 @@ from onnxprune.selection.bounds import LayerRatios
 from onnxprune.types import Advance, Array, Feeds, silent, unwatched
 from tests.cases.commands import Capture, files, refused
 from tests.cases.nets import small, write
+from tests.cases.profiles import profile
 
 SAMPLES = np.random.default_rng(0).standard_normal((40, 3, 8, 8)).astype(np.float32)
 QUICK: dict[str, Any] = {"recover": "none", "bench": False, "criterion": "l1", "align": "none"}
@@ -141,7 +142,7 @@ class Clockwork:
 def timed(place: Path, clockwork: Clockwork) -> SearchResult:
     given = options(macs=None, latency="70%", bench=True)
     how = SearchOptions(str(place), "s", trials=4, best=1)
-    return search_loaded(load(small()), given, how, components=Components(run=clockwork))
+    return search_loaded(load(small()), given, how, components=Components(run=clockwork, profile=lambda *_: profile()))
 
 
 def test_machines_share_one_model_of_the_latency_and_measure_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +152,7 @@ def test_machines_share_one_model_of_the_latency_and_measure_alone(tmp_path: Pat
     assert again.runs <= first.runs - 26, "what was timed before is not timed again"
     assert one.report.tried == same.report.tried
     assert one.report.best.costs["latency"] <= 0.7 * one.report.original["latency"] * 1.001
-    monkeypatch.setattr(module, "machine", lambda: {"name": "another", "processor": "slow"})
+    monkeypatch.setattr(module, "machine", lambda threads: {"name": "another", "processor": "slow"})
     away = timed(tmp_path / "j", other)
     assert away.report.tried == one.report.tried
     assert other.runs > again.runs + 20, "its own latencies are measured with a model of its own"
@@ -265,5 +266,10 @@ def test_without_a_target_there_is_nothing_to_search(command: list[str], capsys:
 def test_a_latency_above_the_original_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="more than the original takes"):
         given = replace(options(macs=None, latency="9s", bench=True))
-        search_loaded(load(small()), given, SearchOptions(str(tmp_path / "j")), components=Components(run=Clockwork(1e-6)))
+        search_loaded(
+            load(small()),
+            given,
+            SearchOptions(str(tmp_path / "j")),
+            components=Components(run=Clockwork(1e-6), profile=lambda *_: profile()),
+        )
     assert not files(tmp_path)

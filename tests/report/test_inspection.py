@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 
 from onnxprune.analysis.analyse import analyse
@@ -35,6 +36,17 @@ def test_every_pin_has_its_operator_node_and_reason() -> None:
     assert (sort.node, sort.why, sort.reason) == ("c", "sorts this axis", "TopK 'c' sorts this axis")
     assert (sort.channels, sort.weights, sort.made_by) == (6, ("w2",), ("Conv 'b'",))
     assert (output.channels, output.weights, output.made_by) == (4, ("w3",), ("Conv 'y'",))
+
+
+def test_channels_that_are_always_zero_are_counted(tmp_path: Path, capsys: Capture) -> None:
+    text = "g (float[1,3,8,8] x, float[6,3,1,1] w1, float[4,6,1,1] w2) => (float[] y) { a = Conv(x, w1)  y = Conv(a, w2) }"
+    net = model(text)
+    values = onnx.numpy_helper.to_array(net.graph.initializer[0]).copy()
+    values[:2] = 0
+    net.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(values, "w1"))
+    assert inspect(analyse(read_graph(net)), "net").dead == 2
+    assert run(["inspect", str(write(tmp_path, net))]) == 0
+    assert "2 channels of them provably always zero" in " ".join(capsys.readouterr().out.split())
 
 
 def test_shares_of_the_macs_add_up_to_one() -> None:

@@ -76,7 +76,7 @@ def test_alignment_is_kept_where_that_is_near_enough() -> None:
     space = space_of(coupled, groups, [np.arange(64.0)], Sizing(align=16))
     cost = macs_model(coupled)
     most = cost.of(space.dropped([46]))
-    assert [greedy(space, [Limit(cost, most, near=near)]) for near in (0.69, 0.99)] == [[32], [46]]
+    assert [greedy(space, [Limit(cost, most, near=near)]).widths for near in (0.69, 0.99)] == [[32], [46]]
 
 
 NET = """g (float[1,3,8,8] x, float[64,3,1,1] w1, float[5,64,1,1] w2) => (float[] y) {

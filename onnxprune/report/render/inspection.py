@@ -37,6 +37,8 @@ def inspection_parts(found: Inspection, bars: bool) -> Iterator[RenderableType]:
         f"{counted(found.prunable, 'prunable channel')} in {counted(len(found.groups), 'group')}; {held} "
         f"({found.held_macs:.1%} of the MACs)"
     )
+    if found.dead:
+        yield Text(f"{counted(found.dead, 'channel')} of them provably always zero: any cut removes them, beside what is asked")
     if found.folded:
         yield Text(
             f"BatchNormalization seems to be folded into convolutions, so its scale is not scored; to score it, {KEEPING}"
