@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxprune.analysis.analyse import Analysis
-    from onnxprune.api import analyze, apply_plan, profile, prune, sensitivity, unify, verify_files
+    from onnxprune.api import analyze, apply_plan, profile, prune, search, sensitivity, unify, verify_files
     from onnxprune.cost.profile import Profile
     from onnxprune.errors import PruneError
     from onnxprune.pipeline.result import Result
+    from onnxprune.pipeline.search import SearchResult
     from onnxprune.report.sensitivity import Sensitivity
     from onnxprune.report.values import Report
     from onnxprune.rewrite.plan import Plan
@@ -31,11 +32,13 @@ __all__ = [
     "PruneError",
     "Report",
     "Result",
+    "SearchResult",
     "Sensitivity",
     "analyze",
     "apply_plan",
     "profile",
     "prune",
+    "search",
     "sensitivity",
     "unify",
     "verify_files",
@@ -49,6 +52,7 @@ _HOMES = {
     "PruneError": "errors",
     "Report": "report.values",
     "Result": "pipeline.result",
+    "SearchResult": "pipeline.search",
     "Sensitivity": "report.sensitivity",
 }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python interface: `prune`, `unify`, `analyze`, `sensitivity`, `profile`, `apply_plan`, `verify_files`."""
+"""The Python interface: `prune`, `unify`, `analyze`, `sensitivity`, `search`, `profile`, `apply_plan`, `verify_files`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from onnxprune.rewrite.plan import Plan
 from onnxprune.types import Array, Progress, Shapes, silent
 
 if TYPE_CHECKING:
+    from onnxprune.pipeline.search import SearchResult
     from onnxprune.report.sensitivity import Sensitivity
 
 
@@ -239,6 +240,105 @@ def sensitivity(
         recover="none",
     )
     return sensitivity_loaded(load(model), resolved(options), ratios, jobs, progress=progress)
+
+
+def search(
+    model: Any,
+    data: Source,
+    *,
+    macs: str | float | None = None,
+    params: str | float | None = None,
+    size: str | float | None = None,
+    memory: str | float | None = None,
+    latency: str | float | None = None,
+    trials: int | None = None,
+    time_budget: str | float | None = None,
+    best: int = 3,
+    storage: str | Path | None = None,
+    study: str | None = None,
+    criterion: str | None = None,
+    scope: str | None = None,
+    normalise: str | None = None,
+    align: str | int = "auto",
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    carrier: str | Sequence[str] = (),
+    allow_renormalising: bool = False,
+    preprocess: str | None = None,
+    samples: int | None = None,
+    labels: Labels | None = None,
+    metric: str | Metric | None = None,
+    input_shape: Shapes | None = None,
+    seed: int = 0,
+    recover: str = "auto",
+    verify: bool = True,
+    bench: bool = True,
+    threads: int = 1,
+    progress: Progress = silent,
+    **unknown: Any,
+) -> SearchResult:
+    """Look for the most faithful cut within targets: over criteria, scopes, scales of scores, floors and widths of layers.
+
+    The first trial is what `prune` does with the same targets. The best trials are recovered, and measured on samples that
+    nothing was chosen by. Needs the extra `search`.
+
+    Args:
+        model: a path, an `onnx.ModelProto` or an `onnx_graphsurgeon.Graph`; it is not changed.
+        data: typical inputs, as for `prune`, at least three batches; labels are not needed.
+        macs, params, size, memory, latency: what may remain, at least one; all that are given must hold.
+        trials: number of cuts to try, those of earlier calls and other processes included; None: 100, or with `time_budget` as
+            many as there is time for.
+        time_budget: time for trials and for the recovery of the best, as "10m" or in seconds.
+        best: how many cuts of the front are recovered and measured, beside the default.
+        storage: where trials are kept, so that a later call goes on and other processes may help: a file, or a URL such as
+            "postgresql://user@host/database"; None: nowhere.
+        study: the name of this search in the storage; None: that of the model's file.
+        criterion, scope, normalise: as for `prune`; None: all that make sense are tried.
+        unknown: rejected, with the nearest option name.
+
+    The other arguments are those of `prune`.
+
+    Raises:
+        PruneError: the input or an option is wrong, the storage is not there, or the study was made for something else.
+
+    >>> import onnxprune
+    >>> data = "models/resnet20-fashion-mnist.npz"
+    >>> options = {"samples": 60, "recover": "none", "bench": False, "criterion": "l1"}
+    >>> found = onnxprune.search("models/resnet20-fashion-mnist.onnx", data, macs="50%", trials=4, best=1, **options)
+    >>> found.report.trials, found.report.missed, found.best.report.macs.kept <= 0.5
+    (4, False, True)
+    """
+    check_names(unknown, _options(search))
+    from onnxprune.pipeline.search import SearchOptions, check_search, search_loaded  # on demand, for a quick start
+
+    targets = {"macs": macs, "params": params, "size": size, "memory": memory, "latency": latency}
+    options = Options.of(
+        **targets,
+        ratio=None if any(value is not None for value in targets.values()) else 0.0,
+        criterion=criterion,
+        scope=scope or "global",
+        normalise=normalise,
+        align=align,
+        include=include,
+        exclude=exclude,
+        carrier=carrier,
+        allow_renormalising=allow_renormalising,
+        data=data,
+        preprocess=preprocess,
+        samples=samples,
+        labels=labels,
+        metric=metric,
+        input_shape=input_shape or {},
+        seed=seed,
+        recover=recover,
+        verify=verify,
+        bench=bench,
+        threads=threads,
+    )
+    check_search(options)
+    kept = None if storage is None else str(storage)
+    how = SearchOptions.of(time_budget, storage=kept, study=study, trials=trials, best=best, scope=scope)
+    return search_loaded(load(model), resolved(options), how, progress).in_memory()
 
 
 def unify(

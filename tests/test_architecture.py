@@ -54,6 +54,7 @@ class Ban:
 
 BANS = (
     Ban("torch", ("training/",), "torch is an extra: only onnxprune/training/ imports it"),
+    Ban("optuna", ("pipeline/study.py",), "optuna is an extra: only onnxprune/pipeline/study.py imports it"),
     Ban(
         "onnxruntime",
         ("ort.py",),
@@ -190,6 +191,7 @@ def test_an_import_of_a_test_file_or_of_the_tests_by_a_tool_is_detected() -> Non
         ("cost/macs.py", "def f():\n    import onnxprune.rewrite.cut", "rewrite is not below cost"),
         ("rewrite/cut.py", "if TYPE_CHECKING:\n    from onnxprune import prune", "__init__ is not below rewrite"),
         ("recovery/bias.py", "def f():\n    from torch import nn", "only onnxprune/training/ imports it"),
+        ("pipeline/search.py", "def f():\n    import optuna", "only onnxprune/pipeline/study.py imports it"),
         ("training/trainer.py", "import onnxruntime as ort", "the only importer of onnxruntime"),
         ("training/plans.py", "from onnxprune.training.loop import iterate", "training.loop is not below training"),
         ("training/compact.py", "from onnxprune.pipeline.goal import Goal", "pipeline is not below training"),

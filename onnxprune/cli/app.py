@@ -18,6 +18,7 @@ from onnxprune.cli.explain import explain
 from onnxprune.cli.inspect import inspect
 from onnxprune.cli.profile import profile
 from onnxprune.cli.prune import apply, prune
+from onnxprune.cli.search import search
 from onnxprune.cli.sensitivity import sensitivity
 from onnxprune.cli.unify import unify
 from onnxprune.cli.verify import verify
@@ -57,7 +58,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 COMMANDS = {
-    command.__name__: command for command in (prune, apply, unify, inspect, explain, profile, sensitivity, verify, bench)
+    command.__name__: command
+    for command in (prune, apply, unify, inspect, explain, profile, sensitivity, search, verify, bench)
 }
 for command in COMMANDS.values():
     app.command()(command)

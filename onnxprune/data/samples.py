@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -85,6 +86,17 @@ class Data:
         """The integers that occur in each input of integers: others may index past the end of a table."""
         whole = [name for name in self.names if self.chunks[0][name].dtype.kind in "iu"]
         return {name: np.unique(np.concatenate([chunk[name].ravel() for chunk in self.chunks])) for name in whole}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all samples and labels."""
+        digest = hashlib.sha256()
+        for chunk in self.chunks:
+            for name in sorted(chunk):
+                digest.update(np.ascontiguousarray(chunk[name]).tobytes())
+        if self.labels is not None:
+            digest.update(np.ascontiguousarray(self.labels).tobytes())
+        return digest.hexdigest()
 
     def batches(self, size: int) -> Iterator[Feeds]:
         """Feeds of at most `size` samples (exactly `fixed`, if set), in order; shapes are never mixed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from onnxprune.cost.benchmark import Runner, in_this_process
 from onnxprune.options import SelectionOptions
@@ -14,6 +15,9 @@ from onnxprune.pipeline.rounds import LEAST_SQUARES, RoundRecovery
 from onnxprune.pipeline.samples import Maker, made_up
 from onnxprune.selection.knapsack import within_limits
 from onnxprune.selection.strategy import Strategy
+
+if TYPE_CHECKING:
+    from onnxprune.pipeline.latency import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Components:
         recover: recovers the network after each round but the last.
         make: provides inputs if the user has none.
         run: runs models to measure their latency.
+        watch: has timed cuts of this model before; None: they are timed if a target needs it.
         profile: provides the profile of the machine where they run, if the user gives none.
     """
 
@@ -34,6 +39,7 @@ class Components:
     recover: RoundRecovery = LEAST_SQUARES
     make: Maker = made_up
     run: Runner = in_this_process
+    watch: Stopwatch | None = None
     profile: Profiler = own_profile
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnx import ModelProto
@@ -46,6 +46,9 @@ ATTEMPTS, SPARE = 5, 0.001
 """How many times a cut is made so that what it adds is within the limits, too; what is left free of them, more each time."""
 MAX_REFUSALS = 30
 """How many times a cut may be rejected because a node cannot follow it."""
+
+Scoring = Callable[[Coupled, tuple[Group, ...]], Scored]
+"""Scores the channels of all groups."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,7 @@ def decide(
     strategy: Strategy = greedy,
     goal: Goal | None = None,
     effort: Effort | None = None,
+    score: Scoring | None = None,
     provable: bool = True,
 ) -> Decision:
     """Choose channels and cut them; a node that cannot follow keeps its channels, and the choice is repeated.
@@ -127,6 +131,7 @@ def decide(
         strategy: how limits are met.
         goal: what must be reached; None: what the options state.
         effort: the time that there is for criteria that use activations; None: unlimited.
+        score: scores channels; None: as the options state.
         provable: whether to look for channels that are always zero.
 
     Raises:
@@ -135,13 +140,12 @@ def decide(
     graph, selection = analysis.coupled.graph, options.selection
     goal = goal or goal_of(selection)
     spill = spill_for(graph.model)
-    given = selection.scores if isinstance(selection.scores, Mapping) else None
-    scorer = Scorer(options.criterion, options.data.seed, batches, effort, selection.normalise) if given is None else None
+    score = score or _scoring(options, batches, effort)
     for _ in range(MAX_REFUSALS):
         coupled, allowed = analysis.coupled, eligible(analysis, selection, name)
         dead, ranges = provably_dead(coupled, allowed, options) if provable else (None, {})
         groups = allowed if dead is None else without(allowed, dead)
-        scored = scorer.score(coupled, groups) if scorer else scores_from_file(coupled, groups, given or {})
+        scored = score(coupled, groups)
         limits = goal.limits(coupled)
         space = _space(coupled, groups, scored, options, limits, dead)
         try:
@@ -160,6 +164,14 @@ def decide(
             analysis = refuse(analysis, dict.fromkeys(around, f"cannot follow a cut ({e})"))
     last = list(analysis.refused.values())[-1]
     raise PruneError(f"{name}: could not be cut in {MAX_REFUSALS} attempts; the last one failed because a node {last}")
+
+
+def _scoring(options: Options, batches: Sequence[Feeds], effort: Effort | None) -> Scoring:
+    """Scores as the options state."""
+    given = options.selection.scores
+    if isinstance(given, Mapping):
+        return lambda coupled, groups: scores_from_file(coupled, groups, given)
+    return Scorer(options.criterion, options.data.seed, batches, effort, options.selection.normalise).score
 
 
 def _cut(

@@ -86,9 +86,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     metric = options.data.metric
     assert not isinstance(metric, str)
     progress("analyse", 0)
-    if names := unified_names(loaded.model):
-        why = f"has already unified weights, such as '{names[0]}', whose channels cannot be removed"
-        raise ModelError(f"{loaded.name}: {why}; cut the original, with --unify")
+    check_not_unified(loaded)
     if options.unification.on:
         _check_blocks(loaded, options)
     if options.selection.depth:
@@ -218,6 +216,17 @@ def _result(
     report = replace(report, notes=(*_taken(loaded.model, found, options), *report.notes))
     written = found.unified.model if found.unified else model
     return Result(written, plan, report, loaded.external, decision.spill, loaded.files)
+
+
+def check_not_unified(loaded: Loaded) -> None:
+    """Reject a model whose weights are in blocks already.
+
+    Raises:
+        ModelError: they are.
+    """
+    if names := unified_names(loaded.model):
+        why = f"has already unified weights, such as '{names[0]}', whose channels cannot be removed"
+        raise ModelError(f"{loaded.name}: {why}; cut the original, with --unify")
 
 
 def _check_depth(options: Options) -> None:
@@ -365,7 +374,7 @@ def _goal(
 
         shapes = cost(loaded.model, options.data.input_shape, loaded.size).inputs
         threads, seed, lanes = options.checks.threads, options.data.seed, options.selection.widths().multiple
-        watch = stopwatch(loaded.model, shapes, numbers, threads, components.run, seed, progress, lanes)
+        watch = components.watch or stopwatch(loaded.model, shapes, numbers, threads, components.run, seed, progress, lanes)
         goal = with_latency(goal, latency, str(options.selection.latency), watch)
     fits = judge is not None and options.recovery.recover != "none"
     if not (fits or asked.on) or not any(budget.target == "size" for budget in goal.budgets):

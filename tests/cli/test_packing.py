@@ -34,6 +34,10 @@ READING: dict[str, list[str]] = {
     "inspect": ["inspect", "HERE/net.onnx.zst"],
     "explain": ["explain", "HERE/net.onnx.zst", "w3"],
     "sensitivity": ["sensitivity", "HERE/net.onnx.zst", "--data", "HERE/d.npz", "--ratios", "0.5"],
+    "search": [
+        *("search", "HERE/net.onnx.zst", "--data", "HERE/d.npz", "--macs", "60%", "--trials", "2", "--no-bench"),
+        *("--recover", "none", "--best", "1"),
+    ],
     "verify": ["verify", "HERE/net.onnx.zst", "HERE/p.onnx.zst", "HERE/p.json"],
     "bench": ["bench", "HERE/net.onnx.zst", "HERE/p.onnx.zst", "--seconds", "0.1"],
 }

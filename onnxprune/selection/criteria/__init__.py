@@ -91,6 +91,16 @@ def _renamed(coupled: Coupled, group: Group) -> bool:
     return any(NUMBERED.fullmatch(coupled.graph.origin(name)) for name in names)
 
 
+def normalised(found: Scored, how: str | None) -> Scored:
+    """The same scores on the scale that `how` names, one of `NORMALISERS`; None: as the criterion is meant."""
+    if how is None:
+        return found
+    scores = [None if s is None else NORMALISERS[how](s) for s in found.scores]
+    least = min((float(s.min()) for s in scores if s is not None and len(s)), default=0.0)
+    # standard scores may be negative, and scores are divided by costs
+    return replace(found, scores=tuple(None if s is None else s - min(least, 0.0) for s in scores))
+
+
 class Scorer:
     """Scores every atom of every group by a named criterion, and caches what it has read.
 
@@ -129,13 +139,7 @@ class Scorer:
 
     def score(self, coupled: Coupled, groups: tuple[Group, ...]) -> Scored:
         """Scores of all groups."""
-        found = self._scored(coupled, groups)
-        if self._normalise is None:
-            return found
-        scores = [None if s is None else NORMALISERS[self._normalise](s) for s in found.scores]
-        least = min((float(s.min()) for s in scores if s is not None and len(s)), default=0.0)
-        # standard scores may be negative, and scores are divided by costs
-        return replace(found, scores=tuple(None if s is None else s - min(least, 0.0) for s in scores))
+        return normalised(self._scored(coupled, groups), self._normalise)
 
     def _scored(self, coupled: Coupled, groups: tuple[Group, ...]) -> Scored:
         if self._criterion == "random":
