@@ -17,9 +17,10 @@ from onnxprune.types import Indices, Mask
 
 BY_CHANNEL = frozenset(
     """
-    Abs Add AveragePool BatchNormalization Cast Ceil Clip Concat Div Dropout Elu Exp Flatten Floor Gelu GlobalAveragePool
-    GlobalMaxPool HardSigmoid HardSwish Identity LeakyRelu MaxPool Mish Mul Neg PRelu Pad Relu Reshape Resize Round Selu Sigmoid
-    Slice Softplus Softsign Split Sqrt Squeeze Sub Tanh Transpose Unsqueeze Upsample
+    Abs Add Asinh Atan AveragePool BatchNormalization Cast Ceil Celu Clip Concat Div Dropout Elu Erf Exp Flatten Floor Gelu
+    GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity LeakyRelu MaxPool Mish Mul Neg PRelu Pad Relu Reshape Resize
+    Round Selu Sigmoid Sign Sin Slice Softplus Softsign Split Sqrt Squeeze Sub Swish Tanh ThresholdedRelu Transpose Unsqueeze
+    Upsample
     """.split()
 )
 """Operators whose results in a channel depend on that channel only, wherever its label is on the result, too."""

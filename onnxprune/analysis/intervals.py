@@ -117,6 +117,10 @@ BOUNDED: Mapping[str, tuple[float, float]] = {
 """What the results of other functions are between, whatever their inputs."""
 
 
+STILL = frozenset("Asinh Atan Celu Elu Erf Gelu HardSwish Mish Selu Sign Sin Softsign Sqrt Swish ThresholdedRelu".split())
+"""Functions that are zero at zero; elsewhere, only what `BOUNDED` says is known."""
+
+
 class Intervals:
     """The intervals of all tensors of a graph.
 
@@ -226,6 +230,11 @@ class Intervals:
         low, high = hull(*(MONOTONE[node.op](end, node) for end in (x.low, x.high)))
         found = Interval(low, high, x.axis)
         return found if node.op in EXACT else self._rounded(node, found, found.size)
+
+    def _still(self, node: Node) -> Interval:
+        x, (low, high) = self.of(node.inputs[0]), BOUNDED.get(node.op, (-inf, inf))
+        zero = (x.low == 0) & (x.high == 0)
+        return Interval(np.where(zero, 0.0, low), np.where(zero, 0.0, high), x.axis)
 
     def _bent(self, node: Node) -> Interval | None:
         """Functions that are a slope times the number, below zero another one."""
@@ -442,6 +451,7 @@ class Intervals:
 RULES: Mapping[str, Callable[[Intervals, Node], Interval | None]] = {
     **dict.fromkeys(MONOTONE, Intervals._monotone),
     **dict.fromkeys(BENT, Intervals._bent),
+    **dict.fromkeys(STILL, Intervals._still),
     **dict.fromkeys(MEANS, Intervals._mean),
     "MaxPool": Intervals._maxpool,
     "AveragePool": Intervals._averagepool,

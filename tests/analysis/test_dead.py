@@ -29,11 +29,12 @@ from tests.cases.topologies import NETS
 ENDS = (-2.0, 3.0)
 """What the inputs of the tests are between."""
 OWN = [
-    *("Round", "Mish", "Erf", "Gelu", "Exp", "Neg", "Abs", "Softsign", "Sin", "Cos", "Floor", "Ceil", "Sqrt", "HardSwish"),
+    *("Round", "Mish", "Erf", "Gelu", "Exp", "Neg", "Abs", "Softsign", "Sin", "Cos", "Floor", "Ceil", "HardSwish"),
     *("Softplus", "Tanh", "Sigmoid", "Dropout"),
 ]
 """Functions of one number that may have no sample of their own."""
-CASES = [*named(SAMPLES), *((f"own {op}", Sample(conv(f"b = {op}(a)"), opset=22)) for op in OWN)]
+ROOT = Sample(conv("c = Abs(a)  b = Sqrt(c)"))
+CASES = [*named(SAMPLES), *((f"own {op}", Sample(conv(f"b = {op}(a)"), opset=22)) for op in OWN), ("own Sqrt", ROOT)]
 
 
 def fed(net: ModelProto, seed: int) -> dict[str, Any]:
