@@ -93,14 +93,15 @@ def rows(
         for criterion in criteria:
             for ratio in ratios:
                 found = pair(network, folder, ratio, criterion, threads)
-                uniform, free = (_judged(judge, model) for model in found.models)
+                uniform, free = (judged(judge, model) for model in found.models)
                 shares = f"{found.share:.1%} | {found.faster:.3f} | {found.macs[0]:.1%} | {found.macs[1]:.1%}"
                 gain = 100 * (free.metric - uniform.metric)
                 metrics = f"{uniform.original:.1%} | {uniform.metric:.1%} | {free.metric:.1%} | {gain:+.1f}"
                 yield f"| {network.name} | {criterion} | {ratio:g} | {shares} | {metrics} |"
 
 
-def _judged(judge: Judge, model: ModelProto) -> Truth:
+def judged(judge: Judge, model: ModelProto) -> Truth:
+    """What a model in memory is worth."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "cut.onnx"
         path.write_bytes(model.SerializeToString())
