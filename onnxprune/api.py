@@ -40,6 +40,7 @@ def prune(
     criterion: str | None = None,
     scores: str | Path | Mapping[str, Array] | None = None,
     scope: str = "global",
+    widths: str = "order",
     normalise: str | None = None,
     layer_ratios: str | Path | Mapping[str, Any] | None = None,
     align: str | int = "auto",
@@ -87,6 +88,7 @@ def prune(
         scores: path of an .npz, or weight name -> one score per channel, instead of the criterion.
         scope: "global" ranks all channels together; "local" removes the same fraction of every group; "isomorphic" the same of
             all groups of one structure.
+        widths: how widths within targets are chosen: in the "order" of scores, or all at once, by a "knapsack".
         normalise: how scores of layers are made comparable: "mean", "max", "standard" or "none".
         layer_ratios: a TOML file, or pattern of weight names -> fraction to remove, or {"keep_at_least": 0.2,
             "keep_at_most": 0.8}.
@@ -140,6 +142,7 @@ def prune(
         criterion=criterion,
         scores=scores,
         scope=scope,
+        widths=widths,
         normalise=normalise,
         layer_ratios=layer_ratios,
         align=align,

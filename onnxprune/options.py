@@ -38,6 +38,7 @@ from onnxprune.types import Array, Shapes
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 USUAL, LONG = 60.0, 600.0
 """Default time budgets in seconds: of most calls, and of training."""
+WIDTHS = ("order", "knapsack")
 SCOPES = ("global", "isomorphic", "local")
 WITH_DATA, WITHOUT_DATA = "obs", "ccprune"
 """Default criteria."""
@@ -77,6 +78,7 @@ class SelectionOptions:
         scope: "global", "isomorphic" or "local".
         normalise: how scores of layers are made comparable: "mean", "max", "standard" or "none"; None: as the criterion is
             meant.
+        widths: "order" takes channels in the order of their scores; "knapsack" chooses the widths within targets all at once.
         layer_ratios: TOML file, or pattern of weight names -> the fraction to remove, or the fractions that must and may be
             kept (`selection.bounds`).
         align: "auto", "none", or a number of channels.
@@ -101,6 +103,7 @@ class SelectionOptions:
     scores: str | Path | Mapping[str, Array] | None = None
     scope: str = "global"
     normalise: str | None = None
+    widths: str = "order"
     layer_ratios: str | Path | Mapping[str, Any] | LayerRatios | None = None
     align: str | int = "auto"
     profile: str | Path | Profile | None = None
@@ -128,6 +131,9 @@ class SelectionOptions:
             names = ", --".join(("ratio", *(targets or TARGETS)))
             wanted = "expected what to remove (--ratio 0.5), or what may remain (50%, 300M, 2MB)"
             raise OptionError(f"--{names}: got {got}, {wanted}")
+        _check_choice("--widths", self.widths, WIDTHS)
+        if self.widths != "order" and (not targets or self.scope != "global"):
+            raise OptionError("--widths: knapsack needs targets, such as --macs 50%, and --scope global")
         if self.depth and not targets:
             raise OptionError("--depth: needs a target that channels and branches share, such as --macs 50% or --latency 50%")
         if self.ratio is not None and not 0 <= self.ratio < 1:
@@ -153,14 +159,14 @@ class SelectionOptions:
         """The multiple that widths are rounded to."""
         text = str(self.align).lower()
         if text == "auto":
-            return self.widths()
+            return self.fast_widths()
         if text == "none":
             return Alignment(1, "not asked for")
         if text.isdecimal() and int(text) > 0:
             return Alignment(int(text), "as asked")
         raise OptionError(f"--align: got '{self.align}', expected auto, none, or a number of channels such as 8")
 
-    def widths(self) -> Alignment:
+    def fast_widths(self) -> Alignment:
         """The multiple at which the runtime gains: measured, if a profile was read, or else by the processor."""
         return measured_alignment(self.profile) if isinstance(self.profile, Profile) else auto_alignment()
 
@@ -472,6 +478,7 @@ class Options:
             "criterion": "scores" if selection.scores is not None else self.criterion,
             "scope": selection.scope,
             **({"normalise": selection.normalise} if selection.normalise else {}),
+            **({"widths": selection.widths} if selection.widths != "order" else {}),
             **({"layer_ratios": str(selection.layer_ratios)} if selection.layer_ratios is not None else {}),
             "align": selection.alignment().multiple,
             **({"profile": selection.profile.digest} if isinstance(selection.profile, Profile) else {}),

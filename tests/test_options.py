@@ -65,6 +65,7 @@ MISTYPED: dict[str, Any] = {
     "memory": [1],
     "latency": [1],
     "max_loss": [1],
+    "widths": 5,
     "normalise": 5,
     "layer_ratios": 5,
     "criterion": 3,

@@ -150,6 +150,16 @@ Scope = Annotated[
         "fraction of all groups of one structure, which are ranked together.",
     ),
 ]
+Widths = Annotated[
+    str,
+    _option(
+        SELECTION,
+        "--widths",
+        metavar="order|knapsack",
+        help="How widths within targets are chosen: in the order of the scores of channels, or all at once, so that the groups "
+        "lose least in sum for what they cost together (with --scope global; up to half a minute).",
+    ),
+]
 Normalise = Annotated[
     str | None,
     _option(

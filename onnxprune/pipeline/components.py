@@ -13,8 +13,7 @@ from onnxprune.pipeline.goal import Goal, goal_of
 from onnxprune.pipeline.profile import Profiler, own_profile
 from onnxprune.pipeline.rounds import LEAST_SQUARES, RoundRecovery
 from onnxprune.pipeline.samples import Maker, made_up
-from onnxprune.selection.knapsack import within_limits
-from onnxprune.selection.strategy import Strategy
+from onnxprune.selection.strategy import Strategy, greedy
 
 if TYPE_CHECKING:
     from onnxprune.pipeline.latency import Stopwatch
@@ -35,7 +34,7 @@ class Components:
     """
 
     goal: Callable[[SelectionOptions], Goal] = goal_of
-    strategy: Strategy = within_limits
+    strategy: Strategy = greedy
     recover: RoundRecovery = LEAST_SQUARES
     make: Maker = made_up
     run: Runner = in_this_process

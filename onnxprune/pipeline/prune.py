@@ -50,6 +50,7 @@ from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan, dropped_by, plan_of
 from onnxprune.rewrite.shorten import branches, muted, shortened
 from onnxprune.selection.bounds import LayerRatios
+from onnxprune.selection.knapsack import knapsack
 from onnxprune.types import Array, Feeds, Progress, Shapes, silent
 
 if TYPE_CHECKING:
@@ -338,7 +339,7 @@ def _best_cut(
             options,
             loaded.name,
             batches,
-            strategy=components.strategy,
+            strategy=knapsack if options.selection.widths == "knapsack" else components.strategy,
             recover=components.recover,
             goal=goal,
             effort=effort.within(0.5),
@@ -373,7 +374,7 @@ def _goal(
         from onnxprune.pipeline.latency import stopwatch, with_latency  # on demand, for a quick start
 
         shapes = cost(loaded.model, options.data.input_shape, loaded.size).inputs
-        threads, seed, lanes = options.checks.threads, options.data.seed, options.selection.widths().multiple
+        threads, seed, lanes = options.checks.threads, options.data.seed, options.selection.fast_widths().multiple
         watch = components.watch or stopwatch(loaded.model, shapes, numbers, threads, components.run, seed, progress, lanes)
         goal = with_latency(goal, latency, str(options.selection.latency), watch)
     fits = judge is not None and options.recovery.recover != "none"

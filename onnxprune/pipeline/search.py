@@ -385,7 +385,7 @@ class _Search:
             selection = replace(selection, profile=self.components.profile(threads, self.progress))
         setup: dict[str, Any] = {
             "align": selection.alignment().multiple,
-            "lanes": selection.widths().multiple,
+            "lanes": selection.fast_widths().multiple,
             "machine": machine(threads),
             "widths": {},
             "latency": None,

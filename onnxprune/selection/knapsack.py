@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Widths as a multiple-choice knapsack whose costs depend on the widths on both sides of a layer.
 
-Where scores are errors that add up, the best cut is that with the least sum. One binary x[group, width] is 1 for each group.
-What a layer costs depends on the groups on both of its sides: y[i, j] >= 0, whose row sums are x of one group and column sums x
-of the other, has the cost of each two widths. HiGHS solves it (Huangfu & Hall, 2018). Costs are only asked for, cut by cut, so
-that any `CostModel` will do; those that are no sums over pairs of groups are met by tightening the limits.
+The best cut is that whose groups lose least in sum (`Space.lost`). One binary x[group, width] is 1 for each group. What a layer
+costs depends on the groups on both of its sides: y[i, j] >= 0, whose row sums are x of one group and column sums x of the
+other, has the cost of each two widths. HiGHS solves it (Huangfu & Hall, 2018). Costs are only asked for, cut by cut, so that
+any `CostModel` will do; those that are no sums over pairs of groups are met by tightening the limits.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ APART = 1e-9
 
 @dataclass(frozen=True)
 class Solution:
-    """The widths that were found, and how far from the bound what they keep may be, as a fraction of it."""
+    """The widths that were found, and how far from the bound what they lose may be, as a fraction of it."""
 
     widths: Widths
     gap: float
@@ -46,31 +46,31 @@ class Problem:
 
     Attributes:
         choices: for each group, the widths to choose from.
-        values: for each group, what each of them keeps (n_choices,).
+        lost: for each group, what is lost with each of them (n_choices,).
         fixed: the costs that do not depend on the choice (n_limits,).
         single: for each group, the costs of each width beyond those (n_limits, n_choices).
         pairs: for pairs of groups, the costs of each two widths beyond those (n_limits, n_choices, n_choices).
     """
 
     choices: Sequence[Sequence[int]]
-    values: Sequence[Vector] = field(repr=False)
+    lost: Sequence[Vector] = field(repr=False)
     fixed: Vector
     single: Sequence[Array] = field(repr=False)
     pairs: Mapping[tuple[int, int], Array] = field(repr=False)
 
     def solved(self, most: Vector) -> Solution | None:
-        """The widths that keep most within some limits (n_limits,); None if none are found in time."""
+        """The widths that lose least within some limits (n_limits,); None if none are found in time."""
         from scipy.optimize import Bounds, LinearConstraint, milp  # on demand, for a quick start
 
         starts = np.cumsum([0, *map(len, self.choices)])
         costs = np.concatenate([t.reshape(len(most), -1) for t in (*self.single, *self.pairs.values())], 1)
         rows, right = self._consistent(starts, costs.shape[1])
         room = np.maximum(np.abs(most - self.fixed), 1e-30)
-        worth = np.zeros(costs.shape[1])
-        worth[: starts[-1]] = np.concatenate(self.values)
+        lost = np.zeros(costs.shape[1])
+        lost[: starts[-1]] = np.concatenate(self.lost)
         found = milp(
-            -worth / max(float(np.abs(worth).max()), 1e-30),
-            integrality=np.arange(len(worth)) < starts[-1],
+            lost / max(float(lost.max()), 1e-30),
+            integrality=np.arange(len(lost)) < starts[-1],
             bounds=Bounds(0, 1),
             constraints=[
                 LinearConstraint(rows, right, right),
@@ -104,14 +104,14 @@ class Problem:
 
 
 def knapsack(space: Space, limits: Sequence[Limit]) -> Chosen:
-    """The cut within the limits that keeps most of the sum of all scores, from the greedy one on.
+    """A `Strategy`: the cut within the limits whose groups lose least in sum, from the greedy one on.
 
     The greedy one is kept if no better one is found in time, if it cannot meet the limits, or if groups have too many costs in
     common.
     """
     start = greedy(space, limits)
-    cost, kept, ladders = fullness(space, limits), space.kept(), space.ladders()
-    if cost(start.widths) > 1:
+    cost, lost, ladders = fullness(space, limits), space.lost(), space.ladders()
+    if space.sizing.scope != "global" or not limits or cost(start.widths) > 1:
         return start
     widths, gap = start.widths, 0.0
     for around in (_spread, _near):
@@ -120,21 +120,21 @@ def knapsack(space: Space, limits: Sequence[Limit]) -> Chosen:
         if problem is None:
             return start
         found = _within(problem, space, limits)
-        if found is not None and _value(kept, found.widths) > _value(kept, widths):
+        if found is not None and _sum(lost, found.widths) < _sum(lost, widths):
             widths, gap = found.widths, max(gap, found.gap)
     near = min(limit.near for limit in limits)
-    widths = filled(widths, ladders, lambda k, a, b: float(kept[k][b] - kept[k][a]), cost, 1.0, near)
-    lost, before = (_value(kept, [len(k) - 1 for k in kept]) - _value(kept, w) for w in (widths, start.widths))
-    if lost >= before:
+    widths = filled(widths, ladders, lambda k, a, b: float(lost[k][a] - lost[k][b]), cost, 1.0, near)
+    after, before = _sum(lost, widths), _sum(lost, start.widths)
+    if after >= before:
         return start
     late = f", after {SECONDS:g} s" if gap > GAP else ""
     return Chosen(
-        widths, f"widths by a knapsack: {1 - lost / before:.1%} less error than in order of score (gap {gap:.1%}{late})"
+        widths, f"widths by a knapsack: {1 - after / before:.1%} less lost than in order of score (gap {gap:.1%}{late})"
     )
 
 
-def _value(kept: Sequence[Vector], widths: Sequence[int]) -> float:
-    return float(sum(k[w] for k, w in zip(kept, widths, strict=True)))
+def _sum(lost: Sequence[Vector], widths: Sequence[int]) -> float:
+    return float(sum(x[w] for x, w in zip(lost, widths, strict=True)))
 
 
 def _within(problem: Problem, space: Space, limits: Sequence[Limit]) -> Solution | None:
@@ -183,8 +183,8 @@ def problem_of(space: Space, limits: Sequence[Limit], start: Widths, choices: Se
     if sum(len(choices[a]) * len(choices[b]) for a, b in pairs) > PAIRS:
         return None
     tables = {(a, b): _table(common, a, len(choices[a]), b, len(choices[b]), len(limits)) for a, b in pairs}
-    values = [k[np.array(c)] for k, c in zip(space.kept(), choices, strict=True)]
-    return Problem(choices, values, fixed, single, tables)
+    lost = [x[np.array(c)] for x, c in zip(space.lost(), choices, strict=True)]
+    return Problem(choices, lost, fixed, single, tables)
 
 
 def _table(common: Callable[[int, int, int, int], Vector], a: int, rows: int, b: int, columns: int, limits: int) -> Array:
@@ -193,11 +193,3 @@ def _table(common: Callable[[int, int, int, int], Vector], a: int, rows: int, b:
     for i, j in np.ndindex(rows, columns):
         found[:, i, j] = common(a, i, b, j)
     return found
-
-
-def within_limits(space: Space, limits: Sequence[Limit]) -> Chosen:
-    """A `Strategy`: a knapsack where scores are errors, which add up; in order of score otherwise.
-
-    Norms of weights do not add up: on trained networks a knapsack of them was worse (docs/targets.md).
-    """
-    return knapsack(space, limits) if space.additive and space.sizing.scope == "global" else greedy(space, limits)

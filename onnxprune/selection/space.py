@@ -20,6 +20,9 @@ from onnxprune.selection.structure import structures
 from onnxprune.selection.units import Units, units_of
 from onnxprune.types import Indices, Mask, Vector
 
+LEAST = 1e-6
+"""The smallest fraction of a score that counts as kept."""
+
 
 @dataclass(frozen=True)
 class Space:
@@ -71,6 +74,14 @@ class Space:
     def kept(self) -> list[Vector]:
         """For each group, the sum of the scores of its 0, 1, 2, ... best units' atoms (n_units + 1,)."""
         return [np.concatenate([[0.0], np.cumsum((u.scores * u.sizes)[u.ranked])]) for u in self.units]
+
+    def lost(self) -> list[Vector]:
+        """For each group, what it loses with its 0, 1, 2, ... best units (n_units + 1,).
+
+        It is the whole score times -log of the fraction that is kept: the sum of what goes while little goes, and without
+        bound as nothing is left. By plain sums, single layers were starved (docs/targets.md).
+        """
+        return [-k[-1] * np.log(np.maximum(k / max(float(k[-1]), 1e-30), LEAST)) for k in self.kept()]
 
     def per(self, cost: CostModel, power: float = 1.0) -> Space:
         """Divide scores by a power of the cost of an atom: by the cost itself, errors become errors per unit of cost saved."""

@@ -36,6 +36,7 @@ NAMES: dict[str, tuple[tuple[str, ...], str]] = {
     "a loss on made-up inputs": ((*RATIO, "--max-loss", "1%", "--data", "synthetic"), "--max-loss: requires --data"),
     "loss": ((*RATIO, "--max-loss", "60%"), "such as 1% or 0.01"),
     "loss without a unit": (("--max-loss", "1"), "did you mean 1%?"),
+    "widths": ((*RATIO, "--widths", "best"), "expected one of order, knapsack"),
     "normalise": ((*RATIO, "--normalise", "mode"), "expected one of none, mean, max, standard"),
     "no file of layer ratios": (("--layer-ratios", "HERE/nowhere.toml"), "cannot be read: No such file"),
     "latency": (("--latency", "12MB"), "such as 50% or 12ms"),

@@ -15,13 +15,15 @@ from onnxprune.analysis.coupling import Coupled
 from onnxprune.cost.footprint import memory_model, params_model
 from onnxprune.cost.macs import macs_model
 from onnxprune.cost.model import CostModel, of_original
+from onnxprune.errors import OptionError
 from onnxprune.ir.facts import read_graph
 from onnxprune.selection import knapsack as module
-from onnxprune.selection.knapsack import GAP, knapsack, within_limits
+from onnxprune.selection.knapsack import GAP, knapsack
 from onnxprune.selection.sizing import Sizing
 from onnxprune.selection.space import Space, space_of
 from onnxprune.selection.strategy import Limit, fullness, greedy
 from onnxprune.types import Vector
+from tests.cases.nets import TRAINED, pruned, small
 from tests.cases.text import model
 
 CHAIN = """g (float[1,3,8,8] x, float[5,3,3,3] w1, float[7,5,3,3] w2, float[6,7,1,1] w3, float[4,6,1,1] w4) => (float[] y) {
@@ -47,33 +49,33 @@ def limit(found: Space, name: str, share: float) -> Limit:
     return Limit(cost, share * of_original(cost, len(found.coupled.roots)))
 
 
-def worth(kept: list[Vector], widths: list[int]) -> float:
-    return float(sum(k[w] for k, w in zip(kept, widths, strict=True)))
+def total(lost: list[Vector], widths: list[int]) -> float:
+    return float(sum(x[w] for x, w in zip(lost, widths, strict=True)))
 
 
 @pytest.mark.parametrize(
     "asked", [{"macs": 0.5}, {"macs": 0.25}, {"params": 0.4}, {"macs": 0.6, "params": 0.5}, {"memory": 0.6}], ids=str
 )
 @pytest.mark.parametrize("text", [CHAIN, RESIDUAL, JOINED], ids=["chain", "residual", "joined"])
-def test_no_cut_within_the_limits_keeps_more(text: str, asked: dict[str, float]) -> None:
+def test_no_cut_within_the_limits_loses_less(text: str, asked: dict[str, float]) -> None:
     for seed in range(5):
         found = space(text, seed)
         limits = [limit(found, name, share) for name, share in asked.items()]
-        cost, kept = fullness(found, limits), found.kept()
+        cost, lost = fullness(found, limits), found.lost()
         chosen = knapsack(found, limits).widths
         assert cost(chosen) <= 1
-        best = max(worth(kept, [*w]) for w in product(*found.ladders()) if cost([*w]) <= 1)
+        best = min(total(lost, [*w]) for w in product(*found.ladders()) if cost([*w]) <= 1)
         # a peak is no sum over pairs: limits are tightened until it holds, and the best may be lost
-        assert worth(kept, chosen) >= (0.9 if "memory" in asked else 1 - 2 * GAP) * best
-        assert worth(kept, chosen) >= worth(kept, greedy(found, limits).widths)
+        assert total(lost, chosen) <= (1.1 if "memory" in asked else 1 + 2 * GAP) * best
+        assert total(lost, chosen) <= total(lost, greedy(found, limits).widths)
 
 
 def test_the_report_says_what_was_gained_and_how_far_from_the_bound_it_may_be() -> None:
     found = space(RESIDUAL, 5)
     limits = [limit(found, "macs", 0.4)]
-    chosen, kept = knapsack(found, limits), found.kept()
-    lost = [sum(k[-1] for k in kept) - worth(kept, x.widths) for x in (chosen, greedy(found, limits))]
-    assert f"{1 - lost[0] / lost[1]:.1%} less error than in order of score (gap 0." in chosen.note
+    chosen = knapsack(found, limits)
+    lost = [total(found.lost(), x.widths) for x in (chosen, greedy(found, limits))]
+    assert f"{1 - lost[0] / lost[1]:.1%} less lost than in order of score (gap 0." in chosen.note
 
 
 @pytest.mark.parametrize(("name", "value"), [("SECONDS", 0.0), ("PAIRS", 0)])
@@ -98,13 +100,27 @@ def test_widths_stay_aligned_where_the_greedy_ones_are() -> None:
     assert all(w % 8 == 0 for w in knapsack(found, limits).widths)
 
 
-def test_only_errors_add_up() -> None:
+def test_it_is_for_the_global_scope_and_for_limits() -> None:
     found = space(CHAIN, 0)
-    limits = [limit(found, "macs", 0.5)]
-    assert within_limits(found, limits) == knapsack(found, limits)
-    norms, local = replace(found, additive=False), replace(found, sizing=Sizing("local"))
-    for other in (norms, local):
-        assert within_limits(other, limits) == greedy(other, limits)
+    local = replace(found, sizing=Sizing("local"))
+    assert knapsack(local, [limit(found, "macs", 0.5)]) == greedy(local, [limit(found, "macs", 0.5)])
+    with pytest.raises(OptionError, match="`widths`: knapsack needs targets"):
+        pruned(small(), 0.5, widths="knapsack")
+
+
+def test_the_option_chooses_it() -> None:
+    reports = [pruned(TRAINED, macs="40%", widths=w, align="none", verify=False).report for w in ("order", "knapsack")]
+    assert [any("knapsack" in note for note in r.notes) for r in reports] == [False, True]
+    assert all(0.39 <= r.macs.kept <= 0.4 for r in reports)
+
+
+def test_what_is_lost_is_what_goes_while_little_goes_and_without_bound_as_nothing_is_left() -> None:
+    found = space(CHAIN, 0)
+    for kept, lost in zip(found.kept(), found.lost(), strict=True):
+        assert lost[-1] == 0
+        assert (np.diff(lost) < 0).all()
+        assert lost[-2] == pytest.approx(kept[-1] - kept[-2], rel=0.2)
+        assert lost[0] > 10 * kept[-1]
 
 
 def test_errors_are_compared_with_what_they_save() -> None:

@@ -103,7 +103,7 @@ def _headline(report: Report) -> Text:
         what = f"{100 * ratio:.4g}% of the prunable channels"
     else:
         what = "the ratios of layers" if "layer_ratios" in asked else "the channels of the plan"
-    shown = ("scope", "criterion", "normalise", "layer_ratios", "align")
+    shown = ("scope", "widths", "criterion", "normalise", "layer_ratios", "align")
     options = ", ".join(f"{name.replace('_', ' ')} {asked[name]}" for name in shown if name in asked)
     text.append(f"\nasked: {what}" + (f", {options} ({report.align_reason})" if options else ""))
     if "unify" in asked:
