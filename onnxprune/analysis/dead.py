@@ -12,6 +12,7 @@ from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
 from onnxprune.analysis.intervals import Intervals
 from onnxprune.analysis.labels import Residue
+from onnxprune.ir.decompositions import LABELS_ONLY
 from onnxprune.ir.graph import Node
 from onnxprune.types import Indices, Mask
 
@@ -85,6 +86,8 @@ def _axes(coupled: Coupled, name: str) -> Sequence[Indices | None]:
 
 def _passed(coupled: Coupled, node: Node) -> Indices:
     """The classes that a node keeps apart from each other."""
+    if node.fused in LABELS_ONLY:  # its parts show where labels go, and no values
+        return coupled.roots[:0]
     depthwise = node.op == "Conv" and _is_depthwise(coupled, node)
     carried = [x for out in node.outputs for x in _axes(coupled, out) if x is not None]
     return coupled.roots[np.concatenate(carried)] if carried and (node.op in BY_CHANNEL or depthwise) else coupled.roots[:0]

@@ -16,6 +16,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxprune.analysis.coupling import Coupled
+from onnxprune.ir.decompositions import LABELS_ONLY
 from onnxprune.ir.graph import Node
 from onnxprune.types import Array, Vector
 
@@ -169,7 +170,7 @@ class Intervals:
 
     def _number(self, name: str) -> Array | None:
         """The values of a constant of finite numbers."""
-        weight, fact = self._coupled.graph.weights.get(name), self._coupled.sizes.get(name)
+        weight, fact = self._coupled.graph.weights.get(name), self._coupled.graph.facts.get(name)
         if weight is not None and prod(weight.shape) > LARGEST:
             return None
         value = weight.array if weight is not None else fact.value if fact is not None else None
@@ -177,9 +178,16 @@ class Intervals:
             return None
         return np.asarray(value, np.float64)
 
-    def _rounded(self, node: Node, found: Interval, size: Vector) -> Interval:
-        """The interval of a rounded result whose terms have these magnitudes."""
-        return found.widened(self._rounding(node) * np.where(size < inf, size, 0))
+    def _rounded(self, node: Node, found: Interval, sizes: tuple[Array, Array] | None = None) -> Interval:
+        """The interval of a rounded result.
+
+        Args:
+            sizes: the sums of the magnitudes of the terms at both ends; None: those of the ends.
+        """
+        low, high = sizes or (np.abs(found.low), np.abs(found.high))
+        by = self._rounding(node)
+        down, up = (by * np.where(size < inf, size, 0) for size in (low, high))
+        return Interval(found.low - down, found.high + up, found.axis)
 
     def _rounding(self, node: Node) -> float:
         fact = self._coupled.sizes.get(node.outputs[0])
@@ -187,7 +195,7 @@ class Intervals:
 
     def _results(self, node: Node) -> Iterator[tuple[str, Interval]]:
         """The intervals of a node's outputs, as far as there is a rule."""
-        if not node.outputs or not node.outputs[0]:
+        if not node.outputs or not node.outputs[0] or node.fused in LABELS_ONLY:
             return
         if node.op in MOVES:
             yield from ((name, self._moved(node, name)) for name in node.outputs if name)
@@ -229,7 +237,7 @@ class Intervals:
         x = self.of(node.inputs[0])
         low, high = hull(*(MONOTONE[node.op](end, node) for end in (x.low, x.high)))
         found = Interval(low, high, x.axis)
-        return found if node.op in EXACT else self._rounded(node, found, found.size)
+        return found if node.op in EXACT else self._rounded(node, found)
 
     def _still(self, node: Node) -> Interval:
         x, (low, high) = self.of(node.inputs[0]), BOUNDED.get(node.op, (-inf, inf))
@@ -248,7 +256,7 @@ class Intervals:
         slopes = [float(slope.min()), float(slope.max())]
         below = [times(np.minimum(end, 0), np.array(s)) for end in (x.low, x.high) for s in slopes]
         low, high = hull(*(np.maximum(end, 0) + part for end in (x.low, x.high) for part in below))
-        return self._rounded(node, Interval(low, high, x.axis), x.size)
+        return self._rounded(node, Interval(low, high, x.axis))
 
     def _mean(self, node: Node) -> Interval | None:
         x, rank = self.of(node.inputs[0]), self._rank(node.inputs[0])
@@ -261,20 +269,20 @@ class Intervals:
                 x = x.whole()
             elif x.axis is not None and not node.attribute("keepdims", 1):
                 x = Interval(x.low, x.high, x.axis - sum(a % rank < x.axis for a in axes))
-        return x if node.op in EXACT else self._rounded(node, x, x.size)
+        return x if node.op in EXACT else self._rounded(node, x)
 
     def _maxpool(self, node: Node) -> Interval:
         return self.of(node.inputs[0])
 
     def _averagepool(self, node: Node) -> Interval:
         x = self.of(node.inputs[0])
-        return self._rounded(node, x.with_zero(), x.size)  # padding may count
+        return self._rounded(node, x.with_zero())  # padding may count
 
     def _resize(self, node: Node) -> Interval | None:
         x = self.of(node.inputs[0])
         if node.attribute("mode", b"nearest") not in (b"nearest", b"linear", "nearest", "linear"):
             return None
-        return self._rounded(node, x.with_zero(), x.size)
+        return self._rounded(node, x.with_zero())
 
     def _pad(self, node: Node) -> Interval | None:
         x, stated = self.of(node.inputs[0]), len(node.inputs) > 2 and node.inputs[2]
@@ -304,7 +312,7 @@ class Intervals:
         floats = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
         if fact is None or fact.dtype not in floats:
             return None
-        return self._rounded(node, x, x.size)
+        return self._rounded(node, x)
 
     def _operand(self, node: Node, k: int) -> Interval | None:
         """An operand of an element-wise node, along the channel axis of the result; None if it may be anything."""
@@ -325,28 +333,30 @@ class Intervals:
         a, b = self._operand(node, 0), self._operand(node, 1)
         return None if a is None or b is None else (a, b)
 
-    def _joined(self, node: Node, a: Interval, b: Interval, ends: tuple[Array, Array], size: Vector) -> Interval:
+    def _joined(
+        self, node: Node, a: Interval, b: Interval, ends: tuple[Array, Array], sizes: tuple[Array, Array] | None = None
+    ) -> Interval:
         axis = a.axis if a.axis is not None else b.axis
-        return self._rounded(node, Interval(*ends, axis), size)
+        return self._rounded(node, Interval(*ends, axis), sizes)
 
     def _add(self, node: Node) -> Interval | None:
         if (pair := self._pair(node)) is None:
             return None
         a, b = pair
-        return self._joined(node, a, b, (a.low + b.low, a.high + b.high), a.size + b.size)
+        return self._joined(node, a, b, (a.low + b.low, a.high + b.high), (_sum(a.low, b.low), _sum(a.high, b.high)))
 
     def _sub(self, node: Node) -> Interval | None:
         if (pair := self._pair(node)) is None:
             return None
         a, b = pair
-        return self._joined(node, a, b, (a.low - b.high, a.high - b.low), a.size + b.size)
+        return self._joined(node, a, b, (a.low - b.high, a.high - b.low), (_sum(a.low, b.high), _sum(a.high, b.low)))
 
     def _mul(self, node: Node) -> Interval | None:
         if (pair := self._pair(node)) is None:
             return None
         a, b = pair
         ends = hull(*(times(x, y) for x in (a.low, a.high) for y in (b.low, b.high)))
-        return self._joined(node, a, b, ends, times(a.size, b.size))
+        return self._joined(node, a, b, ends)
 
     def _div(self, node: Node) -> Interval | None:
         if (pair := self._pair(node)) is None or self._number(node.inputs[1]) is None:
@@ -355,7 +365,7 @@ class Intervals:
         if ((b.low <= 0) & (b.high >= 0)).any():
             return None
         ends = hull(*(times(x, 1 / y) for x in (a.low, a.high) for y in (b.low, b.high)))
-        return self._joined(node, a, b, ends, times(a.size, 1 / np.minimum(np.abs(b.low), np.abs(b.high))))
+        return self._joined(node, a, b, ends)
 
     def _max(self, node: Node) -> Interval | None:
         if len(node.inputs) != 2 or (pair := self._pair(node)) is None:
@@ -399,9 +409,8 @@ class Intervals:
         x = x if x.axis in (1, None) else x.whole()
         low, high = hull(times(slope, x.low - mean), times(slope, x.high - mean))
         # runtimes fold the mean into the shift, so that it is rounded, too
-        sizes = times(np.abs(slope), np.where(x.size < inf, x.size, 0) + np.abs(mean)) + np.abs(shift)
-        sizes = np.where(scale == 0, np.abs(shift), sizes)
-        return self._rounded(node, Interval(low + shift, high + shift, 1), sizes)
+        folded = np.abs(slope * mean) + np.abs(shift)
+        return self._rounded(node, Interval(low + shift, high + shift, 1), (np.abs(low) + folded, np.abs(high) + folded))
 
     def _conv(self, node: Node) -> Interval | None:
         return self._weighted(node, self._number(node.inputs[1]), int(node.attribute("group", 1)))
@@ -444,8 +453,11 @@ class Intervals:
             if given is None or given.size not in (1, len(down)):
                 return None
             bias = given.ravel() * bias_factor
-        sizes = up - down + np.abs(bias)
-        return self._rounded(node, Interval(down + bias, up + bias, place), sizes)
+        return self._rounded(node, Interval(down + bias, up + bias, place), (_sum(down, bias), _sum(up, bias)))
+
+
+def _sum(a: Array, b: Array) -> Array:
+    return np.abs(a) + np.abs(b)
 
 
 RULES: Mapping[str, Callable[[Intervals, Node], Interval | None]] = {

@@ -315,7 +315,7 @@ def provably_dead(
         from onnxprune.data.images import like_images  # on demand, for a quick start
 
         (low, high), _ = like_images(coupled.graph.model, options.data.preprocess)
-        ranges = {coupled.graph.inputs[0]: (min(low), max(high))}
+        ranges = {coupled.graph.inputs[0]: (min(0.0, *low), max(0.0, *high))}  # images may be padded with zeros
     dead = dead_labels(coupled, groups, ranges)
     return (dead, ranges) if dead.any() else (None, {})
 

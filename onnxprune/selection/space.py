@@ -79,7 +79,7 @@ class Space:
         """For each group, what it loses with its 0, 1, 2, ... best units (n_units + 1,).
 
         It is the whole score times -log of the fraction that is kept: the sum of what goes while little goes, and without
-        bound as nothing is left. By plain sums, single layers were starved (docs/targets.md).
+        bound as nothing is left. By plain sums, single layers were starved.
         """
         return [-k[-1] * np.log(np.maximum(k / max(float(k[-1]), 1e-30), LEAST)) for k in self.kept()]
 
