@@ -20,9 +20,13 @@ from onnxprune.ir.decompositions import LABELS_ONLY
 from onnxprune.ir.graph import Node
 from onnxprune.types import Array, Vector
 
-ROUNDING: Mapping[int, float] = {TensorProto.FLOAT: 1e-4, TensorProto.DOUBLE: 1e-12}
-"""How far rounded results may be off, as a fraction of the largest number in a sum, by type."""
-COARSEST = 5e-2
+ROUNDING: Mapping[int, tuple[float, float]] = {
+    TensorProto.FLOAT: (1e-3, 1.2e-7),
+    TensorProto.DOUBLE: (1e-9, 2.3e-16),
+    TensorProto.FLOAT16: (5e-2, 1e-3),
+}
+"""How far rounded results may be off, by type: at least, and for each term of a sum, as a fraction of the terms' magnitudes."""
+COARSEST = (5e-2, 8e-3)
 """The same for all other types."""
 LARGEST = 1 << 24
 """Weights of more elements are not read."""
@@ -48,11 +52,6 @@ class Interval:
     high: Vector
     axis: int | None = None
 
-    @property
-    def size(self) -> Vector:
-        """The largest magnitude (n,)."""
-        return np.maximum(np.abs(self.low), np.abs(self.high))
-
     def whole(self) -> Interval:
         """One interval that holds all positions."""
         return Interval(self.low.min(keepdims=True), self.high.max(keepdims=True))
@@ -60,10 +59,6 @@ class Interval:
     def with_zero(self) -> Interval:
         """The interval and zero."""
         return Interval(np.minimum(self.low, 0), np.maximum(self.high, 0), self.axis)
-
-    def widened(self, by: Vector | float) -> Interval:
-        """Wider by this on both sides."""
-        return Interval(self.low - by, self.high + by, self.axis)
 
 
 def times(a: Array, b: Array) -> Array:
@@ -116,8 +111,6 @@ BOUNDED: Mapping[str, tuple[float, float]] = {
     "Sqrt": (0, inf),
 }
 """What the results of other functions are between, whatever their inputs."""
-
-
 STILL = frozenset("Asinh Atan Celu Elu Erf Gelu HardSwish Mish Selu Sign Sin Softsign Sqrt Swish ThresholdedRelu".split())
 """Functions that are zero at zero; elsewhere, only what `BOUNDED` says is known."""
 
@@ -178,20 +171,19 @@ class Intervals:
             return None
         return np.asarray(value, np.float64)
 
-    def _rounded(self, node: Node, found: Interval, sizes: tuple[Array, Array] | None = None) -> Interval:
+    def _rounded(self, node: Node, found: Interval, sizes: tuple[Array, Array] | None = None, terms: int = 1) -> Interval:
         """The interval of a rounded result.
 
         Args:
             sizes: the sums of the magnitudes of the terms at both ends; None: those of the ends.
+            terms: how many there are: in a sum, one after the other may be rounded.
         """
         low, high = sizes or (np.abs(found.low), np.abs(found.high))
-        by = self._rounding(node)
+        fact = self._coupled.sizes.get(node.outputs[0])
+        least, each = ROUNDING.get(fact.dtype or 0, COARSEST) if fact else COARSEST
+        by = max(least, each * terms)
         down, up = (by * np.where(size < inf, size, 0) for size in (low, high))
         return Interval(found.low - down, found.high + up, found.axis)
-
-    def _rounding(self, node: Node) -> float:
-        fact = self._coupled.sizes.get(node.outputs[0])
-        return ROUNDING.get(fact.dtype or 0, COARSEST) if fact else COARSEST
 
     def _results(self, node: Node) -> Iterator[tuple[str, Interval]]:
         """The intervals of a node's outputs, as far as there is a rule."""
@@ -201,10 +193,12 @@ class Intervals:
             yield from ((name, self._moved(node, name)) for name in node.outputs if name)
             return
         rule = RULES.get(node.op)
+        if node.op == "Dropout" and len(node.inputs) > 2 and node.inputs[2]:
+            return  # it may be training, and scale
         found = rule(self, node) if rule else None
         if found is None and node.op in BOUNDED:
             low, high = (np.array([end], np.float64) for end in BOUNDED[node.op])
-            found = Interval(low, high)
+            found = self._rounded(node, Interval(low, high))
         if found is not None:
             low = np.where(np.isnan(found.low), -inf, found.low)
             high = np.where(np.isnan(found.high), inf, found.high)
@@ -242,7 +236,7 @@ class Intervals:
     def _still(self, node: Node) -> Interval:
         x, (low, high) = self.of(node.inputs[0]), BOUNDED.get(node.op, (-inf, inf))
         zero = (x.low == 0) & (x.high == 0)
-        return Interval(np.where(zero, 0.0, low), np.where(zero, 0.0, high), x.axis)
+        return self._rounded(node, Interval(np.where(zero, 0.0, low), np.where(zero, 0.0, high), x.axis))
 
     def _bent(self, node: Node) -> Interval | None:
         """Functions that are a slope times the number, below zero another one."""
@@ -450,10 +444,11 @@ class Intervals:
         bias = np.zeros(1)
         if len(node.inputs) > 2 and node.inputs[2]:
             given = self._number(node.inputs[2])
-            if given is None or given.size not in (1, len(down)):
-                return None
+            if given is None or (given.size > 1 and given.shape[-1] != given.size) or given.size not in (1, len(down)):
+                return None  # not one per output, such as one per row of a matrix
             bias = given.ravel() * bias_factor
-        return self._rounded(node, Interval(down + bias, up + bias, place), (_sum(down, bias), _sum(up, bias)))
+        sizes, terms = (_sum(down, bias), _sum(up, bias)), prod(rows.shape[2:]) + 1
+        return self._rounded(node, Interval(down + bias, up + bias, place), sizes, terms)
 
 
 def _sum(a: Array, b: Array) -> Array:

@@ -12,7 +12,7 @@ from onnx import ModelProto
 from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.cost.size import cost
 from onnxprune.effort import Effort
-from onnxprune.errors import ModelError, OptionError, PruneError
+from onnxprune.errors import ModelError, OptionError
 from onnxprune.evaluation.evaluator import Evaluator
 from onnxprune.ir.facts import read_graph
 from onnxprune.options import BRANCHES
@@ -90,12 +90,12 @@ def shallower(
         time = effort.within(1 / (len(sets) - k), f"without {len(gone)} branches: " if gone else "")
         try:
             found = attempt(without(analysis, model, gone) if gone else analysis, time)
-        except (ModelError, OptionError):  # nothing is left that may be cut, or it misses a name that an option states
+        except (ModelError, OptionError):  # nothing is left that may be cut, or a name that an option states is gone
+            if not gone:
+                raise
             continue
         decision = replace(found[0], removed=tuple((b.skip, b.total) for b in gone), whole=analysis if gone else None)
         tried.append((gone, (decision, found[1])))
-    if not tried:
-        raise PruneError("--depth: no attempt could be cut")
     best = min(tried, key=lambda t: (_missed(t[1][0]), _loss(t[1])))
     return replace(best[1][0], notes=(*best[1][0].notes, _story(tried, best[0]))), best[1][1]
 

@@ -244,9 +244,9 @@ class Study:
 class Mutations(BaseSampler):
     """Trials near the front: one of its trials, or two of them mixed, with a few parameters changed.
 
-    With a parameter per layer and a hundred trials, samplers that model all parameters (Optuna's TPE) or that begin with random
-    ones (NSGA-II) find worse cuts: docs/search.md. Random numbers follow from the number of a trial, so that what one process
-    does repeats, stopped in between or not, and several processes do different things.
+    With a parameter per layer there are too few trials to model all of them, or to begin with random ones. Random numbers
+    follow from the number of a trial, so that what one process does repeats, stopped in between or not, and several processes
+    do different things.
     """
 
     def __init__(self, seed: int) -> None:

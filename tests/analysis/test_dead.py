@@ -118,7 +118,7 @@ NORMED = """g (float[1,3,8,8] x, float[6,3,3,3] w1, float[6] ws1, float[6] wt1, 
     a = Conv(x, w1)  b = BatchNormalization(a, ws1, wt1, wm1, wvar1)  c = Relu(b)  y = Conv <pads = [1,1,1,1]> (c, w2) }"""
 
 
-def with_values(net: ModelProto, **values: list[float]) -> ModelProto:
+def with_values(net: ModelProto, **values: Any) -> ModelProto:
     """The model with other values at the beginning of some weights."""
     for tensor in net.graph.initializer:
         if tensor.name in values:
@@ -190,6 +190,24 @@ def test_ranges_of_inputs_are_those_of_their_type_or_as_stated() -> None:
     options = {"data": "synthetic", "recover": "none", "time_budget": 5}
     assert count(given, preprocess="mean=0,std=1,scale=255", **options) == 1
     assert count(given, preprocess="mean=0.5,std=0.5,scale=255", **options) == 0
+
+
+def test_a_bias_per_row_of_a_product_is_not_one_per_output() -> None:
+    """Two of three rows have a negative bias; there are three outputs, too."""
+    text = """g (float[3,4] x, float[4,3] w1, float[3,1] w2, float[3,2] w3) => (float[] y) {
+        a = Gemm(x, w1, w2)  b = Relu(a)  y = MatMul(b, w3) }"""
+    net = with_values(model(text), w1=np.zeros((4, 3)).tolist(), w2=[[-1.0], [-1.0], [2.0]])
+    intervals = Intervals(analyse(read_graph(net)).coupled)
+    assert intervals.of("a").high.max() >= 2
+    assert count(net) == 0
+
+
+def test_dropout_that_may_be_training_is_not_passed_on() -> None:
+    text = """g (float[1,3,8,8] x, bool t, float[6,3,1,1] w1, float[4,6,1,1] w2) => (float[] y) <float r = {0.5}> {
+        a = Sigmoid(x)  b = Dropout(a, r, t)  c = Conv(b, w1)  y = Conv(c, w2) }"""
+    found = Intervals(analyse(read_graph(model(text))).coupled)
+    assert found.of("a").high.max() < 1.1
+    assert found.of("b").high.max() == np.inf
 
 
 def test_the_last_channel_of_an_axis_stays() -> None:

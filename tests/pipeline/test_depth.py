@@ -107,6 +107,11 @@ def test_a_model_without_such_branches_is_refused() -> None:
         pruned(model(text), macs="50%", depth=True, data=data, recover="bias")
 
 
+def test_an_error_of_the_cut_with_all_branches_is_told() -> None:
+    with pytest.raises(OptionError, match="no prunable channel remains"):
+        onnxprune.prune(TRAINED, macs="50%", exclude="*", **ASKED)
+
+
 def test_a_dead_branch_goes_without_loss() -> None:
     """What is added is zero; half of the multiply-accumulates are spent on it."""
     net = small()
