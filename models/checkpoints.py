@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
-from onnxprune.errors import OptionError, TrainingError
-from onnxprune.ir.files import written_whole
-from onnxprune.training.modules import first_line
+from onnxprune.errors import OptionError, TrainingError, first_line
+from onnxprune.ir.placing import written_whole
 
 
 @dataclass(frozen=True)

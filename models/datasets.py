@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from onnxprune.errors import DataError
-from onnxprune.training.modules import first_line
+from onnxprune.errors import DataError, first_line
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 HELD = 5_000

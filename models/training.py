@@ -27,8 +27,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from models.checkpoints import Checkpoint
 from models.datasets import Data, Split, augmented, batches
-from onnxprune.errors import OptionError, TrainingError
-from onnxprune.training.modules import device_of, evaluating, first_line
+from onnxprune.errors import OptionError, TrainingError, first_line
+from onnxprune.training.modules import device_of, evaluating
 from onnxprune.training.processes import decided
 from onnxprune.training.sparsity import Regularizer, parameter_groups
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from onnxprune.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from onnxprune.analysis.analyse import Analysis
     from onnxprune.api import analyze, apply_plan, profile, prune, search, sensitivity, unify, verify_files
@@ -43,8 +45,6 @@ __all__ = [
     "unify",
     "verify_files",
 ]
-__version__ = "0.1.0"
-
 _HOMES = {
     "Analysis": "analysis.analyse",
     "Plan": "rewrite.plan",

@@ -14,6 +14,10 @@ OPTION = re.compile(r"(?<![\w.-])--(no-)?([a-z][a-z-]*[a-z])(?![\w-]|\.\w|/\w)")
 """An option in a message, but not a part of a path."""
 
 
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""How a terminal is told to change colours."""
+
+
 def as_arguments(text: str) -> str:
     """A message with options named as Python arguments.
 
@@ -42,6 +46,21 @@ def counted(count: int, noun: str) -> str:
     ('1 sample', '2,000 samples')
     """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line of an exception's text, without colours and control characters; its type if it says nothing.
+
+    >>> first_line(ValueError("no \\x1b[31msuch\\nthing")), first_line(KeyError())
+    ('no such', 'KeyError')
+    """
+    lines = (printable(COLOUR.sub("", line)).strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)[:most]
+
+
+def printable(text: str) -> str:
+    """The text with a space for each character that a terminal would not print."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 class PruneError(Exception):

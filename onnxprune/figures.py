@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import OutputError
-from onnxprune.ir.files import check_folder, written_whole
+from onnxprune.ir.placing import check_folder, written_whole
 
 
 def new_figure(width: float, height: float) -> Any:

@@ -7,7 +7,6 @@ import re
 import reprlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from itertools import combinations
 from numbers import Integral, Real
 from pathlib import Path
 from types import MappingProxyType, UnionType
@@ -25,7 +24,7 @@ from onnxprune.data.preprocess import settings_of
 from onnxprune.data.samples import Data
 from onnxprune.errors import OptionError, did_you_mean
 from onnxprune.evaluation.evaluator import Metric
-from onnxprune.ir.files import data_beside
+from onnxprune.ir.placing import check_distinct, data_beside
 from onnxprune.recovery import METHODS
 from onnxprune.selection.alignment import Alignment, auto_alignment, measured_alignment
 from onnxprune.selection.bounds import LayerRatios
@@ -388,16 +387,13 @@ class OutputOptions:
 
     def __post_init__(self) -> None:
         """Reject a path for two files, and a picture that is not an SVG."""
-        paths = {"model": self.output, "weights": data_beside(self.output), "plan": self.plan, "picture": self.picture}
-        for (a, path), (b, other) in combinations(paths.items(), 2):
-            if path is not None and path == other:
-                raise OptionError(f"{path}: is given for both the {a} and the {b}; choose two different files")
+        check_distinct({**self.places, "weights": data_beside(self.output)})
         check_picture(self.picture)
 
     @property
-    def paths(self) -> tuple[Path, ...]:
-        """The files that are written."""
-        return tuple(p for p in (self.output, self.plan, self.picture) if p is not None)
+    def places(self) -> dict[str, Path | None]:
+        """What each file is for -> its path, without the file that a model may need for its weights."""
+        return {"model": self.output, "plan": self.plan, "picture": self.picture}
 
 
 @dataclass(frozen=True, slots=True)

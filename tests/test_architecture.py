@@ -15,9 +15,9 @@ import onnxprune
 
 ROOT = Path(onnxprune.__file__).parent
 TOP = {"__init__.py", "__main__.py", "py.typed"}
-TOP |= {f"{name}.py" for name in ("api", "effort", "errors", "figures", "options", "ort", "types")}
+TOP |= {f"{name}.py" for name in ("api", "effort", "errors", "figures", "options", "ort", "types", "version")}
 LAYERS = (
-    ("errors", "types", "effort"),
+    ("errors", "types", "effort", "version"),
     ("ort",),
     ("ir",),
     ("analysis", "calibration", "figures"),

@@ -7,7 +7,6 @@ Every node runs at most once: tensors that later pieces read are kept, in memory
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +16,11 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, first_line
 from onnxprune.ir.facts import skeleton
 from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import Node, read_nodes, read_weights
+from onnxprune.ir.scratch import Scratch
 from onnxprune.ort import session
 from onnxprune.types import Array, Feeds
 
@@ -34,7 +34,7 @@ class Store:
     def __init__(self, limit: int) -> None:
         self._limit, self._used = limit, 0
         self._arrays: dict[tuple[str, int], Array | Path] = {}
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Scratch | None = None
 
     def put(self, name: str, batch: int, array: Array) -> None:
         """Store an array."""
@@ -42,8 +42,8 @@ class Store:
             self._used += array.nbytes
             self._arrays[name, batch] = array
             return
-        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="onnxprune-")
-        path = Path(self._folder.name) / f"{len(self._arrays)}-{batch}-{abs(hash(name))}.npy"
+        self._folder = self._folder or Scratch()
+        path = self._folder.path / f"{len(self._arrays)}-{batch}-{abs(hash(name))}.npy"
         np.save(path, array)
         self._arrays[name, batch] = path
 
@@ -65,7 +65,7 @@ class Store:
         """Delete all arrays."""
         self._arrays.clear()
         if self._folder is not None:
-            self._folder.cleanup()
+            self._folder.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +212,7 @@ class Stages:
                 found = opened[0].run(list(piece.outputs), values)
             except Exception as e:  # onnxruntime raises exceptions of its own
                 shapes = ", ".join(f"{n}:{'x'.join(map(str, x.shape))}" for n, x in feeds.items())
-                reason = (str(e).splitlines() or [""])[0][:200]
+                reason = first_line(e)
                 raise DataError(f"--data: the model does not run on {shapes}: {reason}") from e
             return dict(zip(piece.outputs, found, strict=True))
 

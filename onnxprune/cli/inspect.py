@@ -12,7 +12,8 @@ from onnxprune.cli.progress import has_blocks, print_all, progress_bars
 from onnxprune.compression.carrier import unified_names
 from onnxprune.errors import counted
 from onnxprune.ir.facts import read_graph
-from onnxprune.ir.files import check_output, load, write_text
+from onnxprune.ir.files import load
+from onnxprune.ir.placing import check_output, write_text
 from onnxprune.options import check_picture
 from onnxprune.report.inspection import inspect as look_at
 from onnxprune.report.render.inspection import inspection_parts
@@ -27,20 +28,23 @@ def inspect(
     input_shape: ask.InputShape = [],  # noqa: B006
     picture: ask.Picture = None,
     format: ask.Printed = ask.Format.TABLE,
+    force: ask.Force = False,
 ) -> None:
     """Show the groups of channels, what cannot be cut and why, and the share of the MACs that each accounts for."""
     policy = Policy(read_carrier(carrier), allow_renormalising)
     ask.check_shapes(input_shape)
     check_picture(picture)
+    if picture is not None:
+        check_output(picture, force, model)
     loaded = load(model)
     if picture is not None:
-        check_output(picture, True, model, *loaded.data)
+        check_output(picture, force, model, *loaded.data)
     with progress_bars() as progress:
         progress("analyse", 0)
         analysis = analyse(read_graph(loaded.model, ask.shapes_of(input_shape, loaded)), policy)
         found = look_at(analysis, str(model))
     if picture is not None:
-        write_text(picture, inspection_to_svg(found))
+        write_text(picture, inspection_to_svg(found), force)
     if format is ask.Format.JSON:
         print(to_json(found))
     else:

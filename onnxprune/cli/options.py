@@ -12,9 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from onnxprune.errors import OptionError
-from onnxprune.ir.files import Loaded, check_folder, check_is_file, check_output
+from onnxprune.ir.files import Loaded, check_is_file
 from onnxprune.ir.graph import free_inputs
-from onnxprune.ir.packing import named_after, packed_name
+from onnxprune.ir.packing import named_after, names_packed, packed_name
+from onnxprune.ir.placing import check_folder, check_output, check_outputs, data_beside
 from onnxprune.options import OutputOptions
 from onnxprune.recovery import METHODS
 from onnxprune.selection.criteria import NAMES
@@ -479,10 +480,20 @@ def check_places(places: OutputOptions, *inputs: Path) -> None:
 
     Raises:
         OptionError: a path is one of the inputs, or exists and may not be replaced.
-        OutputError: its folder is missing or cannot be written to.
+        OutputError: it is not a regular file, or its folder is missing or cannot be written to.
     """
-    for place in places.paths:
-        check_output(place, places.force, *inputs)
+    check_outputs(places.places, places.force, *inputs)
+
+
+def check_places_for(places: OutputOptions, loaded: Loaded, *inputs: Path) -> None:
+    """The same once the model is loaded: now its other files are known, and whether the result needs such a file.
+
+    Raises:
+        OptionError, OutputError: as `check_places`.
+    """
+    check_places(places, *inputs, *loaded.data)
+    if loaded.external and not names_packed(places.output):
+        check_output(data_beside(places.output), places.force, *inputs, *loaded.data)
 
 
 SHAPE = re.compile(r"(?:(?P<name>.*):)?(?P<sizes>[0-9]+(?:[x,][0-9]+)*)", re.IGNORECASE | re.DOTALL)

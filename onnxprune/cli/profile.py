@@ -10,9 +10,8 @@ import typer
 
 from onnxprune.cli import options as ask
 from onnxprune.cli.progress import print_all, progress_bars
-from onnxprune.errors import OptionError
 from onnxprune.figures import new_figure
-from onnxprune.ir.files import check_output, write_text
+from onnxprune.ir.placing import check_outputs, write_text
 from onnxprune.options import CheckOptions, check_picture
 from onnxprune.pipeline.profile import kept, measured, remembered
 from onnxprune.report.render.profile import draw, profile_parts
@@ -40,17 +39,13 @@ def profile(
     """Measure the widths at which onnxruntime is fast on this machine, in up to a minute, and remember them."""
     CheckOptions(threads=threads)
     check_picture(picture)
-    if output is not None and output == picture:
-        raise OptionError(f"{output}: is given for both the profile and the picture; choose two different files")
-    for place in (output, picture):
-        if place is not None:
-            check_output(place, force)
+    check_outputs({"profile": output, "picture": picture}, force)
     if picture is not None:
         new_figure(1, 1)  # whether it can be drawn shows before the work
     with progress_bars() as progress:
         found = kept(measured(threads, progress=progress))
     if output is not None:
-        write_text(output, found.to_json())
+        write_text(output, found.to_json(), force)
     if picture is not None:
         draw(found, picture)
     if format is ask.Format.JSON:

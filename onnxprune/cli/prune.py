@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,7 @@ import typer
 
 from onnxprune.cli import options as ask
 from onnxprune.cli.progress import print_all, progress_bars
-from onnxprune.ir.files import load, write_text
+from onnxprune.ir.files import load
 from onnxprune.ir.packing import named_after
 from onnxprune.options import CheckOptions, Options, OutputOptions
 from onnxprune.pipeline.prune import apply_loaded, prune_loaded, resolved
@@ -126,17 +127,16 @@ def prune(
     ask.check_places(places, *inputs)
     options = resolved(options)
     loaded = load(model)
-    ask.check_places(places, *inputs, *loaded.data)
+    ask.check_places_for(places, loaded, *inputs)
     options = replace(options, data=replace(options.data, input_shape=ask.shapes_of(input_shape, loaded)))
     with progress_bars() as progress:
         result = prune_loaded(loaded, options, progress)
     if places.strict and result.report.missed:
         show(result.report, format)
-    layers = layer_changes(loaded.model, result.model, result.report.inputs) if picture else ()
-    report = saved(result, places)
+    drawn = {}
     if picture:
-        write_text(picture, cut_to_svg(report, layers))
-    show(report, format)
+        drawn[picture] = cut_to_svg(result.report, layer_changes(loaded.model, result.model, result.report.inputs))
+    show(saved(result, places, drawn), format)
 
 
 def apply(
@@ -158,7 +158,7 @@ def apply(
     ask.check_places(places, model, plan_file)
     plan = Plan.load(plan_file)
     loaded = load(model)
-    ask.check_places(places, model, plan_file, *loaded.data)
+    ask.check_places_for(places, loaded, model, plan_file)
     with progress_bars() as progress:
         result = apply_loaded(loaded, plan, ask.shapes_of(input_shape, loaded), checks, progress)
     show(saved(result, places), format)
@@ -169,10 +169,15 @@ def files(*named: str | Path | None) -> list[Path]:
     return [Path(name) for name in named if name is not None and Path(name).is_file()]
 
 
-def saved(result: Result, places: OutputOptions) -> Report:
+def saved(result: Result, places: OutputOptions, pictures: Mapping[Path, str] | None = None) -> Report:
     """Write the files, and name them in the report."""
-    result.save(places.output, places.plan)
-    return replace(result.report, output=str(places.output), plan=str(places.plan or ""))
+    found = result.save(places.output, places.plan, places.force, pictures)
+    report = replace(result.report, output=str(places.output), plan=str(places.plan or ""))
+    if not found.removed:
+        return report
+    gone = ", ".join(map(str, found.removed))
+    now = f"those of the new one are in {found.data}" if found.data else "the new one holds its own"
+    return replace(report, notes=(*report.notes, f"the weights of the model that was replaced were removed ({gone}); {now}"))
 
 
 def show(report: Report, format: ask.Format) -> None:

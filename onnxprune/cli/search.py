@@ -15,8 +15,9 @@ from onnxprune.cli.progress import print_all, progress_bars
 from onnxprune.cli.prune import files
 from onnxprune.errors import OptionError
 from onnxprune.figures import new_figure
-from onnxprune.ir.files import check_output, load, write_text
+from onnxprune.ir.files import load
 from onnxprune.ir.packing import named_after
+from onnxprune.ir.placing import check_outputs, write_text
 from onnxprune.options import SCOPES, Options, check_picture
 from onnxprune.pipeline.prune import resolved
 from onnxprune.report.render.search import draw, search_parts
@@ -184,9 +185,9 @@ def search(
     how = SearchOptions.of(time_budget, storage=kept, study=study, trials=trials, best=best, scope=scope)
     inputs = [model, *files(data, labels)]
     models = [numbered(place, n + 1) for n in range(how.best + 1)]
-    for path in (result, picture, *models, *map(plan_beside, models)):
-        if path is not None:
-            check_output(path, force, *inputs)
+    numbers = {f"model {n}": path for n, path in enumerate(models, 1)}
+    plans = {f"plan of {what}": plan_beside(path) for what, path in numbers.items()}
+    check_outputs({"report": result, "picture": picture, **numbers, **plans}, force, *inputs)
     if picture is not None:
         new_figure(1, 1)  # whether it can be drawn shows before the work
     options = resolved(options)
@@ -200,7 +201,7 @@ def search(
         raise
     report = found.report if strict and found.report.missed else found.save(place, force)
     if report.best.output:
-        write_text(result, report.to_json())
+        write_text(result, report.to_json(), force)
         if picture is not None:
             draw(report, picture)
     if format is ask.Format.JSON:

@@ -14,7 +14,8 @@ from onnxprune.cli.progress import print_all, progress_bars
 from onnxprune.cli.prune import files
 from onnxprune.errors import OptionError
 from onnxprune.figures import new_figure
-from onnxprune.ir.files import check_output, load, write_text
+from onnxprune.ir.files import load
+from onnxprune.ir.placing import check_distinct, check_output, check_outputs, write_text
 from onnxprune.options import Options, check_picture
 from onnxprune.pipeline.prune import resolved
 from onnxprune.pipeline.sensitivity import RATIOS, check_ratios, sensitivity_loaded
@@ -133,10 +134,10 @@ def sensitivity(
     loaded = load(model)
     inputs = [model, *loaded.data, *files(data, labels)]
     known = Sensitivity.read(place) if place.is_file() and not force else None
+    others = {"table": table, "picture": picture, "ratios": layer_ratios}
+    check_distinct({"report": place, **others})
     check_output(place, True, *inputs)
-    for other in (table, picture, layer_ratios):
-        if other is not None:
-            check_output(other, force or known is not None, place, *inputs)
+    check_outputs(others, force or known is not None, *inputs)
     if picture is not None:
         new_figure(1, 1)  # whether it can be drawn shows before the work
     options = replace(options, data=replace(options.data, input_shape=ask.shapes_of(input_shape, loaded)))

@@ -107,7 +107,7 @@ def unify(
     ask.check_places(places, *inputs)
     options = resolved(options)
     loaded = load(model)
-    ask.check_places(places, *inputs, *loaded.data)
+    ask.check_places_for(places, loaded, *inputs)
     options = replace(options, data=replace(options.data, input_shape=ask.shapes_of(input_shape, loaded)))
     with progress_bars() as progress:
         result = unify_loaded(loaded, options, progress)

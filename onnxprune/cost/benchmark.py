@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, first_line
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import free_inputs
@@ -179,7 +179,7 @@ def _open(model: ModelProto, threads: int, spins: bool) -> Any:
         try:
             return session(source, threads, spins=spins)
         except Exception as e:  # anything onnxruntime does not implement
-            raise DataError(f"onnxruntime cannot run the model: {str(e).splitlines()[0][:200]}; use --no-bench") from e
+            raise DataError(f"onnxruntime cannot run the model: {first_line(e)}; use --no-bench") from e
 
 
 def _run(ort_session: Any, feeds: Feeds) -> float:
@@ -188,7 +188,7 @@ def _run(ort_session: Any, feeds: Feeds) -> float:
         ort_session.run(None, feeds)
     except Exception as e:  # sizes that the model does not accept
         shapes = ", ".join(f"{n}:{'x'.join(map(str, x.shape))}" for n, x in feeds.items())
-        what = str(e).splitlines()[0][:160]
+        what = first_line(e, 160)
         raise DataError(
             f"onnxruntime fails on inputs {shapes}: {what}; set suitable sizes with --input-shape, or use --no-bench"
         ) from e

@@ -10,7 +10,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +19,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from onnxprune.errors import DataError
 from onnxprune.ir.files import runnable
+from onnxprune.ir.scratch import scratch
 from onnxprune.ort import session
 from onnxprune.types import Feeds
 
@@ -52,7 +52,7 @@ def peak_memory(models: Sequence[ModelProto], feeds: Feeds, threads: int = 1) ->
 
 def _peak(model: ModelProto, feeds: Feeds, threads: int) -> float:
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onnxprune-")))
+        folder = stack.enter_context(scratch())
         source = stack.enter_context(runnable(model))
         path = Path(source) if isinstance(source, str) else folder / "model.onnx"
         if isinstance(source, bytes):

@@ -14,7 +14,7 @@ from onnx import ModelProto
 from onnxprune.data.batching import batch_size
 from onnxprune.data.classes import class_axis
 from onnxprune.data.samples import Data, count
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, first_line
 from onnxprune.evaluation.measure import Agreement, Yardstick, rows_of
 from onnxprune.evaluation.parts import Part, parts_of
 from onnxprune.ir.files import runnable
@@ -202,7 +202,7 @@ class Truth:
         try:
             value = float(self._metric(outputs, feeds if labels is None else labels))
         except (Exception, SystemExit) as e:  # whatever the user's function raises
-            raise DataError(f"--metric: the function raised {type(e).__name__}: {_first_line(e)}") from e
+            raise DataError(f"--metric: the function raised {type(e).__name__}: {first_line(e)}") from e
         if not math.isfinite(value):
             raise DataError(f"--metric: the function returned {value}, expected a finite number, higher is better")
         self._sums += np.array([value, 1]) * count(feeds)
@@ -265,7 +265,7 @@ def run(model: ModelProto, data: Data, batch: int | None = None, threads: int = 
                 outputs = dict(zip(names, map(np.asarray, opened.run(None, feeds)), strict=True))
                 yield (outputs, feeds) if not data.stacked else (_as_one(outputs), _as_one(feeds))
         except Exception as e:  # such as types or sizes that the model does not accept
-            raise DataError(f"--data: the model does not run on these inputs: {_first_line(e)}") from e
+            raise DataError(f"--data: the model does not run on these inputs: {first_line(e)}") from e
 
 
 def _as_one(values: Feeds) -> Feeds:
@@ -275,7 +275,3 @@ def _as_one(values: Feeds) -> Feeds:
 def _usual_batch(data: Data) -> int:
     largest = max(sum(x[0].size for x in chunk.values()) for chunk in data.chunks)
     return int(np.clip(FED // max(largest, 1), 1, 64))
-
-
-def _first_line(e: BaseException) -> str:
-    return (str(e).splitlines() or [""])[0][:200]

@@ -14,7 +14,7 @@ import onnx
 from onnx import ModelProto, TensorProto
 
 from onnxprune.analysis.coupling import Coupled
-from onnxprune.errors import VerificationError
+from onnxprune.errors import VerificationError, first_line
 from onnxprune.evaluation.branches import choices, running
 from onnxprune.evaluation.reference import reference
 from onnxprune.ir.bodies import rename
@@ -179,7 +179,7 @@ def _runs(original: ModelProto, tries: Sequence[Feeds]) -> tuple[list[tuple[Feed
                 found.append(_finite_run(run, feeds))
             except Exception as e:  # the model may not accept these sizes; other feeds may work
                 shapes = ", ".join(f"{name} {'x'.join(map(str, x.shape)) or 'scalar'}" for name, x in feeds.items())
-                failures.append(f"{shapes}: {str(e).splitlines()[0][:200]}")
+                failures.append(f"{shapes}: {first_line(e)}")
     if not found:
         raise NoRunError(failures[0])
     return found, engine, tuple(failures)
@@ -241,7 +241,7 @@ def _node_by_node(
             try:
                 found = [as_output(x) for x in session_b.run(None, {n: v for n, v in inputs.items() if n in wanted})]
             except Exception as e:  # such as weights whose sizes differ from the plan
-                raise VerificationError(f"the pruned model does not match the plan: {str(e).splitlines()[0][:200]}") from e
+                raise VerificationError(f"the pruned model does not match the plan: {first_line(e)}") from e
             expected = [as_output(x) for x in {**values, **cut_values}.values()]
             for name, (want, _), (got, _) in zip(compared, expected, found, strict=True):
                 read = [x for i in graph.producers[name].inputs if (x := cut_values.get(i)) is not None and x.dtype != object]
@@ -308,7 +308,7 @@ def _flaw(model: ModelProto) -> str:
             onnx.checker.check_model(source)
         onnx.shape_inference.infer_shapes(without_large_weights(model))
     except Exception as e:  # checker.ValidationError, shape_inference.InferenceError
-        return str(e).splitlines()[0][:200]
+        return first_line(e)
     return ""
 
 
@@ -332,9 +332,7 @@ def _compare(
         try:
             got = run_b(feeds)
         except Exception as e:
-            raise VerificationError(
-                f"the pruned model does not run where the original does: {str(e).splitlines()[0][:200]}"
-            ) from e
+            raise VerificationError(f"the pruned model does not run where the original does: {first_line(e)}") from e
         _check_keys(names, expected, got)
         for name, (p, _), (q, _) in zip(names, expected, got, strict=True):
             error, tolerance = difference(name, p, q)
@@ -428,7 +426,7 @@ def runner(source: bytes | str, model: ModelProto, engine: str | None = None) ->
             ort_session = session(source, plain=isinstance(source, str))
             return (lambda feeds: [as_output(x) for x in ort_session.run(None, feeds)]), "onnxruntime"
         except Exception as e:  # not implemented in onnxruntime, for example bfloat16 convolutions
-            failure = str(e).splitlines()[0][:200]
+            failure = first_line(e)
             if engine == "onnxruntime":
                 raise VerificationError(f"onnxruntime does not accept the pruned model: {failure}") from e
     from onnx.reference import ReferenceEvaluator

@@ -1,31 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Input and output of models: files, onnx and onnx-graphsurgeon. Input is checked; output is written whole or not at all."""
+"""Models from files, onnx and onnx-graphsurgeon, checked; `saving.py` writes them."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
-import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from io import BufferedReader
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model
 
-from onnxprune.errors import ModelError, OptionError, OutputError
+from onnxprune.errors import ModelError, first_line
 from onnxprune.ir.graph import captured, opsets
 from onnxprune.ir.graphsurgeon import from_graphsurgeon, is_graphsurgeon
-from onnxprune.ir.packing import expanded, is_packed, names_packed, pack
+from onnxprune.ir.packing import expanded, is_packed
 from onnxprune.ir.prepare import prepared
-from onnxprune.ir.protobuf import INLINE_LIMIT, read, write, write_external
+from onnxprune.ir.protobuf import read, write_external
+from onnxprune.ir.scratch import scratch
 from onnxprune.ir.spill import SPILLED
 from onnxprune.ir.tensors import (
     LARGE_FILE,
@@ -36,10 +34,12 @@ from onnxprune.ir.tensors import (
     nbytes,
     range_of,
     size_of,
-    take_all,
 )
+from onnxprune.version import __version__
 
 OLDEST_OPSET, OLDEST_IR = 9, 3
+VERSION_KEY, PLAN_KEY = "onnxprune.version", "onnxprune.plan_sha256"
+"""Keys in the metadata of models that this program writes: its version, and the digest of the plan."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Loaded:
         sha256: digest of the file, or of what a packed file expands to, so that a plan fits both; empty if the model does not
             come from a file.
         data: other files that store weights of the model.
-        size: bytes of the file (of a packed one, expanded) and its external data; None if the model does not come from a file.
+        size: bytes of the file (of a packed one, expanded) and its external data, or of the given model; None: of a graph.
         derived: names of weights that the file does not store: from functions, or computed from other weights.
         warnings: what was wrong with the file, and what was done about it.
         replaced: tensor of the file that is gone -> the weight that was computed from it.
@@ -88,7 +88,7 @@ def load(source: Any, folds: bool = True) -> Loaded:
         ModelError: the model cannot be read, or is not an ONNX model that this program supports.
     """
     if isinstance(source, ModelProto):
-        loaded = Loaded(source, "the given model")
+        loaded = Loaded(source, "the given model", size=size_of(source))
     elif is_graphsurgeon(source):
         loaded = Loaded(from_graphsurgeon(source), "the given graph")
     elif isinstance(source, str | os.PathLike):
@@ -154,10 +154,39 @@ def _take_external(path: Path, model: ModelProto) -> set[Path]:
     try:
         load_external_data_for_model(model, str(path.parent))
     except Exception as e:  # onnx raises its own ValidationError, ValueError or OSError here
-        raise ModelError(f"{path}: its external data cannot be read: {_first_line(e)}") from e
+        raise ModelError(f"{path}: its external data cannot be read: {first_line(e)}") from e
     for t, place in unread:
         leave(t, place)
     return files
+
+
+def mark(model: ModelProto, plan: str = "0" * 64) -> None:
+    """State in the model's metadata, in place, which version of this program wrote it, and by which plan.
+
+    Args:
+        plan: the digest of the plan; before there is one, as many zeros, so that sizes of files are known early.
+    """
+    own = {VERSION_KEY: __version__, PLAN_KEY: plan}
+    others = [p for p in model.metadata_props if p.key not in own]
+    del model.metadata_props[:]
+    model.metadata_props.extend(others)
+    for key, value in own.items():
+        model.metadata_props.add(key=key, value=value)
+
+
+def referred(path: Path) -> tuple[set[str], bool]:
+    """The names of the files in which a model's file stores weights, and whether the model was written by this program.
+
+    Nothing is known of a file that cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            model = _read(path, file)[2]
+    except (OSError, ModelError, DecodeError):
+        return set(), False
+    places = (range_of(t) for t in model.graph.initializer)
+    names = {place.file for place in places if place is not None}
+    return names, any(p.key == VERSION_KEY for p in model.metadata_props)
 
 
 def check_is_file(path: Path) -> None:
@@ -242,123 +271,6 @@ def _check_weights(loaded: Loaded) -> None:
             raise ModelError(f"{name}: weight '{t.name}' has {got} bytes, expected {need}; export the model again")
 
 
-def check_output(path: Path, force: bool, *inputs: Path) -> None:
-    """Check early that an output file can and may be written.
-
-    Raises:
-        OptionError: the path is one of the inputs, or exists and `force` is not set.
-        OutputError: its folder is missing or cannot be written to.
-    """
-    for place, source in product((path, data_beside(path)), inputs):
-        if place.exists() and source.exists() and place.samefile(source):
-            raise OptionError(f"{place}: is the input itself, which is never overwritten; choose another name")
-    check_folder(path)
-    if path.exists() and not force:
-        raise OptionError(f"{path}: already exists; use --force to replace it, or choose another name")
-
-
-def check_folder(path: Path) -> None:
-    """Check early that a file can be written to its folder.
-
-    Raises:
-        OutputError: the path is a folder, or its folder is missing or cannot be written to.
-    """
-    folder = path.parent
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; name a file in it")
-    if not folder.is_dir():
-        raise OutputError(f"{folder}: no such folder; create it first, or choose another place for {path.name}")
-    if not os.access(folder, os.W_OK):
-        raise OutputError(f"{folder}: cannot be written to; choose another place for {path.name}")
-
-
-@contextlib.contextmanager
-def written_whole(*paths: Path) -> Iterator[list[Path]]:
-    """Draft paths beside `paths` to write to; at the end all drafts are moved into place, or none is.
-
-    Raises:
-        OutputError: writing failed (e.g. a full disk, no permission); no drafts are left behind.
-    """
-    drafts = [p.with_name(f".{p.name}.{os.getpid()}.part") for p in paths]
-    try:
-        yield drafts
-        for draft, path in zip(drafts, paths, strict=True):
-            if draft.exists():
-                mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
-                if mode is not None:
-                    draft.chmod(mode)
-        for draft, path in zip(drafts, paths, strict=True):
-            if draft.exists():
-                draft.replace(path)
-    except (OSError, EncodeError) as e:
-        raise OutputError(
-            f"{paths[0]}: cannot be written: {getattr(e, 'strerror', None) or _first_line(e)}; nothing was changed"
-        ) from e
-    finally:
-        for draft in drafts:
-            draft.unlink(missing_ok=True)
-
-
-def save(model: ModelProto, path: Path, text_files: dict[Path, str], external: bool = False) -> None:
-    """Write the model and some text files, all or none; a model whose name ends in `.zst` is packed, with all its weights.
-
-    Args:
-        external: store weights in a file beside it (`NAME.onnx.data`), as the input did; always done from 2 GiB on.
-
-    Raises:
-        OutputError: they cannot be written, or a model from 2 GiB on is to be packed.
-    """
-    size = size_of(model)
-    data = data_beside(path)
-    packs = names_packed(path)
-    if packs and size >= INLINE_LIMIT:
-        most = f"{size:,} bytes, expected fewer than {INLINE_LIMIT:,}"
-        raise OutputError(
-            f"{path}: the model is too large to be packed: {most}; choose a name that ends in .onnx, without --pack"
-        )
-    with written_whole(path, data, *text_files) as (draft, draft_data, *drafts):
-        if packs:
-            _write_packed(model, draft)
-        elif external or size >= INLINE_LIMIT:
-            write_external(model, draft, draft_data, data.name)
-        else:
-            _write_inline(model, draft)
-        for place, text in zip(drafts, text_files.values(), strict=True):
-            place.write_text(text, encoding="utf-8")
-
-
-def _write_inline(model: ModelProto, path: Path) -> None:
-    """Write a model of less than 2 GiB with all its weights into one file."""
-    if size_of(model) >= LARGE_FILE:
-        write(model, path)
-    else:
-        take_all(model)
-        path.write_bytes(model.SerializeToString())
-
-
-def _write_packed(model: ModelProto, path: Path) -> None:
-    """Write a model of less than 2 GiB as a packed file, by way of a temporary one."""
-    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
-        plain = Path(folder) / "model.onnx"
-        _write_inline(model, plain)
-        pack(plain, path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    with written_whole(path) as [draft]:
-        draft.write_text(text, encoding="utf-8")
-
-
-def data_beside(path: Path) -> Path:
-    """The file for weights that are not stored in the model file itself."""
-    return path.with_name(path.name + ".data")
-
-
 @contextlib.contextmanager
 def runnable(model: ModelProto) -> Iterator[bytes | str]:
     """A model that onnxruntime can open: the serialized model, or for a large one a path in a temporary folder."""
@@ -366,10 +278,10 @@ def runnable(model: ModelProto) -> Iterator[bytes | str]:
     if not places and size_of(model) < LARGE_FILE:
         yield model.SerializeToString()
         return
-    with tempfile.TemporaryDirectory(prefix="onnxprune-") as new:
+    with scratch() as new:
         # in the folder of spilled weights, there is no need to copy them
-        folder = next((Path(p.file).parent for p in places if Path(p.file).name == SPILLED), Path(new))
-        path = folder / f"{Path(new).name}.onnx"
+        folder = next((Path(p.file).parent for p in places if Path(p.file).name == SPILLED), new)
+        path = folder / f"{new.name}.onnx"
         data = path.with_suffix(".data")
         try:
             write_external(model, path, data, data.name)
@@ -377,7 +289,3 @@ def runnable(model: ModelProto) -> Iterator[bytes | str]:
         finally:
             path.unlink(missing_ok=True)
             data.unlink(missing_ok=True)
-
-
-def _first_line(e: BaseException) -> str:
-    return (str(e).splitlines() or [type(e).__name__])[0][:200]

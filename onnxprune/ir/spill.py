@@ -3,14 +3,11 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import weakref
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from onnx import ModelProto, TensorProto
 
+from onnxprune.ir.scratch import Scratch
 from onnxprune.ir.tensors import LARGE_FILE, PAGE, FileRange, append_to, header_of, leave, size_of
 from onnxprune.types import Array
 
@@ -22,9 +19,8 @@ class Spill:
     """A growing temporary file that holds weights so that they need not stay in memory. It lives as long as this object."""
 
     def __init__(self) -> None:
-        folder = tempfile.mkdtemp(prefix="onnxprune-")
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self.path = Path(folder) / SPILLED
+        self._folder = Scratch()
+        self.path = self._folder.path / SPILLED
         self.path.touch()
 
     def clear(self) -> None:

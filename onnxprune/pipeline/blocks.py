@@ -23,7 +23,7 @@ from onnxprune.compression.layout import read_directly
 from onnxprune.compression.opset import converted
 from onnxprune.cost import benchmark
 from onnxprune.cost.footprint import FileSize, file_size_model
-from onnxprune.errors import ModelError, OptionError, PlanError, VerificationError, counted
+from onnxprune.errors import ModelError, OptionError, PlanError, VerificationError, counted, first_line
 from onnxprune.evaluation.evaluator import Evaluator
 from onnxprune.evaluation.structure import check_contract, only_weights
 from onnxprune.evaluation.verification import as_output
@@ -310,7 +310,7 @@ def _in_codes(
     try:
         errors = (_difference(model, written, feeds, True), _difference(model, written, feeds, False))
     except Exception as e:  # onnxruntime raises many types
-        raise VerificationError(f"onnxruntime does not run the result: {str(e).splitlines()[0][:200]}") from e
+        raise VerificationError(f"onnxruntime does not run the result: {first_line(e)}") from e
     if errors[0] > TOLERANCE or errors[1] > OPTIMISED:
         found = f"{errors[0]:.1e} without graph optimisation and {errors[1]:.1e} with it"
         raise VerificationError(f"the file differs from its weights by {found} (allowed: {TOLERANCE:.0e} and {OPTIMISED:.0e})")

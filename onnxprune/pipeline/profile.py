@@ -18,7 +18,7 @@ from onnxprune.cost.profile import Profile
 from onnxprune.cost.stacks import KINDS, PRECISIONS, feeds, stack
 from onnxprune.cost.staircase import Curve
 from onnxprune.errors import DataError, OptionError, OutputError
-from onnxprune.ir.files import write_text
+from onnxprune.ir.placing import write_text
 from onnxprune.types import Progress, silent
 
 WIDTHS = (*range(16, 65), 72, 80, 88, 96)

@@ -30,7 +30,7 @@ from onnxprune.evaluation.evaluator import Evaluator, Metric
 from onnxprune.evaluation.structure import check_contract, only_weights
 from onnxprune.evaluation.verification import Verification, verify, verify_shortened
 from onnxprune.ir.facts import read_graph
-from onnxprune.ir.files import Loaded
+from onnxprune.ir.files import Loaded, mark
 from onnxprune.ir.graph import Graph
 from onnxprune.ir.sharing import shared_again
 from onnxprune.ir.spill import spill_for
@@ -87,6 +87,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     metric = options.data.metric
     assert not isinstance(metric, str)
     progress("analyse", 0)
+    mark(loaded.model)
     check_not_unified(loaded)
     if options.unification.on:
         _check_blocks(loaded, options)
@@ -170,6 +171,7 @@ def unify_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     metric = options.data.metric
     assert not isinstance(metric, str)
     progress("analyse", 0)
+    mark(loaded.model)
     _check_blocks(loaded, options)
     check_inputs(loaded.model, options)
     analysis = analyse(read_graph(loaded.model, options.data.input_shape))
@@ -568,6 +570,7 @@ def apply_loaded(
         PlanError: the plan does not fit this model.
     """
     progress("analyse", 0)
+    mark(loaded.model)
     analysis = analyse(_shorter(read_graph(loaded.model, shapes), plan), plan.policy)
     dropped = dropped_by(analysis.coupled, plan)
     try:

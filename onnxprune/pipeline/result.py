@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto
 
-from onnxprune.ir.files import check_output, save
+from onnxprune.ir.files import mark
 from onnxprune.ir.graphsurgeon import to_graphsurgeon
+from onnxprune.ir.placing import check_outputs
+from onnxprune.ir.saving import Saved, save
 from onnxprune.ir.spill import Spill
 from onnxprune.ir.tensors import take_all
 from onnxprune.options import OutputOptions
@@ -38,27 +41,48 @@ class Result:
     spill: Spill | None = field(default=None, repr=False, compare=False)
     inputs: tuple[Path, ...] = field(default=(), repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        """State in the model's metadata by which plan it was made."""
+        mark(self.model, self.plan.sha256)
+
     def in_memory(self) -> Result:
         """The same result with all weights in memory."""
         take_all(self.model)
         return replace(self, spill=None)
 
-    def save(self, output: str | Path, plan: str | Path | None = None, force: bool = True) -> None:
-        """Write the model, and the plan if its path is given: both or neither.
+    def save(
+        self,
+        output: str | Path,
+        plan: str | Path | None = None,
+        force: bool = True,
+        pictures: Mapping[Path, str] | None = None,
+    ) -> Saved:
+        """Write the model, and the plan if its path is given: all files or none.
 
         Args:
             output: path of the model; if it ends in `.zst`, the model is packed with Zstandard, with all its weights.
             plan: path of the plan.
             force: whether existing files are replaced.
+            pictures: path of a picture -> its content.
+
+        Returns:
+            The digest of the model's file, and the files of weights that were written and removed.
 
         Raises:
-            OptionError: a path is a file of the original, both paths are the same, or a file exists and `force` is False.
+            OptionError: a path is a file of the original, two paths are the same, or a file exists and `force` is False.
             OutputError: they cannot be written.
         """
-        places = OutputOptions(Path(output), Path(plan) if plan else None, force=force)
-        for place in places.paths:
-            check_output(place, force, *self.inputs)
-        save(self.model, places.output, {places.plan: self.plan.to_json()} if places.plan else {}, self.external)
+        drawn = pictures or {}
+        places = OutputOptions(Path(output), Path(plan) if plan else None, next(iter(drawn), None), force)
+        check_outputs(places.places, force, *self.inputs)
+
+        def texts(digest: str) -> dict[Path, str]:
+            plan = replace(self.plan, pruned_sha256=digest).to_json()
+            return {**({places.plan: plan} if places.plan else {}), **drawn}
+
+        return save(
+            self.model, places.output, [p for p in (places.plan, *drawn) if p], texts, self.external, force, self.inputs
+        )
 
     def to_graphsurgeon(self) -> Any:
         """The model as an `onnx_graphsurgeon.Graph`."""

@@ -30,8 +30,9 @@ from onnxprune.effort import Clock, Effort
 from onnxprune.errors import DataError, OptionError, PruneError, counted
 from onnxprune.evaluation.evaluator import Evaluator
 from onnxprune.ir.facts import read_graph
-from onnxprune.ir.files import Loaded, check_output
+from onnxprune.ir.files import Loaded
 from onnxprune.ir.packing import named_after
+from onnxprune.ir.placing import check_output
 from onnxprune.options import Options, RecoveryOptions
 from onnxprune.pipeline.candidates import (
     Ground,

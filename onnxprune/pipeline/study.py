@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.errors import OptionError, OutputError
-from onnxprune.ir.files import check_folder
+from onnxprune.errors import OptionError, OutputError, first_line
+from onnxprune.ir.placing import check_folder
 from onnxprune.report.search import front_of
 
 try:
@@ -362,7 +362,7 @@ def _is_gone(worker: str) -> bool:
 def _reason(e: BaseException) -> str:
     """The first line of an error, or of what caused it, without a password."""
     cause = e.__cause__ if isinstance(e, optuna.exceptions.StorageInternalError) and e.__cause__ else e
-    first = (str(cause).splitlines() or [""])[0][:200] or type(cause).__name__
+    first = first_line(cause)
     return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", first)
 
 

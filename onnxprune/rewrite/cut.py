@@ -18,7 +18,7 @@ from onnxprune.analysis.constraints import uneven_blocks
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.rules.site import Unsupported
 from onnxprune.analysis.shuffles import Shuffle
-from onnxprune.errors import CutError
+from onnxprune.errors import CutError, first_line
 from onnxprune.ir.bodies import put_back
 from onnxprune.ir.facts import skeleton
 from onnxprune.ir.graph import UNKNOWN, Body, Fact, Node, Weight, constant_tensor, defined, with_values
@@ -213,7 +213,7 @@ class _Cutter:
             try:
                 case.update(self.interpret(proto, case))
             except Exception as e:  # InferenceError and the like: the operator does not accept the new sizes
-                why = str(e).splitlines()[0][:200]
+                why = first_line(e)
                 raise CutError(f"{self.graph.nodes[index]} does not accept the smaller sizes: {why}", index) from e
 
     def _compare(self, node: Node) -> None:

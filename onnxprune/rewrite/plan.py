@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from onnxprune.analysis.constraints import uneven_blocks
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.policy import DEFAULT, Policy
 from onnxprune.errors import PlanError
-from onnxprune.ir.files import write_text
+from onnxprune.ir.placing import write_text
 from onnxprune.types import Mask
 
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
@@ -73,6 +74,7 @@ class Plan:
         blocks: weight -> its blocks after the cut, if weights were unified.
         folded: those weights in `kept` that the file does not store: it computes them from others, or they are in a function.
         removed: residual branches that go, each as (tensor, sum): nothing is added to the tensor any more.
+        pruned_sha256: digest of the file that was written with the plan; empty if none was.
     """
 
     model_sha256: str
@@ -83,6 +85,7 @@ class Plan:
     folded: tuple[str, ...] = ()
     blocks: Mapping[str, BlockMask] = field(default_factory=dict, repr=False)
     removed: tuple[tuple[str, str], ...] = ()
+    pruned_sha256: str = ""
 
     def __post_init__(self) -> None:
         """A plan with folded weights, with blocks or without some branches has a newer format."""
@@ -131,6 +134,8 @@ class Plan:
         """The text of a plan file."""
         kept = {name: {str(axis): list(p) for axis, p in axes.items()} for name, axes in self.kept.items()}
         head: dict[str, Any] = {"format": self.format, "model_sha256": self.model_sha256, "made_by": dict(self.made_by)}
+        if self.pruned_sha256:
+            head["pruned_sha256"] = self.pruned_sha256
         if policy := self.policy.to_dict():
             head["policy"] = policy
         if self.folded:
@@ -141,6 +146,11 @@ class Plan:
         masks = ",\n".join(f"  {json.dumps(name)}: {json.dumps([*m.runs, m.actions])}" for name, m in self.blocks.items())
         blocks = f',\n "blocks": {{\n{masks}\n }}' if masks else ""
         return json.dumps(head, indent=1)[:-2] + f',\n "kept": {{\n{lines}\n }}{blocks}\n}}\n'
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the plan, whatever file was written with it."""
+        return hashlib.sha256(replace(self, pruned_sha256="").to_json().encode()).hexdigest()
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
@@ -178,7 +188,11 @@ class Plan:
             raise ValueError(f"'folded' is {folded!r}, expected a list of names in 'kept'")
         blocks = {name: _mask(name, given) for name, given in data.get("blocks", {}).items()}
         removed = tuple(_pair(given) for given in data.get("removed", []))
-        return cls(str(data.get("model_sha256", "")), kept, made_by, policy, data["format"], tuple(folded), blocks, removed)
+        digests = [data.get(name, "") for name in ("model_sha256", "pruned_sha256")]
+        if not all(isinstance(digest, str) for digest in digests):
+            raise ValueError("'model_sha256' or 'pruned_sha256' is not a text")
+        own, pruned = digests
+        return cls(own, kept, made_by, policy, data["format"], tuple(folded), blocks, removed, pruned)
 
 
 def composed(first: Kept, second: Kept) -> dict[str, dict[int, tuple[int, ...]]]:

@@ -11,7 +11,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from onnxprune.errors import OptionError
+from onnxprune.errors import OptionError, first_line
 from onnxprune.selection.units import FLOOR
 
 if sys.version_info >= (3, 11):
@@ -58,7 +58,7 @@ class LayerRatios:
         try:
             found = tomllib.loads(Path(given).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
-            why = e.strerror if isinstance(e, OSError) else str(e).splitlines()[0]
+            why = e.strerror if isinstance(e, OSError) else first_line(e)
             raise OptionError(f"--layer-ratios {given}: cannot be read: {why}; {FORM}") from e
         if not found:
             raise OptionError(f"--layer-ratios {given}: is empty; {FORM}")

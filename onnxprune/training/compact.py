@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from onnxprune.errors import PlanError, TrainingError
-from onnxprune.ir.files import check_folder, written_whole
+from onnxprune.errors import PlanError, TrainingError, first_line
+from onnxprune.ir.placing import check_folder, written_whole
 from onnxprune.rewrite.plan import Plan
 from onnxprune.training.attributes import KeepsScale, keep_scale
-from onnxprune.training.modules import first_line, unwrapped
+from onnxprune.training.modules import unwrapped
 from onnxprune.training.names import named_tensors
 from onnxprune.training.plans import apply_plan, is_constant
 

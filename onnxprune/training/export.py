@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,10 +21,13 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from onnxprune.errors import OptionError, TrainingError, did_you_mean
-from onnxprune.ir.files import check_folder, runnable, save
+from onnxprune.errors import OptionError, TrainingError, did_you_mean, first_line
+from onnxprune.ir.files import runnable
+from onnxprune.ir.placing import check_folder
+from onnxprune.ir.saving import save
+from onnxprune.ir.scratch import scratch
 from onnxprune.ort import session
-from onnxprune.training.modules import cause_of, device_of, evaluating, first_line, outputs_of, unwrapped
+from onnxprune.training.modules import cause_of, device_of, evaluating, outputs_of, unwrapped
 from onnxprune.training.names import named_tensors, with_own_weights
 from onnxprune.types import Feeds
 
@@ -79,7 +81,7 @@ def export(
         output_names=output_names,
     )
     check_export(module, example_inputs, model, dynamic_batch=dynamic_batch, input_names=input_names)
-    save(model, path, {})
+    save(model, path)
     return path
 
 
@@ -237,8 +239,8 @@ def _torchscript(
 ) -> ModelProto:
     """By tracing. Constants are not folded: folding transposes weights, which lose their names."""
     axes = {name: {0: BATCH} for name in (*names[0], *names[1])} if dynamic else None
-    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
-        path = Path(folder) / "model.onnx"
+    with scratch() as folder:
+        path = folder / "model.onnx"
         with _without_native_output():
             torch.onnx.export(
                 module,

@@ -24,7 +24,8 @@ from onnxprune.cost import benchmark
 from onnxprune.cost.size import cost
 from onnxprune.errors import OptionError, TrainingError
 from onnxprune.ir.facts import read_graph
-from onnxprune.ir.files import load, save
+from onnxprune.ir.files import load
+from onnxprune.ir.saving import save
 from onnxprune.options import HOME, Options, check_names
 from onnxprune.pipeline.components import DEFAULT
 from onnxprune.pipeline.decide import eligible
@@ -258,7 +259,7 @@ class _Loop:
             found = self._timed(found, model, size.inputs)
         save_compact(module, plan, journal.checkpoint(number))
         plan.save(journal.plan(number))
-        save(model, journal.model(number), {})
+        save(model, journal.model(number))
         journal.add(found)
         return found
 
@@ -266,7 +267,7 @@ class _Loop:
         """Write ONNX files that have been deleted again."""
         for number in (r.number for r in done if not journal.model(r.number).exists()):
             if journal.checkpoint(number).exists():
-                save(self._exported(self._restored(journal, number)[0]), journal.model(number), {})
+                save(self._exported(self._restored(journal, number)[0]), journal.model(number))
 
     def _timed(self, found: Round, model: ModelProto, inputs: Shapes) -> Round:
         """With the latency of the model, timed in turn with the original."""

@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from onnxprune.errors import TrainingError
+from onnxprune.errors import TrainingError, first_line
 
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 WRAPPERS = ("module", "_orig_mod")
 """Attributes under which DataParallel, DistributedDataParallel and torch.compile keep the module that they wrap."""
 
@@ -51,12 +49,6 @@ def cause_of(e: BaseException) -> BaseException:
     while e.__cause__ is not None:
         e = e.__cause__
     return e
-
-
-def first_line(e: BaseException) -> str:
-    """The first line of an error's message without colours, or its type."""
-    lines = (COLOUR.sub("", line).strip() for line in str(e).splitlines())
-    return next((line for line in lines if line), type(e).__name__)[:200]
 
 
 def outputs_of(module: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from onnxprune.analysis.analyse import analyse
-from onnxprune.errors import OptionError, PlanError, PruneError, did_you_mean
+from onnxprune.errors import OptionError, PlanError, PruneError, did_you_mean, first_line
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import load
 from onnxprune.rewrite.cut import cut
@@ -25,7 +25,7 @@ from onnxprune.training.attributes import attributes_of, head_sizes, keep_scale,
 from onnxprune.training.changes import Changes
 from onnxprune.training.export import EXPORTERS, Example, difference, example_of, exported, run_exported
 from onnxprune.training.layers import LayerCut, sizes_of, sliced
-from onnxprune.training.modules import evaluating, first_line, outputs_of, unwrapped
+from onnxprune.training.modules import evaluating, outputs_of, unwrapped
 from onnxprune.training.names import NORMALISATIONS, SCALE, SHIFT, named_tensors
 
 VALUE = re.compile(r"(^|/)Constant(_[0-9]+)?_output_0$|^val_[0-9]+$")

@@ -11,7 +11,7 @@ from typing import Any
 
 from onnxprune.errors import OutputError, TrainingError
 from onnxprune.figures import new_figure, save_figure
-from onnxprune.ir.files import write_text
+from onnxprune.ir.placing import write_text
 
 RECORD = "rounds.json"
 FORMAT = "onnxprune-rounds/1"

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from onnxprune.cli.app import COMMANDS, run
-from onnxprune.ir.files import load, save
+from onnxprune.ir.files import load
+from onnxprune.ir.saving import save
 from tests.cases.commands import FAST, Capture, files, refused
 from tests.cases.nets import TRAINED, pruned, small, write
 
@@ -20,7 +21,7 @@ ZST = ("--pack", "zst")
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with a packed model, a packed cut of it, its plan, and data."""
-    save(small(), tmp_path / "net.onnx.zst", {})
+    save(small(), tmp_path / "net.onnx.zst")
     pruned(tmp_path / "net.onnx.zst", 0.5, align="none").save(tmp_path / "p.onnx.zst", tmp_path / "p.json")
     np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).standard_normal((20, 3, 8, 8)).astype("f"))
     return tmp_path
@@ -79,7 +80,7 @@ NAMES: dict[str, tuple[tuple[str, ...], list[str]]] = {
 def test_the_name_of_the_output_says_whether_it_is_packed(
     source: str, options: tuple[str, ...], names: list[str], tmp_path: Path, capsys: Capture
 ) -> None:
-    save(small(), tmp_path / source, {})
+    save(small(), tmp_path / source)
     words = [w.replace("HERE", str(tmp_path)) for w in options]
     assert run([str(tmp_path / source), "--ratio", "0.5", *words, *FAST]) == 0
     assert sorted(files(tmp_path)) == sorted([source, *names])

@@ -13,7 +13,9 @@ import pytest
 from onnx import ModelProto, TensorProto
 
 from onnxprune.errors import ModelError, OptionError, OutputError
-from onnxprune.ir.files import check_output, load, save
+from onnxprune.ir.files import load
+from onnxprune.ir.placing import check_output
+from onnxprune.ir.saving import save
 from tests.cases.nets import external, pruned, small, write
 
 
@@ -165,7 +167,7 @@ def test_a_full_disk_leaves_nothing_behind(replaces: bool, tmp_path: Path, monke
     # the model is written; the plan no longer fits
     monkeypatch.setattr(Path, "write_text", FullDisk)
     with pytest.raises(OutputError, match=r"No space left on device; nothing was changed"):
-        save(small(), out, {plan: "{}"})
+        save(small(), out, [plan], lambda digest: {plan: "{}"})
     assert sorted(p.name for p in tmp_path.iterdir()) == (["out.onnx"] if replaces else [])
     assert not replaces or out.read_bytes() == b"what was there"
 

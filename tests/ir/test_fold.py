@@ -13,9 +13,10 @@ from onnx import ModelProto, TensorProto
 import onnxprune
 from onnxprune.cli.app import run
 from onnxprune.errors import OptionError
-from onnxprune.ir.files import load, save
+from onnxprune.ir.files import load
 from onnxprune.ir.fold import fold
 from onnxprune.ir.graph import read_weights
+from onnxprune.ir.saving import save
 from tests.cases.commands import Capture, refused
 from tests.cases.nets import pruned, write
 from tests.cases.running import random_feeds, runner
@@ -198,7 +199,7 @@ def test_other_outputs_of_a_node_stay_computed() -> None:
 def test_a_cut_file_is_compared_as_it_is(tmp_path: Path) -> None:
     """What was too large to store in the original may be small enough in the result: that must not look like a change."""
     path = tmp_path / "m.onnx"
-    save(computed(*COMPUTED["scaled weights"]), path, {})
+    save(computed(*COMPUTED["scaled weights"]), path)
     assert any(n.op_type == "Mul" for n in load(path, folds=False).model.graph.node)
 
 

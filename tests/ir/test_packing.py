@@ -15,9 +15,10 @@ from onnx import ModelProto, numpy_helper
 
 import onnxprune
 from onnxprune.errors import ModelError, OutputError
-from onnxprune.ir import files, packing
-from onnxprune.ir.files import load, save
+from onnxprune.ir import packing, saving
+from onnxprune.ir.files import load
 from onnxprune.ir.packing import MAGIC
+from onnxprune.ir.saving import save
 from tests.cases.commands import files as contents
 from tests.cases.nets import external, pruned, small, write
 
@@ -58,9 +59,9 @@ def test_a_saved_packed_model_expands_to_the_bytes_of_the_plain_file(
     large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if large:
-        monkeypatch.setattr(files, "LARGE_FILE", 1)
-    save(small(), tmp_path / "o.onnx", {})
-    save(small(), tmp_path / "o.onnx.zst", {})
+        monkeypatch.setattr(saving, "LARGE_FILE", 1)
+    save(small(), tmp_path / "o.onnx")
+    save(small(), tmp_path / "o.onnx.zst")
     assert sorted(contents(tmp_path)) == ["o.onnx", "o.onnx.zst"]
     data = (tmp_path / "o.onnx.zst").read_bytes()
     assert zstd.decompress(data) == (tmp_path / "o.onnx").read_bytes()
@@ -139,7 +140,7 @@ SPOILS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 def test_a_packed_file_that_is_no_model_is_reported_in_one_line(
     spoil: Callable[[bytes], bytes], why: str, tmp_path: Path
 ) -> None:
-    save(small(), tmp_path / "net.onnx.zst", {})
+    save(small(), tmp_path / "net.onnx.zst")
     path = tmp_path / "net.onnx.zst"
     path.write_bytes(spoil(path.read_bytes()))
     before = contents(tmp_path)
@@ -177,9 +178,9 @@ def test_a_file_that_expands_without_end_is_refused_before_it_fills_the_memory(
 
 
 def test_a_model_that_is_too_large_for_one_file_is_not_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "INLINE_LIMIT", 1000)
+    monkeypatch.setattr(saving, "INLINE_LIMIT", 1000)
     with pytest.raises(OutputError, match=r"too large to be packed: [0-9,]+ bytes, expected fewer than 1,000") as e:
-        save(small(), tmp_path / "o.onnx.zst", {tmp_path / "o.json": "{}"})
+        save(small(), tmp_path / "o.onnx.zst")
     assert str(e.value).startswith(f"{tmp_path / 'o.onnx.zst'}: ")
     assert contents(tmp_path) == {}
 
@@ -189,9 +190,9 @@ def test_a_full_disk_leaves_no_packed_file_behind(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     (tmp_path / "o.onnx.zst").write_bytes(b"what was there")
-    monkeypatch.setattr(files, "pack", is_full)
+    monkeypatch.setattr(saving, "pack", is_full)
     with pytest.raises(OutputError, match="No space left on device; nothing was changed"):
-        save(small(), tmp_path / "o.onnx.zst", {})
+        save(small(), tmp_path / "o.onnx.zst")
     assert contents(tmp_path) == {"o.onnx.zst": b"what was there"}
 
 
@@ -209,5 +210,5 @@ def test_a_packed_model_is_opened_once(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_onnx_reads_what_the_packed_file_expands_to(tmp_path: Path) -> None:
-    save(small(), tmp_path / "o.onnx.zst", {})
+    save(small(), tmp_path / "o.onnx.zst")
     onnx.checker.check_model(onnx.load_from_string(zstd.decompress((tmp_path / "o.onnx.zst").read_bytes())))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxprune.ir.files import written_whole
+from onnxprune.ir.placing import written_whole
 from reproduction.jobs import STAGES, Job
 
 FEWER = 0.7

@@ -27,7 +27,8 @@ from models.sparsities import settled, sparsity_of
 from models.training import Epoch, Settings, accuracy, inputs, machine, train
 from onnxprune.cost.benchmark import benchmark, random_feeds
 from onnxprune.cost.size import cost
-from onnxprune.ir.files import load, written_whole
+from onnxprune.ir.files import load
+from onnxprune.ir.placing import written_whole
 from onnxprune.training import apply_plan, exported
 from onnxprune.training.weights import load_weights
 from reproduction.jobs import PEER, STAGES, Job

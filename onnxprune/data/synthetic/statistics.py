@@ -12,7 +12,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.data.samples import Data, count
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, first_line
 from onnxprune.ir.facts import skeleton
 from onnxprune.ir.files import runnable
 from onnxprune.ir.graph import captured, free_inputs, read_weights
@@ -136,7 +136,7 @@ class Probe:
             try:
                 found = self._session.run(None, {name: feeds[name] for name in self._inputs})
             except Exception as e:  # such as sizes that the model does not accept
-                why = (str(e).splitlines() or [""])[0][:200]
+                why = first_line(e)
                 raise DataError(f"--data: the model does not run on these inputs: {why}") from e
             end = 2 * len(self.layers)
             pairs = zip(found[:end:2], found[1:end:2], self.layers, strict=True)

@@ -12,7 +12,7 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from onnxprune.errors import TrainingError
+from onnxprune.errors import TrainingError, first_line
 from onnxprune.ir.infer import evaluate
 from onnxprune.ort import run_node
 from onnxprune.training.converter import program as programs
@@ -149,7 +149,7 @@ class Module(nn.Module):
             try:
                 found = op(step.call, *operands, **more)
             except (RuntimeError, ValueError, TypeError, IndexError) as e:
-                raise TrainingError(f"{step}: PyTorch rejects its operands: {str(e).splitlines()[0][:200]}") from e
+                raise TrainingError(f"{step}: PyTorch rejects its operands: {first_line(e)}") from e
             if found is not NotImplemented:
                 return found if isinstance(found, (tuple, list)) else (found,)
         return self._fallback(step, values, known)
@@ -166,7 +166,7 @@ class Module(nn.Module):
         except Exception as e:  # onnxruntime raises its own exceptions
             found = evaluate(step.node, step.opsets, [(operands | constants).get(n) for n in step.inputs])
             if found is None:
-                raise TrainingError(f"{step}: PyTorch and onnxruntime cannot run it: {str(e).splitlines()[0][:200]}") from e
+                raise TrainingError(f"{step}: PyTorch and onnxruntime cannot run it: {first_line(e)}") from e
             named = list(step.outputs[: len(found)])
         if not all(isinstance(x, np.ndarray) for x in found):
             raise TrainingError(f"{step}: outputs a sequence, which cannot be trained through; export without sequences")
