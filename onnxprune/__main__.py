@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m onnxprune`."""
 
-from onnxprune.cli.app import main
+from onnxprune.cli.start import main
 
 main()

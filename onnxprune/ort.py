@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -12,6 +13,9 @@ import onnx
 from onnx import GraphProto, NodeProto, helper
 
 from onnxprune.types import Array, Rng
+
+# From 1.29 on, onnxruntime's builds for Linux report the name and digests of each model to their maker unless told otherwise.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 PROVIDER = "CPUExecutionProvider"
 QUIET = 4

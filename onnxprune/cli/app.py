@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from onnxprune import __version__
+from onnxprune.cli import signals, written
 from onnxprune.cli.bench import bench
 from onnxprune.cli.explain import explain
 from onnxprune.cli.inspect import inspect
@@ -20,9 +20,12 @@ from onnxprune.cli.profile import profile
 from onnxprune.cli.prune import apply, prune
 from onnxprune.cli.search import search
 from onnxprune.cli.sensitivity import sensitivity
+from onnxprune.cli.start import drop_output
 from onnxprune.cli.unify import unify
 from onnxprune.cli.verify import verify
-from onnxprune.errors import OptionError, PruneError, VerificationError, did_you_mean
+from onnxprune.errors import OptionError, PruneError, VerificationError, did_you_mean, printable
+from onnxprune.ir.scratch import swept, temporary_folder
+from onnxprune.version import __version__
 
 # newer releases of typer bundle click and older ones import it; the base class is at the same position in both
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
@@ -87,43 +90,62 @@ def program(
     """The options of the program itself."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command line and exit."""
-    sys.exit(run(arguments))
-
-
 def run(arguments: Sequence[str] | None = None) -> int:
-    """The exit status of a command line: 0 done, 1 a stated limit was missed, 2 wrong command or input, 130 Ctrl-C."""
+    """The exit status of a command line.
+
+    0 done; 1 a stated limit was missed; 2 wrong command or input; 128 and the number of the signal that ended it: 130 Ctrl-C.
+    """
+    written.forget()
+    for line in swept(temporary_folder()):
+        print(f"onnxprune: note: {line}", file=sys.stderr)
     try:
-        status = app(list(arguments) if arguments is not None else None, standalone_mode=False)
+        status = _result(list(arguments) if arguments is not None else None)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop_output()
+        return 141
+    except OSError as e:
+        drop_output()
+        return _fail(f"standard output: {e.strerror}; {written.sentence()}", 2)
+    return status
+
+
+def _result(arguments: list[str] | None) -> int:
+    """The exit status of a command, with one line on stderr if it fails."""
+    try:
+        status = app(arguments, standalone_mode=False)
         if status == INTERRUPTED:  # newer releases of typer turn Ctrl-C into a status, older ones let it through
             raise KeyboardInterrupt
+        signals.check()  # one that arrived and was lost
         return status if isinstance(status, int) else 0
     except VerificationError as e:
         return _fail(f"verification failed: {e.message}", 1)
     except PruneError as e:
         return _fail(e.message, 2)
     except (typer.Abort, KeyboardInterrupt):
-        return _fail("interrupted; nothing was written", INTERRUPTED)
+        return _fail(f"{signals.sentence()}; {written.sentence()}", signals.status())
     except USAGE_ERROR as e:
         text = e.format_message()  # empty if help was shown because there were no arguments
         command = getattr(getattr(e, "ctx", None), "info_name", None)
         page = f"onnxprune {command} --help" if command in COMMANDS else "onnxprune --help"
         return _fail(f"{text.rstrip('.')}; see '{page}'", 2) if text else 2
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        raise
+    except SystemExit as e:
+        if isinstance(e.__context__, BrokenPipeError):  # what click makes of it
+            raise BrokenPipeError from e
+        raise
     except OSError as e:
-        return _fail(f"{e.filename or 'standard output'}: {e.strerror}", 2)
+        return _fail(f"{e.filename or 'standard output'}: {e.strerror}; {written.sentence()}", 2)
     except MemoryError:
-        return _fail("out of memory; use a machine with more memory or a smaller --input-shape", 2)
-    except Exception as e:  # a bug in this program; nothing has been written
+        return _fail(f"out of memory; use a machine with more memory or a smaller --input-shape; {written.sentence()}", 2)
+    except Exception as e:  # a bug in this program
         if os.environ.get("ONNXPRUNE_TRACEBACK"):
             raise
-        why = f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
-        return _fail(f"internal error, nothing was written: {why}; please report it (ONNXPRUNE_TRACEBACK=1 for details)", 2)
+        why = f"{type(e).__name__}: {' '.join(printable(str(e)).split())}"[:300]
+        return _fail(f"internal error, {written.sentence()}: {why}; please report it (ONNXPRUNE_TRACEBACK=1 for details)", 2)
 
 
 def _fail(message: str, status: int) -> int:
-    print("onnxprune: " + " ".join(message.split()), file=sys.stderr)
+    print("onnxprune: " + printable(" ".join(message.split())), file=sys.stderr)
     return status

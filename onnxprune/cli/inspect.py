@@ -9,6 +9,7 @@ from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.policy import Policy, read_carrier
 from onnxprune.cli import options as ask
 from onnxprune.cli.progress import has_blocks, print_all, progress_bars
+from onnxprune.cli.written import wrote
 from onnxprune.compression.carrier import unified_names
 from onnxprune.errors import counted
 from onnxprune.ir.facts import read_graph
@@ -45,6 +46,7 @@ def inspect(
         found = look_at(analysis, str(model))
     if picture is not None:
         write_text(picture, inspection_to_svg(found), force)
+        wrote(picture)
     if format is ask.Format.JSON:
         print(to_json(found))
     else:

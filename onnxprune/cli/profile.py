@@ -10,6 +10,7 @@ import typer
 
 from onnxprune.cli import options as ask
 from onnxprune.cli.progress import print_all, progress_bars
+from onnxprune.cli.written import wrote
 from onnxprune.figures import new_figure
 from onnxprune.ir.placing import check_outputs, write_text
 from onnxprune.options import CheckOptions, check_picture
@@ -46,8 +47,10 @@ def profile(
         found = kept(measured(threads, progress=progress))
     if output is not None:
         write_text(output, found.to_json(), force)
+        wrote(output)
     if picture is not None:
         draw(found, picture)
+        wrote(picture)
     if format is ask.Format.JSON:
         print(found.to_json(), end="")
         return

@@ -14,13 +14,22 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from onnxprune.cli import signals
 from onnxprune.types import Progress
+
+
+class Output(Console):
+    """Standard output, which raises when nobody reads it any more (rich would exit)."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise BrokenPipeError."""
+        raise BrokenPipeError
 
 
 def console() -> Console:
     """Standard output; wide if it is not a terminal and no width is asked for (COLUMNS)."""
     known = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(highlight=False, emoji=False, width=None if known else 160, soft_wrap=False)
+    return Output(highlight=False, emoji=False, width=None if known else 160, soft_wrap=False)
 
 
 def print_all(parts: Iterable[RenderableType]) -> None:
@@ -44,7 +53,7 @@ def progress_bars() -> Iterator[Progress]:
     """Shows progress on stderr: a bar per stage on a terminal, otherwise a line per stage, and one every ten seconds."""
     terminal = Console(stderr=True)
     if not terminal.is_terminal:
-        yield progress_lines(lambda line: print(line, file=sys.stderr, flush=True))
+        yield _heeding(progress_lines(lambda line: print(line, file=sys.stderr, flush=True)))
         return
     times = (TimeElapsedColumn(), TimeRemainingColumn())
     columns = (SpinnerColumn(), TextColumn("{task.description:<10}"), BarColumn(), *times)
@@ -56,7 +65,17 @@ def progress_bars() -> Iterator[Progress]:
                 tasks[stage] = bars.add_task(stage, total=1.0)
             bars.update(tasks[stage], completed=done)
 
-        yield show
+        yield _heeding(show)
+
+
+def _heeding(show: Progress) -> Progress:
+    """Progress that stops where a signal was lost in compiled code."""
+
+    def heed(stage: str, done: float) -> None:
+        signals.check()
+        show(stage, done)
+
+    return heed
 
 
 def progress_lines(write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> Progress:

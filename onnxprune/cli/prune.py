@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +12,12 @@ from typing import Annotated
 import typer
 
 from onnxprune.cli import options as ask
+from onnxprune.cli import signals, written
 from onnxprune.cli.progress import print_all, progress_bars
 from onnxprune.ir.files import load
 from onnxprune.ir.packing import named_after
+from onnxprune.ir.placing import data_beside
+from onnxprune.ir.saving import Saved
 from onnxprune.options import CheckOptions, Options, OutputOptions
 from onnxprune.pipeline.prune import apply_loaded, prune_loaded, resolved
 from onnxprune.pipeline.result import Result
@@ -171,13 +174,19 @@ def files(*named: str | Path | None) -> list[Path]:
 
 def saved(result: Result, places: OutputOptions, pictures: Mapping[Path, str] | None = None) -> Report:
     """Write the files, and name them in the report."""
+    signals.check()
     found = result.save(places.output, places.plan, places.force, pictures)
+    written.wrote(places.output, found.data, places.plan, *(pictures or {}))
     report = replace(result.report, output=str(places.output), plan=str(places.plan or ""))
-    if not found.removed:
-        return report
-    gone = ", ".join(map(str, found.removed))
-    now = f"those of the new one are in {found.data}" if found.data else "the new one holds its own"
-    return replace(report, notes=(*report.notes, f"the weights of the model that was replaced were removed ({gone}); {now}"))
+    return replace(report, notes=(*report.notes, *_moved(found, places.output)))
+
+
+def _moved(found: Saved, output: Path) -> Iterator[str]:
+    """Notes on where weights are, if not where they usually are, and which are gone."""
+    if found.data and found.data != data_beside(output):
+        yield f"the weights are in {found.data}, because {data_beside(output).name} exists"
+    if found.removed:
+        yield f"the weights of the model that was replaced were removed: {', '.join(map(str, found.removed))}"
 
 
 def show(report: Report, format: ask.Format) -> None:

@@ -13,6 +13,7 @@ import typer
 from onnxprune.cli import options as ask
 from onnxprune.cli.progress import print_all, progress_bars
 from onnxprune.cli.prune import files
+from onnxprune.cli.written import wrote
 from onnxprune.errors import OptionError
 from onnxprune.figures import new_figure
 from onnxprune.ir.files import load
@@ -201,9 +202,12 @@ def search(
         raise
     report = found.report if strict and found.report.missed else found.save(place, force)
     if report.best.output:
+        wrote(*(Path(path) for p in report.points for path in (p.output, p.plan) if path))
         write_text(result, report.to_json(), force)
+        wrote(result)
         if picture is not None:
             draw(report, picture)
+            wrote(picture)
     if format is ask.Format.JSON:
         print(report.to_json())
     else:

@@ -12,6 +12,7 @@ import typer
 from onnxprune.cli import options as ask
 from onnxprune.cli.progress import print_all, progress_bars
 from onnxprune.cli.prune import files
+from onnxprune.cli.written import wrote
 from onnxprune.errors import OptionError
 from onnxprune.figures import new_figure
 from onnxprune.ir.files import load
@@ -145,11 +146,15 @@ def sensitivity(
         found = sensitivity_loaded(
             loaded, options, wanted, jobs, known, lambda part: write_text(place, part.to_json()), progress
         )
+    wrote(place)
     write_text(table, found.to_csv())
+    wrote(table)
     if layer_ratios is not None:
         write_text(layer_ratios, found.to_toml(most))
+        wrote(layer_ratios)
     if picture is not None:
         draw(found, picture)
+        wrote(picture)
     if format is ask.Format.JSON:
         print(found.to_json())
         return

@@ -174,6 +174,11 @@ def mark(model: ModelProto, plan: str = "0" * 64) -> None:
         model.metadata_props.add(key=key, value=value)
 
 
+def plan_of_model(model: ModelProto) -> str:
+    """The digest of the plan by which a model was made; empty if it does not say."""
+    return next((p.value for p in model.metadata_props if p.key == PLAN_KEY), "")
+
+
 def referred(path: Path) -> tuple[set[str], bool]:
     """The names of the files in which a model's file stores weights, and whether the model was written by this program.
 

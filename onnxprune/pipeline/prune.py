@@ -30,7 +30,7 @@ from onnxprune.evaluation.evaluator import Evaluator, Metric
 from onnxprune.evaluation.structure import check_contract, only_weights
 from onnxprune.evaluation.verification import Verification, verify, verify_shortened
 from onnxprune.ir.facts import read_graph
-from onnxprune.ir.files import Loaded, mark
+from onnxprune.ir.files import Loaded, mark, plan_of_model
 from onnxprune.ir.graph import Graph
 from onnxprune.ir.sharing import shared_again
 from onnxprune.ir.spill import spill_for
@@ -570,6 +570,8 @@ def apply_loaded(
         PlanError: the plan does not fit this model.
     """
     progress("analyse", 0)
+    if _is_result(loaded, plan):
+        raise PlanError(f"{loaded.name}: is the result of this plan; give the original, to which it is to be applied")
     mark(loaded.model)
     analysis = analyse(_shorter(read_graph(loaded.model, shapes), plan), plan.policy)
     dropped = dropped_by(analysis.coupled, plan)
@@ -594,18 +596,20 @@ def apply_loaded(
     report = report_of(loaded.name, decision, found, asked or {"plan": "given"}, "from the plan")
     report = replace(report, unknown=f"apply measures none; {unfitted(unified is not None)}")
     pruned = unified.model if unified else pruned
-    return Result(
-        pruned, replace(plan, made_by=made_by, model_sha256=loaded.sha256), report, loaded.external, spill, loaded.files
-    )
+    own = replace(plan, made_by=made_by, model_sha256=loaded.sha256)
+    return Result(pruned, own, report, loaded.external, spill, loaded.files, plan.sha256)
 
 
 def verify_loaded(original: Loaded, pruned: Loaded, plan: Plan, shapes: Shapes) -> Verification:
     """Compare a loaded pruned model with its original without the channels that a plan removes.
 
     Raises:
-        PlanError: the plan does not fit the original.
+        PlanError: the plan does not fit the original, or was written with another file than the pruned one.
         VerificationError: the two do not compute the same outputs.
     """
+    if plan.pruned_sha256 and pruned.sha256 and not _is_result(pruned, plan):
+        digests = f"its SHA-256 is {pruned.sha256[:12]}..., the plan states {plan.pruned_sha256[:12]}..."
+        raise PlanError(f"{pruned.name}: was not written with this plan: {digests}; give the two that belong together")
     coupled = analyse(_shorter(read_graph(original.model, shapes), plan), plan.policy).coupled
     dropped = dropped_by(coupled, plan)
     if not plan.recovered and not plan.blocks:
@@ -620,6 +624,11 @@ def verify_loaded(original: Loaded, pruned: Loaded, plan: Plan, shapes: Shapes) 
             check_unfitted(expected, written, plan)
     check_contract(expected, written, only_weights())
     return verify(coupled, dropped, bare)
+
+
+def _is_result(loaded: Loaded, plan: Plan) -> bool:
+    """Whether a model was written with this plan, or made by it."""
+    return bool(loaded.sha256 and loaded.sha256 == plan.pruned_sha256) or plan_of_model(loaded.model) == plan.sha256
 
 
 def _shorter(graph: Graph, plan: Plan) -> Graph:

@@ -32,6 +32,7 @@ class Result:
         external: whether the original stores its weights in separate files; if so, `save` does the same.
         spill: storage of the large weights of `model` until it is saved.
         inputs: the files of the original, which are never overwritten.
+        given: digest of the plan that was given, if it is not `plan`.
     """
 
     model: ModelProto = field(repr=False)
@@ -40,10 +41,11 @@ class Result:
     external: bool = False
     spill: Spill | None = field(default=None, repr=False, compare=False)
     inputs: tuple[Path, ...] = field(default=(), repr=False, compare=False)
+    given: str = field(default="", repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """State in the model's metadata by which plan it was made."""
-        mark(self.model, self.plan.sha256)
+        mark(self.model, self.given or self.plan.sha256)
 
     def in_memory(self) -> Result:
         """The same result with all weights in memory."""
