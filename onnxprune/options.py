@@ -377,6 +377,7 @@ class OutputOptions:
         picture: file of the picture, an SVG; None: not drawn.
         force: whether existing files are replaced.
         strict: whether nothing is written if a stated limit was missed.
+        dry_run: whether the model is not written.
     """
 
     output: Path
@@ -384,16 +385,18 @@ class OutputOptions:
     picture: Path | None = None
     force: bool = False
     strict: bool = False
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         """Reject a path for two files, and a picture that is not an SVG."""
-        check_distinct({**self.places, "weights": data_beside(self.output)})
+        check_distinct({"model": self.output, "weights": data_beside(self.output), **self.places})
         check_picture(self.picture)
 
     @property
     def places(self) -> dict[str, Path | None]:
         """What each file is for -> its path, without the file that a model may need for its weights."""
-        return {"model": self.output, "plan": self.plan, "picture": self.picture}
+        model = {} if self.dry_run else {"model": self.output}
+        return {**model, "plan": self.plan, "picture": self.picture}
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,6 @@ def bench(
         result = benchmark([m.model for m in loaded], feeds, threads, seconds, advance)
     names = [m.name for m in loaded]
     if format is ask.Format.JSON:
-        print(to_json(benchmark_values(result, names)))
+        print(to_json(benchmark_values(result, names), "benchmark"))
     else:
         print_all(benchmark_parts(result, names))

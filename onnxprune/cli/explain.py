@@ -40,6 +40,6 @@ def explain(
     coupled = analyse(read_graph(loaded.model, ask.shapes_of(input_shape, loaded)), policy).coupled
     stories = stories_of(coupled, tensor)
     if format is ask.Format.JSON:
-        print(to_json({"tensor": tensor, "axes": [asdict(s) for s in stories]}))
+        print(to_json({"tensor": tensor, "axes": [asdict(s) for s in stories]}, "explanation"))
         return
     print_all(Text(line) for line in (about(coupled, tensor), *(f"  {sentences(story)}" for story in stories)))

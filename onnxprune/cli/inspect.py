@@ -48,7 +48,7 @@ def inspect(
         write_text(picture, inspection_to_svg(found), force)
         wrote(picture)
     if format is ask.Format.JSON:
-        print(to_json(found))
+        print(to_json(found, "inspection"))
     else:
         print_all(inspection_parts(found, has_blocks()))
         if names := unified_names(loaded.model):

@@ -458,6 +458,9 @@ Printed = Annotated[
     _option(OUTPUT, "--format", metavar="table|json", help="table: for people; json: only the report, on stdout."),
 ]
 Force = Annotated[bool, _option(OUTPUT, "--force", help="Overwrite existing output files.")]
+DryRun = Annotated[
+    bool, _option(OUTPUT, "--dry-run", help="Do everything but write the model: only the report, the plan and the picture.")
+]
 Strict = Annotated[bool, _option(OUTPUT, "--strict", help="If a target or the ratio is missed, write nothing.")]
 
 

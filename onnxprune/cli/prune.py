@@ -16,7 +16,7 @@ from onnxprune.cli import signals, written
 from onnxprune.cli.progress import print_all, progress_bars
 from onnxprune.ir.files import load
 from onnxprune.ir.packing import named_after
-from onnxprune.ir.placing import data_beside
+from onnxprune.ir.placing import data_beside, write_texts
 from onnxprune.ir.saving import Saved
 from onnxprune.options import CheckOptions, Options, OutputOptions
 from onnxprune.pipeline.prune import apply_loaded, prune_loaded, resolved
@@ -80,6 +80,7 @@ def prune(
     format: ask.Printed = ask.Format.TABLE,
     force: ask.Force = False,
     strict: ask.Strict = False,
+    dry_run: ask.DryRun = False,
 ) -> None:
     """Remove channels from MODEL (the default command)."""
     options = Options.of(
@@ -125,7 +126,7 @@ def prune(
     )
     ask.check_shapes(input_shape)
     out = ask.output_of(output, model, ENDING, pack)
-    places = OutputOptions(out, plan or named_after(out, ".plan.json"), picture, force, strict)
+    places = OutputOptions(out, plan or named_after(out, ".plan.json"), picture, force, strict, dry_run)
     inputs = [model, *files(scores, layer_ratios, profile, data, labels, work)]
     ask.check_places(places, *inputs)
     options = resolved(options)
@@ -175,10 +176,20 @@ def files(*named: str | Path | None) -> list[Path]:
 def saved(result: Result, places: OutputOptions, pictures: Mapping[Path, str] | None = None) -> Report:
     """Write the files, and name them in the report."""
     signals.check()
+    if places.dry_run:
+        return _without_model(result, places, pictures or {})
     found = result.save(places.output, places.plan, places.force, pictures)
     written.wrote(places.output, found.data, places.plan, *(pictures or {}))
     report = replace(result.report, output=str(places.output), plan=str(places.plan or ""))
     return replace(report, notes=(*report.notes, *_moved(found, places.output)))
+
+
+def _without_model(result: Result, places: OutputOptions, pictures: Mapping[Path, str]) -> Report:
+    """Write all files but the model."""
+    texts = {**({places.plan: result.plan.to_json()} if places.plan else {}), **pictures}
+    write_texts(texts, places.force)
+    written.wrote(*texts)
+    return replace(result.report, plan=str(places.plan or ""))
 
 
 def _moved(found: Saved, output: Path) -> Iterator[str]:
@@ -196,6 +207,6 @@ def show(report: Report, format: ask.Format) -> None:
     else:
         print_all(report_parts(report))
     if report.missed:
-        written = "the files were written" if report.output else "nothing was written (--strict)"
+        written = "the files were written" if report.plan else "nothing was written (--strict)"
         print(f"onnxprune: a requested limit was missed; {written}, and the report says why", file=sys.stderr)
         raise typer.Exit(1)

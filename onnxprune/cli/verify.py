@@ -32,7 +32,12 @@ def verify(
     loaded = load(original)
     verification = verify_loaded(loaded, load(pruned, folds=False), loaded_plan, ask.shapes_of(input_shape, loaded))
     if format is ask.Format.JSON:
-        print(to_json({**asdict(verification), "unified": sorted(loaded_plan.blocks), "refitted": loaded_plan.recovered}))
+        print(
+            to_json(
+                {**asdict(verification), "unified": sorted(loaded_plan.blocks), "refitted": loaded_plan.recovered},
+                "verification",
+            )
+        )
         return
     print_all([Text(f"verified: {_told(verification_text(verification), loaded_plan)}")])
 

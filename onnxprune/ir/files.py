@@ -174,6 +174,16 @@ def mark(model: ModelProto, plan: str = "0" * 64) -> None:
         model.metadata_props.add(key=key, value=value)
 
 
+def marked(loaded: Loaded) -> Loaded:
+    """The same model, marked before there is a plan; a model that was given in memory is not changed."""
+    model = loaded.model
+    if not loaded.sha256:
+        model = ModelProto()
+        model.CopyFrom(loaded.model)
+    mark(model)
+    return replace(loaded, model=model)
+
+
 def plan_of_model(model: ModelProto) -> str:
     """The digest of the plan by which a model was made; empty if it does not say."""
     return next((p.value for p in model.metadata_props if p.key == PLAN_KEY), "")

@@ -224,8 +224,22 @@ def write_text(path: Path, text: str, force: bool = True) -> None:
         OutputError: it cannot be written.
         OptionError: it exists, and `force` is False.
     """
-    with written_whole(path, force=force) as [draft]:
-        draft.write_text(text, encoding="utf-8")
+    write_texts({path: text}, force)
+
+
+def write_texts(texts: Mapping[Path, str], force: bool = True) -> None:
+    """Write text files, all or none.
+
+    Args:
+        texts: path -> content.
+
+    Raises:
+        OutputError: they cannot be written.
+        OptionError: one exists, and `force` is False.
+    """
+    with written_whole(*texts, force=force) as drafts:
+        for draft, text in zip(drafts, texts.values(), strict=True):
+            draft.write_text(text, encoding="utf-8")
 
 
 def data_beside(path: Path) -> Path:

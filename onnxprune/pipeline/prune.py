@@ -30,7 +30,7 @@ from onnxprune.evaluation.evaluator import Evaluator, Metric
 from onnxprune.evaluation.structure import check_contract, only_weights
 from onnxprune.evaluation.verification import Verification, verify, verify_shortened
 from onnxprune.ir.facts import read_graph
-from onnxprune.ir.files import Loaded, mark, plan_of_model
+from onnxprune.ir.files import Loaded, marked, plan_of_model
 from onnxprune.ir.graph import Graph
 from onnxprune.ir.sharing import shared_again
 from onnxprune.ir.spill import spill_for
@@ -87,7 +87,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     metric = options.data.metric
     assert not isinstance(metric, str)
     progress("analyse", 0)
-    mark(loaded.model)
+    loaded = marked(loaded)
     check_not_unified(loaded)
     if options.unification.on:
         _check_blocks(loaded, options)
@@ -171,7 +171,7 @@ def unify_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     metric = options.data.metric
     assert not isinstance(metric, str)
     progress("analyse", 0)
-    mark(loaded.model)
+    loaded = marked(loaded)
     _check_blocks(loaded, options)
     check_inputs(loaded.model, options)
     analysis = analyse(read_graph(loaded.model, options.data.input_shape))
@@ -572,7 +572,7 @@ def apply_loaded(
     progress("analyse", 0)
     if _is_result(loaded, plan):
         raise PlanError(f"{loaded.name}: is the result of this plan; give the original, to which it is to be applied")
-    mark(loaded.model)
+    loaded = marked(loaded)
     analysis = analyse(_shorter(read_graph(loaded.model, shapes), plan), plan.policy)
     dropped = dropped_by(analysis.coupled, plan)
     try:
@@ -610,6 +610,7 @@ def verify_loaded(original: Loaded, pruned: Loaded, plan: Plan, shapes: Shapes) 
     if plan.pruned_sha256 and pruned.sha256 and not _is_result(pruned, plan):
         digests = f"its SHA-256 is {pruned.sha256[:12]}..., the plan states {plan.pruned_sha256[:12]}..."
         raise PlanError(f"{pruned.name}: was not written with this plan: {digests}; give the two that belong together")
+    original, pruned = marked(original), marked(pruned)  # they say which plan made them, and differ in nothing else there
     coupled = analyse(_shorter(read_graph(original.model, shapes), plan), plan.policy).coupled
     dropped = dropped_by(coupled, plan)
     if not plan.recovered and not plan.blocks:

@@ -85,7 +85,7 @@ class Plan:
     folded: tuple[str, ...] = ()
     blocks: Mapping[str, BlockMask] = field(default_factory=dict, repr=False)
     removed: tuple[tuple[str, str], ...] = ()
-    pruned_sha256: str = ""
+    pruned_sha256: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         """A plan with folded weights, with blocks or without some branches has a newer format."""

@@ -157,7 +157,7 @@ GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
     "preprocess with other channels": ((*RATIO, "--data", "HERE/images", "--preprocess", "order=grey"), "grey"),
 }
 
-SWITCHES = {"allow_renormalising", "depth", "verify", "bench", "strict"}
+SWITCHES = {"allow_renormalising", "depth", "verify", "bench", "strict", "dry_run"}
 """Options that cannot be wrong."""
 
 

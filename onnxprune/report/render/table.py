@@ -313,6 +313,8 @@ def _closing(report: Report) -> Iterator[RenderableType]:
         yield Text("warning: ", style="bold yellow").append(Text(warning, style="default"))
     if report.output:
         yield Text(f"wrote {report.output}" + (f", plan {report.plan}" if report.plan else ""))
+    elif report.plan:
+        yield Text(f"wrote plan {report.plan}, and no model (--dry-run)")
 
 
 def _refitted(report: Report) -> bool:
