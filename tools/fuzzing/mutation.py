@@ -48,13 +48,13 @@ COMMANDS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (18, ("M", *RATIO, *PLAIN)),
     (8, ("M", "--ratio", "0.5", "--no-bench", "--scope", "local", "--align", "none", "--criterion", "l1", *PLAIN)),
     (4, ("M", *RATIO[2:], "--macs", "60%", *PLAIN)),
-    (4, ("M", *RATIO, "--depth", *PLAIN)),
+    (4, ("M", *RATIO[2:], "--macs", "60%", "--depth", "--data", "random")),
     (4, ("M", *RATIO, "--no-verify")),
     (3, ("M", *RATIO, "--recover", "bias")),
     (3, ("M", *RATIO, "--format", "json", "--picture", "m.pruned.svg")),
     (6, ("inspect", "M")),
     (5, ("explain", "M", "T")),
-    (5, ("unify", "M", "--no-bench", "--time-budget", "5s")),
+    (5, ("unify", "M", "--block", "4", "--no-bench", "--time-budget", "5s")),
 )
 """Command lines, and how often they are drawn. M is the model, T one of its tensors."""
 
