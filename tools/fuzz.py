@@ -38,6 +38,8 @@ from fuzzing.words import options as words
 HERE = Path(__file__).resolve().parent.parent
 STILL_CUT = 0.95
 """The share of what another checkout cuts that must still be cut."""
+ALONE = {"ORT_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""Settings without which libraries start threads when they are imported; a process that forks must have none."""
 OTHERS: dict[str, Callable[[str, int], Case]] = {"plans": plans, "data": data, "images": images, "options": words}
 
 
@@ -128,6 +130,8 @@ def compare(options: argparse.Namespace, folder: Path) -> bool:
 
 def main() -> None:
     """Command line."""
+    if not ALONE.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALONE})
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=("models", *OTHERS, "compare"))
     parser.add_argument("other", nargs="?", type=Path, help="for compare: another checkout")
