@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import onnx
 import onnx.shape_inference
-from onnx import ModelProto, ValueInfoProto
+from onnx import AttributeProto, ModelProto, TensorProto, ValueInfoProto
 
+from onnxprune.errors import ModelError
 from onnxprune.ir.facts import read_graph, without_large_weights
 from onnxprune.ir.graph import UNKNOWN, all_nodes, free_inputs, with_nodes
 
@@ -24,16 +25,22 @@ def mended(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
     """The model without flaws that can be mended, and a sentence for each; the model itself if it has none.
 
     Args:
-        model: a model with its nodes in order.
+        model: a model with its nodes in order, and without functions.
+
+    Raises:
+        ModelError: two weights have one name, and different values.
     """
     if not _flawed(model):
         return model, ()
     new = with_nodes(model, model.graph.node)
-    return new, (*_name(new), *_imports(new), *_initializers(new), *_outputs(new))
+    return new, (*_name(new), *_imports(new), *_tensors(new), *_references(new), *_initializers(new), *_outputs(new))
 
 
 def _flawed(model: ModelProto) -> bool:
-    return bool(not model.graph.name or _unimported(model) or _not_inputs(model) or any(map(_is_open, model.graph.output)))
+    stored, names = [*_stored(model)], [t.name for t in model.graph.initializer]
+    odd = any(t.HasField("segment") for t in stored) or "" in names or len({*names}) < len(names) or any(_referring(model))
+    outputs = any(map(_is_open, model.graph.output))
+    return bool(not model.graph.name or _unimported(model) or _not_inputs(model) or odd or outputs)
 
 
 def _name(model: ModelProto) -> Iterator[str]:
@@ -57,6 +64,46 @@ def _imports(model: ModelProto) -> Iterator[str]:
         else:
             model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
             yield f"the file uses operators of '{domain}' but does not import that domain; version 1 was added"
+
+
+def _stored(model: ModelProto) -> Iterator[TensorProto]:
+    """Initializers and constants."""
+    yield from model.graph.initializer
+    yield from (a.t for n in all_nodes(model.graph.node) for a in n.attribute if a.HasField("t"))
+
+
+def _tensors(model: ModelProto) -> Iterator[str]:
+    """Drop what no runtime reads: parts that a tensor says it is of, weights without a name, and copies of a weight."""
+    for t in _stored(model):
+        if t.HasField("segment"):
+            t.ClearField("segment")
+            yield f"tensor '{t.name}' is marked as a part of another one, as no runtime supports; it is taken as a whole"
+    found: dict[str, TensorProto] = {}
+    for t in [*model.graph.initializer]:
+        if not t.name:
+            yield "a weight has no name, so that nothing can read it; it is left out"
+        elif found.setdefault(t.name, t) is not t:
+            if t != found[t.name]:
+                raise ModelError(
+                    f"weight '{t.name}' is stored twice, with different contents, of which onnxruntime and onnx take different "
+                    "ones; export the model again"
+                )
+            yield f"weight '{t.name}' is stored twice; it is kept once"
+    if len(found) < len(model.graph.initializer):
+        kept = [*found.values()]
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(kept)
+
+
+def _referring(model: ModelProto) -> Iterator[AttributeProto]:
+    """Attributes that refer to one of a function, although they are in none."""
+    yield from (a for n in all_nodes(model.graph.node) for a in n.attribute if a.ref_attr_name)
+
+
+def _references(model: ModelProto) -> Iterator[str]:
+    for a in [*_referring(model)]:
+        yield f"attribute '{a.name}' refers to one of a function, but is in none; it has the value that is stored with it"
+        a.ClearField("ref_attr_name")
 
 
 def _not_inputs(model: ModelProto) -> list[str]:
