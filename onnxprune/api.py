@@ -15,9 +15,9 @@ from onnxprune.data.load import Labels, Source
 from onnxprune.evaluation.evaluator import Metric
 from onnxprune.evaluation.verification import Verification
 from onnxprune.ir.facts import read_graph
-from onnxprune.ir.files import load
 from onnxprune.options import CheckOptions, Options, check_input_shape, check_names
 from onnxprune.pipeline.prune import apply_loaded, prune_loaded, resolved, unify_loaded, verify_loaded
+from onnxprune.pipeline.refusal import opened, refusing
 from onnxprune.pipeline.result import Result
 from onnxprune.rewrite.plan import Plan
 from onnxprune.types import Array, Progress, Shapes, silent
@@ -174,7 +174,7 @@ def prune(
         threads=threads,
     )
     options = resolved(options)
-    return prune_loaded(load(model), options, progress).in_memory()
+    return prune_loaded(opened(model), options, progress).in_memory()
 
 
 def profile(threads: int = 1, progress: Progress = silent) -> Profile:
@@ -242,7 +242,7 @@ def sensitivity(
         seed=seed,
         recover="none",
     )
-    return sensitivity_loaded(load(model), resolved(options), ratios, jobs, progress=progress)
+    return sensitivity_loaded(opened(model), resolved(options), ratios, jobs, progress=progress)
 
 
 def search(
@@ -341,7 +341,7 @@ def search(
     check_search(options)
     kept = None if storage is None else str(storage)
     how = SearchOptions.of(time_budget, storage=kept, study=study, trials=trials, best=best, scope=scope)
-    return search_loaded(load(model), resolved(options), how, progress).in_memory()
+    return search_loaded(opened(model), resolved(options), how, progress).in_memory()
 
 
 def unify(
@@ -417,7 +417,7 @@ def unify(
         bench=bench,
         threads=threads,
     )
-    return unify_loaded(load(model), resolved(options), progress).in_memory()
+    return unify_loaded(opened(model), resolved(options), progress).in_memory()
 
 
 def _options(function: Callable[..., Any]) -> list[str]:
@@ -449,7 +449,9 @@ def analyze(
     """
     check_names(unknown, ("input_shape", "carrier", "allow_renormalising"))
     check_input_shape(input_shape or {})
-    return analyse(read_graph(load(model).model, input_shape), Policy(read_carrier(carrier), allow_renormalising))
+    loaded, policy = opened(model), Policy(read_carrier(carrier), allow_renormalising)
+    with refusing(loaded, input_shape):
+        return analyse(read_graph(loaded.model, input_shape), policy)
 
 
 def apply_plan(
@@ -475,7 +477,7 @@ def apply_plan(
     check_names(unknown, ("input_shape", "verify", "bench", "threads"))
     check_input_shape(input_shape or {})
     checks = CheckOptions(verify, bench, threads)
-    return apply_loaded(load(model), Plan.of(plan), input_shape or {}, checks, progress).in_memory()
+    return apply_loaded(opened(model), Plan.of(plan), input_shape or {}, checks, progress).in_memory()
 
 
 def verify_files(original: Any, pruned: Any, plan: Plan | str | Path, input_shape: Shapes | None = None) -> Verification:
@@ -494,4 +496,4 @@ def verify_files(original: Any, pruned: Any, plan: Plan | str | Path, input_shap
         VerificationError: the two do not compute the same outputs.
     """
     check_input_shape(input_shape or {})
-    return verify_loaded(load(original), load(pruned, folds=False), Plan.of(plan), input_shape or {})
+    return verify_loaded(opened(original), opened(pruned, folds=False), Plan.of(plan), input_shape or {})

@@ -20,7 +20,7 @@ from onnxprune.cli.profile import profile
 from onnxprune.cli.prune import apply, prune
 from onnxprune.cli.search import search
 from onnxprune.cli.sensitivity import sensitivity
-from onnxprune.cli.start import drop_output
+from onnxprune.cli.streams import drop_output
 from onnxprune.cli.unify import unify
 from onnxprune.cli.verify import verify
 from onnxprune.errors import OptionError, PruneError, VerificationError, did_you_mean, printable

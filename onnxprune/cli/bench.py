@@ -13,9 +13,10 @@ from onnxprune.cli.progress import print_all, progress_bars
 from onnxprune.cost.benchmark import benchmark, random_feeds
 from onnxprune.cost.size import cost
 from onnxprune.errors import ModelError, OptionError
-from onnxprune.ir.files import Loaded, load
+from onnxprune.ir.files import Loaded
 from onnxprune.ir.graph import free_inputs
 from onnxprune.options import CheckOptions
+from onnxprune.pipeline.refusal import opened, refusing
 from onnxprune.report.render.json import benchmark_values, to_json
 from onnxprune.report.render.table import benchmark_parts
 
@@ -42,12 +43,13 @@ def bench(
     ask.check_shapes(input_shape)
     if not 0 < seconds < float("inf"):
         raise OptionError(f"--seconds: got {seconds:g}, expected more than 0")
-    loaded = [load(m) for m in models]
+    loaded = [opened(m) for m in models]
     first = loaded[0]
     for other in loaded[1:]:
         _check_inputs(first, other)
-    inputs = cost(first.model, ask.shapes_of(input_shape, first), first.size).inputs
-    with progress_bars() as progress:
+    shapes = ask.shapes_of(input_shape, first)
+    with refusing(first, shapes), progress_bars() as progress:
+        inputs = cost(first.model, shapes, first.size).inputs
         feeds = random_feeds(first.model, inputs)
         advance = lambda done: progress("benchmark", done)  # noqa: E731
         result = benchmark([m.model for m in loaded], feeds, threads, seconds, advance)

@@ -17,7 +17,7 @@ from onnxprune.cli import options as ask
 from onnxprune.cli.progress import print_all
 from onnxprune.errors import OptionError
 from onnxprune.ir.facts import read_graph
-from onnxprune.ir.files import load
+from onnxprune.pipeline.refusal import opened, refusing
 from onnxprune.report.render.json import to_json
 from onnxprune.report.render.text import sentences
 
@@ -33,11 +33,13 @@ def explain(
     """Show what the channels of TENSOR are tied to, and the chain of ties that pins them."""
     policy = Policy(read_carrier(carrier), allow_renormalising)
     ask.check_shapes(input_shape)
-    loaded = load(model)
+    loaded = opened(model)
     if tensor in loaded.replaced:
         result = loaded.replaced[tensor]
         raise OptionError(f"'{tensor}' only serves to compute '{result}', which is cut in its place; explain that")
-    coupled = analyse(read_graph(loaded.model, ask.shapes_of(input_shape, loaded)), policy).coupled
+    shapes = ask.shapes_of(input_shape, loaded)
+    with refusing(loaded, shapes):
+        coupled = analyse(read_graph(loaded.model, shapes), policy).coupled
     stories = stories_of(coupled, tensor)
     if format is ask.Format.JSON:
         print(to_json({"tensor": tensor, "axes": [asdict(s) for s in stories]}, "explanation"))

@@ -13,9 +13,9 @@ from onnxprune.cli.written import wrote
 from onnxprune.compression.carrier import unified_names
 from onnxprune.errors import counted
 from onnxprune.ir.facts import read_graph
-from onnxprune.ir.files import load
 from onnxprune.ir.placing import check_output, write_text
 from onnxprune.options import check_picture
+from onnxprune.pipeline.refusal import opened, refusing
 from onnxprune.report.inspection import inspect as look_at
 from onnxprune.report.render.inspection import inspection_parts
 from onnxprune.report.render.json import to_json
@@ -37,12 +37,13 @@ def inspect(
     check_picture(picture)
     if picture is not None:
         check_output(picture, force, model)
-    loaded = load(model)
+    loaded = opened(model)
     if picture is not None:
         check_output(picture, force, model, *loaded.data)
-    with progress_bars() as progress:
+    shapes = ask.shapes_of(input_shape, loaded)
+    with refusing(loaded, shapes), progress_bars() as progress:
         progress("analyse", 0)
-        analysis = analyse(read_graph(loaded.model, ask.shapes_of(input_shape, loaded)), policy)
+        analysis = analyse(read_graph(loaded.model, shapes), policy)
         found = look_at(analysis, str(model))
     if picture is not None:
         write_text(picture, inspection_to_svg(found), force)

@@ -14,12 +14,12 @@ import typer
 from onnxprune.cli import options as ask
 from onnxprune.cli import signals, written
 from onnxprune.cli.progress import print_all, progress_bars
-from onnxprune.ir.files import load
 from onnxprune.ir.packing import named_after
 from onnxprune.ir.placing import data_beside, write_texts
 from onnxprune.ir.saving import Saved
 from onnxprune.options import CheckOptions, Options, OutputOptions
 from onnxprune.pipeline.prune import apply_loaded, prune_loaded, resolved
+from onnxprune.pipeline.refusal import opened
 from onnxprune.pipeline.result import Result
 from onnxprune.report.layers import layer_changes
 from onnxprune.report.render.json import to_json
@@ -130,7 +130,7 @@ def prune(
     inputs = [model, *files(scores, layer_ratios, profile, data, labels, work)]
     ask.check_places(places, *inputs)
     options = resolved(options)
-    loaded = load(model)
+    loaded = opened(model)
     ask.check_places_for(places, loaded, *inputs)
     options = replace(options, data=replace(options.data, input_shape=ask.shapes_of(input_shape, loaded)))
     with progress_bars() as progress:
@@ -161,7 +161,7 @@ def apply(
     places = OutputOptions(ask.output_of(output, model, ENDING, pack), force=force)
     ask.check_places(places, model, plan_file)
     plan = Plan.load(plan_file)
-    loaded = load(model)
+    loaded = opened(model)
     ask.check_places_for(places, loaded, model, plan_file)
     with progress_bars() as progress:
         result = apply_loaded(loaded, plan, ask.shapes_of(input_shape, loaded), checks, progress)

@@ -16,11 +16,11 @@ from onnxprune.cli.prune import files
 from onnxprune.cli.written import wrote
 from onnxprune.errors import OptionError
 from onnxprune.figures import new_figure
-from onnxprune.ir.files import load
 from onnxprune.ir.packing import named_after
 from onnxprune.ir.placing import check_outputs, write_text
 from onnxprune.options import SCOPES, Options, check_picture
 from onnxprune.pipeline.prune import resolved
+from onnxprune.pipeline.refusal import opened
 from onnxprune.report.render.search import draw, search_parts
 
 ENDING = ".searched.onnx"
@@ -192,7 +192,7 @@ def search(
     if picture is not None:
         new_figure(1, 1)  # whether it can be drawn shows before the work
     options = resolved(options)
-    loaded = load(model)
+    loaded = opened(model)
     options = replace(options, data=replace(options.data, input_shape=ask.shapes_of(input_shape, loaded)))
     try:
         with progress_bars() as progress:

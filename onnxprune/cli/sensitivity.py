@@ -15,10 +15,10 @@ from onnxprune.cli.prune import files
 from onnxprune.cli.written import wrote
 from onnxprune.errors import OptionError
 from onnxprune.figures import new_figure
-from onnxprune.ir.files import load
 from onnxprune.ir.placing import check_distinct, check_output, check_outputs, write_text
 from onnxprune.options import Options, check_picture
 from onnxprune.pipeline.prune import resolved
+from onnxprune.pipeline.refusal import opened
 from onnxprune.pipeline.sensitivity import RATIOS, check_ratios, sensitivity_loaded
 from onnxprune.report.render.sensitivity import draw, sensitivity_parts
 from onnxprune.report.sensitivity import Sensitivity
@@ -132,7 +132,7 @@ def sensitivity(
     if table == place:
         raise OptionError(f"--output: got '{place}', expected another name for the JSON: the table is written to this one")
     options = resolved(options)
-    loaded = load(model)
+    loaded = opened(model)
     inputs = [model, *loaded.data, *files(data, labels)]
     known = Sensitivity.read(place) if place.is_file() and not force else None
     others = {"table": table, "picture": picture, "ratios": layer_ratios}

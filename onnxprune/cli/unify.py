@@ -11,10 +11,10 @@ import typer
 from onnxprune.cli import options as ask
 from onnxprune.cli.progress import progress_bars
 from onnxprune.cli.prune import files, saved, show
-from onnxprune.ir.files import load
 from onnxprune.ir.packing import named_after
 from onnxprune.options import Options, OutputOptions
 from onnxprune.pipeline.prune import resolved, unify_loaded
+from onnxprune.pipeline.refusal import opened
 
 ENDING = ".unified.onnx"
 BUDGET = "5m"
@@ -106,7 +106,7 @@ def unify(
     inputs = [model, *files(data, labels, work)]
     ask.check_places(places, *inputs)
     options = resolved(options)
-    loaded = load(model)
+    loaded = opened(model)
     ask.check_places_for(places, loaded, *inputs)
     options = replace(options, data=replace(options.data, input_shape=ask.shapes_of(input_shape, loaded)))
     with progress_bars() as progress:

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from onnxprune.cli import options as ask
 from onnxprune.cli.progress import print_all
-from onnxprune.ir.files import load
 from onnxprune.pipeline.prune import verify_loaded
+from onnxprune.pipeline.refusal import opened
 from onnxprune.report.render.json import to_json
 from onnxprune.report.render.table import verification_text
 from onnxprune.rewrite.plan import Plan
@@ -29,8 +29,8 @@ def verify(
     """Verify that PRUNED is ORIGINAL without the channels that PLAN removes, its weights in the blocks that PLAN names."""
     ask.check_shapes(input_shape)
     loaded_plan = Plan.load(plan)
-    loaded = load(original)
-    verification = verify_loaded(loaded, load(pruned, folds=False), loaded_plan, ask.shapes_of(input_shape, loaded))
+    loaded = opened(original)
+    verification = verify_loaded(loaded, opened(pruned, folds=False), loaded_plan, ask.shapes_of(input_shape, loaded))
     if format is ask.Format.JSON:
         print(
             to_json(

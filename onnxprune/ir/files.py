@@ -53,6 +53,7 @@ class Loaded:
             come from a file.
         data: other files that store weights of the model.
         size: bytes of the file (of a packed one, expanded) and its external data, or of the given model; None: of a graph.
+        given: what it was read from: the path, or what was given in memory.
         derived: names of weights that the file does not store: from functions, or computed from other weights.
         warnings: what was wrong with the file, and what was done about it.
         replaced: tensor of the file that is gone -> the weight that was computed from it.
@@ -63,6 +64,7 @@ class Loaded:
     sha256: str = ""
     data: tuple[Path, ...] = ()
     size: int | None = None
+    given: Any = field(default=None, repr=False, compare=False)
     derived: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
     replaced: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -88,9 +90,10 @@ def load(source: Any, folds: bool = True) -> Loaded:
         ModelError: the model cannot be read, or is not an ONNX model that this program supports.
     """
     if isinstance(source, ModelProto):
-        loaded = Loaded(source, "the given model", size=size_of(source))
+        loaded = Loaded(source, "the given model", size=size_of(source), given=source)
     elif is_graphsurgeon(source):
-        loaded = Loaded(from_graphsurgeon(source), "the given graph")
+        model = from_graphsurgeon(source)
+        loaded = Loaded(model, "the given graph", given=model)
     elif isinstance(source, str | os.PathLike):
         loaded = _load_file(Path(source))
     else:
@@ -111,7 +114,13 @@ def _load_file(path: Path) -> Loaded:
     with _reading(path), path.open("rb") as file:
         size, digest, model = _read(path, file)
     places = _take_external(path, model)
-    return Loaded(model, str(path), digest, tuple(places), size + sum(p.stat().st_size for p in places))
+    return Loaded(model, str(path), digest, tuple(places), size + sum(p.stat().st_size for p in places), path)
+
+
+def content_of(path: Path) -> Path | bytes:
+    """A model's file, or the bytes that it expands to if it is packed."""
+    with path.open("rb") as file:
+        return expanded(path, file) if is_packed(path, file) else path
 
 
 def _read(path: Path, file: BufferedReader) -> tuple[int, str, ModelProto]:
@@ -138,7 +147,7 @@ def _parsed(data: bytes) -> tuple[str, ModelProto]:
 
 def _take_external(path: Path, model: ModelProto) -> set[Path]:
     """Load weights stored in other files, or leave them there if they are large; return those files."""
-    places = [(t, place) for t in model.graph.initializer if (place := range_of(t))]
+    places = [(t, place) for t in model.graph.initializer if (place := _range(path, t))]
     unread = [(t, place) for t, place in places if place.file == str(path.resolve())]
     others = [(t, place) for t, place in places if place.file != str(path.resolve())]
     for tensor, _ in others:
@@ -224,6 +233,21 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except OSError as e:
         raise ModelError(f"{path}: cannot be read: {e.strerror}") from e
+
+
+def _range(path: Path, tensor: TensorProto) -> FileRange | None:
+    """Where a tensor is stored, if not in the model.
+
+    Raises:
+        ModelError: that is not said properly.
+    """
+    try:
+        place = range_of(tensor)
+        if place is not None and "\0" in place.file:
+            raise ValueError("its location holds a zero byte")
+    except ValueError as e:
+        raise ModelError(f"{path}: weight '{tensor.name}' is not stored properly: {first_line(e)}; export it again") from e
+    return place
 
 
 def _check_external(path: Path, tensor: TensorProto) -> None:

@@ -41,6 +41,7 @@ from onnxprune.pipeline.components import DEFAULT, Components
 from onnxprune.pipeline.decide import Decision, check_selection
 from onnxprune.pipeline.goal import Goal
 from onnxprune.pipeline.profile import check_same_machine
+from onnxprune.pipeline.refusal import of_options, refuses
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.rounds import in_rounds
 from onnxprune.pipeline.samples import MAKING, Samples, check_inputs, made_up, provide, refinement, sizes_of
@@ -68,6 +69,7 @@ SEEDS = 3
 """Seeded inputs on which the written file is compared with its weights."""
 
 
+@refuses(of_options)
 def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, components: Components = DEFAULT) -> Result:
     """Analyse a loaded model, drop channels, then verify, recover and measure the result.
 
@@ -155,6 +157,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     return _result(loaded, decision, model, plan, options, options.asked(), found)
 
 
+@refuses(of_options)
 def unify_loaded(loaded: Loaded, options: Options, progress: Progress = silent, run: Runner = in_this_process) -> Result:
     """Unify the weights of a loaded model in blocks; no channel is removed.
 
@@ -556,6 +559,7 @@ def _measured(
     return Findings(before, after, timing=timing, peak=peak)
 
 
+@refuses(lambda loaded, plan, shapes, *_, **__: shapes)
 def apply_loaded(
     loaded: Loaded,
     plan: Plan,
@@ -600,6 +604,7 @@ def apply_loaded(
     return Result(pruned, own, report, loaded.external, spill, loaded.files, plan.sha256)
 
 
+@refuses(lambda original, pruned, plan, shapes: shapes)
 def verify_loaded(original: Loaded, pruned: Loaded, plan: Plan, shapes: Shapes) -> Verification:
     """Compare a loaded pruned model with its original without the channels that a plan removes.
 

@@ -48,6 +48,7 @@ from onnxprune.pipeline.decide import check_selection
 from onnxprune.pipeline.goal import Budget, Goal, goal_of
 from onnxprune.pipeline.latency import Stopwatch, stopwatch, with_latency
 from onnxprune.pipeline.prune import check_not_unified, prune_loaded, read_data
+from onnxprune.pipeline.refusal import of_options, refuses
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.samples import sizes_of
 from onnxprune.pipeline.study import ERROR, Choice, Choices, Study, Tried, check_storage
@@ -181,6 +182,7 @@ def check_search(options: Options) -> None:
         raise OptionError("search: got no target, expected what may remain, such as --latency 50%, --macs 50% or --size 2MB")
 
 
+@refuses(of_options)
 def search_loaded(
     loaded: Loaded, options: Options, how: SearchOptions, progress: Progress = silent, components: Components | None = None
 ) -> SearchResult:

@@ -24,6 +24,7 @@ from onnxprune.options import Options
 from onnxprune.pipeline.decide import eligible
 from onnxprune.pipeline.loss import loss_of
 from onnxprune.pipeline.prune import read_data
+from onnxprune.pipeline.refusal import of_options, refuses
 from onnxprune.pipeline.samples import sizes_of
 from onnxprune.report.sensitivity import Curve, Point, Sensitivity
 from onnxprune.rewrite.cut import cut
@@ -62,6 +63,7 @@ def check_ratios(ratios: Sequence[float]) -> tuple[float, ...]:
     return tuple(sorted(set(ratios)))
 
 
+@refuses(of_options)
 def sensitivity_loaded(
     loaded: Loaded,
     options: Options,

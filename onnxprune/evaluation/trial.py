@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a model runs at all: tried in a process of its own, where a crash, a hang or a hunger for memory does no harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune.errors import first_line
+from onnxprune.ir.scratch import scratch
+from onnxprune.ort import sample, session
+from onnxprune.types import Rng, Shapes
+
+SECONDS, MEMORY = 20, 4 * 2**30
+"""What a trial may take; the memory is on top of three times the size of the model."""
+SIZES = (1, 2, 8, 32, 64, 224)
+"""What is tried for sizes that the model leaves open, if the user does not state them."""
+CHILD = "from onnxprune.evaluation.trial import main; main()"
+REFUSED, RUNS = 3, 0
+"""Exit statuses of a trial."""
+
+
+def why_not(model: Path | bytes, shapes: Shapes) -> str:
+    """Why neither onnxruntime nor ONNX's reference evaluator can run a model; empty if one of them can.
+
+    Args:
+        model: its file, or its bytes.
+        shapes: input name -> shape, where the user states them.
+    """
+    with scratch() as folder:
+        path = model if isinstance(model, Path) else folder / "model.onnx"
+        if isinstance(model, bytes):
+            path.write_bytes(model)
+        found = folder / "why.txt"
+        stated = json.dumps({name: list(shape) for name, shape in shapes.items()})
+        command = [sys.executable, "-c", CHILD, str(path.resolve()), stated, str(found)]
+        paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        try:
+            run = subprocess.run(command, env=environment, capture_output=True, timeout=SECONDS, check=False, cwd=folder)
+        except subprocess.TimeoutExpired:
+            return f"neither onnxruntime nor onnx.reference has run it after {SECONDS} s"
+        except OSError:
+            return ""  # nothing is known
+        if run.returncode == REFUSED and found.is_file():
+            return found.read_text(encoding="utf-8")
+        return "onnxruntime or onnx.reference crashes on it, or needs too much memory" if run.returncode != RUNS else ""
+
+
+def main() -> None:
+    """Try a model in this process; the exit status says whether it runs, and a file why not."""
+    path, shapes, found = sys.argv[1:]
+    _bound(Path(path).stat().st_size)
+    try:
+        why = tried(path, json.loads(shapes))
+    except MemoryError:
+        why = f"neither onnxruntime nor onnx.reference runs it in {MEMORY >> 30} GiB"
+    if why:
+        Path(found).write_text(why, encoding="utf-8")
+    os._exit(REFUSED if why else RUNS)  # without waiting for threads that a broken model keeps busy
+
+
+def _bound(size: int) -> None:
+    """Bound the memory and the time of this process."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    for kind, most in ((resource.RLIMIT_AS, MEMORY + 3 * size), (resource.RLIMIT_CPU, SECONDS), (resource.RLIMIT_CORE, 0)):
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def tried(path: str, shapes: Mapping[str, list[int]]) -> str:
+    """Why neither runtime can run the model in a file; empty if one of them can, or opens it but its inputs are not tensors."""
+    try:
+        opened = session(path)
+    except Exception as e:  # whatever onnxruntime does not implement or accept
+        first = _said(e)
+    else:
+        inputs = {v.name: (str(v.type), v.shape) for v in opened.get_inputs()}
+        first = _why(lambda feeds: opened.run(None, feeds), inputs, shapes)
+        if not first:
+            return ""
+    from onnx.reference import ReferenceEvaluator  # slow to load, and seldom needed
+
+    try:
+        model = onnx.load(path)
+        evaluator = ReferenceEvaluator(model)
+        stored = {t.name for t in model.graph.initializer}
+        typed = {v.name: _declared(v.type) for v in model.graph.input if v.name not in stored}
+    except Exception:
+        return f"onnxruntime says: {first}"
+    return f"onnxruntime says: {first}" if _why(lambda feeds: evaluator.run(None, feeds), typed, shapes) else ""
+
+
+PREAMBLE = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed:|/onnxruntime_src/\S+ |Non-zero status code returned while "
+)
+
+
+def _said(e: Exception) -> str:
+    """What a runtime says, from where it begins to say it."""
+    return PREAMBLE.sub("", first_line(e, 1000)).strip()
+
+
+def _declared(kind: onnx.TypeProto) -> tuple[str, list[Any]]:
+    """Type and sizes of a graph input, as onnxruntime writes them."""
+    tensor = kind.tensor_type
+    name = onnx.TensorProto.DataType.Name(tensor.elem_type).lower() if kind.HasField("tensor_type") else "other"
+    return f"tensor({name})", [d.dim_value if d.HasField("dim_value") else d.dim_param for d in tensor.shape.dim]
+
+
+def _why(
+    run: Callable[[dict[str, Any]], object], inputs: Mapping[str, tuple[str, Any]], shapes: Mapping[str, list[int]]
+) -> str:
+    """Why a model that was opened fails on all inputs; empty if it runs on some, or takes other things than tensors."""
+    first = ""
+    if not all(re.fullmatch(r"tensor\(\w+\)", kind) for kind, _ in inputs.values()):
+        return ""
+    for feeds in _feeds(inputs, shapes):
+        try:
+            run(feeds)
+            return ""
+        except Exception as e:  # these sizes may not fit
+            first = first or _said(e)
+    return first
+
+
+def _feeds(inputs: Mapping[str, tuple[str, Any]], shapes: Mapping[str, list[int]]) -> Iterator[dict[str, Any]]:
+    """Seeded inputs of several sizes: small, small but for the first axis, and larger."""
+    is_open = any(not isinstance(n, int) or n < 1 for _, shape in inputs.values() for n in shape)
+    for size in SIZES if is_open else SIZES[:1]:
+        for first, most in product(dict.fromkeys((size, 1)), (7, 1)):
+            rng, found = np.random.default_rng(0), {}
+            for name, (kind, shape) in inputs.items():
+                whole = [n if isinstance(n, int) and n > 0 else first if k == 0 else size for k, n in enumerate(shape)]
+                found[name] = _values(rng, kind, tuple(shapes.get(name, whole)), most)
+            yield found
+
+
+def _values(rng: Rng, kind: str, shape: tuple[int, ...], most: int) -> Any:
+    """Values of a type such as `tensor(float)`; integers up to `most`, which may index tables."""
+    name = re.sub(r"^tensor\((\w+)\)$", r"\1", kind).upper()
+    if name == "STRING":
+        return np.full(shape, "a", object)
+    found = sample(rng, int(onnx.TensorProto.DataType.Value(name)), shape)
+    return np.minimum(found, most) if found.dtype.kind in "iu" else found

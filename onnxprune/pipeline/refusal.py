@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One door for models that do not run: whatever goes wrong with one of them is put down to that.
+
+What goes wrong with a model that runs is a mistake of this program, and is not touched here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from onnx import ModelProto
+
+from onnxprune.errors import ModelError, PruneError, VerificationError
+from onnxprune.ir.files import Loaded, content_of, load
+from onnxprune.options import Options
+from onnxprune.types import Shapes
+
+P = ParamSpec("P")
+R = TypeVar("R")
+MOST = 300
+"""Characters of the sentence, without the name of the file."""
+
+
+def opened(source: Any, folds: bool = True) -> Loaded:
+    """A model, as `ir.files.load` reads it.
+
+    Raises:
+        ModelError: it cannot be read, is not supported, or does not run.
+    """
+    name = str(source) if isinstance(source, str | Path) else "the given model"
+    with _blaming(name, source, {}):
+        return load(source, folds)
+
+
+@contextmanager
+def refusing(loaded: Loaded, shapes: Shapes | None = None) -> Iterator[None]:
+    """Work on a model; an error that is not the user's is put down to the model if it does not run.
+
+    Args:
+        shapes: of its inputs, where the user states them.
+
+    Raises:
+        ModelError: the model does not run.
+    """
+    with _blaming(loaded.name, loaded.given, shapes or {}):
+        yield
+
+
+def refuses(shapes: Callable[..., Shapes]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function whose first argument is a loaded model `refusing`.
+
+    Args:
+        shapes: given its arguments, the shapes of inputs that the user states.
+    """
+
+    def made(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            loaded: Any = args[0]
+            with refusing(loaded, shapes(*args, **kwargs)):
+                return function(*args, **kwargs)
+
+        return call
+
+    return made
+
+
+def of_options(loaded: Loaded, options: Options, *_: Any, **__: Any) -> Shapes:
+    """The shapes that options state."""
+    return options.data.input_shape
+
+
+@contextmanager
+def _blaming(name: str, source: Any, shapes: Shapes) -> Iterator[None]:
+    try:
+        yield
+    except Exception as e:
+        if isinstance(e, PruneError) and not isinstance(e, VerificationError):
+            raise
+        if why := _why_not(source, shapes):
+            refusal = "neither onnxruntime nor onnx.reference can run this model: "
+            advice = "; export it again, or give the sizes of its inputs with --input-shape"
+            raise ModelError(f"{name}: {refusal}{why[: MOST - len(refusal) - len(advice)]}{advice}") from e
+        raise
+
+
+def _why_not(source: Any, shapes: Shapes) -> str:
+    """Why a model does not run; empty if it does, or if it cannot be tried."""
+    try:
+        content = source.SerializeToString() if isinstance(source, ModelProto) else content_of(Path(source))
+    except Exception:  # it is too large, or was never a model: then that was said
+        return ""
+    from onnxprune.evaluation.trial import why_not  # on demand, for a quick start
+
+    return why_not(content, shapes)
