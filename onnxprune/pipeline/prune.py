@@ -218,7 +218,7 @@ def _result(
     report = report_of(loaded.name, decision, found, asked, reason)
     report = replace(report, notes=(*_taken(loaded.model, found, options), *report.notes))
     written = found.unified.model if found.unified else model
-    return Result(written, plan, report, loaded.external, decision.spill, loaded.files)
+    return Result(written, plan, report, loaded.external, decision.spill, loaded.files, unchanged=loaded.check_unchanged)
 
 
 def check_not_unified(loaded: Loaded) -> None:
@@ -597,7 +597,8 @@ def apply_loaded(
     report = replace(report, unknown=f"apply measures none; {unfitted(unified is not None)}")
     pruned = unified.model if unified else pruned
     own = replace(plan, made_by=made_by, model_sha256=loaded.sha256)
-    return Result(pruned, own, report, loaded.external, spill, loaded.files, plan.sha256)
+    external, files = loaded.external, loaded.files
+    return Result(pruned, own, report, external, spill, files, plan.sha256, unchanged=loaded.check_unchanged)
 
 
 def verify_loaded(original: Loaded, pruned: Loaded, plan: Plan, shapes: Shapes) -> Verification:
