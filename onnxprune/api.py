@@ -448,8 +448,8 @@ def analyze(
     output 'logits' is a model output, so its size is fixed
     """
     check_names(unknown, ("input_shape", "carrier", "allow_renormalising"))
-    check_input_shape(input_shape or {})
-    return analyse(read_graph(load(model).model, input_shape), Policy(read_carrier(carrier), allow_renormalising))
+    shapes = check_input_shape(input_shape or {})
+    return analyse(read_graph(load(model).model, shapes), Policy(read_carrier(carrier), allow_renormalising))
 
 
 def apply_plan(
@@ -473,9 +473,9 @@ def apply_plan(
         PlanError: the plan does not fit this model.
     """
     check_names(unknown, ("input_shape", "verify", "bench", "threads"))
-    check_input_shape(input_shape or {})
+    shapes = check_input_shape(input_shape or {})
     checks = CheckOptions(verify, bench, threads)
-    return apply_loaded(load(model), Plan.of(plan), input_shape or {}, checks, progress).in_memory()
+    return apply_loaded(load(model), Plan.of(plan), shapes, checks, progress).in_memory()
 
 
 def verify_files(original: Any, pruned: Any, plan: Plan | str | Path, input_shape: Shapes | None = None) -> Verification:
@@ -493,5 +493,5 @@ def verify_files(original: Any, pruned: Any, plan: Plan | str | Path, input_shap
         PlanError: the plan does not fit the original.
         VerificationError: the two do not compute the same outputs.
     """
-    check_input_shape(input_shape or {})
-    return verify_loaded(load(original), load(pruned, folds=False), Plan.of(plan), input_shape or {})
+    shapes = check_input_shape(input_shape or {})
+    return verify_loaded(load(original), load(pruned, folds=False), Plan.of(plan), shapes)
