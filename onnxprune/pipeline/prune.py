@@ -20,10 +20,11 @@ from onnxprune.cost.benchmark import Runner, in_this_process
 from onnxprune.cost.peak import peak_memory
 from onnxprune.cost.profile import Profile
 from onnxprune.cost.size import cost
-from onnxprune.data.arrays import inputs_of, read_arrays
+from onnxprune.data.array_files import read_arrays
+from onnxprune.data.arrays import as_array, inputs_of
 from onnxprune.data.load import check_exists, check_source, load_data
 from onnxprune.data.samples import Data
-from onnxprune.data.user_code import function_named
+from onnxprune.data.user_code import function_named, name_of
 from onnxprune.effort import Clock, Effort
 from onnxprune.errors import CutError, DataError, ModelError, OptionError, PlanError
 from onnxprune.evaluation.evaluator import Evaluator, Metric
@@ -145,7 +146,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
         recovery=recovery,
         samples=samples,
         work=dict(effort.done),
-        measure=metric.__name__ if metric else found.measure,
+        measure=name_of(metric),
         warnings=(*_warnings(loaded, verification), *(data.warnings if data else ())),
         unified=unified,
     )
@@ -194,7 +195,7 @@ def unify_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
         found,
         samples=samples,
         work=dict(effort.done),
-        measure=metric.__name__ if metric else found.measure,
+        measure=name_of(metric),
         warnings=(*loaded.warnings, *(data.warnings if data else ())),
         unified=unified,
     )
@@ -397,7 +398,7 @@ def _deepest_cut(
     """The deepest cut that loses no more than is allowed, and its recovery; `chosen` makes a cut that options state."""
     from onnxprune.pipeline.loss import deepest, loss_of  # on demand, for a quick start
 
-    measure = options.data.metric.__name__ if callable(options.data.metric) else "top-1"
+    measure = name_of(options.data.metric if callable(options.data.metric) else None)
 
     def attempt(share: float, effort: Effort) -> tuple[Decision, Recovery | None]:
         return chosen(replace(options, selection=replace(options.selection, macs=f"{share:.3%}")), effort)
@@ -434,7 +435,7 @@ def resolved(options: Options) -> Options:
     if isinstance(selection.profile, Profile) and selection.latency is not None and not selection.other_machine:
         check_same_machine(selection.profile, options.checks.threads)
     if isinstance(data.labels, str | Path):
-        check_exists(data.labels, "--labels")
+        check_exists(data.labels, "--labels", folders=False)
     check_source(data.data, data.preprocess)
     if isinstance(data.metric, str):
         data = replace(data, metric=function_named(data.metric, "--metric"))
@@ -446,22 +447,25 @@ def resolved(options: Options) -> Options:
 
 def _work(given: str | Path | Mapping[str, int] | None) -> Mapping[str, int] | None:
     """The numbers that time decided in an earlier run."""
-    if given is None or isinstance(given, Mapping):
-        return given
-    found = Plan.load(given).made_by.get("work")
-    if not isinstance(found, dict) or not all(isinstance(n, int) for n in found.values()):
+    if given is None:
+        return None
+    found = given if isinstance(given, Mapping) else Plan.load(given).made_by.get("work")
+    if isinstance(given, Mapping) and not all(isinstance(n, int) for n in given.values()):
+        raise OptionError("--work: expected whole numbers by name, the record of an earlier run")
+    if not isinstance(found, Mapping) or not all(isinstance(n, int) for n in found.values()):
         raise PlanError(f'--work {given}: holds no record of work; expected a plan of a run with inputs ("made_by": "work")')
     return found
 
 
 def _as_scores(given: Mapping[str, Any]) -> dict[str, Array]:
     """Scores as arrays of finite numbers; whether they fit the model's weights is checked when there is a graph."""
-    found = {name: np.asarray(x) for name, x in given.items()}
+    found = {str(name): as_array(str(name), x, "--scores") for name, x in given.items()}
     for name, scores in found.items():
         if not name:
             raise DataError("--scores: got a single array, expected an .npz with one array per weight, named as the weight")
         if scores.dtype.kind not in "fiub" or not np.isfinite(scores).all():
-            got = "NaN or infinity" if scores.dtype.kind == "f" else f"{scores.dtype} values"
+            at = "" if scores.dtype.kind != "f" else f", first at {np.argwhere(~np.isfinite(scores))[0].tolist()}"
+            got = f"NaN or infinity{at}" if at else f"{scores.dtype} values"
             raise DataError(f"--scores: '{name}' contains {got}, expected finite numbers, one per output channel")
     return found
 
