@@ -44,7 +44,7 @@ from onnxprune.pipeline.goal import Goal
 from onnxprune.pipeline.profile import check_same_machine
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.rounds import in_rounds
-from onnxprune.pipeline.samples import MAKING, Samples, check_inputs, made_up, provide, refinement, sizes_of
+from onnxprune.pipeline.samples import MAKING, Samples, check_inputs, check_sizes, made_up, provide, refinement, sizes_with
 from onnxprune.pipeline.summary import Findings, report_of
 from onnxprune.report.values import Change
 from onnxprune.rewrite.cut import cut
@@ -106,7 +106,8 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     assert not isinstance(work, str | Path)
     effort = Effort(Clock(math.inf if work else options.seconds()), work)
     data = read_data(loaded, options, effort, progress)
-    if data is not None and data.made is None and (shapes := sizes_of(data)) != options.data.input_shape:
+    given = options.data.input_shape
+    if data is not None and data.made is None and (shapes := sizes_with(data, given)) != given:
         options = replace(options, data=replace(options.data, input_shape=shapes))
         if any(-1 in (f.shape or (-1,)) for f in inputs_of(loaded.model).values()):
             analysis = analyse(read_graph(loaded.model, shapes), options.selection.policy())
@@ -182,7 +183,7 @@ def unify_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     progress("analyse", 1)
     data = read_data(loaded, options, effort, progress)
     if data is not None and data.made is None:
-        options = replace(options, data=replace(options.data, input_shape=sizes_of(data)))
+        options = replace(options, data=replace(options.data, input_shape=sizes_with(data, options.data.input_shape)))
     samples = provide(loaded, options, data, made_up, effort, progress)
     judge = _judge(loaded, options, samples, metric)
     nothing = np.zeros(len(analysis.coupled.free), bool)
@@ -471,11 +472,16 @@ def _as_scores(given: Mapping[str, Any]) -> dict[str, Array]:
 
 
 def read_data(loaded: Loaded, options: Options, effort: Effort, progress: Progress) -> Data | None:
-    """The samples that --data names."""
+    """The samples that --data names, with labels that can be compared with the model's first output.
+
+    Raises:
+        DataError: they cannot be read, or do not match the model; or the labels do not, and there is no metric.
+        OptionError: `input_shape` contradicts them.
+    """
     given = options.data
     if given.data is None:
         return None
-    return load_data(
+    data = load_data(
         given.data,
         loaded.model,
         preprocess=given.preprocess,
@@ -488,6 +494,12 @@ def read_data(loaded: Loaded, options: Options, effort: Effort, progress: Progre
         effort=effort.within(MAKING),
         progress=lambda done: progress("data", done),
     )
+    check_sizes(data, given.input_shape)
+    if data.labels is None or given.metric is not None:
+        return data
+    from onnxprune.evaluation.answers import with_class_numbers  # on demand, for a quick start
+
+    return with_class_numbers(loaded.model, data, "--labels" if given.labels is not None else "--data")
 
 
 def _batches(data: Data, model: ModelProto) -> list[Feeds]:
