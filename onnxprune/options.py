@@ -558,7 +558,7 @@ SAID: Mapping[str, str] = MappingProxyType({"block_scope": "scope", "leave": "ex
 
 
 def _check_types(group: Any) -> None:
-    """Check that the value of every option in a group has a type of the option's annotation.
+    """Check that the value of every option in a group has a type of the option's annotation; NumPy's numbers become Python's.
 
     Raises:
         OptionError: it has another type.
@@ -568,6 +568,8 @@ def _check_types(group: Any) -> None:
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             expected = " or ".join(dict.fromkeys(KINDS[k] for k in kinds if k in KINDS))
             raise OptionError(f"--{SAID.get(name, name).replace('_', '-')}: got {_short(value)}, expected {expected}")
+        if isinstance(value, np.generic):  # which no plan can hold
+            object.__setattr__(group, name, value.item())
 
 
 def _kinds(group: type) -> Mapping[str, tuple[Any, ...]]:
