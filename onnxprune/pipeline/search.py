@@ -97,6 +97,8 @@ class SearchOptions:
                 raise OptionError(f"--{name}: got {value}, expected at least 1")
         if self.best > MOST_WRITTEN:
             raise OptionError(f"--best: got {self.best}, expected at most {MOST_WRITTEN:,}: each is recovered and measured")
+        if self.study == "":
+            raise OptionError("--study: got '', expected the name of the search in its storage")
         if self.storage == "":
             raise OptionError("--storage: got '', expected a file, or a URL such as postgresql://user@host/database")
 

@@ -7,6 +7,7 @@ generated and any model is run.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -17,8 +18,8 @@ import numpy as np
 import pytest
 from typer.main import get_command
 
-from onnxprune.cli.app import app
-from tests.cases.commands import Capture, files, refused
+from onnxprune.cli.app import app, run
+from tests.cases.commands import FAST, Capture, files, refused
 from tests.cases.nets import TRAINED, external
 from tests.cases.profiles import PI, profile
 
@@ -323,6 +324,44 @@ def options_of(command: str) -> set[str]:
 def test_every_option_of_another_command_has_a_test_with_a_wrong_value() -> None:
     tried = {*WRONG, "--verify", "--bench", "--force", "--allow-renormalising", "--depth", "--all-layers", "--exclude"}
     assert {option for command in ARGUMENTS for option in options_of(command)} <= tried
+
+
+EMPTY = {
+    "sensitivity: output": (["sensitivity", "HERE/net.onnx", "--data", "HERE/d.npz", "-o", ""], "name a file in it"),
+    "sensitivity: model": (["sensitivity", "", "--data", "HERE/d.npz"], "name the .onnx file in it"),
+    "search: storage": (
+        ["search", "HERE/net.onnx", "--data", "HERE/d.npz", "--macs", "50%", "--storage", ""],
+        "--storage: got ''",
+    ),
+    "search: study": (["search", "HERE/net.onnx", "--data", "HERE/d.npz", "--macs", "50%", "--study", ""], "--study: got ''"),
+    "search: best": (
+        ["search", "HERE/net.onnx", "--data", "HERE/d.npz", "--macs", "50%", "--best", "9999999999"],
+        "at most 100",
+    ),
+    "unify: time budget": (["unify", "HERE/net.onnx", "--time-budget", ""], "--time-budget: got ''"),
+    "unify: plan": (["unify", "HERE/net.onnx", "--plan", ""], "name a file in it"),
+}
+
+
+@pytest.mark.parametrize(("words", "why"), EMPTY.values(), ids=EMPTY)
+def test_empty_and_huge_values_of_other_commands_are_one_line(
+    words: list[str], why: str, folder: Path, capsys: Capture
+) -> None:
+    assert why in refused([w.replace("HERE", str(folder)) for w in words], capsys)
+
+
+def test_what_functions_print_does_not_reach_the_report(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    Path("talks.py").write_text(
+        "import numpy as np\n\n\ndef feeds():\n    print('feeds')\n"
+        "    yield {'x': np.random.default_rng(0).random((6, 3, 8, 8), np.float32)}\n\n\n"
+        "def metric(outputs, truth):\n    print('metric')\n    return 1.0\n"
+    )
+    words = [*RATIO, *FAST, "--data", "talks:feeds", "--metric", "talks:metric", "--format", "json"]
+    assert run(["net.onnx", *words]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["measure"] == "metric"
+    assert {"feeds", "metric"} <= set(err.split())
 
 
 def test_a_picture_never_replaces_the_model_that_it_shows(folder: Path, capsys: Capture) -> None:
