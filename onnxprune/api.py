@@ -448,10 +448,10 @@ def analyze(
     output 'logits' is a model output, so its size is fixed
     """
     check_names(unknown, ("input_shape", "carrier", "allow_renormalising"))
-    check_input_shape(input_shape or {})
+    shapes = check_input_shape(input_shape or {})
     loaded, policy = opened(model), Policy(read_carrier(carrier), allow_renormalising)
-    with refusing(loaded, input_shape):
-        return analyse(read_graph(loaded.model, input_shape), policy)
+    with refusing(loaded, shapes):
+        return analyse(read_graph(loaded.model, shapes), policy)
 
 
 def apply_plan(
@@ -475,9 +475,9 @@ def apply_plan(
         PlanError: the plan does not fit this model.
     """
     check_names(unknown, ("input_shape", "verify", "bench", "threads"))
-    check_input_shape(input_shape or {})
+    shapes = check_input_shape(input_shape or {})
     checks = CheckOptions(verify, bench, threads)
-    return apply_loaded(opened(model), Plan.of(plan), input_shape or {}, checks, progress).in_memory()
+    return apply_loaded(opened(model), Plan.of(plan), shapes, checks, progress).in_memory()
 
 
 def verify_files(original: Any, pruned: Any, plan: Plan | str | Path, input_shape: Shapes | None = None) -> Verification:
@@ -495,5 +495,5 @@ def verify_files(original: Any, pruned: Any, plan: Plan | str | Path, input_shap
         PlanError: the plan does not fit the original.
         VerificationError: the two do not compute the same outputs.
     """
-    check_input_shape(input_shape or {})
-    return verify_loaded(opened(original), opened(pruned, folds=False), Plan.of(plan), input_shape or {})
+    shapes = check_input_shape(input_shape or {})
+    return verify_loaded(opened(original), opened(pruned, folds=False), Plan.of(plan), shapes)

@@ -67,10 +67,11 @@ class PruneError(Exception):
     """Base of all errors that a user can cause or fix.
 
     Attributes:
-        message: the message, with options named as on the command line.
+        message: the message, one line, with options named as on the command line.
     """
 
     def __init__(self, message: str) -> None:
+        message = printable(message)
         super().__init__(message)
         self.message = message
 

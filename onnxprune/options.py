@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import reprlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -34,6 +35,12 @@ from onnxprune.selection.criteria.names import CALIBRATED
 from onnxprune.selection.criteria.weights import NORMALISERS
 from onnxprune.types import Array, Shapes
 
+LARGEST = 2**31
+"""Sizes of inputs are below this."""
+SEEDS = 2**63
+"""Seeds are below this: every generator takes them."""
+MOST_THREADS = 1024
+"""More are an error of the system, which onnxruntime does not survive."""
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 USUAL, LONG = 60.0, 600.0
 """Default time budgets in seconds: of most calls, and of training."""
@@ -161,7 +168,7 @@ class SelectionOptions:
             return self.fast_widths()
         if text == "none":
             return Alignment(1, "not asked for")
-        if text.isdecimal() and int(text) > 0:
+        if re.fullmatch("[0-9]{1,9}", text) and int(text) > 0:
             return Alignment(int(text), "as asked")
         raise OptionError(f"--align: got '{self.align}', expected auto, none, or a number of channels such as 8")
 
@@ -214,7 +221,7 @@ class DataOptions:
     def __post_init__(self) -> None:
         """Reject values of a wrong type or out of range, and options about inputs that are not given or have no answer."""
         _check_types(self)
-        check_input_shape(self.input_shape)
+        object.__setattr__(self, "input_shape", check_input_shape(self.input_shape))
         if self.labels is not None and isinstance(self.data, str) and self.data in MADE:
             raise OptionError(
                 f"--labels: generated inputs (--data {self.data}) have no true labels; give real ones with --data"
@@ -225,8 +232,8 @@ class DataOptions:
         settings_of(self.preprocess or "")
         if self.samples is not None and self.samples < 1:
             raise OptionError(f"--samples: got {self.samples}, expected at least 1")
-        if self.seed < 0:
-            raise OptionError(f"--seed: got {self.seed}, expected 0 or more")
+        if not 0 <= self.seed < SEEDS:
+            raise OptionError(f"--seed: got {self.seed}, expected 0 or more, and less than 2^63")
 
     @property
     def given(self) -> bool:
@@ -271,7 +278,7 @@ class RecoveryOptions:
         if self.time_budget is None:
             return LONG if self.recover == "distill" else USUAL
         match = re.fullmatch(r"([0-9]+\.?[0-9]*)\s*([smh]?)", str(self.time_budget).strip().lower())
-        if not match or float(match[1]) <= 0:
+        if not match or not 0 < float(match[1]) * SECONDS[match[2]] < math.inf:
             raise OptionError(f"--time-budget: got '{self.time_budget}', expected a time such as 90s, 10m or 1h")
         return float(match[1]) * SECONDS[match[2]]
 
@@ -295,6 +302,8 @@ class CheckOptions:
         _check_types(self)
         if self.threads < 1:
             raise OptionError(f"--threads: got {self.threads}, expected at least 1")
+        if self.threads > MOST_THREADS:
+            raise OptionError(f"--threads: got {self.threads}, expected at most {MOST_THREADS:,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -517,18 +526,21 @@ def check_names(given: Mapping[str, Any], known: Mapping[str, Any] | Sequence[st
             raise OptionError(f"{name}: is not an option; {did_you_mean(name, known)}expected one of {', '.join(known)}")
 
 
-def check_input_shape(shapes: Any) -> None:
-    """Reject shapes that are not a mapping from input names to sizes; a size of 0 or less leaves a dimension open.
+def check_input_shape(shapes: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes as a mapping from input names to sizes; a size of 0 or less leaves a dimension open.
 
     Raises:
-        OptionError: they are not.
+        OptionError: they are something else.
     """
     if not isinstance(shapes, Mapping):
         raise OptionError(f"--input-shape: got {_short(shapes)}, expected input name -> sizes such as (1, 3, 224, 224)")
     for name, shape in shapes.items():
+        if not isinstance(name, str):
+            raise OptionError(f"--input-shape: got {_short(name)} as the name of an input, expected text")
         sizes = list(shape) if isinstance(shape, Collection) else []
-        if not sizes or not all(isinstance(n, Integral) for n in sizes):
+        if not sizes or not all(isinstance(n, Integral) and not isinstance(n, bool) and n < LARGEST for n in sizes):
             raise OptionError(f"--input-shape: got {_short(shape)} for {name!r}, expected sizes such as (1, 3, 224, 224)")
+    return {name: tuple(int(n) for n in shape) for name, shape in shapes.items()}
 
 
 def check_picture(path: Path | None) -> None:
@@ -546,7 +558,7 @@ SAID: Mapping[str, str] = MappingProxyType({"block_scope": "scope", "leave": "ex
 
 
 def _check_types(group: Any) -> None:
-    """Check that the value of every option in a group has a type of the option's annotation.
+    """Check that the value of every option in a group has a type of the option's annotation; NumPy's numbers become Python's.
 
     Raises:
         OptionError: it has another type.
@@ -556,6 +568,8 @@ def _check_types(group: Any) -> None:
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             expected = " or ".join(dict.fromkeys(KINDS[k] for k in kinds if k in KINDS))
             raise OptionError(f"--{SAID.get(name, name).replace('_', '-')}: got {_short(value)}, expected {expected}")
+        if isinstance(value, np.generic):  # which no plan can hold
+            object.__setattr__(group, name, value.item())
 
 
 def _kinds(group: type) -> Mapping[str, tuple[Any, ...]]:

@@ -14,7 +14,7 @@ from typing_extensions import TypeAliasType, TypeVar
 import onnxprune
 from onnxprune.cli.prune import prune as command
 from onnxprune.cli.unify import BUDGET, unify
-from onnxprune.errors import ModelError, OptionError, PlanError
+from onnxprune.errors import ModelError, OptionError, PlanError, PruneError
 from onnxprune.options import GROUPS, HOME, SAID, Options, OutputOptions, RecoveryOptions, _classes
 from onnxprune.selection.budget import TARGETS
 from tests.cases.nets import pruned, small
@@ -148,6 +148,25 @@ def test_long_values_are_shortened_in_messages() -> None:
 def test_numbers_of_numpy_and_single_patterns_are_accepted() -> None:
     options = Options.of(ratio=np.float32(0.5), seed=np.int64(3), verify=np.True_, include="a*")
     assert options.selection.include == ("a*",)
+    numbers = options.selection.ratio, options.data.seed, options.checks.verify
+    assert [type(x) for x in numbers] == [float, int, bool], "plans are JSON, which holds no others"
+
+
+def test_shapes_of_numpy_are_shapes() -> None:
+    assert Options.of(ratio=0.5, input_shape={"x": np.array([1, 3, 8, 8])}).data.input_shape == {"x": (1, 3, 8, 8)}
+    for wrong in ({1: (1, 3)}, {"x": "1x3"}, {"x": (2**40, 3)}, {"x": (True, 3)}, {"x": (1.0, 3)}, {"x": None}):
+        with pytest.raises(OptionError, match="`input_shape`: got"):
+            Options.of(ratio=0.5, input_shape=wrong)
+
+
+def test_a_record_of_work_and_scores_are_checked_from_python_too() -> None:
+    for option, wrong, why in (
+        ("work", {"samples": float("nan")}, "expected whole numbers"),
+        ("scores", {"w1": [[1], [1, 2]]}, "'w1' is not an array of numbers"),
+        ("scores", {"w1": [1.0, float("nan")]}, r"'w1' contains NaN or infinity, first at \[1\]"),
+    ):
+        with pytest.raises(PruneError, match=f"`{option}`: .*{why}"):
+            pruned(small(), 0.5, **{option: wrong})
 
 
 @pytest.mark.parametrize("model", [3, None])

@@ -499,7 +499,7 @@ def check_places_for(places: OutputOptions, loaded: Loaded, *inputs: Path) -> No
         check_output(data_beside(places.output), places.force, *inputs, *loaded.data)
 
 
-SHAPE = re.compile(r"(?:(?P<name>.*):)?(?P<sizes>[0-9]+(?:[x,][0-9]+)*)", re.IGNORECASE | re.DOTALL)
+SHAPE = re.compile(r"(?:(?P<name>.*):)?(?P<sizes>[0-9]{1,9}(?:[x,][0-9]{1,9})*)", re.IGNORECASE | re.DOTALL)
 
 
 def check_shapes(texts: Sequence[str]) -> None:

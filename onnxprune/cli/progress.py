@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -50,7 +51,15 @@ QUIET, EVERY = 2.0, 10.0
 
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """Shows progress on stderr: a bar per stage on a terminal, otherwise a line per stage, and one every ten seconds."""
+    """Shows progress on stderr: a bar per stage on a terminal, otherwise a line per stage, and one every ten seconds.
+
+    What the user's functions print meanwhile goes there, too: standard output is for the report.
+    """
+    with contextlib.redirect_stdout(sys.stderr):
+        yield from _progress()
+
+
+def _progress() -> Iterator[Progress]:
     terminal = Console(stderr=True)
     if not terminal.is_terminal:
         yield _heeding(progress_lines(lambda line: print(line, file=sys.stderr, flush=True)))

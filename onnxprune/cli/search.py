@@ -182,7 +182,10 @@ def search(
     place = ask.output_of(output, model, ENDING, None)
     if not place.name.removesuffix(".zst").endswith(".onnx"):
         raise OptionError(f"--output: got '{place}', expected a file name that ends in .onnx")
-    result, kept = named_after(place, ".search.json"), storage or str(named_after(place, ".search.journal"))
+    result, kept = (
+        named_after(place, ".search.json"),
+        str(named_after(place, ".search.journal")) if storage is None else storage,
+    )
     how = SearchOptions.of(time_budget, storage=kept, study=study, trials=trials, best=best, scope=scope)
     inputs = [model, *files(data, labels)]
     models = [numbered(place, n + 1) for n in range(how.best + 1)]

@@ -15,7 +15,8 @@ from onnxprune.cli.prune import files
 from onnxprune.cli.written import wrote
 from onnxprune.errors import OptionError
 from onnxprune.figures import new_figure
-from onnxprune.ir.placing import check_distinct, check_output, check_outputs, write_text
+from onnxprune.ir.files import check_is_file
+from onnxprune.ir.placing import check_distinct, check_folder, check_output, check_outputs, write_text
 from onnxprune.options import Options, check_picture
 from onnxprune.pipeline.prune import resolved
 from onnxprune.pipeline.refusal import opened
@@ -127,7 +128,10 @@ def sensitivity(
         raise OptionError(f"--jobs: got {jobs}, expected at least 1")
     ask.check_shapes(input_shape)
     check_picture(picture)
+    if output is None:
+        check_is_file(model)
     place = output or model.with_name(model.name.removesuffix(".zst").removesuffix(".onnx") + ENDING)
+    check_folder(place)
     table = place.with_suffix(".csv")
     if table == place:
         raise OptionError(f"--output: got '{place}', expected another name for the JSON: the table is written to this one")

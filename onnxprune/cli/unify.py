@@ -95,7 +95,7 @@ def unify(
         metric=metric,
         seed=seed,
         recover=recover,
-        time_budget=time_budget or BUDGET,
+        time_budget=BUDGET if time_budget is None else time_budget,
         work=work,
         bench=bench,
         threads=threads,

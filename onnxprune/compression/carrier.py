@@ -17,6 +17,7 @@ stay small in memory, and small batches may be faster. What is faster is for the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,7 +99,7 @@ def codes_for(runtime: str | None, free: float = 0.0) -> Codes:
     if runtime is None:
         return KINDS[0]
     parts = str(runtime).split(".")
-    if len(parts) < 2 or not all(part.isdecimal() for part in parts):
+    if len(parts) < 2 or not all(re.fullmatch("[0-9]{1,9}", part) for part in parts):
         raise OptionError(f"--runtime: got '{runtime}', expected a version of onnxruntime such as 1.24")
     version = (int(parts[0]), int(parts[1]))
     if version < KINDS[0].runtime:

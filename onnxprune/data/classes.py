@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from onnx import ModelProto
 
@@ -40,16 +42,35 @@ def class_axis(output: Array, labels: Array | None = None, raw: bool = True) -> 
         labels: the labels of some samples, if there are any.
         raw: whether scores that are no probabilities count, as at the end of a classifier without a softmax.
     """
-    if output.dtype.kind != "f" or output.ndim < 2 or not output.size or not np.isfinite(output).all():
+    if output.dtype.kind != "f" or output.ndim < 2 or not output.size:
         return None
-    ends = [k for k in dict.fromkeys((output.ndim - 1, 1)) if output.shape[k] > 1]
+    ends = ends_of(output)
     if labels is not None and labels.dtype.kind in "iu":
-        fits = [k for k in ends if output.shape[1:k] + output.shape[k + 1 :] == labels.shape[1:]]
+        fits = [k for k in ends if without(output.shape, k) == labels.shape[1:]]
         if fits:
             return fits[0]
+    if not np.isfinite(output).all():
+        return None
     likely = [k for k in ends if are_probabilities(output, k) or are_logarithms(output, k)]
     likely += [k for k in ends if raw and output.size == output.shape[0] * output.shape[k] and _are_scores(output, k)]
     return next(iter(likely), None)
+
+
+def ends_of(output: Array) -> list[int]:
+    """The axes that may be that of the classes: the last, and the one after the samples."""
+    return [k for k in dict.fromkeys((output.ndim - 1, 1)) if 0 < k < output.ndim and output.shape[k] > 1]
+
+
+def without(shape: Sequence[int], axis: int) -> tuple[int, ...]:
+    """The shape of one sample, without an axis."""
+    return (*shape[1:axis], *shape[axis + 1 :])
+
+
+def best_class(scores: Array, axis: int) -> Array:
+    """The best class at every position; -1 where a score is NaN, so that it is no class."""
+    unknown = np.isnan(scores).any(axis)
+    best = scores.argmax(axis)
+    return np.where(unknown, -1, best) if unknown.any() else best
 
 
 def are_logarithms(scores: Array, axis: int = -1) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,9 +15,9 @@ import onnx
 from onnx import ModelProto
 
 from onnxprune.data.arrays import check_sample, data_of_chunks, inputs_of
-from onnxprune.data.preprocess import default_for, fitting, image_input, parse
+from onnxprune.data.preprocess import Preprocess, default_for, fitting, image_input, parse
 from onnxprune.data.samples import Data
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, printable
 from onnxprune.ir.facts import CASES_OF_BENCHMARK, read_once
 from onnxprune.ir.graph import FLOATS, Fact
 from onnxprune.types import Advance, Array, Ends, Indices, unwatched
@@ -27,7 +28,8 @@ MAX_NAMED = 3
 
 def image_files(folder: Path) -> list[Path]:
     """All images in a folder and its subfolders, sorted by path; hidden files and folders are skipped."""
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    named = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    found = (p for p in named if p.is_file() or (p.is_symlink() and not p.exists()))  # a broken link is named as unreadable
     return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
@@ -59,25 +61,39 @@ def data_of_images(
     other = fitting(how, default, shape)
     kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(fact.dtype)) if fact.dtype else np.dtype(np.float32)
     where = f"{folder}, prepared with {how}"
+    _check_holds(kind, how)
     advice = f"use --preprocess {other}" if how != other else "use an .npz or module:function instead"
     shapes = _Shapes(len(files))
-    unread = []
-    for k, image in enumerate(_opened(files)):
-        if isinstance(image, str):
-            unread.append(f"{files[k].name}: {image}")
+    unread, several = list[str](), list[str]()
+    for k, x in enumerate(_prepared(files, how, several)):
+        if isinstance(x, str):
+            unread.append(printable(f"{files[k].name}: {x}"))
         else:
-            x = how(image)
             if not shapes.positions:  # a wrong setting shows at the first image: report it before the rest are decoded
                 with _advising(advice):
                     check_sample(name, x, fact, where)
-            shapes.add(k, (np.rint(x) if whole else x).astype(kind, copy=False))
+            try:
+                shapes.add(k, (np.rint(x) if whole else x).astype(kind, copy=False))
+            except MemoryError as e:
+                size = "x".join(map(str, x.shape))
+                raise DataError(
+                    f"{where}: {len(files):,} inputs of {size} do not fit into memory; give fewer (--samples)"
+                ) from e
         progress((k + 1) / len(files))
     if not shapes.positions:
         raise DataError(f"{folder}: none of the {len(files):,} images can be read: {unread[0]}")
     kept = None if labels is None else labels[shapes.positions]
     with _advising(advice):
         data = data_of_chunks([{name: x} for x in shapes.arrays()], model, where, kept)
-    return replace(data, notes=(f"images prepared with --preprocess {how}", *_left_out(unread, len(files)), *data.notes))
+    return replace(
+        data,
+        notes=(
+            f"images prepared with --preprocess {how}",
+            *_left_out(unread, len(files)),
+            *_frames(several, len(files)),
+            *data.notes,
+        ),
+    )
 
 
 @contextmanager
@@ -143,17 +159,49 @@ class _Shapes:
             yield buffer[: len(positions)]
 
 
-def _opened(files: Sequence[Path]) -> Iterator[Any]:
-    """Each file's image, upright, or the reason why it cannot be read."""
+def _check_holds(kind: np.dtype[Any], how: Preprocess) -> None:
+    """Check that the type of the input can hold what pixels become.
+
+    Raises:
+        DataError: it cannot.
+    """
+    ends = np.array([how.normalised(pixel) for pixel in (0.0, 255.0)])
+    low, high = float(ends.min()), float(ends.max())
+    if kind.kind in "bcSUO":
+        raise DataError(f"--preprocess: images do not become {kind}, the type of the model's input; use an .npz instead")
+    if kind.kind not in "iuf":  # such as bfloat16
+        return
+    limits = np.iinfo(kind) if kind.kind in "iu" else np.finfo(kind)
+    if round(low) < float(limits.min) or round(high) > float(limits.max):
+        raise DataError(
+            f"--preprocess: with {how}, pixels become {low:g} to {high:g}, which {kind}, the type of the model's input, cannot "
+            "hold; set mean, std and scale as in your own code before inference"
+        )
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Silence warnings of large images, and of flaws that do not keep them from being read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _prepared(files: Sequence[Path], how: Preprocess, several: list[str]) -> Iterator[Array | str]:
+    """Each file's image as an input, or the reason why there is none; `several` receives names of files with several frames."""
     try:
         from PIL import Image, ImageOps
     except ImportError as e:
         raise DataError("--data: reading images needs Pillow; install it with: pip install 'onnxprune[images]'") from e
     for file in files:
+        found: Array | str
         try:
-            with Image.open(file) as image:
-                found: Any = ImageOps.exif_transpose(image)
-                found.load()
+            with _unwarned(), Image.open(file) as image:
+                if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # photographs may hold a preview, too
+                    several.append(file.name)
+                upright: Any = ImageOps.exif_transpose(image)
+                upright.load()
+                found = how(upright)
         except Exception as e:  # Pillow raises OSError, ValueError, SyntaxError, struct.error and its own exceptions
             found = " ".join(str(e).split()).replace(str(file), file.name)[:120] or type(e).__name__
         yield found
@@ -164,6 +212,11 @@ def _left_out(unread: Sequence[str], total: int) -> list[str]:
         return []
     more = f" and {len(unread) - MAX_NAMED} more" if len(unread) > MAX_NAMED else ""
     return [f"{len(unread)} of {total:,} images cannot be read and are skipped: {'; '.join(unread[:MAX_NAMED])}{more}"]
+
+
+def _frames(several: Sequence[str], total: int) -> list[str]:
+    shown = printable(", ".join(several[:MAX_NAMED])) + (", ..." if len(several) > MAX_NAMED else "")
+    return [f"{len(several)} of {total:,} images have several frames, of which the first is used: {shown}"] if several else []
 
 
 def _shape(model: ModelProto, name: str, fact: Fact) -> tuple[int, ...]:

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
-from onnxprune.data.arrays import data_of_arrays, data_of_calls, read_arrays
+from onnxprune.data.array_files import read_arrays
+from onnxprune.data.arrays import checked_labels, data_of_arrays, data_of_calls, inputs_of
 from onnxprune.data.classes import classes_of
 from onnxprune.data.ground_truth import read_labels
 from onnxprune.data.images import data_of_images, image_files, like_images, subfolder_labels
@@ -35,6 +37,8 @@ NOT_PREPARED = (
 )
 MOST, GENERATED = 1024, 256
 """Default number of samples that are read from a folder or requested from a function, and that are generated."""
+VALUES = 2**30
+"""Maximum number of values in noise (4 GiB of float32)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,8 @@ def load_data(
     """
     if samples is not None and samples < 1:
         raise DataError(f"--samples: got {samples}, expected at least 1")
+    if not inputs_of(model):
+        raise DataError("--data: the model has no inputs that could be fed; leave the option out")
     data = _read(_Request(source, model, preprocess, samples, seed, labels, shapes, path, refine, effort, progress))
     from onnxprune.data.synthetic.statistics import misfit  # on demand, for a quick start
 
@@ -103,25 +109,34 @@ def check_source(source: Source | None, preprocess: str | None = None) -> None:
     Raises:
         DataError: there is no such file, folder or function, or `preprocess` is given for anything but a folder of images.
     """
-    path = isinstance(source, str | Path) and str(source) not in MADE
-    if preprocess and source not in (None, "synthetic") and not (path and Path(str(source)).is_dir()):
+    named = isinstance(source, str | Path) and str(source) not in MADE
+    if named and not str(source):
+        raise DataError("--data: got '', expected a file, a folder, module:function, synthetic or random")
+    if named and not is_entry(str(source)):
+        check_exists(str(source), "--data")
+    if preprocess and source not in (None, "synthetic") and not (named and Path(str(source)).is_dir()):
         raise DataError(NOT_PREPARED)
-    if not isinstance(source, str | Path) or not path:
-        return
-    if is_entry(str(source)):
+    if named and is_entry(str(source)):
         function_named(str(source), "--data")
-    else:
-        check_exists(source, "--data")
 
 
-def check_exists(path: str | Path, option: str) -> None:
+def check_exists(path: str | Path, option: str, folders: bool = True) -> None:
     """Reject the path of a file or folder that does not exist.
 
+    Args:
+        folders: whether it may be that of a folder.
+
     Raises:
-        DataError: the path does not exist.
+        DataError: the path does not exist, or is that of a folder.
     """
-    if not Path(path).exists():
+    try:
+        known, is_folder = Path(path).exists(), Path(path).is_dir()
+    except OSError as e:  # such as a name that is too long
+        raise DataError(f"{option} {path}: cannot be read: {e.strerror}") from e
+    if not known:
         raise DataError(f"{option} {path}: no such file or folder; check the path")
+    if is_folder and not folders:
+        raise DataError(f"{option} {path}: is a folder; expected a file")
 
 
 def _read(request: _Request) -> Data:
@@ -141,11 +156,13 @@ def _read(request: _Request) -> Data:
     return data if request.samples is None else data.take(request.samples, request.seed)
 
 
-def _labels(request: _Request) -> Array | None:
-    """The labels that are given beside the source."""
+def _labels(request: _Request, names: Sequence[str] | None = None) -> Array | None:
+    """The labels that are given beside the source; `names` are those of its files."""
     if request.labels is None:
         return None
-    return read_labels(request.labels) if isinstance(request.labels, str | Path) else np.asarray(request.labels)
+    if isinstance(request.labels, str | Path):
+        return checked_labels(read_labels(request.labels, names), f"--labels {request.labels}")
+    return checked_labels(request.labels, "--labels")
 
 
 def _given(request: _Request) -> Data:
@@ -174,15 +191,12 @@ def _given(request: _Request) -> Data:
 
 def _images(request: _Request, folder: Path, files: Sequence[Path]) -> Data:
     """At most the requested number of images of a folder, with labels from a file or from subfolders."""
-    names = [p.relative_to(folder).as_posix() for p in files]
-    notes: list[str] = []
-    if request.labels is None:
+    found, notes = _labels(request, [p.relative_to(folder).as_posix() for p in files]), list[str]()
+    if found is None:
         found, notes = subfolder_labels(folder, files, classes_of(request.model))
-    else:
-        found = read_labels(request.labels, names) if isinstance(request.labels, str | Path) else np.asarray(request.labels)
-        if len(found) != len(files):
-            got = f"{counted(len(found), 'label')} for {counted(len(files), 'image')}"
-            raise DataError(f"--labels: got {got} in {folder}; expected one per image")
+    elif len(found) != len(files):
+        got = f"{counted(len(found), 'label')} for {counted(len(files), 'image')}"
+        raise DataError(f"--labels: got {got} in {folder}; expected one per image")
     most = request.samples or MOST
     if len(files) > most:
         chosen = np.sort(np.random.default_rng(request.seed).permutation(len(files))[:most])
@@ -205,5 +219,11 @@ def random_data(model: ModelProto, count: int = GENERATED, seed: int = 0, shapes
     rng = np.random.default_rng(seed)
     reading, inputs = read_once(model, CASES_OF_BENCHMARK, shapes or {})
     facts, numbers = reading.facts, numbers_of(inputs, reading.elementary(), reading.facts)
+    if texts := [n for n in inputs if facts[n].dtype == TensorProto.STRING]:
+        raise DataError(f"--data random: '{texts[0]}' takes text, which cannot be made up; give an .npz or module:function")
+    values = sum(math.prod(facts[n].shape or ()) for n in inputs)
+    if count * values > VALUES:
+        got = f"{count:,} samples of {values:,} numbers"
+        raise DataError(f"--samples: got {got}, expected at most {VALUES // max(values, 1):,} generated ones of this size")
     calls = ({n: sample(rng, facts[n].dtype, facts[n].shape or (), numbers.get(n)) for n in inputs} for _ in range(count))
     return replace(data_of_calls(calls, model, "random"), made=MadeUp())

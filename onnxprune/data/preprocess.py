@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +21,8 @@ ORDERS = ("rgb", "bgr", "grey")
 RESIZES = ("crop", "stretch", "letterbox", "height", "none")
 LETTERBOX_GREY = 114.0
 ROUND_WIDTH = 32
+MOST_PIXELS = 2**27
+"""Maximum number of pixels of a scaled image, and of an input."""
 SHORT = "size=224x224,mean=0.485:0.456:0.406,std=0.229:0.224:0.225,scale=255,order=rgb,layout=nchw,resize=crop"
 
 
@@ -64,11 +67,15 @@ class Preprocess:
         return 1 if self.order == "grey" else 3
 
     def __call__(self, image: Any) -> NDArray[np.float32]:
-        """The input for a PIL image, without the sample axis."""
-        image = image.convert("L" if self.order == "grey" else "RGB")
+        """The input for a PIL image, without the sample axis.
+
+        Raises:
+            ValueError: its pixels are no colours, or it would become too large.
+        """
+        image = _in_8_bits(image).convert("L" if self.order == "grey" else "RGB")
         resized = np.asarray(_resized(image, self), np.float32)
         pixels = resized.reshape(*resized.shape[:2], self.channels)[..., :: -1 if self.order == "bgr" else 1]
-        return self._padded(self._normalised(pixels))
+        return self._padded(self.normalised(pixels))
 
     def _padded(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """The pixels, padded to the size and with the axes in order."""
@@ -83,12 +90,28 @@ class Preprocess:
         axes = self.layout.removeprefix("n")
         return np.ascontiguousarray({"hwc": x, "chw": x.transpose(2, 0, 1), "hw": x[..., 0]}[axes])
 
-    def _normalised(self, pixels: Array) -> NDArray[np.float32]:
-        return np.asarray((pixels / self.scale - np.array(self.mean)) / np.array(self.std), np.float32)
+    def normalised(self, pixels: Array | float) -> NDArray[np.float32]:
+        """What pixels become; infinite if they become too large."""
+        with np.errstate(over="ignore"):
+            return np.asarray((np.asarray(pixels) / self.scale - np.array(self.mean)) / np.array(self.std), np.float32)
 
     def _padding(self) -> NDArray[np.float32]:
         pad = LETTERBOX_GREY if self.pad is None and self.resize == "letterbox" else self.pad
-        return np.zeros(1, np.float32) if pad is None else self._normalised(np.full(self.channels, pad))
+        return np.zeros(1, np.float32) if pad is None else self.normalised(np.full(self.channels, pad))
+
+
+def _in_8_bits(image: Any) -> Any:
+    """An image whose pixels have at most 8 bits per channel; Pillow's own conversion of more cuts them off at 255."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floats of unknown range; save it with 8 bits per channel")
+    if not image.mode.startswith("I"):
+        return image
+    from PIL import Image
+
+    pixels = np.asarray(image).astype(np.int64)
+    if pixels.min(initial=0) < 0 or pixels.max(initial=0) > 65535:
+        raise ValueError("its pixels have 32 bits; save it with 8 or 16 bits per channel")
+    return Image.fromarray((pixels >> 8).astype(np.uint8))
 
 
 def _resized(image: Any, how: Preprocess) -> Any:
@@ -109,6 +132,8 @@ def _resized(image: Any, how: Preprocess) -> Any:
 
 
 def _to(image: Any, width: int, height: int, centre: tuple[int, int] | None = None) -> Any:
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{image.width}x{image.height} pixels would be scaled to {width}x{height}; choose another resize")
     image = image.resize((width, height), resample=2)  # bilinear, with antialiasing when shrinking
     if centre is None:
         return image
@@ -192,6 +217,9 @@ def _check(how: Preprocess) -> None:
             raise DataError(
                 f"--preprocess: {key} has {len(values)} numbers, expected 1 or {how.channels} with order={how.order}"
             )
+    pads = () if how.pad is None else (how.pad,)
+    if not all(np.isfinite(how.normalised(pixel)).all() for pixel in (0.0, 255.0, *pads)):
+        raise DataError("--preprocess: pixels become infinite with these mean, std, scale and pad; expected usual sizes")
     if how.size is None and how.resize != "none":
         raise DataError(
             "--preprocess: the model's input size is dynamic; set size=HEIGHTxWIDTH, or resize=none to keep image sizes"
@@ -206,9 +234,12 @@ def _listed(values: tuple[float, ...]) -> str:
 
 def _size(text: str) -> tuple[int, int]:
     sizes = text.split("x")
-    if len(sizes) > 2 or not all(s.isdigit() and int(s) > 0 for s in sizes):
+    if len(sizes) > 2 or not all(re.fullmatch("[0-9]{1,9}", s) and int(s) > 0 for s in sizes):
         raise ValueError("a size such as 224x224 (height x width), or 48 (a square; with resize=height, any width)")
-    return int(sizes[0]), int(sizes[1]) if len(sizes) == 2 else 0
+    height, width = int(sizes[0]), int(sizes[1]) if len(sizes) == 2 else 0
+    if height * (width or height) > MOST_PIXELS:
+        raise ValueError(f"at most {MOST_PIXELS:,} pixels")
+    return height, width
 
 
 def _numbers(text: str) -> tuple[float, ...]:

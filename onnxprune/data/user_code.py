@@ -17,19 +17,23 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune.data.arrays import data_of_calls, inputs_of
+from onnxprune.data.arrays import data_of_calls, inputs_of, named
 from onnxprune.data.samples import Data
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, PruneError, printable
 from onnxprune.ir.graph import Fact
 
 NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
-OURS = (__file__, contextlib.__file__, importlib.__file__)
+OURS = (str(Path(__file__).parents[1]), contextlib.__file__, importlib.__file__)
+"""Files and folders whose lines say nothing about the user's code."""
 
 
 def is_entry(text: str) -> bool:
     """Whether a text has the form `module:function` and is not an existing path."""
-    return bool(NAME.fullmatch(text)) and not Path(text).exists()
+    try:
+        return bool(NAME.fullmatch(text)) and not Path(text).exists()
+    except OSError:  # it is too long for a path
+        return True
 
 
 def function_named(text: str, option: str) -> Callable[..., Any]:
@@ -45,8 +49,8 @@ def function_named(text: str, option: str) -> Callable[..., Any]:
         sys.path.insert(0, "")
     with one_line(f"{option}: importing '{module}'"):
         found: Any = importlib.import_module(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
+        for part in name.split("."):
+            found = getattr(found, part, None)
     if not callable(found):
         raise DataError(f"{option}: '{module}' has no function '{name}'")
     return found  # type: ignore[no-any-return]
@@ -70,16 +74,32 @@ def data_of_entry(text: str, model: ModelProto, most: int, path: str | None = No
 
 def _called(feeds: Callable[..., Any], text: str, facts: Mapping[str, Fact], most: int, path: str | None) -> Iterator[Any]:
     """What the function yields, until there are enough samples."""
-    total = 0
+    total, end = 0, object()
     with one_line(f"--data {text}"):
-        iterator = iter(feeds(*_arguments(feeds, path)))
+        made = feeds(*_arguments(feeds, path))
+        _check_yields(made, text)
+        iterator = iter(made)
     while total < most:
-        with one_line(f"--data {text}, at sample {total + 1}"):
-            call = next(iterator, None)
-        if call is None:
-            return
+        with one_line(f"--data {text}, at sample {total} (counted from 0)"):
+            call = next(iterator, end)
+            if call is end:
+                return
+            # copies: functions may fill the same array again and again
+            call = {name: np.array(x) for name, x in named(call, facts, f"--data {text}").items()}
         yield call
         total += _size(call, facts)
+
+
+def _check_yields(made: Any, text: str) -> None:
+    """Reject what a function returns that is meant otherwise than as a series of samples."""
+    if inspect.iscoroutine(made):
+        made.close()  # else a warning follows
+    asynchronous = inspect.iscoroutine(made) or inspect.isasyncgen(made)
+    kinds = {"None": made is None, "a dict": isinstance(made, Mapping), "text": isinstance(made, str | bytes)}
+    kinds["what only await understands"] = asynchronous
+    if got := next((kind for kind, holds in kinds.items() if holds), None):
+        advice = "expected it to yield a dict input name -> array for each sample or batch (or to return a list of them)"
+        raise DataError(f"--data {text}: the function returned {got}, {advice}")
 
 
 def _arguments(feeds: Callable[..., Any], path: str | None) -> list[str]:
@@ -96,10 +116,32 @@ def _size(call: Any, facts: Mapping[str, Fact]) -> int:
 
 @contextmanager
 def one_line(what: str) -> Iterator[None]:
-    """Report any exception of the user's code in one line, with its location; also if it calls `sys.exit`."""
+    """Report any exception of the user's code in one line, with its location; also if it calls `sys.exit`.
+
+    Ctrl-C remains an interrupt, and an error that is already one line remains as it is.
+    """
     try:
         yield
-    except (Exception, SystemExit) as e:
-        frames = [f for f in traceback.extract_tb(e.__traceback__) if f.filename not in OURS and f.filename[0] != "<"]
-        at = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-        raise DataError(f"{what}: {type(e).__name__}: {' '.join(str(e).split())[:200]}{at}") from e
+    except (PruneError, KeyboardInterrupt):
+        raise
+    except BaseException as e:
+        raise DataError(f"{what}: {raised(e)}") from e
+
+
+def raised(e: BaseException) -> str:
+    """An exception of the user's code as a text, with its location."""
+    frames = [f for f in traceback.extract_tb(e.__traceback__) if not f.filename.startswith((*OURS, "<"))]
+    at = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    try:
+        text = " ".join(str(e).split())[:200]
+    except Exception:  # its text is the user's code, too
+        text = ""
+    return f"{type(e).__name__}: {text}{at}"
+
+
+def name_of(metric: Callable[..., Any] | None) -> str:
+    """What a metric is called in reports: the name of the function, or of what it was made from; top-1 if there is none."""
+    if metric is None:
+        return "top-1"
+    inner = getattr(metric, "func", metric)  # of functools.partial
+    return printable(str(getattr(inner, "__name__", None) or type(inner).__name__))

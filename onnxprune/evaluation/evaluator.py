@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.data.batching import batch_size
-from onnxprune.data.classes import class_axis
+from onnxprune.data.classes import best_class, class_axis
 from onnxprune.data.samples import Data, count
+from onnxprune.data.user_code import raised
 from onnxprune.errors import DataError, first_line
 from onnxprune.evaluation.measure import Agreement, Yardstick, rows_of
 from onnxprune.evaluation.parts import Part, parts_of
@@ -199,13 +201,37 @@ class Truth:
         outputs, feeds = _joined([p[0] for p in self._pending]), _joined([p[1] for p in self._pending])
         labels = None if self._labels is None else np.concatenate([p[2] for p in self._pending])
         self._pending.clear()
-        try:
-            value = float(self._metric(outputs, feeds if labels is None else labels))
-        except (Exception, SystemExit) as e:  # whatever the user's function raises
-            raise DataError(f"--metric: the function raised {type(e).__name__}: {first_line(e)}") from e
-        if not math.isfinite(value):
-            raise DataError(f"--metric: the function returned {value}, expected a finite number, higher is better")
-        self._sums += np.array([value, 1]) * count(feeds)
+        # read-only: what a metric changed in place would be different samples for the next candidate
+        truth = {name: _read_only(x) for name, x in feeds.items()} if labels is None else _read_only(labels)
+        self._sums += np.array([_measured(self._metric, outputs, truth), 1]) * count(feeds)
+
+
+def _read_only(x: Array) -> Array:
+    view = x.view()
+    view.flags.writeable = False
+    return view
+
+
+def _measured(metric: Metric, outputs: Outputs, truth: Any) -> float:
+    """What a metric says.
+
+    Raises:
+        DataError: it raises anything (or calls `sys.exit`), or does not return a finite number.
+    """
+    try:
+        found: Any = metric(outputs, truth)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as e:
+        raise DataError(f"--metric: the function raised {raised(e)}") from e
+    try:
+        value = math.nan if isinstance(found, str | bytes) else float(found)
+    except (TypeError, ValueError, OverflowError):
+        value = math.nan
+    if not math.isfinite(value):
+        got = "nan" if isinstance(found, float) and math.isnan(found) else reprlib.repr(found)
+        raise DataError(f"--metric: the function returned {got}, expected a finite number, higher is better")
+    return value
 
 
 def _fits(pending: Sequence[tuple[Outputs, Feeds, Any]], outputs: Outputs, feeds: Feeds) -> bool:
@@ -229,7 +255,7 @@ def count_correct(output: Array, labels: Array) -> tuple[int, int] | None:
     if labels.dtype.kind not in "iu":
         return None
     axis = class_axis(output, labels)
-    found = output if axis is None and output.dtype.kind in "iu" else output.argmax(axis) if axis is not None else None
+    found = output if axis is None and output.dtype.kind in "iu" else best_class(output, axis) if axis is not None else None
     if found is None or found.size != labels.size:
         return None
     classes = output.shape[axis] if axis is not None else labels.max() + 1

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxprune.data.classes import are_logarithms, are_probabilities, softmax
+from onnxprune.data.classes import are_logarithms, are_probabilities, best_class, softmax
 from onnxprune.types import Array
 
 MOST = 2**24
@@ -159,8 +159,9 @@ def rows_of(output: Array, axis: int | None, samples: int, seed: int = 0) -> Arr
 
 def agreement_between(old: Array, new: Array) -> Agreement:
     """How often the best class of two arrays (samples, positions, classes) is the same; integers are classes themselves."""
-    a, b = (x.argmax(2) if x.dtype.kind == "f" else x for x in (old, new))
-    return Agreement(a.size, int((a == b).sum()), Counter(a.ravel().tolist()))
+    a, b = (best_class(x, 2) if x.dtype.kind == "f" else x for x in (old, new))
+    same = (a == b) & (a >= 0) if old.dtype.kind == "f" else a == b
+    return Agreement(a.size, int(same.sum()), Counter(a.ravel().tolist()))
 
 
 def same_shape(a: Array, b: Array) -> tuple[Array, Array]:

@@ -105,7 +105,8 @@ def tried(path: str, shapes: Mapping[str, list[int]]) -> str:
 
 
 PREAMBLE = re.compile(
-    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed:|/onnxruntime_src/\S+ |Non-zero status code returned while "
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed:|/onnxruntime_src/\S+ "
+    r"|Non-zero status code returned while "
 )
 
 

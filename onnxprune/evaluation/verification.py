@@ -395,7 +395,7 @@ def difference(name: str, expected: Any, got: Any, scale: float = 1.0) -> tuple[
     finite = np.isfinite(a)
     if not finite.any():
         return math.nan, tolerance
-    gap = np.abs(a - b)[finite].max()
+    gap = np.abs(a[finite] - b[finite]).max()
     floor = scale * _floor(p.dtype, tolerance) or np.finfo(np.float64).tiny
     return float(np.inf if np.isnan(gap) else gap / (np.abs(a[finite]).max() + floor)), tolerance
 

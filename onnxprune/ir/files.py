@@ -40,6 +40,17 @@ from onnxprune.version import __version__
 OLDEST_OPSET, OLDEST_IR = 9, 3
 VERSION_KEY, PLAN_KEY = "onnxprune.version", "onnxprune.plan_sha256"
 """Keys in the metadata of models that this program writes: its version, and the digest of the plan."""
+Stamp = tuple[int, int, int, int]
+"""Device, number, bytes and time of change of a file: if they are the same, so is its content."""
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """The stamp of a file; None if it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,7 @@ class Loaded:
         derived: names of weights that the file does not store: from functions, or computed from other weights.
         warnings: what was wrong with the file, and what was done about it.
         replaced: tensor of the file that is gone -> the weight that was computed from it.
+        stamps: what tells whether the files that were read, that of the model first, are still the same; by absolute path.
     """
 
     model: ModelProto = field(repr=False)
@@ -68,6 +80,28 @@ class Loaded:
     derived: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
     replaced: Mapping[str, str] = field(default_factory=dict, repr=False)
+    stamps: Mapping[Path, Stamp] = field(default_factory=dict, repr=False)
+
+    def check_unchanged(self) -> None:
+        """Check that the files still have the content that was read: a plan belongs to it, and large weights are read late.
+
+        Raises:
+            ModelError: a file was changed, replaced or removed.
+        """
+        for k, (path, stamp) in enumerate(self.stamps.items()):
+            if stamp_of(path) == stamp or (not k and self._reads_alike(path)):
+                continue
+            what = "was changed or replaced" if path.exists() else "was removed"
+            raise ModelError(f"{path}: {what} while the program was working on it; run it again, nothing was written")
+
+    def _reads_alike(self, path: Path) -> bool:
+        """Whether a file that only seems to be new has the same content, and all that was read from it is in memory."""
+        left = any(place.file == str(path.resolve()) for t in self.model.graph.initializer if (place := range_of(t)))
+        try:
+            with path.open("rb") as file:
+                return not left and _read(path, file)[1] == self.sha256
+        except (OSError, ModelError):
+            return False
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -111,10 +145,12 @@ def load(source: Any, folds: bool = True) -> Loaded:
 
 def _load_file(path: Path) -> Loaded:
     check_is_file(path)
+    stamps = {path.absolute(): stamp_of(path)}  # before it is read
     with _reading(path), path.open("rb") as file:
         size, digest, model = _read(path, file)
-    places = _take_external(path, model)
-    return Loaded(model, str(path), digest, tuple(places), size + sum(p.stat().st_size for p in places), path)
+    places = _take_external(path, model, stamps)
+    known = {place: stamp for place, stamp in stamps.items() if stamp is not None}
+    return Loaded(model, str(path), digest, tuple(places), size + sum(p.stat().st_size for p in places), path, stamps=known)
 
 
 def content_of(path: Path) -> Path | bytes:
@@ -145,14 +181,15 @@ def _parsed(data: bytes) -> tuple[str, ModelProto]:
     return hashlib.sha256(data).hexdigest(), ModelProto.FromString(data)
 
 
-def _take_external(path: Path, model: ModelProto) -> set[Path]:
-    """Load weights stored in other files, or leave them there if they are large; return those files."""
+def _take_external(path: Path, model: ModelProto, stamps: dict[Path, Stamp | None]) -> set[Path]:
+    """Load weights stored in other files, or leave them there if they are large; return those files, and add their stamps."""
     places = [(t, place) for t in model.graph.initializer if (place := _range(path, t))]
     unread = [(t, place) for t, place in places if place.file == str(path.resolve())]
     others = [(t, place) for t, place in places if place.file != str(path.resolve())]
     for tensor, _ in others:
         _check_external(path, tensor)
     files = {(path.parent / place.file).resolve() for _, place in others}
+    stamps.update({file: stamp_of(file) for file in files})
     if sum(file.stat().st_size for file in files) >= LARGE_FILE:
         for t, place in others:
             length = place.length or nbytes(t)

@@ -25,6 +25,10 @@ from onnxprune.ir.scratch import NEW, OLD, identity, locked, put_back, scratch, 
 SPECIAL = {
     stat.S_ISCHR: "a device", stat.S_ISBLK: "a device", stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket",
 }  # fmt: skip
+LONGEST_NAME, LONGEST_PATH = 220, 4000
+"""Bytes of the name and of the path of an output; systems allow 255 and 4,096, and files beside it have longer names."""
+SHOWN = 40
+"""Characters of a name that is too long that a message shows."""
 
 
 def check_output(path: Path, force: bool, *inputs: Path) -> None:
@@ -63,8 +67,11 @@ def check_distinct(places: Mapping[str, Path | None]) -> None:
 
     Raises:
         OptionError: it is.
+        OutputError: a path cannot be that of a file.
     """
     given = {what: path for what, path in places.items() if path is not None}
+    for path in given.values():
+        check_name(path)
     for (a, path), (b, other) in combinations(given.items(), 2):
         if _where(path) == _where(other):
             raise OptionError(f"{path}: is given for both the {a} and the {b}; choose two different files")
@@ -80,12 +87,28 @@ def already_there(path: Path) -> OptionError:
     return OptionError(f"{path}: already exists; use --force to replace it, or choose another name")
 
 
+def check_name(path: Path) -> None:
+    """Check early that a file can have a name: weights and drafts beside it have longer ones.
+
+    Raises:
+        OutputError: it is too long, or contains a zero character.
+    """
+    if "\0" in str(path):
+        raise OutputError(f"{path}: got a zero character in the name of an output; choose another one")
+    size, whole = (len(os.fsencode(part)) for part in (path.name, path.absolute()))
+    for got, most, what in ((size, LONGEST_NAME, "name"), (whole, LONGEST_PATH, "path")):
+        if got > most:
+            long = f"got a {what} of {got:,} bytes for an output, expected at most {most:,}"
+            raise OutputError(f"{path.name[:SHOWN]}...: {long}; choose a shorter one")
+
+
 def check_folder(path: Path) -> None:
     """Check early that a file can be written to its folder.
 
     Raises:
         OutputError: the path is a folder, a link or a device, or its folder is missing or cannot be written to.
     """
+    check_name(path)
     folder = path.parent
     with explained(path):
         if path.is_dir():
@@ -244,4 +267,4 @@ def write_texts(texts: Mapping[Path, str], force: bool = True) -> None:
 
 def data_beside(path: Path) -> Path:
     """The file for weights that are not stored in the model file itself."""
-    return path.with_name(path.name + ".data")
+    return path.parent / f"{path.name}.data"  # also of a path without a name, which is refused elsewhere

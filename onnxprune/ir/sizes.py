@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 from onnx import ModelProto, ValueInfoProto
@@ -22,6 +23,8 @@ SECOND = ((96, 96), (48, 96), (32, 96), (96, 48))
 LENGTHS_OF_FIRST = (16, 256, 4096, 65536)
 LENGTHS_OF_SECOND = (24, 384, 6144, 98304)
 
+MOST_VALUES = 2**31
+"""Maximum number of values of an input (8 GiB of float32)."""
 NAMELESS = frozenset({"none", "unk", "unknown", "dynamic"})
 """Names of open sizes that say nothing, besides those without a letter, such as `?`."""
 
@@ -156,6 +159,9 @@ def check_shapes(model: ModelProto, fed: Shapes) -> None:
     values = free_inputs(model)
     inputs = {v.name: fact_of_type(v.type).shape for v in values}
     for name, sizes in fed.items():
+        if prod(max(n, 1) for n in sizes) > MOST_VALUES:
+            got = "x".join(map(str, sizes))
+            raise OptionError(f"--input-shape: got {got} for '{name}', expected at most {MOST_VALUES:,} values per input")
         if name not in inputs:
             hint = did_you_mean(name, inputs)
             raise OptionError(f"--input-shape: '{name}' is not an input; {hint}the inputs are {', '.join(inputs)}")

@@ -20,10 +20,11 @@ from onnxprune.cost.benchmark import Runner, in_this_process
 from onnxprune.cost.peak import peak_memory
 from onnxprune.cost.profile import Profile
 from onnxprune.cost.size import cost
-from onnxprune.data.arrays import inputs_of, read_arrays
+from onnxprune.data.array_files import read_arrays
+from onnxprune.data.arrays import as_array, inputs_of
 from onnxprune.data.load import check_exists, check_source, load_data
 from onnxprune.data.samples import Data
-from onnxprune.data.user_code import function_named
+from onnxprune.data.user_code import function_named, name_of
 from onnxprune.effort import Clock, Effort
 from onnxprune.errors import CutError, DataError, ModelError, OptionError, PlanError
 from onnxprune.evaluation.evaluator import Evaluator, Metric
@@ -44,7 +45,7 @@ from onnxprune.pipeline.profile import check_same_machine
 from onnxprune.pipeline.refusal import of_options, refuses
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.rounds import in_rounds
-from onnxprune.pipeline.samples import MAKING, Samples, check_inputs, made_up, provide, refinement, sizes_of
+from onnxprune.pipeline.samples import MAKING, Samples, check_inputs, check_sizes, made_up, provide, refinement, sizes_with
 from onnxprune.pipeline.summary import Findings, report_of
 from onnxprune.report.values import Change
 from onnxprune.rewrite.cut import cut
@@ -107,7 +108,8 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     assert not isinstance(work, str | Path)
     effort = Effort(Clock(math.inf if work else options.seconds()), work)
     data = read_data(loaded, options, effort, progress)
-    if data is not None and data.made is None and (shapes := sizes_of(data)) != options.data.input_shape:
+    given = options.data.input_shape
+    if data is not None and data.made is None and (shapes := sizes_with(data, given)) != given:
         options = replace(options, data=replace(options.data, input_shape=shapes))
         if any(-1 in (f.shape or (-1,)) for f in inputs_of(loaded.model).values()):
             analysis = analyse(read_graph(loaded.model, shapes), options.selection.policy())
@@ -147,7 +149,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
         recovery=recovery,
         samples=samples,
         work=dict(effort.done),
-        measure=metric.__name__ if metric else found.measure,
+        measure=name_of(metric),
         warnings=(*_warnings(loaded, verification), *(data.warnings if data else ())),
         unified=unified,
     )
@@ -184,7 +186,7 @@ def unify_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     progress("analyse", 1)
     data = read_data(loaded, options, effort, progress)
     if data is not None and data.made is None:
-        options = replace(options, data=replace(options.data, input_shape=sizes_of(data)))
+        options = replace(options, data=replace(options.data, input_shape=sizes_with(data, options.data.input_shape)))
     samples = provide(loaded, options, data, made_up, effort, progress)
     judge = _judge(loaded, options, samples, metric)
     nothing = np.zeros(len(analysis.coupled.free), bool)
@@ -197,7 +199,7 @@ def unify_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
         found,
         samples=samples,
         work=dict(effort.done),
-        measure=metric.__name__ if metric else found.measure,
+        measure=name_of(metric),
         warnings=(*loaded.warnings, *(data.warnings if data else ())),
         unified=unified,
     )
@@ -221,7 +223,7 @@ def _result(
     report = report_of(loaded.name, decision, found, asked, reason)
     report = replace(report, notes=(*_taken(loaded.model, found, options), *report.notes))
     written = found.unified.model if found.unified else model
-    return Result(written, plan, report, loaded.external, decision.spill, loaded.files)
+    return Result(written, plan, report, loaded.external, decision.spill, loaded.files, unchanged=loaded.check_unchanged)
 
 
 def check_not_unified(loaded: Loaded) -> None:
@@ -400,7 +402,7 @@ def _deepest_cut(
     """The deepest cut that loses no more than is allowed, and its recovery; `chosen` makes a cut that options state."""
     from onnxprune.pipeline.loss import deepest, loss_of  # on demand, for a quick start
 
-    measure = options.data.metric.__name__ if callable(options.data.metric) else "top-1"
+    measure = name_of(options.data.metric if callable(options.data.metric) else None)
 
     def attempt(share: float, effort: Effort) -> tuple[Decision, Recovery | None]:
         return chosen(replace(options, selection=replace(options.selection, macs=f"{share:.3%}")), effort)
@@ -437,7 +439,7 @@ def resolved(options: Options) -> Options:
     if isinstance(selection.profile, Profile) and selection.latency is not None and not selection.other_machine:
         check_same_machine(selection.profile, options.checks.threads)
     if isinstance(data.labels, str | Path):
-        check_exists(data.labels, "--labels")
+        check_exists(data.labels, "--labels", folders=False)
     check_source(data.data, data.preprocess)
     if isinstance(data.metric, str):
         data = replace(data, metric=function_named(data.metric, "--metric"))
@@ -449,32 +451,40 @@ def resolved(options: Options) -> Options:
 
 def _work(given: str | Path | Mapping[str, int] | None) -> Mapping[str, int] | None:
     """The numbers that time decided in an earlier run."""
-    if given is None or isinstance(given, Mapping):
-        return given
-    found = Plan.load(given).made_by.get("work")
-    if not isinstance(found, dict) or not all(isinstance(n, int) for n in found.values()):
+    if given is None:
+        return None
+    found = given if isinstance(given, Mapping) else Plan.load(given).made_by.get("work")
+    if isinstance(given, Mapping) and not all(isinstance(n, int) for n in given.values()):
+        raise OptionError("--work: expected whole numbers by name, the record of an earlier run")
+    if not isinstance(found, Mapping) or not all(isinstance(n, int) for n in found.values()):
         raise PlanError(f'--work {given}: holds no record of work; expected a plan of a run with inputs ("made_by": "work")')
     return found
 
 
 def _as_scores(given: Mapping[str, Any]) -> dict[str, Array]:
     """Scores as arrays of finite numbers; whether they fit the model's weights is checked when there is a graph."""
-    found = {name: np.asarray(x) for name, x in given.items()}
+    found = {str(name): as_array(str(name), x, "--scores") for name, x in given.items()}
     for name, scores in found.items():
         if not name:
             raise DataError("--scores: got a single array, expected an .npz with one array per weight, named as the weight")
         if scores.dtype.kind not in "fiub" or not np.isfinite(scores).all():
-            got = "NaN or infinity" if scores.dtype.kind == "f" else f"{scores.dtype} values"
+            at = "" if scores.dtype.kind != "f" else f", first at {np.argwhere(~np.isfinite(scores))[0].tolist()}"
+            got = f"NaN or infinity{at}" if at else f"{scores.dtype} values"
             raise DataError(f"--scores: '{name}' contains {got}, expected finite numbers, one per output channel")
     return found
 
 
 def read_data(loaded: Loaded, options: Options, effort: Effort, progress: Progress) -> Data | None:
-    """The samples that --data names."""
+    """The samples that --data names, with labels that can be compared with the model's first output.
+
+    Raises:
+        DataError: they cannot be read, or do not match the model; or the labels do not, and there is no metric.
+        OptionError: `input_shape` contradicts them.
+    """
     given = options.data
     if given.data is None:
         return None
-    return load_data(
+    data = load_data(
         given.data,
         loaded.model,
         preprocess=given.preprocess,
@@ -487,6 +497,12 @@ def read_data(loaded: Loaded, options: Options, effort: Effort, progress: Progre
         effort=effort.within(MAKING),
         progress=lambda done: progress("data", done),
     )
+    check_sizes(data, given.input_shape)
+    if data.labels is None or given.metric is not None:
+        return data
+    from onnxprune.evaluation.answers import with_class_numbers  # on demand, for a quick start
+
+    return with_class_numbers(loaded.model, data, "--labels" if given.labels is not None else "--data")
 
 
 def _batches(data: Data, model: ModelProto) -> list[Feeds]:
@@ -601,7 +617,8 @@ def apply_loaded(
     report = replace(report, unknown=f"apply measures none; {unfitted(unified is not None)}")
     pruned = unified.model if unified else pruned
     own = replace(plan, made_by=made_by, model_sha256=loaded.sha256)
-    return Result(pruned, own, report, loaded.external, spill, loaded.files, plan.sha256)
+    external, files = loaded.external, loaded.files
+    return Result(pruned, own, report, external, spill, files, plan.sha256, unchanged=loaded.check_unchanged)
 
 
 @refuses(lambda original, pruned, plan, shapes: shapes)

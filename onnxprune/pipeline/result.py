@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,10 @@ from onnxprune.report.values import Report
 from onnxprune.rewrite.plan import Plan
 
 
+def _unchanged() -> None:
+    """There are no files."""
+
+
 @dataclass(frozen=True)
 class Result:
     """A pruned model.
@@ -33,6 +37,7 @@ class Result:
         spill: storage of the large weights of `model` until it is saved.
         inputs: the files of the original, which are never overwritten.
         given: digest of the plan that was given, if it is not `plan`.
+        unchanged: raises `ModelError` if the files of the original are not those that were read.
     """
 
     model: ModelProto = field(repr=False)
@@ -42,15 +47,21 @@ class Result:
     spill: Spill | None = field(default=None, repr=False, compare=False)
     inputs: tuple[Path, ...] = field(default=(), repr=False, compare=False)
     given: str = field(default="", repr=False, compare=False)
+    unchanged: Callable[[], None] = field(default=_unchanged, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """State in the model's metadata by which plan it was made."""
         mark(self.model, self.given or self.plan.sha256)
 
     def in_memory(self) -> Result:
-        """The same result with all weights in memory."""
+        """The same result with all weights in memory, whatever becomes of the original's files.
+
+        Raises:
+            ModelError: they were changed before.
+        """
         take_all(self.model)
-        return replace(self, spill=None)
+        self.unchanged()
+        return replace(self, spill=None, unchanged=_unchanged)
 
     def save(
         self,
@@ -73,12 +84,15 @@ class Result:
         Raises:
             OptionError: a path is a file of the original, two paths are the same, or a file exists and `force` is False.
             OutputError: they cannot be written.
+            ModelError: the original's files were changed since they were read.
         """
+        self.unchanged()
         drawn = pictures or {}
         places = OutputOptions(Path(output), Path(plan) if plan else None, next(iter(drawn), None), force)
         check_outputs(places.places, force, *self.inputs)
 
         def texts(digest: str) -> dict[Path, str]:
+            self.unchanged()  # large weights have been read by now, and nothing is in its place yet
             plan = replace(self.plan, pruned_sha256=digest).to_json()
             return {**({places.plan: plan} if places.plan else {}), **drawn}
 

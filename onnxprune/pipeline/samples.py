@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto
@@ -18,7 +18,7 @@ from onnxprune.effort import Effort
 from onnxprune.errors import DataError, OptionError, TrainingError
 from onnxprune.ir.files import Loaded
 from onnxprune.options import Options
-from onnxprune.types import Advance, Progress
+from onnxprune.types import Advance, Progress, Shapes
 
 if TYPE_CHECKING:
     from onnxprune.data.synthetic.synthesize import Refinement
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 HELD_OUT, MAX_HELD_OUT = 0.2, 1000
 FEWEST = 8
 """Minimum number of samples to fit on and to judge on, however slow the model is (or all, if there are fewer)."""
-RUNS_OF_JUDGING, RUNS_OF_FITTING = 5, 4
-"""Approximate number of runs of the original that judging and fitting take per sample."""
+RUNS_OF_JUDGING, RUNS_OF_FITTING = 6, 5
+"""Approximate number of runs of the original that judging and fitting take per sample; one shows whether it answers."""
 MAKING, JUDGING, FITTING = 0.6, 0.15, 0.6
 """Fractions of the time that is left, for making inputs, running candidates on held-out ones, and running layers."""
 BORDER = 0.3
@@ -72,7 +72,30 @@ Maker = Callable[[Loaded, Options, Effort, Progress], Samples]
 
 
 def given(data: Data, model: ModelProto, options: Options, effort: Effort) -> Samples:
-    """The user's samples, as many as there is time for: a fifth of them is held out, or all of them if nothing is fitted."""
+    """The user's samples, as many as there is time for: a fifth of them is held out, or all of them if nothing is fitted.
+
+    Raises:
+        DataError: the original does not run on them, or answers none of them with numbers.
+    """
+    return _with_answers(_chosen(data, model, options, effort), model)
+
+
+def _with_answers(samples: Samples, model: ModelProto) -> Samples:
+    """The samples on which the original answers with numbers; a note says how many are left out."""
+    from onnxprune.evaluation.answers import answered  # on demand, for a quick start
+
+    if samples.fit is samples.held_out:
+        (some,), note = answered(model, samples.fit)
+        return replace(samples, fit=some, held_out=some, notes=(*note, *samples.notes))
+    (fit, held_out), note = answered(model, samples.fit, samples.held_out)
+    if not (len(fit) and len(held_out)):
+        note = (*note, "those that remain are used both for fitting and for judging")
+        fit = held_out = fit if len(fit) else held_out
+    return replace(samples, fit=fit, held_out=held_out, notes=(*note, *samples.notes))
+
+
+def _chosen(data: Data, model: ModelProto, options: Options, effort: Effort) -> Samples:
+    """The user's samples, to fit on and to judge on."""
     name, seed = options.data.source, options.data.seed
     each = seconds_per_sample(model, data)
     judging = effort.within(JUDGING)
@@ -128,7 +151,7 @@ def made_up(loaded: Loaded, options: Options, effort: Effort, progress: Progress
         effort=effort.within(MAKING),
         progress=lambda done: progress("inputs", done),
     )
-    return Samples(*data.split(HELD_OUT, seed), "made-up inputs")
+    return _with_answers(Samples(*data.split(HELD_OUT, seed), "made-up inputs"), loaded.model)
 
 
 def provide(
@@ -185,6 +208,30 @@ def sizes_of(data: Data) -> Mapping[str, tuple[int, ...]]:
     chunk = max(data.chunks, key=lambda c: len(next(iter(c.values()))))
     shapes = {n: x.shape[1:] if n in data.stacked else (data.unit, *x.shape[1:]) for n, x in chunk.items()}
     return {n: shape for n, shape in shapes.items() if shape}
+
+
+def sizes_with(data: Data, given: Shapes) -> Mapping[str, tuple[int, ...]]:
+    """The shape of one input by name: as the user gives them, if for all inputs, or else those of the samples."""
+    found = sizes_of(data)
+    stated = all(n in given and min(given[n], default=1) > 0 for n in found)
+    return {n: tuple(given[n]) for n in found} if stated else found
+
+
+def check_sizes(data: Data, given: Shapes) -> None:
+    """Check that sizes given by the user are those of the samples, if these have but one; the first axis may differ.
+
+    Raises:
+        OptionError: they are not.
+    """
+    if data.made is not None or len(data.chunks) > 1:
+        return
+    for name, found in sizes_of(data).items():
+        sizes = tuple(given.get(name, found))
+        first = 0 if name in data.stacked else 1
+        pairs = zip(sizes[first:], found[first:], strict=False)
+        if len(sizes) != len(found) or any(a > 0 and a != b for a, b in pairs):
+            got, have = ("x".join(map(str, shape)) for shape in (sizes, found))
+            raise OptionError(f"--input-shape: got {got} for '{name}', but the samples of --data have {have}; leave it out")
 
 
 def refinement() -> Refinement | None:

@@ -26,8 +26,10 @@ from onnxprune.cost.model import CostModel
 from onnxprune.cost.size import cost
 from onnxprune.data.batching import batched
 from onnxprune.data.samples import Data
+from onnxprune.data.user_code import name_of
 from onnxprune.effort import Clock, Effort
 from onnxprune.errors import DataError, OptionError, PruneError, counted
+from onnxprune.evaluation.answers import check_answered
 from onnxprune.evaluation.evaluator import Evaluator
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import Loaded
@@ -50,13 +52,13 @@ from onnxprune.pipeline.latency import Stopwatch, stopwatch, with_latency
 from onnxprune.pipeline.prune import check_not_unified, prune_loaded, read_data
 from onnxprune.pipeline.refusal import of_options, refuses
 from onnxprune.pipeline.result import Result
-from onnxprune.pipeline.samples import sizes_of
+from onnxprune.pipeline.samples import sizes_with
 from onnxprune.pipeline.study import ERROR, Choice, Choices, Study, Tried, check_storage
 from onnxprune.report.search import Candidate, Point, SearchReport, front_of, spaced
 from onnxprune.report.values import Report
 from onnxprune.types import Progress, silent
 
-TRIALS, BEST = 100, 3
+TRIALS, BEST, MOST_WRITTEN = 100, 3, 100
 HELD_OUT, MAX_HELD_OUT = 0.2, 1000
 JUDGING, MAX_JUDGED, MAX_SCORED, MAX_STATISTICS = 0.5, 400, 400, 64
 """The share of samples that is held out for the report; of the others, the share that trials are judged on; and at most how
@@ -94,6 +96,10 @@ class SearchOptions:
         for name in ("trials", "best"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise OptionError(f"--{name}: got {value}, expected at least 1")
+        if self.best > MOST_WRITTEN:
+            raise OptionError(f"--best: got {self.best}, expected at most {MOST_WRITTEN:,}: each is recovered and measured")
+        if self.study == "":
+            raise OptionError("--study: got '', expected the name of the search in its storage")
         if self.storage == "":
             raise OptionError("--storage: got '', expected a file, or a URL such as postgresql://user@host/database")
 
@@ -217,7 +223,8 @@ def search_loaded(
     check_selection(analysis, options.selection, loaded.name)
     data = read_data(loaded, options, Effort(), progress)
     assert data is not None
-    options = replace(options, data=replace(options.data, input_shape=sizes_of(data)))
+    check_answered(loaded.model, data)
+    options = replace(options, data=replace(options.data, input_shape=sizes_with(data, options.data.input_shape)))
     analysis = analyse(read_graph(loaded.model, options.data.input_shape), options.selection.policy())
     asked = {**asked, "data": data.digest}
     parts = _split(data, options.data.seed)
@@ -260,7 +267,7 @@ def _asked(loaded: Loaded, options: Options, how: SearchOptions) -> dict[str, st
     return {
         "model": digest,
         "target": targets,
-        "metric": getattr(metric, "__name__", "top-1"),
+        "metric": name_of(metric if callable(metric) else None),
         "criterion": selection.criterion or "",
         "scope": how.scope or "",
         "normalise": selection.normalise or "",
@@ -513,7 +520,7 @@ class _Search:
             resumed=resumed,
             judged=len(self.parts.judged),
             held_out=len(self.parts.held_out),
-            measure=metric.__name__ if metric else "top-1",
+            measure=name_of(metric),
             accuracy=Evaluator(self.loaded.model, self.parts.held_out, metric, self.options.data.seed).before.accuracy,
             original=_costs_before(results[0].report),
             front=tuple(front),

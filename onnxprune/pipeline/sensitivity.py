@@ -15,8 +15,10 @@ import numpy as np
 from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.cost.macs import macs_model
 from onnxprune.data.samples import Data
+from onnxprune.data.user_code import name_of
 from onnxprune.effort import Effort
 from onnxprune.errors import CutError, OptionError
+from onnxprune.evaluation.answers import check_answered
 from onnxprune.evaluation.evaluator import Evaluator
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import Loaded
@@ -25,7 +27,7 @@ from onnxprune.pipeline.decide import eligible
 from onnxprune.pipeline.loss import loss_of
 from onnxprune.pipeline.prune import read_data
 from onnxprune.pipeline.refusal import of_options, refuses
-from onnxprune.pipeline.samples import sizes_of
+from onnxprune.pipeline.samples import sizes_with
 from onnxprune.report.sensitivity import Curve, Point, Sensitivity
 from onnxprune.rewrite.cut import cut
 from onnxprune.selection.criteria import Scorer
@@ -97,10 +99,11 @@ def sensitivity_loaded(
     eligible(analysis, options.selection, loaded.name)
     data = read_data(loaded, options, Effort(), progress)
     assert data is not None
-    options = replace(options, data=replace(options.data, input_shape=sizes_of(data)))
+    check_answered(loaded.model, data)
+    options = replace(options, data=replace(options.data, input_shape=sizes_with(data, options.data.input_shape)))
     analysis = analyse(read_graph(loaded.model, options.data.input_shape), options.selection.policy())
     judge = Evaluator(loaded.model, data, metric, options.data.seed, threads=1)
-    measure = metric.__name__ if metric else "top-1"
+    measure = name_of(metric)
     asked = _asked(loaded, options, data, measure)
     if known is not None and known.asked != asked:
         other = next(name for name in {**asked, **known.asked} if known.asked.get(name) != asked.get(name))

@@ -7,6 +7,7 @@ generated and any model is run.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -17,8 +18,8 @@ import numpy as np
 import pytest
 from typer.main import get_command
 
-from onnxprune.cli.app import app
-from tests.cases.commands import Capture, files, refused
+from onnxprune.cli.app import app, run
+from tests.cases.commands import FAST, Capture, files, refused
 from tests.cases.nets import TRAINED, external
 from tests.cases.profiles import PI, profile
 
@@ -28,6 +29,8 @@ NAMES: dict[str, tuple[tuple[str, ...], str]] = {
     "ratio of one": (("--ratio", "1"), "expected 0 <= ratio < 1"),
     "ratio above": (("--ratio", "7"), "expected 0 <= ratio < 1"),
     "ratio nan": (("--ratio", "nan"), "expected 0 <= ratio < 1"),
+    "ratio infinite": (("--ratio", "inf"), "expected 0 <= ratio < 1"),
+    "ratio superscript": (("--ratio", "²"), "--ratio"),
     "ratio abc": (("--ratio", "abc"), "--ratio"),
     "no ratio": ((), "--ratio, --macs, --params, --size, --memory, --latency: got neither"),
     "params": (("--params", "12ms"), "such as 50% or 5M"),
@@ -54,6 +57,8 @@ NAMES: dict[str, tuple[tuple[str, ...], str]] = {
     "scores unreadable": ((*RATIO, "--scores", "HERE/net.onnx"), "--scores"),
     "scope": ((*RATIO, "--scope", "all"), "expected one of global, isomorphic, local"),
     "align": ((*RATIO, "--align", "wide"), "expected auto, none, or a number"),
+    "align superscript": ((*RATIO, "--align", "²"), "expected auto, none, or a number"),
+    "align long": ((*RATIO, "--align", "9" * 5000), "expected auto, none, or a number"),
     "align zero": ((*RATIO, "--align", "0"), "expected auto, none, or a number"),
     "no profile": ((*RATIO, "--profile", "HERE/no.json"), "no.json: cannot be read: No such file"),
     "profile not JSON": (
@@ -71,6 +76,9 @@ NAMES: dict[str, tuple[tuple[str, ...], str]] = {
     "other machine alone": ((*RATIO, "--other-machine"), "--other-machine: requires --profile"),
     "carrier": ((*RATIO, "--carrier", "both"), "--carrier"),
     "data missing": ((*RATIO, "--data", "HERE/no.npz"), "no such file"),
+    "data empty": ((*RATIO, "--data", ""), "--data: got '', expected a file"),
+    "data too long": ((*RATIO, "--data", "n" * 300), "cannot be read: File name too long"),
+    "data with line breaks": ((*RATIO, "--data", "no\nsuch\x1b[31m"), "no such file"),
     "data nowhere": ((*RATIO, "--data", "nowhere"), "--data nowhere: no such file"),
     "data: unknown module": ((*RATIO, "--data", "no_such_module:samples"), "no_such_module"),
     "data: unknown function": ((*RATIO, "--data", "json:samples"), "samples"),
@@ -78,19 +86,31 @@ NAMES: dict[str, tuple[tuple[str, ...], str]] = {
     "preprocess key": ((*RATIO, "--data", "HERE/images", "--preprocess", "sise=8"), "size"),
     "preprocess with noise": ((*RATIO, "--data", "random", "--preprocess", "size=8"), "folders of images"),
     "samples": ((*RATIO, "--data", "random", "--samples", "-1"), "expected at least 1"),
+    "samples superscript": ((*RATIO, "--data", "random", "--samples", "²"), "--samples"),
+    "samples nan": ((*RATIO, "--data", "random", "--samples", "nan"), "--samples"),
     "samples alone": ((*RATIO, "--samples", "9"), "--samples: "),
     "labels alone": ((*RATIO, "--labels", "l.csv"), "--labels: "),
     "labels of generated inputs": ((*RATIO, "--data", "synthetic", "--labels", "HERE/l.csv"), "have no true labels"),
+    "labels empty": ((*RATIO, "--data", "HERE/d.npz", "--labels", ""), "--labels .: is a folder; expected a file"),
     "labels missing": ((*RATIO, "--data", "HERE/d.npz", "--labels", "HERE/no.csv"), "no such file"),
+    "metric empty": ((*RATIO, "--data", "random", "--metric", ""), "expected module:function"),
     "metric": ((*RATIO, "--data", "random", "--metric", "mine"), "expected module:function"),
     "metric: unknown module": ((*RATIO, "--data", "random", "--metric", "no_such_module:f"), "no_such_module"),
     "metric: unknown function": ((*RATIO, "--data", "random", "--metric", "json:no_such_function"), "no_such_function"),
     "input shape": ((*RATIO, "--input-shape", "x:1xbig"), "or NAME:1x3x224x224"),
+    "input shape superscript": ((*RATIO, "--input-shape", "x:²x3x8x8"), "or NAME:1x3x224x224"),
+    "input shape long": ((*RATIO, "--input-shape", "x:" + "9" * 30 + "x3x8x8"), "or NAME:1x3x224x224"),
     "input shape zero": ((*RATIO, "--input-shape", "1x0x8x8"), "or NAME:1x3x224x224"),
     "seed": ((*RATIO, "--seed", "-3"), "--seed: got -3"),
+    "seed of one below zero": ((*RATIO, "--seed", "-1"), "--seed: got -1"),
+    "seed superscript": ((*RATIO, "--seed", "²"), "--seed"),
+    "seed beyond all generators": ((*RATIO, "--seed", str(2**63)), "less than 2^63"),
     "recover": ((*RATIO, "--recover", "magic"), "--recover: got 'magic'"),
     "rounds": ((*RATIO, "--rounds", "0"), "--rounds: got 0"),
     "rounds without recovery": ((*RATIO, "--rounds", "2", "--recover", "none"), "--rounds: "),
+    "time budget nan": ((*RATIO, "--time-budget", "nan"), "--time-budget: got 'nan'"),
+    "time budget infinite": ((*RATIO, "--time-budget", "inf"), "--time-budget: got 'inf'"),
+    "time budget that overflows": ((*RATIO, "--time-budget", "9" * 310 + "h"), "expected a time such as"),
     "time budget": ((*RATIO, "--time-budget", "soon"), "--time-budget: got 'soon'"),
     "work": ((*RATIO, "--work", "HERE/no.json"), "no.json"),
     "unify": ((*RATIO, "--unify", "0"), "expected sizes such as 16 (inputs)"),
@@ -101,14 +121,20 @@ NAMES: dict[str, tuple[tuple[str, ...], str]] = {
         "choose auto, reconstruct, distill or none for unified weights",
     ),
     "share": ((*RATIO, "--unify", "16", "--share", "1.5"), "--share: got 1.5"),
+    "share nan": ((*RATIO, "--unify", "16", "--share", "nan"), "--share: got nan"),
+    "zero nan": ((*RATIO, "--unify", "16", "--zero", "nan"), "--zero: got nan"),
     "share alone": ((*RATIO, "--share", "0.5"), "--share: requires --unify"),
     "zero": ((*RATIO, "--unify", "16", "--zero", "-0.5"), "--zero: got -0.5"),
     "zero alone": ((*RATIO, "--zero", "0.5"), "--zero: requires --unify"),
     "share and zero": ((*RATIO, "--unify", "16", "--share", "0.6", "--zero", "0.6"), "--share and --zero: got 1.2 together"),
     "all layers alone": ((*RATIO, "--all-layers"), "--all-layers: requires --unify"),
+    "runtime superscript": ((*RATIO, "--unify", "16", "--runtime", "1.²"), "such as 1.24"),
     "runtime": ((*RATIO, "--unify", "16", "--runtime", "new"), "such as 1.24"),
     "runtime alone": ((*RATIO, "--runtime", "1.24"), "--runtime: requires --unify"),
     "threads": ((*RATIO, "--threads", "0"), "expected at least 1"),
+    "too many threads": ((*RATIO, "--threads", "100000"), "expected at most 1,024"),
+    "preprocess nan": ((*RATIO, "--data", "HERE/images", "--preprocess", "mean=nan"), "numbers such as"),
+    "preprocess superscript": ((*RATIO, "--data", "HERE/images", "--preprocess", "size=²"), "a size such as"),
     "output folder": ((*RATIO, "-o", "HERE/no/o.onnx"), "no such folder"),
     "output is a folder": ((*RATIO, "-o", "HERE/images"), "is a folder"),
     "output is input": ((*RATIO, "-o", "HERE/net.onnx", "--force"), "is the input itself"),
@@ -118,6 +144,15 @@ NAMES: dict[str, tuple[tuple[str, ...], str]] = {
     "plan is output": ((*RATIO, "-o", "HERE/o", "--plan", "HERE/o"), "for both the model and the plan"),
     "plan folder": ((*RATIO, "--plan", "HERE/no/p.json"), "no such folder"),
     "output without a name": ((*RATIO, "-o", ""), "name a file in it"),
+    "plan without a name": ((*RATIO, "--plan", ""), "name a file in it"),
+    "picture without a name": ((*RATIO, "--picture", ""), "ends in .svg"),
+    "output too long for its drafts": (
+        (*RATIO, "-o", "HERE/" + "n" * 250),
+        "a name of 250 bytes for an output, expected at most",
+    ),
+    "output too long": ((*RATIO, "-o", "HERE/" + "n" * 300), "a name of 300 bytes for an output, expected at most"),
+    "plan too long": ((*RATIO, "--plan", "HERE/" + "n" * 300), "a name of 300 bytes for an output, expected at most"),
+    "path too long": ((*RATIO, "-o", "HERE/" + "d/" * 2100 + "o"), "for an output, expected at most 4,000"),
     "plan is the output's weights": ((*RATIO, "-o", "HERE/o", "--plan", "HERE/o.data"), "for both the weights and the plan"),
     "picture is output": ((*RATIO, "-o", "HERE/o.svg", "--picture", "HERE/o.svg"), "for both the model and the picture"),
     "picture is plan": ((*RATIO, "--plan", "HERE/o.svg", "--picture", "HERE/o.svg"), "for both the plan and the picture"),
@@ -145,6 +180,7 @@ GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
     "unify less than a block": ((*RATIO, "--unify", "8", "--share", "0.0001"), "less than one of 504 blocks"),
     "input shape name": ((*RATIO, "--input-shape", "z:1x3x8x8"), "NAME"),
     "input shape rank": ((*RATIO, "--input-shape", "x:1x3x8"), "--input-shape"),
+    "input shape of too many values": ((*RATIO, "--input-shape", "x:99999999x3x8x8"), "at most 2,147,483,648 values"),
     "input shape size": ((*RATIO, "--input-shape", "x:1x4x8x8"), "--input-shape"),
     "output is weights": ((*RATIO, "-o", "HERE/net.bin", "--force"), "is the input itself"),
     "plan is weights": ((*RATIO, "--plan", "HERE/net.bin", "--force"), "is the input itself"),
@@ -288,6 +324,44 @@ def options_of(command: str) -> set[str]:
 def test_every_option_of_another_command_has_a_test_with_a_wrong_value() -> None:
     tried = {*WRONG, "--verify", "--bench", "--force", "--allow-renormalising", "--depth", "--all-layers", "--exclude"}
     assert {option for command in ARGUMENTS for option in options_of(command)} <= tried
+
+
+EMPTY = {
+    "sensitivity: output": (["sensitivity", "HERE/net.onnx", "--data", "HERE/d.npz", "-o", ""], "name a file in it"),
+    "sensitivity: model": (["sensitivity", "", "--data", "HERE/d.npz"], "name the .onnx file in it"),
+    "search: storage": (
+        ["search", "HERE/net.onnx", "--data", "HERE/d.npz", "--macs", "50%", "--storage", ""],
+        "--storage: got ''",
+    ),
+    "search: study": (["search", "HERE/net.onnx", "--data", "HERE/d.npz", "--macs", "50%", "--study", ""], "--study: got ''"),
+    "search: best": (
+        ["search", "HERE/net.onnx", "--data", "HERE/d.npz", "--macs", "50%", "--best", "9999999999"],
+        "at most 100",
+    ),
+    "unify: time budget": (["unify", "HERE/net.onnx", "--time-budget", ""], "--time-budget: got ''"),
+    "unify: plan": (["unify", "HERE/net.onnx", "--plan", ""], "name a file in it"),
+}
+
+
+@pytest.mark.parametrize(("words", "why"), EMPTY.values(), ids=EMPTY)
+def test_empty_and_huge_values_of_other_commands_are_one_line(
+    words: list[str], why: str, folder: Path, capsys: Capture
+) -> None:
+    assert why in refused([w.replace("HERE", str(folder)) for w in words], capsys)
+
+
+def test_what_functions_print_does_not_reach_the_report(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    Path("talks.py").write_text(
+        "import numpy as np\n\n\ndef feeds():\n    print('feeds')\n"
+        "    yield {'x': np.random.default_rng(0).random((6, 3, 8, 8), np.float32)}\n\n\n"
+        "def metric(outputs, truth):\n    print('metric')\n    return 1.0\n"
+    )
+    words = [*RATIO, *FAST, "--data", "talks:feeds", "--metric", "talks:metric", "--format", "json"]
+    assert run(["net.onnx", *words]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["measure"] == "metric"
+    assert {"feeds", "metric"} <= set(err.split())
 
 
 def test_a_picture_never_replaces_the_model_that_it_shows(folder: Path, capsys: Capture) -> None:

@@ -198,10 +198,91 @@ def test_unreadable_images_are_named_and_counted(tmp_path: Path) -> None:
         load_data(tmp_path, net())
 
 
+def test_of_an_image_with_several_frames_the_first_is_used_and_named(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), (200 * k, 0, 0)) for k in range(3)]
+    frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
+    picture(tmp_path / "b.png")
+    data = load_data(tmp_path, net(), preprocess="scale=1")
+    assert only(data)[0, 0, 0, 0] == 0
+    assert data.notes[-1] == "1 of 2 images have several frames, of which the first is used: a.tif"
+
+
+def test_images_with_16_bits_keep_their_contrast(tmp_path: Path) -> None:
+    """Pillow's own conversion makes everything above 255 white."""
+    ramp = (np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8)
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    x = only(load_data(tmp_path, net("N,1,8,8"), preprocess="scale=1"))
+    assert np.array_equal(x[0, 0], ramp >> 8)
+
+
+def test_images_whose_range_is_unknown_are_left_out(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    Image.fromarray(np.full((8, 8), 2**20, np.int32)).save(tmp_path / "b.tif")
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(tmp_path / "c.tif")
+    data = load_data(tmp_path, net())
+    assert len(data) == 1
+    assert data.notes[-1].startswith("2 of 3 images cannot be read and are skipped: b.tif: its pixels have 32 bits")
+    assert "c.tif: its pixels are floats" in data.notes[-1]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "LAB"])
+def test_images_of_every_mode_are_read(mode: str, tmp_path: Path) -> None:
+    Image.new(mode, (8, 8)).save(tmp_path / "a.tif")
+    assert only(load_data(tmp_path, net())).shape == (1, 3, 8, 8)
+
+
+def test_large_images_are_read_without_a_warning_and_larger_ones_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for name, side in (("a", 8), ("b", 12), ("c", 20)):
+        picture(tmp_path / f"{name}.png", (side, side))
+    data = load_data(tmp_path, net())
+    assert len(data) == 2
+    assert "c.png: Image size (400 pixels) exceeds limit" in data.notes[-1]
+
+
+def test_an_image_that_would_become_too_large_is_left_out(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", (1, 2000))
+    with pytest.raises(DataError, match=r"none of the 1 images can be read: a\.png: 1x2000 pixels would be scaled to"):
+        load_data(tmp_path, net("N,3,H,W"), preprocess="size=512x512,resize=crop,crop=0.01")
+
+
+def test_links_that_lead_nowhere_and_odd_names_are_named(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("nowhere.png")
+    (tmp_path / "c\n\x1b[31m.png").write_text("no image")
+    note = load_data(tmp_path, net()).notes[-1]
+    assert note.startswith("2 of 3 images cannot be read and are skipped: b.png: ")
+    assert note.isprintable()
+
+
+UNFIT = {
+    "signed bytes": ("int8", "", "pixels become 0 to 255, which int8, the type of the model's input, cannot hold"),
+    "below zero": ("uint8", "mean=128", "pixels become -128 to 127, which uint8"),
+    "half floats": ("float16", "scale=0.001", "pixels become 0 to 255000, which float16"),
+    "truth values": ("bool", "", "images do not become bool"),
+    "scale": ("float", "scale=1e-300", "pixels become infinite"),
+    "mean": ("float", "mean=1e39", "pixels become infinite"),
+    "pad": ("float", "resize=letterbox,pad=1e300", "pixels become infinite"),
+}
+
+
+@pytest.mark.parametrize(("kind", "how", "why"), UNFIT.values(), ids=UNFIT)
+def test_pixels_that_the_input_cannot_hold_are_refused(kind: str, how: str, why: str, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    with pytest.raises(DataError, match=f"`preprocess`: .*{why}"):
+        load_data(tmp_path, net(kind=kind), preprocess=how)
+
+
 WRONG = {
     "unknown key": ("sise=8x8", "got 'sise=8x8'; did you mean 'size'"),
     "no value": ("size", "got 'size'; expected size=, mean="),
     "size": ("size=8by8", "a size such as 224x224"),
+    "superscript size": ("size=8x²", "a size such as 224x224"),
+    "huge size": ("size=100000x100000", "at most 134,217,728 pixels"),
+    "mean not a number": ("mean=nan", "numbers such as"),
+    "std infinite": ("std=inf", "numbers such as"),
     "mean": ("mean=a:b", "numbers such as"),
     "std": ("std=0", "numbers above 0"),
     "scale": ("scale=1:2", "one number"),

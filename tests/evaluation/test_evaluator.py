@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
+import onnxprune
 from onnxprune.data.load import load_data
 from onnxprune.data.samples import Data
+from onnxprune.data.user_code import name_of
 from onnxprune.errors import DataError
 from onnxprune.evaluation import evaluator as evaluator_module
 from onnxprune.evaluation.evaluator import Evaluator, accuracy, run
@@ -19,6 +22,7 @@ from onnxprune.pipeline.claims import recovery_warnings
 from onnxprune.pipeline.samples import Samples
 from onnxprune.recovery.methods import Attempt, Recovery
 from onnxprune.types import Outputs
+from tests.cases.nets import small
 from tests.cases.running import Array
 from tests.cases.text import model
 
@@ -220,6 +224,66 @@ def test_a_failing_metric_gives_a_one_line_error() -> None:
         Evaluator(same(), data(5, 4), raises)
     with pytest.raises(DataError, match="returned nan, expected a finite number"):
         Evaluator(same(), data(5, 4), lambda *_: float("nan"))
+
+
+def exits(*_: Any) -> float:
+    raise SystemExit(0)
+
+
+def own_kind(*_: Any) -> float:
+    raise BaseException("odd")
+
+
+def in_place(outputs: Outputs, truth: Any) -> float:
+    truth["x"][:] = 0
+    return 1.0
+
+
+NO_MEASURES: dict[str, tuple[Any, str]] = {
+    "nothing": (lambda *_: None, "returned None, expected a finite number"),
+    "an array": (lambda *_: np.ones(3), "returned array"),
+    "text": (lambda *_: "0.5", "returned '0.5', expected a finite number"),
+    "complex": (lambda *_: 1j, "returned 1j"),
+    "infinite": (lambda *_: float("inf"), "returned inf"),
+    "beyond floats": (lambda *_: 10**400, "returned 1000"),
+    "exits": (exits, r"raised SystemExit: 0 \(test_evaluator.py, line"),
+    "an exception of its own kind": (own_kind, "raised BaseException: odd"),
+    "other arguments": (lambda: 1.0, "raised TypeError"),
+    "changes the samples": (in_place, "raised ValueError: assignment destination is read-only"),
+}
+
+
+@pytest.mark.parametrize(("metric", "why"), NO_MEASURES.values(), ids=NO_MEASURES)
+def test_what_a_metric_returns_is_a_finite_number_or_an_error(metric: Any, why: str) -> None:
+    with pytest.raises(DataError, match=f"`metric`: the function {why}") as e:
+        Evaluator(same(), data(5, 4), metric)
+    assert "\n" not in str(e.value)
+
+
+def test_numbers_of_every_kind_are_measures() -> None:
+    for value in (1, True, np.float32(0.5), np.int64(1), np.array(0.5)):
+        assert Evaluator(same(), data(5, 4), lambda *_, value=value: value).before.accuracy == float(value)
+
+
+def test_ctrl_c_in_a_metric_remains_an_interrupt() -> None:
+    def interrupted(*_: Any) -> float:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Evaluator(same(), data(5, 4), interrupted)
+
+
+class Measure:
+    """A metric that is not a function."""
+
+    def __call__(self, outputs: Outputs, truth: Any) -> float:
+        return 0.5
+
+
+def test_a_metric_that_is_no_function_has_a_name_too() -> None:
+    assert [name_of(m) for m in (exits, partial(exits, 1), Measure(), None)] == ["exits", "exits", "Measure", "top-1"]
+    given: dict[str, Any] = {"data": {"x": np.ones((9, 3, 8, 8), np.float32)}, "recover": "none", "bench": False}
+    assert onnxprune.prune(small(), 0.3, metric=Measure(), **given).report.measure == "Measure"
 
 
 def test_sampling_large_outputs_does_not_change_the_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -255,6 +255,12 @@ def test_a_value_that_differs_is_an_error_for_every_type_that_is_not_rounded(kin
     assert difference("y", a, b) == (0.25, 0)
 
 
+def test_infinities_of_the_original_are_not_compared_and_cause_no_warning() -> None:
+    a = np.array([-np.inf, np.inf, np.nan, 1.0], np.float32)
+    assert difference("y", a, a)[0] == 0
+    assert difference("y", a, np.array([-np.inf, np.inf, np.nan, np.inf], np.float32))[0] == np.inf
+
+
 def test_keys_and_values_of_a_sequence_of_maps_are_in_order() -> None:
     values, keys = as_output([{"a": 0.25, "b": 0.75}, {"a": 0.5, "b": 0.5}])
     assert values.tolist() == [0.25, 0.75, 0.5, 0.5]
