@@ -89,9 +89,8 @@ def tried(path: str, shapes: Mapping[str, list[int]]) -> str:
         first = _said(e)
     else:
         inputs = {v.name: (str(v.type), v.shape) for v in opened.get_inputs()}
-        first = _why(lambda feeds: opened.run(None, feeds), inputs, shapes)
-        if not first:
-            return ""
+        why = _why(lambda feeds: opened.run(None, feeds), inputs, shapes)
+        return f"onnxruntime says: {why}" if why else ""  # as verification does: what it opens, it has to run
     from onnx.reference import ReferenceEvaluator  # slow to load, and seldom needed
 
     try:

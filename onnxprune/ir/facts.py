@@ -151,7 +151,7 @@ class _Stated:
     def _all_infos(self) -> Iterator[ValueInfoProto]:
         light = without_large_weights(self._model)
         try:
-            inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
+            inferred = onnx.shape_inference.infer_shapes(light)  # without values, which can take gigabytes
         except Exception:  # inference over the whole model is optional
             inferred = light
         for graph, body in body_graphs(inferred):

@@ -312,7 +312,9 @@ def _check_versions(loaded: Loaded) -> None:
         raise ModelError(
             f"{name}: IR version {model.ir_version}, expected {OLDEST_IR} to {onnx.IR_VERSION}; update onnx or export again"
         )
-    newest, opset = onnx.defs.onnx_opset_version(), opsets(model).get("", OLDEST_OPSET)
+    newest, opset = onnx.defs.onnx_opset_version(), opsets(model).get("")
+    if opset is None:
+        raise ModelError(f"{name}: states no version of ONNX's own operators (opset); export it again")
     if not OLDEST_OPSET <= opset <= newest:
         advice = "convert it with onnx.version_converter" if opset < OLDEST_OPSET else "update onnx"
         raise ModelError(f"{name}: opset {opset}, expected {OLDEST_OPSET} to {newest}; {advice}")
@@ -321,6 +323,11 @@ def _check_versions(loaded: Loaded) -> None:
 def _check_names(loaded: Loaded) -> None:
     """Check that every name is defined."""
     model, name = loaded.model, loaded.name
+    texts = (text for node in model.graph.node for text in (node.op_type, node.domain, *node.input, *node.output))
+    graph = model.graph
+    others = [t.name for t in graph.initializer] + [v.name for v in graph.input] + [v.name for v in graph.output]
+    if odd := next((text for text in (*texts, *others) if not isinstance(text, str)), None):
+        raise ModelError(f"{name}: the name {odd!r} is not text in UTF-8; export the model again")
     known = {v.name for v in model.graph.input} | {t.name for t in model.graph.initializer} | {""}
     known |= {t.values.name for t in model.graph.sparse_initializer}
     for node in model.graph.node:

@@ -292,8 +292,10 @@ class Graph:
 
 
 def opsets(model: ModelProto) -> dict[str, int]:
-    """Domain -> version, with the default domain under the empty string."""
-    return {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
+    """Domain -> version, with the default domain under the empty string, even if that is also stated as `ai.onnx`."""
+    stated = {o.domain: o.version for o in model.opset_import}
+    other = stated.pop("ai.onnx", None)
+    return stated if other is None else {"": other, **stated}
 
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:

@@ -41,6 +41,7 @@ PAGE = 2**12
 PLAIN: dict[int, str] = {
     TensorProto.FLOAT: "<f4", TensorProto.DOUBLE: "<f8", TensorProto.FLOAT16: "<f2", TensorProto.BOOL: "?",
     TensorProto.INT64: "<i8", TensorProto.INT32: "<i4", TensorProto.INT16: "<i2", TensorProto.INT8: "i1",
+    TensorProto.COMPLEX64: "<c8", TensorProto.COMPLEX128: "<c16",
     TensorProto.UINT64: "<u8", TensorProto.UINT32: "<u4", TensorProto.UINT16: "<u2", TensorProto.UINT8: "u1",
 }  # fmt: skip
 """Element types that numpy can read directly from a file."""
@@ -204,7 +205,8 @@ def copy_without(source: Any, target: Any, leave: set[str]) -> None:
         if field.name in leave:
             continue
         if isinstance(value, (str, bytes, int, float)):
-            setattr(target, field.name, value)
+            broken = isinstance(value, bytes) and field.type == field.TYPE_STRING  # text that no runtime reads
+            setattr(target, field.name, value.decode(errors="replace") if broken else value)
         elif hasattr(value, "MergeFrom"):
             getattr(target, field.name).MergeFrom(value)
         else:

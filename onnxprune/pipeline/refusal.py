@@ -74,6 +74,9 @@ def of_options(loaded: Loaded, options: Options, *_: Any, **__: Any) -> Shapes:
     return options.data.input_shape
 
 
+UNKNOWN = "; to cut it all the same, unverified: --no-verify --no-bench --recover none"
+
+
 @contextmanager
 def _blaming(name: str, source: Any, shapes: Shapes) -> Iterator[None]:
     try:
@@ -83,7 +86,8 @@ def _blaming(name: str, source: Any, shapes: Shapes) -> Iterator[None]:
             raise
         if why := _why_not(source, shapes):
             refusal = "neither onnxruntime nor onnx.reference can run this model: "
-            advice = "; export it again, or give the sizes of its inputs with --input-shape"
+            unknown = "not a registered" in why
+            advice = UNKNOWN if unknown else "; export it again, or give the sizes of its inputs with --input-shape"
             raise ModelError(f"{name}: {refusal}{why[: MOST - len(refusal) - len(advice)]}{advice}") from e
         raise
 

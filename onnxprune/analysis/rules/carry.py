@@ -31,6 +31,9 @@ class Carried:
 
 def carried(site: Site, name: str, grids: list[Indices], source: Indices, rest: Residue) -> Carried | None:
     """The axis of output `name` that carries the labels of `source` that arrive there, if all cases agree."""
+    if len({g.ndim for g in grids}) > 1:
+        site.pin(source.ravel()[source.ravel() >= 0], "has as many axes as the sizes of its inputs decide")
+        return None
     spanned = sorted(set().union(*(_varying(g) for g in grids)))
     small = [g[tuple(slice(None if k in spanned else 1) for k in range(g.ndim))] for g in grids]
     with site.labels.marked(small) as marks:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -352,6 +353,6 @@ def _sums(w: Array, axis: int) -> tuple[Vector, Vector]:
     if w.dtype.itemsize != 4:
         w = w.astype(np.float32 if w.dtype.itemsize < 4 else np.float64)
     others = tuple(k for k in range(w.ndim) if k != axis)
+    flat = w.reshape(math.prod(w.shape[:axis]), w.shape[axis], -1)
     # einsum squares without a copy of the weight
-    letters = "abcdefgh"[: w.ndim]
-    return np.abs(w).sum(others).astype(np.float64), np.einsum(f"{letters},{letters}->{letters[axis]}", w, w)
+    return np.abs(w).sum(others).astype(np.float64), np.einsum("abc,abc->b", flat, flat)
