@@ -57,7 +57,7 @@ def _peak(model: ModelProto, feeds: Feeds, threads: int) -> float:
         path = Path(source) if isinstance(source, str) else folder / "model.onnx"
         if isinstance(source, bytes):
             path.write_bytes(source)
-        np.savez(folder / "inputs.npz", allow_pickle=False, **dict(feeds))
+        np.savez(folder / "inputs.npz", np.array([*feeds]), *feeds.values())  # by number: an input may have any name
         found = folder / "peak.txt"
         command = [sys.executable, "-c", CHILD, str(path), str(folder / "inputs.npz"), str(threads), str(found)]
         paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
@@ -73,7 +73,8 @@ def main() -> None:
     """Run a model in this process, and write its peak memory in bytes to a file, or nothing if that is not known."""
     path, inputs, threads, found = sys.argv[1:]
     with np.load(inputs) as stored:
-        feeds = dict(stored)
+        names, *arrays = (stored[f"arr_{k}"] for k in range(len(stored.files)))
+        feeds = dict(zip(names.tolist(), arrays, strict=True))
     opened = session(path, int(threads))
     for _ in range(RUNS):
         opened.run(None, feeds)

@@ -205,8 +205,9 @@ def copy_without(source: Any, target: Any, leave: set[str]) -> None:
         if field.name in leave:
             continue
         if isinstance(value, (str, bytes, int, float)):
-            broken = isinstance(value, bytes) and field.type == field.TYPE_STRING  # text that no runtime reads
-            setattr(target, field.name, value.decode(errors="replace") if broken else value)
+            if isinstance(value, bytes) and field.type == field.TYPE_STRING:  # text that is none, and that no runtime reads
+                value = value.decode(errors="replace")
+            setattr(target, field.name, value)
         elif hasattr(value, "MergeFrom"):
             getattr(target, field.name).MergeFrom(value)
         else:

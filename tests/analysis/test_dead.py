@@ -22,6 +22,7 @@ from tests.cases.comparing import compare_all
 from tests.cases.nets import TRAINED, pruned, small
 from tests.cases.operators import SAMPLES
 from tests.cases.operators.sample import Sample, conv, named
+from tests.cases.releases import has
 from tests.cases.running import random_feeds, runner
 from tests.cases.text import model
 from tests.cases.topologies import NETS
@@ -34,7 +35,13 @@ OWN = [
 ]
 """Functions of one number that may have no sample of their own."""
 ROOT = Sample(conv("c = Abs(a)  b = Sqrt(c)"))
-CASES = [*named(SAMPLES), *((f"own {op}", Sample(conv(f"b = {op}(a)"), opset=22)) for op in OWN), ("own Sqrt", ROOT)]
+SUMMED = "com.microsoft.SkipSimplifiedLayerNormalization"
+"""Before onnxruntime 1.21 it leaves the bias out of its sum."""
+CASES = [
+    *(case for case in named(SAMPLES) if case[1].here and (has(onnxruntime="1.21") or not case[0].startswith(SUMMED))),
+    *((f"own {op}", Sample(conv(f"b = {op}(a)"), opset=22)) for op in OWN),
+    ("own Sqrt", ROOT),
+]
 
 
 LAWS: list[tuple[str, Any]] = [*CASES, *NETS.items()]

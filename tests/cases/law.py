@@ -132,7 +132,7 @@ def mask_weight(tensors: Tensors, name: str, axes: Mapping[str, Sequence[int]], 
         mask[(slice(None),) * int(axis) + (dropped,)] = False
     zero = zero_of(array, readers, tensors)
     if zero is not None:
-        masked = np.where(mask, array, zero).astype(array.dtype)
+        masked = np.where(mask, array, np.asarray(zero).astype(array.dtype))
         tensors[name].CopyFrom(onnx.numpy_helper.from_array(masked, tensors[name].name))
 
 
@@ -189,7 +189,18 @@ SEEDS = 3
 
 
 def obeys_the_law(sample: Sample) -> None:
-    """Cut a sample in several ways, and compare the results with what the sample states."""
+    """Cut a sample in several ways, and compare the results with what the sample states.
+
+    With releases older than those that it needs, something must fail: the statement is true.
+    """
+    if not sample.here:
+        with pytest.raises(Exception):  # noqa: B017 - of onnx, of onnxruntime or of ours
+            _as_stated(sample)
+        return
+    _as_stated(sample)
+
+
+def _as_stated(sample: Sample) -> None:
     made = sample.model()
     if sample.refused:
         with pytest.raises(CutError, match=sample.refused):

@@ -16,6 +16,7 @@ from onnx import ModelProto, helper, numpy_helper
 from onnxprune.cli.app import run
 from tests.cases.commands import FAST, Capture, files, refused
 from tests.cases.nets import external, small, write
+from tests.cases.releases import needs
 from tests.cases.text import model
 
 
@@ -38,6 +39,7 @@ def test_the_model_and_its_plan_are_written_beside_the_original(tmp_path: Path, 
     assert "unknown: no --data; blocks have the mean magnitude of their weights. Give --data" in out
 
 
+@needs(onnxruntime="1.24")
 def test_json_is_the_report_alone(tmp_path: Path, capsys: Capture) -> None:
     unified(tmp_path, "--format", "json", "--share", "0.5", "--zero", "0.25", "--runtime", "1.24")
     out, err = capsys.readouterr()

@@ -117,6 +117,12 @@ def test_measured_memory_grows_with_the_weights() -> None:
     assert few < 64e6 <= many
 
 
+@pytest.mark.parametrize("name", ["file", "allow_pickle"])
+def test_inputs_may_be_named_like_arguments_of_numpy(name: str) -> None:
+    net = model(f"g (float[1,8] {name}, float[8,4] w1) => (float[1,4] y) {{ y = MatMul({name}, w1) }}")
+    assert peak_memory([net], {name: np.zeros((1, 8), np.float32)})
+
+
 def test_a_system_that_does_not_tell_its_memory_leaves_the_row_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peak, "CHILD", "pass")
     with pytest.raises(DataError, match="peak memory is unknown"):

@@ -25,6 +25,7 @@ from onnxprune.report.values import BlockRow
 from tests.cases.blocks import Array, optimised, pieces, several_magnitudes, weight
 from tests.cases.nets import TRAINED, small
 from tests.cases.recovery import COPIES, batches_for
+from tests.cases.releases import needs
 from tests.cases.running import random_feeds, runner
 from tests.cases.text import model
 
@@ -99,6 +100,7 @@ def test_shares_in_each_weight_are_those_of_each_weight() -> None:
 
 
 @pytest.mark.parametrize("net", [small(), model(DENSE)], ids=["convolutions", "dense"])
+@needs(onnx="1.20", onnxruntime="1.24")
 def test_codes_of_fewer_bits_carry_the_same_weights_in_a_smaller_file(net: ModelProto) -> None:
     found = [unified(net, runtime=runtime) for runtime in (None, "1.24", "1.32")]
     rows = [result.report.unification for result in found]
@@ -270,6 +272,7 @@ def test_a_file_with_free_blocks_is_verified_and_its_plan_repeats_it(runtime: st
     assert again.model == result.model
 
 
+@needs(onnx="1.20", onnxruntime="1.24")
 def test_codes_are_those_of_the_smallest_file() -> None:
     found = {share: unified(small(), share=share, runtime="1.32").report.unification for share in (1.0, MANY, 0.5)}
     assert [row.carrier.codes for row in found.values() if row is not None] == ["INT2", "INT2", "INT4"]
@@ -406,6 +409,7 @@ def test_a_cut_with_data_is_recovered_before_and_after_its_weights_are_unified(t
 # carriers
 
 
+@needs(onnxruntime="1.24")
 def test_a_model_that_onnx_converts_wrongly_gets_codes_of_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrongly(net: ModelProto, opset: int) -> ModelProto | None:
         found = real(net, opset)
@@ -431,6 +435,7 @@ def test_a_model_that_onnx_cannot_convert_gets_codes_of_8_bits(monkeypatch: pyte
     assert "codes are INT8: INT4 codes need opset 21, and onnx cannot convert this model" in result.report.notes
 
 
+@needs(onnxruntime="1.24")
 def test_operators_of_onnxruntime_do_not_prevent_small_codes() -> None:
     net = model(DENSE.replace("d = Relu(c)", "d = com.microsoft.Gelu(c)"))
     result = unified(net, runtime="1.24")
@@ -463,6 +468,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, speedup: float) -> None:
 
 
 @pytest.mark.parametrize(("speedup", "kept"), [(2.0, True), (0.5, False)])
+@needs(onnxruntime="1.24")
 def test_fused_products_are_kept_if_they_are_not_slower(speedup: float, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     timed(monkeypatch, speedup)
     net = model(PRODUCTS)
@@ -652,9 +658,10 @@ def test_several_magnitudes_in_a_block_are_noticed_by_these_tests() -> None:
 @pytest.mark.parametrize(
     "asked",
     [
-        *[{"size": "200KB"}, {"size": "15%", "align": "none"}, {"size": "100KB", "runtime": "1.24"}],
-        *[{"size": "150KB", "share": 0.5}, {"size": "150KB", "share": 0.5, "runtime": "1.32"}],
+        *[{"size": "200KB"}, {"size": "15%", "align": "none"}, {"size": "150KB", "share": 0.5}],
         {"size": "150KB", "zero": 0.3, "macs": "70%"},
+        pytest.param({"size": "100KB", "runtime": "1.24"}, marks=needs(onnxruntime="1.24")),
+        pytest.param({"size": "150KB", "share": 0.5, "runtime": "1.32"}, marks=needs(onnxruntime="1.24")),
     ],
     ids=str,
 )

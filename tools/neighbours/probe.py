@@ -45,7 +45,7 @@ def difference(old: list[Any], new: list[Any]) -> float:
 
 def save(path: Any, feeds: dict[str, Any]) -> None:
     """Write the inputs of a model for `main` to read."""
-    np.savez(path, allow_pickle=False, **feeds)
+    np.savez(path, **feeds)
 
 
 def compared(paths: list[str], feeds: dict[str, Any], rounds: int, loads: int) -> dict[str, dict[str, Any]]:

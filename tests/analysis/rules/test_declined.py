@@ -15,6 +15,7 @@ from onnxprune.ir.decompositions import CHAINS
 from onnxprune.ir.facts import read_graph
 from tests.cases.law import pins
 from tests.cases.operators.sample import conv
+from tests.cases.releases import has
 from tests.cases.text import model
 
 
@@ -26,7 +27,7 @@ def test_every_operator_of_onnx_is_covered() -> None:
 def test_every_cpu_operator_of_onnxruntime_is_covered() -> None:
     kernels = [k for k in runtime.get_all_opkernel_def() if k.provider == "CPUExecutionProvider"]
     names = {f"{k.domain}.{k.op_name}" for k in kernels if k.domain.startswith("com.microsoft")}
-    assert len(names) > 80
+    assert len(names) > (80 if has(onnxruntime="1.31") else 70)
     assert sorted(names - set(RULES) - set(CHAINS) - set(DECLINED)) == []
 
 

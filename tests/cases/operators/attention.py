@@ -112,11 +112,13 @@ SAMPLES: dict[str, list[Sample]] = {
             SHARED,
             opset=23,
             most=3,
+            needs="1.24",
         ),
         Sample(
             flat("o = Attention <q_num_heads = 3, kv_num_heads = 3> (q, k, v, , , , n)", consts=", int64[2] n = {3,5}"),
             8,
             opset=24,
+            needs="1.24",
         ),
         # values that no weight makes
         Sample(
@@ -284,6 +286,7 @@ SAMPLES: dict[str, list[Sample]] = {
             ),
             3,
             most=3,
+            needs="1.23",
         ),
         Sample(
             grouped(
@@ -294,6 +297,7 @@ SAMPLES: dict[str, list[Sample]] = {
             ),
             3,
             most=3,
+            needs="1.22",
         ),
         # past keys and values are inputs and outputs: members of every group are cut
         Sample(

@@ -11,9 +11,9 @@ def ms(text: str) -> str:
     return text.replace("ms:", "com.microsoft.")
 
 
-def fused_conv(attributes: str, operands: str, weights: str, out: int = 8, free: int = 8) -> Sample:
+def fused_conv(attributes: str, operands: str, weights: str, out: int = 8, free: int = 8, needs: str = "0") -> Sample:
     """A fused convolution with its activation."""
-    return Sample(conv(ms(f"b = ms:FusedConv <{attributes}> ({operands})"), weights, w2=f"4,{out},1,1"), free)
+    return Sample(conv(ms(f"b = ms:FusedConv <{attributes}> ({operands})"), weights, w2=f"4,{out},1,1"), free, needs=needs)
 
 
 def fused_gemm(attributes: str, w3: str = "8,6") -> Sample:
@@ -25,7 +25,7 @@ def fused_gemm(attributes: str, w3: str = "8,6") -> Sample:
     )
 
 
-def skipped(op: str, weights: str = "w3, w4, w5", more: str = "") -> list[Sample]:
+def skipped(op: str, weights: str = "w3, w4, w5", needs: str = "0") -> list[Sample]:
     """A residual spine through a fused normalisation: its result, its sum, or both are read."""
     given = "float[6,8] w7, float[8] w3, float[8] w4, float[8] w5"
     head, tail = f"e = MatMul(x, w7)  b, , , c = com.microsoft.{op}(a, e, {weights})", "y = MatMul(d, w2)"
@@ -34,7 +34,9 @@ def skipped(op: str, weights: str = "w3, w4, w5", more: str = "") -> list[Sample
         Sample(seq(f"{head}  d = Add(b, c)", given, tail=tail), 8),
         # the bias is not masked, so the next one sees a constant
         Sample(
-            seq(f"{head}  f, , , d = com.microsoft.{op}(c, a, {weights})  h = Add(d, f)", given, tail="y = MatMul(h, w2)"), 8
+            seq(f"{head}  f, , , d = com.microsoft.{op}(c, a, {weights})  h = Add(d, f)", given, tail="y = MatMul(h, w2)"),
+            8,
+            needs=needs,
         ),
         Sample(seq(f"{head}  d = com.microsoft.{op}(b, a, {weights})", given, tail=tail), 0, "would change the result", most=0),
         Sample(seq(f"b = com.microsoft.{op}(a, s, {weights})", given + ", float[5,8] s"), 0, "cannot be cut", most=0),
@@ -46,7 +48,7 @@ FLOATING: dict[str, list[Sample]] = {
     "ms:FusedConv": [
         fused_conv('activation = "Relu", pads = [1,1,1,1]', "a, w3, w3b", "float[6,8,3,3] w3, float[6] w3b", 6, 14),
         fused_conv('activation = "Clip", activation_params = [0.0,6.0]', "a, w3, , a", "float[8,8,1,1] w3"),
-        fused_conv('activation = "Tanh"', "a, w3, w3b, a", "float[8,8,1,1] w3, float[8] w3b"),
+        fused_conv('activation = "Tanh"', "a, w3, w3b, a", "float[8,8,1,1] w3, float[8] w3b", needs="1.27"),
         fused_conv('activation = "LeakyRelu", activation_params = [0.2], group = 8', "a, w3", "float[8,1,1,1] w3"),
         fused_conv(
             'activation = "HardSigmoid", activation_params = [0.2,0.5], group = 4', "a, w3", "float[8,2,1,1] w3", free=4
@@ -96,12 +98,16 @@ FLOATING: dict[str, list[Sample]] = {
     "ms:FastGelu": [Sample(seq(ms("b = ms:FastGelu(a)")), 8), Sample(seq(ms("b = ms:FastGelu(a, w3)"), "float[8] w3"), 8)],
     "ms:BiasGelu": [Sample(seq(ms("b = ms:BiasGelu(a, w3)"), "float[8] w3"), 8)],
     "ms:QuickGelu": [Sample(seq(ms("b = ms:QuickGelu(a)")), 8), Sample(seq(ms("b = ms:QuickGelu <alpha = 1.5> (a)")), 8)],
-    "ms:ScaledSiLU": [Sample(seq(ms("b = ms:ScaledSiLU <alpha = 1.5> (a)")), 8)],
+    "ms:ScaledSiLU": [Sample(seq(ms("b = ms:ScaledSiLU <alpha = 1.5> (a)")), 8, needs="1.31")],
     "ms:GatedAdd": [
-        Sample(seq(ms("g = ReduceMean <axes = [2]> (x)  e = MatMul(x, w3)  b = ms:GatedAdd(a, e, g)"), "float[6,8] w3"), 8)
+        Sample(
+            seq(ms("g = ReduceMean <axes = [2]> (x)  e = MatMul(x, w3)  b = ms:GatedAdd(a, e, g)"), "float[6,8] w3"),
+            8,
+            needs="1.30",
+        )
     ],
     "ms:SkipLayerNormalization": skipped("SkipLayerNormalization"),
-    "ms:SkipSimplifiedLayerNormalization": skipped("SkipSimplifiedLayerNormalization", "w3, w5"),
+    "ms:SkipSimplifiedLayerNormalization": skipped("SkipSimplifiedLayerNormalization", "w3, w5", "1.21"),
     "SimplifiedLayerNormalization": [
         Sample(seq("b = SimplifiedLayerNormalization(a, w3)", "float[8] w3"), 8),
         Sample(
@@ -286,12 +292,21 @@ ON_INTEGERS: dict[str, list[Sample]] = {
 }
 
 
-def nbits(operands: str, weights: str, bits: int = 4, free: int = 10, pinned: str = "", body: str = "", k: int = 64) -> Sample:
+def nbits(
+    operands: str,
+    weights: str,
+    bits: int = 4,
+    free: int = 10,
+    pinned: str = "",
+    body: str = "",
+    k: int = 64,
+    needs: str = "0",
+) -> Sample:
     """A product makes `k` channels, and another reduces them to six, with low-bit weights in blocks of sixteen."""
     call = f"ms:MatMulNBits <K = {k}, N = 6, bits = {bits}, block_size = 16> (a, {operands})"
     text = f"""g (float[2,5,6] x, float[6,{k}] w1, {weights}, float[6,4] w9) => (float[] y) {{ c = MatMul(x, w1)
         {body or "a = Relu(c)"}  b = {ms(call)}  d = Tanh(b)  y = MatMul(d, w9) }}"""
-    return Sample(text, free, pinned, most=free)
+    return Sample(text, free, pinned, most=free, needs=needs)
 
 
 PACKED: dict[str, list[Sample]] = {
@@ -300,8 +315,8 @@ PACKED: dict[str, list[Sample]] = {
         nbits("w3, w4, w5, , w6", "uint8[6,4,8] w3, float[6,4] w4, uint8[6,2] w5, float[6] w6"),
         # scales and zero points as flat lists
         nbits("w3, w4, w5", "uint8[6,4,8] w3, float[24] w4, uint8[12] w5"),
-        nbits("w3, w4, w5", "uint8[6,4,16] w3, float[6,4] w4, uint8[6,4] w5", 8),
-        nbits("w3, w4, w5", "uint8[6,5,4] w3, float[6,5] w4, uint8[6,2] w5", 2, 11, k=80),
+        nbits("w3, w4, w5", "uint8[6,4,16] w3, float[6,4] w4, uint8[6,4] w5", 8, needs="1.23"),
+        nbits("w3, w4, w5", "uint8[6,5,4] w3, float[6,5] w4, uint8[6,2] w5", 2, 11, k=80, needs="1.24"),
         # the last block is not full
         nbits("w3, w4, w5", "uint8[6,4,8] w3, float[6,4] w4, uint8[6,2] w5", k=56),
         nbits("w3, w4", "uint8[6,1,8] w3, float[6] w4", free=6, pinned="in a single block", k=16),

@@ -346,6 +346,7 @@ SAMPLES: dict[str, list[Sample]] = {
                 "float[8,1,3] w3, float[8] w4",
             ),
             8,
+            needs="1.26",
         )
     ],
     "com.microsoft.GridSample": [Sample(conv("b = com.microsoft.GridSample(a, q)", "float[2,4,4,2] q"), 8)],

@@ -7,7 +7,13 @@ from tests.cases.operators.sample import Sample, seq
 
 
 def linear(
-    rule: str, gates: str = "", weights: str = "", heads: tuple[int, int] = (3, 3), free: int = 8, domain: str = ""
+    rule: str,
+    gates: str = "",
+    weights: str = "",
+    heads: tuple[int, int] = (3, 3),
+    free: int = 8,
+    domain: str = "",
+    needs: str = "0",
 ) -> Sample:
     """Linear attention between products; gates come from products, too."""
     q, k = heads
@@ -20,6 +26,7 @@ def linear(
         free,
         opset=27,
         most=free,
+        needs=needs,
     )
 
 
@@ -32,7 +39,7 @@ SAMPLES: dict[str, list[Sample]] = {
         linear("gated_delta", ", , g, h", ", float[6,3] wg, float[6,1] wh", (6, 3)),
     ],
     "com.microsoft.LinearAttention": [
-        linear("gated_delta", ", , g, h", ", float[6,3] wg, float[6,3] wh", domain="com.microsoft.")
+        linear("gated_delta", ", , g, h", ", float[6,3] wg, float[6,3] wh", domain="com.microsoft.", needs="1.32")
     ],
     "com.microsoft.LinearAttentionGate": [
         Sample(
@@ -41,6 +48,7 @@ SAMPLES: dict[str, list[Sample]] = {
                 "float[6,8] w3, float[8] w4, float[8] w5",
             ),
             8,
+            needs="1.30",
         )
     ],
 }

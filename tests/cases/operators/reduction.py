@@ -18,7 +18,7 @@ def reduced(op: str, before: str = "Identity", through: int = 0) -> list[Sample]
         Sample(conv(f"p = {before}(a)  {over_channels}", tail=tail, w2="64,4"), through, why, opset=11),
         Sample(conv(f"p = {before}(a)  b = {op} (p, s)", consts="int64[2] s = {2,3}"), opset=18),
         Sample(conv(f"p = {before}(a)  b = {op} <keepdims = 0> (p, s)", "", "int64[2] s = {-2,3}", tail, "8,4"), opset=18),
-        Sample(conv(f"p = {before}(a)  b = {op} <noop_with_empty_axes = 1> (p)"), opset=18),
+        Sample(conv(f"p = {before}(a)  b = {op} <noop_with_empty_axes = 1> (p)"), opset=18, needs="1.24"),
         Sample(conv(f"p = {before}(a)  q = {op} (p)  b = Mul(q, a)"), through, why, opset=18),
     ]
     if op == "ReduceSum":  # its axes became an input earlier than those of the others

@@ -6,8 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import onnx
 from onnx import ModelProto
 
+from tests.cases.releases import has
 from tests.cases.text import model
 
 
@@ -21,6 +23,7 @@ class Sample:
         pinned: a part of a reason that must be given for channels that are kept.
         most: the largest number of atoms that may be free, if more would be wrong; -1 for no limit.
         refused: a part of the reason why a cut is refused, if only trying can tell.
+        needs: the first release of onnxruntime that runs the graph, if that is not the lowest that pyproject.toml allows.
     """
 
     text: str
@@ -29,6 +32,12 @@ class Sample:
     opset: int = 17
     most: int = -1
     refused: str = ""
+    needs: str = "0"
+
+    @property
+    def here(self) -> bool:
+        """Whether the installed releases know the operator and run the graph."""
+        return self.opset <= onnx.defs.onnx_opset_version() and has(onnxruntime=self.needs)
 
     def model(self) -> ModelProto:
         return model(self.text, self.opset)
