@@ -8,7 +8,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,26 @@ SECONDS, MEMORY = 20, 4 * 2**30
 SIZES = (1, 2, 8, 32, 64, 224)
 """What is tried for sizes that the model leaves open, if the user does not state them."""
 CHILD = "from onnxprune.evaluation.trial import main; main()"
-REFUSED, RUNS = 3, 0
+RUNS, FAILS = 0, 3
 """Exit statuses of a trial."""
+BOTH = "neither onnxruntime nor onnx.reference can run this model"
 
 
-def why_not(model: Path | bytes, shapes: Shapes) -> str:
-    """Why neither onnxruntime nor ONNX's reference evaluator can run a model; empty if one of them can.
+@dataclass(frozen=True)
+class Trial:
+    """How a trial ended.
+
+    Attributes:
+        why: a clause that says why the model does not run; empty if it runs, or if nothing is known.
+        harmful: whether it crashed, or took more time or memory than there was.
+    """
+
+    why: str = ""
+    harmful: bool = False
+
+
+def try_out(model: Path | bytes, shapes: Shapes) -> Trial:
+    """Whether onnxruntime, or else ONNX's reference evaluator, runs a model, and what comes out are numbers.
 
     Args:
         model: its file, or its bytes.
@@ -49,25 +64,24 @@ def why_not(model: Path | bytes, shapes: Shapes) -> str:
         try:
             run = subprocess.run(command, env=environment, capture_output=True, timeout=SECONDS, check=False, cwd=folder)
         except subprocess.TimeoutExpired:
-            return f"neither onnxruntime nor onnx.reference has run it after {SECONDS} s"
+            return Trial(f"{BOTH} within {SECONDS} s on small inputs", True)
         except OSError:
-            return ""  # nothing is known
-        if run.returncode == REFUSED and found.is_file():
-            return found.read_text(encoding="utf-8")
-        return "onnxruntime or onnx.reference crashes on it, or needs too much memory" if run.returncode != RUNS else ""
+            return Trial()
+        if run.returncode == FAILS and found.is_file():
+            return Trial(found.read_text(encoding="utf-8"))
+        if run.returncode != RUNS:
+            return Trial(f"{BOTH}: they crash, or need more than {MEMORY >> 30} GiB on small inputs", True)
+        return Trial()
 
 
 def main() -> None:
     """Try a model in this process; the exit status says whether it runs, and a file why not."""
     path, shapes, found = sys.argv[1:]
     _bound(Path(path).stat().st_size)
-    try:
-        why = tried(path, json.loads(shapes))
-    except MemoryError:
-        why = f"neither onnxruntime nor onnx.reference runs it in {MEMORY >> 30} GiB"
+    why = tried(path, json.loads(shapes))
     if why:
         Path(found).write_text(why, encoding="utf-8")
-    os._exit(REFUSED if why else RUNS)  # without waiting for threads that a broken model keeps busy
+    os._exit(FAILS if why else RUNS)  # without waiting for threads that a broken model keeps busy
 
 
 def _bound(size: int) -> None:
@@ -82,15 +96,21 @@ def _bound(size: int) -> None:
 
 
 def tried(path: str, shapes: Mapping[str, list[int]]) -> str:
-    """Why neither runtime can run the model in a file; empty if one of them can, or opens it but its inputs are not tensors."""
+    """Why neither runtime can run the model in a file; empty if one of them can, or opens it but its inputs are not tensors.
+
+    Raises:
+        MemoryError: there is not enough of it.
+    """
     try:
         opened = session(path)
+    except MemoryError:
+        raise
     except Exception as e:  # whatever onnxruntime does not implement or accept
         first = _said(e)
     else:
         inputs = {v.name: (str(v.type), v.shape) for v in opened.get_inputs()}
-        why = _why(lambda feeds: opened.run(None, feeds), inputs, shapes)
-        return f"onnxruntime says: {why}" if why else ""  # as verification does: what it opens, it has to run
+        # as verification does: what it opens, it has to run
+        return _why(lambda feeds: opened.run(None, feeds), inputs, shapes, f"{BOTH}: onnxruntime says: ")
     from onnx.reference import ReferenceEvaluator  # slow to load, and seldom needed
 
     try:
@@ -99,8 +119,8 @@ def tried(path: str, shapes: Mapping[str, list[int]]) -> str:
         stored = {t.name for t in model.graph.initializer}
         typed = {v.name: _declared(v.type) for v in model.graph.input if v.name not in stored}
     except Exception:
-        return f"onnxruntime says: {first}"
-    return f"onnxruntime says: {first}" if _why(lambda feeds: evaluator.run(None, feeds), typed, shapes) else ""
+        return f"{BOTH}: onnxruntime says: {first}"
+    return f"{BOTH}: onnxruntime says: {first}" if _why(lambda feeds: list(evaluator.run(None, feeds)), typed, shapes) else ""
 
 
 PREAMBLE = re.compile(
@@ -122,7 +142,10 @@ def _declared(kind: onnx.TypeProto) -> tuple[str, list[Any]]:
 
 
 def _why(
-    run: Callable[[dict[str, Any]], object], inputs: Mapping[str, tuple[str, Any]], shapes: Mapping[str, list[int]]
+    run: Callable[[dict[str, Any]], Sequence[Any]],
+    inputs: Mapping[str, tuple[str, Any]],
+    shapes: Mapping[str, list[int]],
+    says: str = "",
 ) -> str:
     """Why a model that was opened fails on all inputs; empty if it runs on some, or takes other things than tensors."""
     first = ""
@@ -130,11 +153,20 @@ def _why(
         return ""
     for feeds in _feeds(inputs, shapes):
         try:
-            run(feeds)
-            return ""
+            if _is_of_numbers(run(feeds)):
+                return ""
+            first = first or "whatever goes in, only NaN and infinity come out of this model"
+        except MemoryError:
+            raise
         except Exception as e:  # these sizes may not fit
-            first = first or _said(e)
+            first = first or says + _said(e)
     return first
+
+
+def _is_of_numbers(outputs: Sequence[Any]) -> bool:
+    """Whether outputs hold a finite number, or are none of floating-point numbers."""
+    floats = [x for x in map(np.asarray, outputs) if x.dtype.kind == "f" and x.size]
+    return not floats or any(bool(np.isfinite(x).any()) for x in floats)
 
 
 def _feeds(inputs: Mapping[str, tuple[str, Any]], shapes: Mapping[str, list[int]]) -> Iterator[dict[str, Any]]:

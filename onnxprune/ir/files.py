@@ -29,6 +29,7 @@ from onnxprune.ir.tensors import (
     LARGE_FILE,
     LARGE_TENSOR,
     FileRange,
+    array_of,
     leave,
     length_of,
     nbytes,
@@ -328,6 +329,8 @@ def _check_names(loaded: Loaded) -> None:
     others = [t.name for t in graph.initializer] + [v.name for v in graph.input] + [v.name for v in graph.output]
     if odd := next((text for text in (*texts, *others) if not isinstance(text, str)), None):
         raise ModelError(f"{name}: the name {odd!r} is not text in UTF-8; export the model again")
+    if any(not v.name for v in graph.input):
+        raise ModelError(f"{name}: has an input without a name; export the model again")
     known = {v.name for v in model.graph.input} | {t.name for t in model.graph.initializer} | {""}
     known |= {t.values.name for t in model.graph.sparse_initializer}
     for node in model.graph.node:
@@ -352,6 +355,11 @@ def _check_weights(loaded: Loaded) -> None:
         got, need = length_of(t), nbytes(t)
         if (place or t.HasField("raw_data")) and need and got != need:
             raise ModelError(f"{name}: weight '{t.name}' has {got} bytes, expected {need}; export the model again")
+        if place is None and not t.HasField("raw_data"):  # in a field of its type, of which not every count fits
+            try:
+                array_of(t)
+            except (ValueError, TypeError, KeyError) as e:
+                raise ModelError(f"{name}: weight '{t.name}' cannot be read: {first_line(e)}; export the model again") from e
 
 
 @contextlib.contextmanager

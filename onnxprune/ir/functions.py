@@ -10,7 +10,7 @@ import onnx.inliner
 import onnx.shape_inference
 from onnx import ModelProto
 
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, first_line
 from onnxprune.ir.graph import all_nodes
 from onnxprune.ir.tensors import header_of, without_initializers
 
@@ -22,7 +22,7 @@ def inlined(model: ModelProto) -> ModelProto:
     those that cannot be are left as they are.
 
     Raises:
-        ModelError: a function calls itself.
+        ModelError: a function calls itself, or onnx does not accept it.
     """
     if not model.functions:
         return model
@@ -31,8 +31,11 @@ def inlined(model: ModelProto) -> ModelProto:
     light = without_initializers(model)
     light.graph.initializer.extend(header_of(t) for t in model.graph.initializer)
     _state_defaults(light)
-    plain = onnx.inliner.inline_local_functions(light)
-    plain = _converted(plain) if plain.functions else plain
+    try:
+        plain = onnx.inliner.inline_local_functions(light)
+        plain = _converted(plain) if plain.functions else plain
+    except Exception as e:  # onnx's own ValidationError, or RuntimeError
+        raise ModelError(f"its functions cannot be inlined: {first_line(e)}; export the model without functions") from e
     del plain.graph.initializer[:]
     plain.graph.initializer.extend(model.graph.initializer)
     known = {o.domain for o in plain.opset_import}

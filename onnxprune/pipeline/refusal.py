@@ -6,11 +6,12 @@ What goes wrong with a model that runs is a mistake of this program, and is not 
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from onnx import ModelProto
 
@@ -19,10 +20,17 @@ from onnxprune.ir.files import Loaded, content_of, load
 from onnxprune.options import Options
 from onnxprune.types import Shapes
 
+if TYPE_CHECKING:
+    from onnxprune.evaluation.trial import Trial
+
 P = ParamSpec("P")
 R = TypeVar("R")
-MOST = 300
-"""Characters of the sentence, without the name of the file."""
+MOST, SHORTEST = 280, 100
+"""Characters of a refusal with the name of the file, and of what is quoted at least."""
+KNOWN = "; export it again, or give the sizes of its inputs with --input-shape"
+UNKNOWN = "; to cut it all the same, unverified: --no-verify --no-bench --recover none"
+LOOP = b"Loop"
+"""The operator that may run for ever: a model that has one is tried out before anything else runs it."""
 
 
 def opened(source: Any, folds: bool = True) -> Loaded:
@@ -32,6 +40,8 @@ def opened(source: Any, folds: bool = True) -> Loaded:
         ModelError: it cannot be read, is not supported, or does not run.
     """
     name = str(source) if isinstance(source, str | Path) else "the given model"
+    if _loops(source) and (found := _trial(source, {})).harmful:
+        raise _refusal(name, found.why)
     with _blaming(name, source, {}):
         return load(source, folds)
 
@@ -74,9 +84,6 @@ def of_options(loaded: Loaded, options: Options, *_: Any, **__: Any) -> Shapes:
     return options.data.input_shape
 
 
-UNKNOWN = "; to cut it all the same, unverified: --no-verify --no-bench --recover none"
-
-
 @contextmanager
 def _blaming(name: str, source: Any, shapes: Shapes) -> Iterator[None]:
     try:
@@ -84,20 +91,37 @@ def _blaming(name: str, source: Any, shapes: Shapes) -> Iterator[None]:
     except Exception as e:
         if isinstance(e, PruneError) and not isinstance(e, VerificationError):
             raise
-        if why := _why_not(source, shapes):
-            refusal = "neither onnxruntime nor onnx.reference can run this model: "
-            unknown = "not a registered" in why
-            advice = UNKNOWN if unknown else "; export it again, or give the sizes of its inputs with --input-shape"
-            raise ModelError(f"{name}: {refusal}{why[: MOST - len(refusal) - len(advice)]}{advice}") from e
+        if why := _trial(source, shapes).why:
+            raise _refusal(name, why) from e
         raise
 
 
-def _why_not(source: Any, shapes: Shapes) -> str:
-    """Why a model does not run; empty if it does, or if it cannot be tried."""
+def _refusal(name: str, why: str) -> ModelError:
+    advice = UNKNOWN if "not a registered" in why else KNOWN
+    room = max(SHORTEST, MOST - len(name) - len(advice))
+    return ModelError(f"{name}: {why[:room]}{advice}")
+
+
+def _trial(source: Any, shapes: Shapes) -> Trial:
+    """Whether a model runs."""
+    from onnxprune.evaluation.trial import Trial, try_out  # on demand, for a quick start
+
     try:
         content = source.SerializeToString() if isinstance(source, ModelProto) else content_of(Path(source))
     except Exception:  # it is too large, or was never a model: then that was said
-        return ""
-    from onnxprune.evaluation.trial import why_not  # on demand, for a quick start
+        return Trial()
+    return try_out(content, shapes)
 
-    return why_not(content, shapes)
+
+def _loops(source: Any) -> bool:
+    """Whether a model seems to have a Loop."""
+    try:
+        if isinstance(source, ModelProto):
+            return any(node.op_type == "Loop" for node in source.graph.node)
+        content = content_of(Path(source))
+        if isinstance(content, bytes):
+            return LOOP in content
+        with content.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return data.find(LOOP) >= 0
+    except (OSError, ValueError, TypeError, PruneError):  # what is wrong with it is said elsewhere
+        return False

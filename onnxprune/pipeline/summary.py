@@ -43,6 +43,7 @@ class Findings:
         work: what time decided.
         measure: what accuracy means.
         warnings: sentences about the user's inputs.
+        untimed: why the models could not be timed, although they were to be.
         unified: the result with its weights in blocks; None if they are not.
     """
 
@@ -56,6 +57,7 @@ class Findings:
     work: Mapping[str, int] = field(default_factory=dict)
     measure: str = "top-1"
     warnings: tuple[str, ...] = ()
+    untimed: str = ""
     unified: InBlocks | None = None
 
 
@@ -111,6 +113,7 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
         work=found.work,
         warnings=(
             *found.warnings,
+            *([f"latency is unknown: {found.untimed}"] if found.untimed else []),
             *_unreached(found.verification),
             *missed,
             *_slower(found.timing, removed),

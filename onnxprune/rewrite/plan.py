@@ -17,7 +17,7 @@ import numpy as np
 from onnxprune.analysis.constraints import uneven_blocks
 from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.policy import DEFAULT, Policy
-from onnxprune.errors import PlanError
+from onnxprune.errors import PlanError, first_line
 from onnxprune.ir.placing import write_text
 from onnxprune.types import Mask
 
@@ -166,9 +166,9 @@ class Plan:
             raise PlanError(f"{path}: cannot read the plan: {reason}; pass the .plan.json written by onnxprune") from e
         try:
             return cls.from_json(json.loads(text))
-        except (ValueError, TypeError, AttributeError) as e:
+        except (ValueError, TypeError, AttributeError, RecursionError) as e:
             expected = f"JSON with format '{FORMAT}', '{FORMAT_2}' or '{FORMAT_3}' and 'kept'"
-            raise PlanError(f"{path}: not a plan ({e}); expected {expected}") from e
+            raise PlanError(f"{path}: not a plan ({first_line(e)}); expected {expected}") from e
 
     @classmethod
     def from_json(cls, data: Any) -> Plan:

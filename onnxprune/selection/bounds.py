@@ -57,7 +57,7 @@ class LayerRatios:
             return cls("the given mapping", {name: _bounds(name, value, "--layer-ratios") for name, value in given.items()})
         try:
             found = tomllib.loads(Path(given).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        except (OSError, ValueError, RecursionError) as e:  # not text, not TOML, a number of thousands of digits
             why = e.strerror if isinstance(e, OSError) else first_line(e)
             raise OptionError(f"--layer-ratios {given}: cannot be read: {why}; {FORM}") from e
         if not found:

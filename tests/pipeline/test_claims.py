@@ -13,8 +13,13 @@ from onnx import ModelProto
 import onnxprune
 from onnxprune.cli.progress import print_all
 from onnxprune.data.samples import MadeUp
+from onnxprune.errors import DataError
 from onnxprune.evaluation.evaluator import Judgement
+from onnxprune.ir.files import load
+from onnxprune.options import Options
 from onnxprune.pipeline.claims import recovery_warnings, ties, unknown
+from onnxprune.pipeline.components import DEFAULT
+from onnxprune.pipeline.prune import prune_loaded, resolved
 from onnxprune.pipeline.samples import BORDER, Samples
 from onnxprune.recovery.methods import Attempt, Recovery
 from onnxprune.report.render.table import report_parts
@@ -97,3 +102,14 @@ def test_the_worst_part_is_shown_beside_what_it_lost(capsys: Capture) -> None:
     assert "most in" in out
     assert report.recovery.chosen.part in out
     assert "same best class" not in out
+
+
+def test_a_benchmark_that_fails_leaves_the_result_and_says_so() -> None:
+    def breaks(*_: Any, **__: Any) -> Any:
+        raise DataError("onnxruntime cannot run the model: no threads left; use --no-bench")
+
+    options = resolved(Options.of(ratio=0.5, recover="none"))
+    result = prune_loaded(load(small()), options, components=replace(DEFAULT, run=breaks))
+    assert result.report.benchmark is None
+    assert result.report.verification is not None
+    assert "latency is unknown: onnxruntime cannot run the model: no threads left; use --no-bench" in result.report.warnings
