@@ -39,7 +39,7 @@ LARGEST = 2**31
 """Sizes of inputs are below this."""
 SEEDS = 2**63
 """Seeds are below this: every generator takes them."""
-MOST_THREADS = 1024
+MOST_THREADS = 256
 """More are an error of the system, which onnxruntime does not survive."""
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 USUAL, LONG = 60.0, 600.0

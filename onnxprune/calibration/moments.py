@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -156,8 +157,10 @@ def fitted(
     offset = None if fixed_offset is None else fixed_offset[:, some]
     first, others = _only(folds[0], some), _only(sum(folds[2:], folds[1]), some)
     errors = [float(squared_error(others, solve(first, start[:, :, some], ridge, offset)).sum()) for ridge in ridges]
-    good = min(errors) + ROUNDING * float(others.yy.sum())
-    return solve(total, start, max(r for r, error in zip(ridges, errors, strict=True) if error <= good), fixed_offset)
+    known = {ridge: error for ridge, error in zip(ridges, errors, strict=True) if math.isfinite(error)}
+    good = min(known.values(), default=math.inf) + ROUNDING * float(others.yy.sum())
+    best = max((ridge for ridge, error in known.items() if error <= good), default=max(ridges))
+    return solve(total, start, best, fixed_offset)
 
 
 def _only(m: Moments, outputs: slice) -> Moments:

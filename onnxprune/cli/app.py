@@ -20,7 +20,7 @@ from onnxprune.cli.profile import profile
 from onnxprune.cli.prune import apply, prune
 from onnxprune.cli.search import search
 from onnxprune.cli.sensitivity import sensitivity
-from onnxprune.cli.streams import drop_output
+from onnxprune.cli.streams import drop_output, give_streams
 from onnxprune.cli.unify import unify
 from onnxprune.cli.verify import verify
 from onnxprune.errors import OptionError, PruneError, VerificationError, did_you_mean, printable
@@ -30,6 +30,8 @@ from onnxprune.version import __version__
 # newer releases of typer bundle click and older ones import it; the base class is at the same position in both
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
 INTERRUPTED = 130
+LONGEST = 160
+"""Characters of a word in a message, most often a path or a name, that is shown whole."""
 
 
 class PruneIsDefault(TyperGroup):
@@ -95,6 +97,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
     0 done; 1 a stated limit was missed; 2 wrong command or input; 128 and the number of the signal that ended it: 130 Ctrl-C.
     """
+    give_streams()
     written.forget()
     for line in swept(temporary_folder()):
         print(f"onnxprune: note: {line}", file=sys.stderr)
@@ -147,5 +150,6 @@ def _result(arguments: list[str] | None) -> int:
 
 
 def _fail(message: str, status: int) -> int:
-    print("onnxprune: " + printable(" ".join(message.split())), file=sys.stderr)
+    words = (word if len(word) <= LONGEST else f"{word[:40]}...{word[-40:]}" for word in message.split())
+    print("onnxprune: " + printable(" ".join(words)), file=sys.stderr)
     return status

@@ -78,7 +78,7 @@ class LayerRatios:
 def _bounds(name: str, value: Any, option: str) -> Bounds:
     if _is_number(value):
         if not 0 <= value < 1:
-            raise OptionError(f"{option}: '{name}': got {value:g}, expected 0 <= ratio < 1, the fraction to remove")
+            raise OptionError(f"{option}: '{name}': got {value!r:.20}, expected 0 <= ratio < 1, the fraction to remove")
         return Bounds(1 - value, 1 - value)
     if not isinstance(value, Mapping) or not value or not all(k in KEYS and _is_number(v) for k, v in value.items()):
         raise OptionError(f"{option}: '{name}': got {str(value)[:80]}; {FORM}")

@@ -132,7 +132,7 @@ NAMES: dict[str, tuple[tuple[str, ...], str]] = {
     "runtime": ((*RATIO, "--unify", "16", "--runtime", "new"), "such as 1.24"),
     "runtime alone": ((*RATIO, "--runtime", "1.24"), "--runtime: requires --unify"),
     "threads": ((*RATIO, "--threads", "0"), "expected at least 1"),
-    "too many threads": ((*RATIO, "--threads", "100000"), "expected at most 1,024"),
+    "too many threads": ((*RATIO, "--threads", "100000"), "expected at most 256"),
     "preprocess nan": ((*RATIO, "--data", "HERE/images", "--preprocess", "mean=nan"), "numbers such as"),
     "preprocess superscript": ((*RATIO, "--data", "HERE/images", "--preprocess", "size=²"), "a size such as"),
     "output folder": ((*RATIO, "-o", "HERE/no/o.onnx"), "no such folder"),

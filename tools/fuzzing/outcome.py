@@ -89,7 +89,7 @@ def judged(case: Case, ended: Ended, before: Mapping[str, str], after: Mapping[s
         faults.append(ended.killed if ended.killed in ("hang", "memory") else "signal")
     elif ended.status not in (0, 1, 2, CRASHED):
         faults.append("status")
-    if ended.status == 2 and not faults:
+    if ended.status == 2 and not faults and case.arguments:  # without any, the help is shown
         faults += ["several lines"] * (len(lines) != 1 or not lines[0].startswith("onnxprune: "))
         faults += ["long line"] * any(len(line) > LONGEST for line in lines)
         faults += ["control characters"] * bool(CONTROL.search(ended.err))
