@@ -14,22 +14,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-import onnx
+import faults as tool
 import pytest
-from onnx import ModelProto
+from fuzzing import injection
 
 from onnxprune.errors import OptionError, OutputError, PruneError
-from onnxprune.ir.files import mark
 from onnxprune.ir.placing import check_distinct, check_output, write_text, written_whole
 from onnxprune.ir.saving import save
 from onnxprune.ir.scratch import HOUR, Scratch, scratch, swept
-from onnxprune.ir.tensors import array_of
-from tests.cases import faults
 from tests.cases.commands import files
 from tests.cases.nets import small
-
-OUT, PLAN = "out.onnx", "out.json"
 
 
 def device(path: Path) -> None:
@@ -68,7 +62,7 @@ def test_only_regular_files_are_replaced(
     make: Callable[[Path], None], what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # the path of a socket is short
-    path = Path(OUT)
+    path = Path(tool.OUT)
     make(path)
     before = path.lstat()
     with pytest.raises(OutputError, match=what):
@@ -114,38 +108,6 @@ def test_a_file_that_appeared_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     assert files(tmp_path) == {"b": b"theirs"}
 
 
-def model(factor: float) -> ModelProto:
-    """A model with other weights for another factor."""
-    made = small()
-    for t in made.graph.initializer:
-        t.CopyFrom(onnx.numpy_helper.from_array((factor * array_of(t)).astype(np.float32), t.name))
-    mark(made)
-    return made
-
-
-def saved(folder: Path, factor: float, external: bool) -> None:
-    save(model(factor), folder / OUT, [folder / PLAN], lambda digest: {folder / PLAN: digest}, external)
-
-
-def state(folder: Path) -> tuple[float, bool] | None:
-    """Which model is in its place, and whether the plan belongs to it; it must load."""
-    if not (folder / OUT).exists():
-        assert not (folder / PLAN).exists()
-        return None
-    found = {t.name: array_of(t) for t in onnx.load(folder / OUT).graph.initializer}
-    factor = next(f for f in (1.0, 2.0) if all(np.array_equal(found[t.name], array_of(t)) for t in model(f).graph.initializer))
-    from hashlib import sha256
-
-    return factor, (folder / PLAN).read_text() == sha256((folder / OUT).read_bytes()).hexdigest()
-
-
-def loads(folder: Path) -> None:
-    """What is in the model's place loads, with all its weights."""
-    if (folder / OUT).exists():
-        found = {t.name: array_of(t) for t in onnx.load(folder / OUT).graph.initializer}
-        assert any(all(np.array_equal(found[t.name], array_of(t)) for t in model(f).graph.initializer) for f in (1.0, 2.0))
-
-
 CHANGES = [(None, True), (False, False), (True, True)]
 """Whether the weights of the model that is replaced (None: there is none), and those of the new one, are in another file.
 `tools/faults.py` tries all combinations."""
@@ -164,21 +126,8 @@ def change(request: pytest.FixtureRequest, tmp_path: Path, no_waiting: None) -> 
     start = tmp_path / "before"
     start.mkdir()
     if before is not None:
-        saved(start, 1.0, before)
+        tool.saved(start, 1.0, before)
     yield tmp_path, start, external
-
-
-def attempts(folder: Path, start: Path, external: bool) -> Iterator[tuple[int, Path]]:
-    """A copy of the start for every point of a fault."""
-    import shutil
-
-    probe = folder / "probe"
-    shutil.copytree(start, probe)
-    for point in range(faults.calls(lambda: saved(probe, 2.0, external))):
-        place = folder / f"{point}"
-        shutil.copytree(start, place)
-        yield point, place
-        shutil.rmtree(place)
 
 
 faulty = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -187,59 +136,31 @@ faulty = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.P
 
 @faulty
 def test_a_disk_error_at_any_point_leaves_all_or_nothing(change: tuple[Path, Path, bool]) -> None:
-    _, start, external = change
-    before, outcomes = files(start), set()
-    for point, place in attempts(*change):
-        try:
-            faults.with_fault(lambda place=place: saved(place, 2.0, external), point, faults.disk_error)  # type: ignore[misc]
-        except OutputError as e:
-            assert files(place) == before, (point, str(e))
-            outcomes.add("refused")
-        else:
-            assert state(place) == (2.0, True), point
-            outcomes.add("done")
-        assert {p.name.split(".")[0] for p in place.iterdir()} <= {"out", ""}, point
-    assert outcomes == {"refused", "done"}
+    external = change[2]
+    found = {tool.after_error(place, external, point) for point, place in tool.attempts(*change)}
+    assert found == {"refused", "done"}
 
 
-def test_after_a_kill_at_any_point_the_model_loads_and_the_next_run_tidies_up(
-    change: tuple[Path, Path, bool],
-) -> None:
-    _, start, external = change
-    before, outcomes = state(start), set()
-    for point, place in attempts(*change):
-        was_killed = faults.killed(lambda place=place: saved(place, 2.0, external), point)  # type: ignore[misc]
-        loads(place)
-        assert swept(place) == ()
-        found = state(place)
-        assert found in (before, (2.0, True)), (point, found)
-        outcomes.add((was_killed, found == before))
-        assert not [p for p in place.iterdir() if p.name.startswith(".")], point
-        saved(place, 2.0, external)
-        assert state(place) == (2.0, True)
-        named = {
-            t.external_data[0].value
-            for t in onnx.load(place / OUT, load_external_data=False).graph.initializer
-            if t.external_data
-        }
-        assert {p.name for p in place.iterdir()} == {OUT, PLAN, *named}, point
-    assert {(True, True), (True, False)} <= outcomes
+def test_after_a_kill_at_any_point_the_model_loads_and_the_next_run_tidies_up(change: tuple[Path, Path, bool]) -> None:
+    external = change[2]
+    found = {tool.after_kill(place, external, point) for point, place in tool.attempts(*change)}
+    assert found == {"undone", "done"}
 
 
 @faulty
 def test_ctrl_c_while_files_are_moved_waits_until_they_are(tmp_path: Path, no_waiting: None) -> None:
-    saved(tmp_path, 1.0, False)
-    total = faults.calls(lambda: saved(tmp_path, 1.0, False))
+    tool.saved(tmp_path, 1.0, False)
+    total = injection.calls(lambda: tool.saved(tmp_path, 1.0, False))
     outcomes = set()
     for point in range(0, total, 3):
-        saved(tmp_path, 1.0, False)
+        tool.saved(tmp_path, 1.0, False)
         with contextlib.suppress(KeyboardInterrupt):
-            faults.with_fault(lambda: saved(tmp_path, 2.0, False), point, faults.interrupt)
-        found = state(tmp_path)
+            injection.with_fault(lambda: tool.saved(tmp_path, 2.0, False), point, injection.interrupt)
+        found = tool.state(tmp_path)
         assert found in ((1.0, True), (2.0, True)), (point, found)
         outcomes.add(found)
         gc.collect()
-        assert sorted(p.name for p in tmp_path.iterdir()) == [PLAN, OUT]
+        assert sorted(p.name for p in tmp_path.iterdir()) == [tool.PLAN, tool.OUT]
     assert len(outcomes) == 2
 
 
