@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from io import BufferedReader
 from pathlib import Path
@@ -115,11 +115,12 @@ class Loaded:
         return bool(self.data)
 
 
-def load(source: Any, folds: bool = True) -> Loaded:
+def load(source: Any, folds: bool = True, check: Callable[[ModelProto], None] = lambda model: None) -> Loaded:
     """Read a model from a path, an `onnx.ModelProto`, or an onnx-graphsurgeon graph; the file may be packed (`packing.py`).
 
     Args:
         folds: whether weights that the graph computes from others are stored; not in a file that was cut already.
+        check: called with the model as it was read, before any part of it is run.
 
     Raises:
         ModelError: the model cannot be read, or is not an ONNX model that this program supports.
@@ -135,6 +136,7 @@ def load(source: Any, folds: bool = True) -> Loaded:
         raise ModelError(f"the model: got {source!r}, expected a path, an onnx.ModelProto or an onnx-graphsurgeon graph")
     _check_versions(loaded)
     _check_weights(loaded)
+    check(loaded.model)
     try:
         found = prepared(loaded.model, folds)
     except ModelError as e:

@@ -6,7 +6,6 @@ What goes wrong with a model that runs is a mistake of this program, and is not 
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -17,6 +16,7 @@ from onnx import ModelProto
 
 from onnxprune.errors import ModelError, PruneError, VerificationError
 from onnxprune.ir.files import Loaded, content_of, load
+from onnxprune.ir.graph import all_nodes
 from onnxprune.options import Options
 from onnxprune.types import Shapes
 
@@ -29,8 +29,6 @@ MOST, SHORTEST = 280, 100
 """Characters of a refusal with the name of the file, and of what is quoted at least."""
 KNOWN = "; export it again, or give the sizes of its inputs with --input-shape"
 UNKNOWN = "; to cut it all the same, unverified: --no-verify --no-bench --recover none"
-LOOP = b"Loop"
-"""The operator that may run for ever: a model that has one is tried out before anything else runs it."""
 
 
 def opened(source: Any, folds: bool = True) -> Loaded:
@@ -40,10 +38,17 @@ def opened(source: Any, folds: bool = True) -> Loaded:
         ModelError: it cannot be read, is not supported, or does not run.
     """
     name = str(source) if isinstance(source, str | Path) else "the given model"
-    if _loops(source) and (found := _trial(source, {})).harmful:
-        raise _refusal(name, found.why)
+
+    def check(model: ModelProto) -> None:
+        """Try a model that may run for ever, before anything else runs it."""
+        bodies = (model.graph.node, *(f.node for f in model.functions))
+        if any(node.op_type == "Loop" for nodes in bodies for node in all_nodes(nodes)):
+            found = _trial(source, {})
+            if found.harmful:
+                raise _refusal(name, found.why)
+
     with _blaming(name, source, {}):
-        return load(source, folds)
+        return load(source, folds, check)
 
 
 @contextmanager
@@ -111,17 +116,3 @@ def _trial(source: Any, shapes: Shapes) -> Trial:
     except Exception:  # it is too large, or was never a model: then that was said
         return Trial()
     return try_out(content, shapes)
-
-
-def _loops(source: Any) -> bool:
-    """Whether a model seems to have a Loop."""
-    try:
-        if isinstance(source, ModelProto):
-            return any(node.op_type == "Loop" for node in source.graph.node)
-        content = content_of(Path(source))
-        if isinstance(content, bytes):
-            return LOOP in content
-        with content.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return data.find(LOOP) >= 0
-    except (OSError, ValueError, TypeError, PruneError):  # what is wrong with it is said elsewhere
-        return False

@@ -242,7 +242,7 @@ def error_line(folder: Path, options: tuple[str, ...], capsys: Capture) -> str:
 def test_a_wrong_option_is_noticed_before_the_model_is_read(
     options: tuple[str, ...], why: str, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forbid(monkeypatch, "onnxprune.cli.prune.load")
+    forbid(monkeypatch, "onnxprune.cli.prune.opened")
     assert why in error_line(folder, options, capsys)
 
 
@@ -311,7 +311,7 @@ def test_a_wrong_option_of_another_command_is_noticed_before_the_model_is_read(
     if option not in options_of(command):
         assert f"No such option: {option}" in refused([command, *ARGUMENTS[command], option, value], capsys)
         return
-    forbid(monkeypatch, f"onnxprune.cli.{'prune' if command == 'apply' else command}.load")
+    forbid(monkeypatch, f"onnxprune.cli.{'prune' if command == 'apply' else command}.opened")
     words = [w.replace("HERE", str(folder)) for w in (command, *ARGUMENTS[command], option, value)]
     assert why in refused(words, capsys)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -149,6 +150,7 @@ def test_after_a_kill_at_any_point_the_model_loads_and_the_next_run_tidies_up(ch
 
 @faulty
 def test_ctrl_c_while_files_are_moved_waits_until_they_are(tmp_path: Path, no_waiting: None) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     tool.saved(tmp_path, 1.0, False)
     total = injection.calls(lambda: tool.saved(tmp_path, 1.0, False))
     outcomes = set()
@@ -161,6 +163,7 @@ def test_ctrl_c_while_files_are_moved_waits_until_they_are(tmp_path: Path, no_wa
         outcomes.add(found)
         gc.collect()
         assert sorted(p.name for p in tmp_path.iterdir()) == [tool.PLAN, tool.OUT]
+    signal.signal(signal.SIGINT, before)
     assert len(outcomes) == 2
 
 

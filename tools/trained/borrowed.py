@@ -96,6 +96,7 @@ def clothes(network: Trained, held: bool) -> Feeds:
 
 SOURCES: Mapping[str, Callable[[Trained, bool], Feeds]] = {
     "resnet20": clothes,
+    "mobilenetv2": clothes,
     "ppocr-cls": direction,
     "ppocr-det": pages,
     "ppocr-rec": recogniser,

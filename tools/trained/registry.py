@@ -116,6 +116,8 @@ def trained_here(folder: Path) -> Iterator[Trained]:
 def not_trained_here() -> Iterator[Trained]:
     """The networks of the repository and those beside it; their inputs are made by `borrowed.py`."""
     yield Trained("resnet20", "resnet20", ROOT / "models" / "resnet20-fashion-mnist.onnx", "accuracy", "clothes, unit")
+    mobile = ROOT / "models" / "mobilenetv2-fashion-mnist.onnx"
+    yield Trained("mobilenetv2", "mobilenetv2", mobile, "accuracy", "clothes, unit")
     yield Trained("ppocr-cls", "ppocr-cls", BORROWED / "ppocr_v2_cls.onnx", "accuracy", "words, -1..1", shape="1x3x48x192")
     yield Trained("ppocr-det", "ppocr-det", BORROWED / "ppocr_v4_det.onnx", "map", "pages, ImageNet", shape="1x3x192x192")
     yield Trained("ppocr-rec", "ppocr-rec", BORROWED / "ppocr_v4_rec.onnx", "characters", "words, -1..1", shape="1x3x48x320")
