@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -77,7 +78,9 @@ def _array(stream: IO[bytes], size: int, what: str) -> Array:
     readers: dict[tuple[int, int], Any] = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     if version not in readers:
         raise _DamagedError(f"{what} has no plain numbers")
-    shape, _, dtype = readers[version](stream)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about headers that Python 2 wrote
+        shape, _, dtype = readers[version](stream)
     if dtype.hasobject:
         raise _DamagedError(f"{what} holds Python objects (pickled), which are never read")
     room, need = size - stream.tell(), math.prod(shape) * dtype.itemsize

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -22,13 +23,17 @@ from onnxprune.ir.scratch import scratch
 from onnxprune.ort import sample, session
 from onnxprune.types import Rng, Shapes
 
-SECONDS, MEMORY = 20, 4 * 2**30
+SECONDS, MEMORY = 10, 3 * 2**30
 """What a trial may take; the memory is on top of three times the size of the model."""
 SIZES = (1, 2, 8, 32, 64, 224)
 """What is tried for sizes that the model leaves open, if the user does not state them."""
 CHILD = "from onnxprune.evaluation.trial import main; main()"
 RUNS, FAILS = 0, 3
 """Exit statuses of a trial."""
+STARVED = ("bad_alloc", "allocate memory")
+"""How onnxruntime says that memory was not enough."""
+MISSING = ("NOT_IMPLEMENTED", "is not a registered")
+"""How it says that a model may be valid, but that it lacks an operator."""
 BOTH = "neither onnxruntime nor onnx.reference can run this model"
 
 
@@ -39,10 +44,12 @@ class Trial:
     Attributes:
         why: a clause that says why the model does not run; empty if it runs, or if nothing is known.
         harmful: whether it crashed, or took more time or memory than there was.
+        declined: why onnxruntime finds it invalid; empty if it does not, or if nothing is known.
     """
 
     why: str = ""
     harmful: bool = False
+    declined: str = ""
 
 
 def try_out(model: Path | bytes, shapes: Shapes) -> Trial:
@@ -68,7 +75,8 @@ def try_out(model: Path | bytes, shapes: Shapes) -> Trial:
         except OSError:
             return Trial()
         if run.returncode == FAILS and found.is_file():
-            return Trial(found.read_text(encoding="utf-8"))
+            why, declined = json.loads(found.read_text(encoding="utf-8"))
+            return Trial(why, any(text in why for text in STARVED), declined)
         if run.returncode != RUNS:
             return Trial(f"{BOTH}: they crash, or need more than {MEMORY >> 30} GiB on small inputs", True)
         return Trial()
@@ -79,9 +87,11 @@ def main() -> None:
     path, shapes, found = sys.argv[1:]
     _bound(Path(path).stat().st_size)
     why = tried(path, json.loads(shapes))
-    if why:
-        Path(found).write_text(why, encoding="utf-8")
-    os._exit(FAILS if why else RUNS)  # without waiting for threads that a broken model keeps busy
+    if any(why):
+        Path(found).write_text(json.dumps(why), encoding="utf-8")
+    with contextlib.suppress(Exception):  # which the program uses too, and which must end
+        onnx.shape_inference.infer_shapes(onnx.load(path))
+    os._exit(FAILS if any(why) else RUNS)  # without waiting for threads that a broken model keeps busy
 
 
 def _bound(size: int) -> None:
@@ -95,8 +105,10 @@ def _bound(size: int) -> None:
         resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
-def tried(path: str, shapes: Mapping[str, list[int]]) -> str:
-    """Why neither runtime can run the model in a file; empty if one of them can, or opens it but its inputs are not tensors.
+def tried(path: str, shapes: Mapping[str, list[int]]) -> tuple[str, str]:
+    """Why neither runtime can run the model in a file, and why onnxruntime finds it invalid.
+
+    The first is empty if one of them can, or opens it but its inputs are not tensors.
 
     Raises:
         MemoryError: there is not enough of it.
@@ -107,10 +119,11 @@ def tried(path: str, shapes: Mapping[str, list[int]]) -> str:
         raise
     except Exception as e:  # whatever onnxruntime does not implement or accept
         first = _said(e)
+        valid = any(text in str(e) for text in MISSING)
     else:
         inputs = {v.name: (str(v.type), v.shape) for v in opened.get_inputs()}
         # as verification does: what it opens, it has to run
-        return _why(lambda feeds: opened.run(None, feeds), inputs, shapes, f"{BOTH}: onnxruntime says: ")
+        return _why(lambda feeds: opened.run(None, feeds), inputs, shapes, f"{BOTH}: onnxruntime says: "), ""
     from onnx.reference import ReferenceEvaluator  # slow to load, and seldom needed
 
     try:
@@ -118,9 +131,10 @@ def tried(path: str, shapes: Mapping[str, list[int]]) -> str:
         evaluator = ReferenceEvaluator(model)
         stored = {t.name for t in model.graph.initializer}
         typed = {v.name: _declared(v.type) for v in model.graph.input if v.name not in stored}
+        fails = bool(_why(lambda feeds: list(evaluator.run(None, feeds)), typed, shapes))
     except Exception:
-        return f"{BOTH}: onnxruntime says: {first}"
-    return f"{BOTH}: onnxruntime says: {first}" if _why(lambda feeds: list(evaluator.run(None, feeds)), typed, shapes) else ""
+        fails = True
+    return f"{BOTH}: onnxruntime says: {first}" if fails else "", "" if valid else first
 
 
 PREAMBLE = re.compile(

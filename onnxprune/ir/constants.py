@@ -12,6 +12,8 @@ from onnxprune.ir.tensors import nbytes
 from onnxprune.types import Array
 
 NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+MISNAMED = {AttributeProto.FLOAT: np.float32, AttributeProto.INT: np.int64}
+"""Type of an attribute that is named `value`, but is no tensor -> type of its values."""
 SPARSE = "sparse_value"
 MOST_GROWTH = 8
 """Sparse weights stay sparse if they would become larger by more than this factor; their channels are then kept."""
@@ -49,8 +51,9 @@ def _constant_attributes(node: NodeProto) -> list[AttributeProto]:
 
 def _new_tensor(a: AttributeProto) -> TensorProto | None:
     """The tensor that an attribute of a Constant node stands for; None if it is one already, or remains as it is."""
-    if a.name in NUMBERS:
-        return onnx.numpy_helper.from_array(np.asarray(onnx.helper.get_attribute_value(a), NUMBERS[a.name]))
+    if a.name in NUMBERS or (a.name == "value" and a.type in MISNAMED):  # onnxruntime goes by the type
+        kind = NUMBERS.get(a.name) or MISNAMED[a.type]
+        return onnx.numpy_helper.from_array(np.asarray(onnx.helper.get_attribute_value(a), kind))
     if a.name == SPARSE and _may_be_dense(a.sparse_tensor):
         return onnx.numpy_helper.from_array(dense(a.sparse_tensor))
     return None

@@ -27,6 +27,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 MOST, SHORTEST = 280, 100
 """Characters of a refusal with the name of the file, and of what is quoted at least."""
+INVALID = "onnxruntime does not accept this model: "
 KNOWN = "; export it again, or give the sizes of its inputs with --input-shape"
 UNKNOWN = "; to cut it all the same, unverified: --no-verify --no-bench --recover none"
 
@@ -44,8 +45,8 @@ def opened(source: Any, folds: bool = True) -> Loaded:
         bodies = (model.graph.node, *(f.node for f in model.functions))
         if any(node.op_type == "Loop" for nodes in bodies for node in all_nodes(nodes)):
             found = _trial(source, {})
-            if found.harmful:
-                raise _refusal(name, found.why)
+            if found.harmful or found.declined:
+                raise _refusal(name, found.why or INVALID + found.declined)
 
     with _blaming(name, source, {}):
         return load(source, folds, check)
@@ -96,7 +97,11 @@ def _blaming(name: str, source: Any, shapes: Shapes) -> Iterator[None]:
     except Exception as e:
         if isinstance(e, PruneError) and not isinstance(e, VerificationError):
             raise
-        if why := _trial(source, shapes).why:
+        found = _trial(source, shapes)
+        why = found.why
+        if found.declined and not isinstance(e, PruneError):  # what only the reference evaluator takes, in its lenient way
+            why = why or INVALID + found.declined
+        if why:
             raise _refusal(name, why) from e
         raise
 

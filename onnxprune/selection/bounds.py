@@ -58,7 +58,7 @@ class LayerRatios:
         try:
             found = tomllib.loads(Path(given).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as e:  # not text, not TOML, a number of thousands of digits
-            why = e.strerror if isinstance(e, OSError) else first_line(e)
+            why = e.strerror if isinstance(e, OSError) else first_line(e, 80)
             raise OptionError(f"--layer-ratios {given}: cannot be read: {why}; {FORM}") from e
         if not found:
             raise OptionError(f"--layer-ratios {given}: is empty; {FORM}")
