@@ -21,7 +21,8 @@ Printed by `python tools/cli_reference.py` from the program's help. The options 
 [`onnxprune.prune`](python.md), in the same groups; those of output files are arguments of `Result.save` there.
 
 Exit status: 0 success; 1 a requested limit was missed (files are written) or verification failed (nothing is written); 2
-invalid command or input, with one line on stderr that names the problem and the remedy; 130 stopped by Ctrl-C. Results go to
+invalid command or input, with one line on stderr that names the problem and the remedy; 130 stopped by Ctrl-C
+([others](pipelines.md)). Results go to
 stdout, progress and messages to stderr. Files are written completely or not at all, and the input is never changed.
 """
 

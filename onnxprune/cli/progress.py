@@ -11,16 +11,24 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.segment import Segment
 
 from onnxprune.cli import signals
+from onnxprune.errors import printable
 from onnxprune.types import Progress
 
 
 class Output(Console):
     """Standard output, which raises when nobody reads it any more (rich would exit)."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Without control characters, which names in a model may hold."""
+        for segment in super().render(renderable, options):
+            lines = [printable(line) for line in segment.text.split("\n")]
+            yield segment if segment.control else Segment("\n".join(lines), segment.style)
 
     def on_broken_pipe(self) -> None:
         """Raise BrokenPipeError."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 
 from onnxprune.cli import signals
@@ -13,6 +14,8 @@ from onnxprune.cli.streams import drop_output, give_streams
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line and exit."""
     give_streams()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # those of libraries are not for users
     try:
         signals.install()
         from onnxprune.cli.app import run  # not before signals are handled

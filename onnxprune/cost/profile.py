@@ -15,6 +15,7 @@ from onnxprune.cost.machine import Machine
 from onnxprune.cost.stacks import FLOAT, KINDS, PRECISIONS
 from onnxprune.cost.staircase import Curve, multiple_of
 from onnxprune.errors import DataError
+from onnxprune.ir.texts import text_of
 
 FORMAT = "onnxprune-profile/1"
 DECISIVE = ("convolution", "pointwise", "depthwise")
@@ -70,7 +71,7 @@ class Profile:
         """
         name = name or str(path)
         try:
-            given = json.loads(path.read_text(encoding="utf-8"))
+            given = json.loads(text_of(path))
         except OSError as e:
             raise DataError(f"{name}: cannot be read: {e.strerror}; 'onnxprune profile -o FILE' writes one") from e
         except (ValueError, RecursionError) as e:

@@ -187,11 +187,12 @@ def _parsed(data: bytes) -> tuple[str, ModelProto]:
 def _take_external(path: Path, model: ModelProto, stamps: dict[Path, Stamp | None]) -> set[Path]:
     """Load weights stored in other files, or leave them there if they are large; return those files, and add their stamps."""
     places = [(t, place) for t in model.graph.initializer if (place := _range(path, t))]
+    inner = [(t, place) for t in _inner_tensors(model) if (place := _range(path, t))]
     unread = [(t, place) for t, place in places if place.file == str(path.resolve())]
     others = [(t, place) for t, place in places if place.file != str(path.resolve())]
-    for tensor, _ in others:
+    for tensor, _ in (*others, *inner):
         _check_external(path, tensor)
-    files = {(path.parent / place.file).resolve() for _, place in others}
+    files = {(path.parent / place.file).resolve() for _, place in (*others, *inner)}
     stamps.update({file: stamp_of(file) for file in files})
     if sum(file.stat().st_size for file in files) >= LARGE_FILE:
         for t, place in others:
@@ -264,6 +265,8 @@ def check_is_file(path: Path) -> None:
             raise ModelError(f"{path}: is a folder; name the .onnx file in it")
         if not path.exists():
             raise ModelError(f"{path}: no such file; check the path")
+        if not path.is_file():
+            raise ModelError(f"{path}: is not a regular file; name a file")
 
 
 @contextlib.contextmanager
@@ -273,6 +276,20 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except OSError as e:
         raise ModelError(f"{path}: cannot be read: {e.strerror}") from e
+
+
+def _inner_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """The tensors of a model that are not initializers of its graph: in attributes, bodies, functions, sparse ones."""
+    graphs = [model.graph]
+    nodes = [*model.graph.node, *(node for f in model.functions for node in f.node)]
+    while graphs or nodes:
+        for graph in graphs:
+            nodes.extend(graph.node if graph is not model.graph else ())
+            yield from (part for t in graph.sparse_initializer for part in (t.values, t.indices))
+            yield from () if graph is model.graph else graph.initializer
+        attributes = [a for node in nodes for a in node.attribute]
+        yield from (t for a in attributes for t in (a.t, *a.tensors, a.sparse_tensor.values, a.sparse_tensor.indices))
+        graphs, nodes = [g for a in attributes for g in (a.g, *a.graphs) if g.ByteSize()], []
 
 
 def _range(path: Path, tensor: TensorProto) -> FileRange | None:
@@ -298,8 +315,12 @@ def _check_external(path: Path, tensor: TensorProto) -> None:
     where = f"{path}: weight '{tensor.name}' is stored in '{info.location}'"
     if not info.location or not file.resolve().is_relative_to(folder):
         raise ModelError(f"{where}, outside the model's folder; move it into that folder and export the model again")
-    if not file.is_file():
+    if not file.exists():
         raise ModelError(f"{where}, which is missing; copy it next to the model")
+    if not file.is_file():
+        raise ModelError(f"{where}, which is not a regular file; copy the weights next to the model")
+    if file.stat().st_nlink > 1:
+        raise ModelError(f"{where}, which has a second name (a hard link), so that onnx does not read it; copy the file")
     start, size = info.offset or 0, file.stat().st_size
     need = max(info.length if info.length is not None else size - start, nbytes(tensor))
     if start + need > size:

@@ -8,6 +8,7 @@ file whose name no other model there uses.
 from __future__ import annotations
 
 import hashlib
+import mmap
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -137,10 +138,20 @@ def _removed(path: Path) -> bool:
 
 
 def _data_of(path: Path) -> set[Path]:
-    """The files of weights, of names that `save` gives, that belong to the model in a place, and nothing else."""
-    if not path.is_file():
+    """The files of weights, of names that `save` gives, of a model in a place that this program wrote, if only it uses them."""
+    if not path.is_file() or not referred(path)[1]:
         return set()
-    names, ours = referred(path)
     digested = re.compile(re.escape(path.name) + rf"\.[0-9a-f]{{{DIGITS}}}\.data")
     beside = [p for p in path.parent.iterdir() if p == data_beside(path) or digested.fullmatch(p.name)]
-    return {p for p in beside if p.is_file() and not p.is_symlink() and (ours or p.name in names)}
+    return {p for p in beside if p.is_file() and not p.is_symlink() and not _used_elsewhere(p, path)}
+
+
+def _used_elsewhere(data: Path, model: Path) -> bool:
+    """Whether another model in the folder may store weights in this file: a copy of the one that is replaced, for example."""
+    name = data.name.encode()
+    others = (p for p in data.parent.glob("*.onnx") if p != model and p.is_file() and p.stat().st_size)
+    for other in others:
+        with other.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(name) >= 0:
+                return True
+    return False

@@ -144,7 +144,7 @@ def open_batch(values: Sequence[ValueInfoProto], shapes: Shapes) -> Shapes:
     symbols = {symbol_of(d[0]) for v in values if (d := _dims(v))} - {""}
     found = {}
     for v in values:
-        if len(dims := _dims(v)) == len(shapes.get(v.name, ())):
+        if v.name in shapes and len(dims := _dims(v)) == len(shapes[v.name]):  # others are sequences and the like
             again = [symbol_of(d) in symbols or (_is_batch(dims, k) and not _stated(d)) for k, d in enumerate(dims)]
             found[v.name] = [0 if is_open else n for n, is_open in zip(shapes[v.name], again, strict=True)]
     return found

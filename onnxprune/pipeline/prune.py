@@ -604,9 +604,8 @@ def apply_loaded(
         raise PlanError(f"{loaded.name}: the plan cannot be applied: {e.message}") from e
     progress("analyse", 1)
     differs = bool(plan.model_sha256 and loaded.sha256 and plan.model_sha256 != loaded.sha256)
-    notes = (
-        ("the plan was made for a file with different contents (a retrained copy?); names and shapes match",) if differs else ()
-    )
+    other = "the plan was made for a file with different contents (a retrained copy?), with weights of these names"
+    notes = (other,) if differs else ()
     cuts = bool(plan.kept or plan.removed) or not plan.blocks
     decision = Decision(analysis, dropped, pruned, analysis.groups if cuts else (), notes, spill=spill)
     verification = _verified(decision, checks, progress) if cuts else None

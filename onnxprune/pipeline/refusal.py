@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from onnx import ModelProto
 
 from onnxprune.errors import ModelError, PruneError, VerificationError
+from onnxprune.evaluation.verification import NoRunError
 from onnxprune.ir.files import Loaded, content_of, load
 from onnxprune.ir.graph import all_nodes
 from onnxprune.options import Options
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-MOST, SHORTEST = 280, 100
+MOST, SHORTEST = 280, 160
 """Characters of a refusal with the name of the file, and of what is quoted at least."""
 INVALID = "onnxruntime does not accept this model: "
-KNOWN = "; export it again, or give the sizes of its inputs with --input-shape"
+AGAIN = "; export it again"
+SIZES = "; export it again, or give the sizes of its inputs with --input-shape"
 UNKNOWN = "; to cut it all the same, unverified: --no-verify --no-bench --recover none"
 
 
@@ -103,11 +105,13 @@ def _blaming(name: str, source: Any, shapes: Shapes) -> Iterator[None]:
             why = why or INVALID + found.declined
         if why:
             raise _refusal(name, why) from e
+        if isinstance(e, NoRunError):  # it takes other inputs than tensors, or sizes that nobody has stated
+            raise ModelError(f"{name}: {e.message}, or use --no-verify") from e
         raise
 
 
 def _refusal(name: str, why: str) -> ModelError:
-    advice = UNKNOWN if "not a registered" in why else KNOWN
+    advice = UNKNOWN if "not a registered" in why else SIZES if "running " in why else AGAIN
     room = max(SHORTEST, MOST - len(name) - len(advice))
     return ModelError(f"{name}: {why[:room]}{advice}")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import DataError
+from onnxprune.ir.texts import text_of
 
 FORMAT = "onnxprune-sensitivity/1"
 COLUMNS = ("group", "channels", "share_of_macs", "ratio", "width", "lost", "agreement", "accuracy", "loss")
@@ -92,7 +93,7 @@ class Sensitivity:
             DataError: it is none.
         """
         try:
-            given = json.loads(path.read_text(encoding="utf-8"))
+            given = json.loads(text_of(path))
             if given.pop("format") != FORMAT:
                 raise ValueError
             curves = tuple(Curve(**{**c, "points": tuple(Point(**p) for p in c["points"])}) for c in given.pop("curves"))

@@ -19,6 +19,7 @@ from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.policy import DEFAULT, Policy
 from onnxprune.errors import PlanError, first_line
 from onnxprune.ir.placing import write_text
+from onnxprune.ir.texts import text_of
 from onnxprune.types import Mask
 
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
@@ -160,7 +161,7 @@ class Plan:
             PlanError: the file is missing, is not JSON, or is not a plan.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = text_of(Path(path))
         except (OSError, UnicodeDecodeError) as e:
             reason = getattr(e, "strerror", None) or "not a text file"
             raise PlanError(f"{path}: cannot read the plan: {reason}; pass the .plan.json written by onnxprune") from e
@@ -183,6 +184,8 @@ class Plan:
         made_by = data.get("made_by", {})
         if not isinstance(made_by, dict):
             raise ValueError(f"'made_by' is {type(made_by).__name__}, expected an object")
+        if any(type(x) is int and abs(x) >= 2**63 for x in made_by.values()):
+            raise ValueError("'made_by' holds a number of more than 64 bits")
         folded = data.get("folded", [])
         if not isinstance(folded, list) or not set(folded) <= kept.keys():
             raise ValueError(f"'folded' is {folded!r}, expected a list of names in 'kept'")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import OptionError, first_line
+from onnxprune.ir.texts import text_of
 from onnxprune.selection.units import FLOOR
 
 if sys.version_info >= (3, 11):
@@ -56,7 +57,7 @@ class LayerRatios:
         if isinstance(given, Mapping):
             return cls("the given mapping", {name: _bounds(name, value, "--layer-ratios") for name, value in given.items()})
         try:
-            found = tomllib.loads(Path(given).read_text(encoding="utf-8"))
+            found = tomllib.loads(text_of(Path(given)))
         except (OSError, ValueError, RecursionError) as e:  # not text, not TOML, a number of thousands of digits
             why = e.strerror if isinstance(e, OSError) else first_line(e, 80)
             raise OptionError(f"--layer-ratios {given}: cannot be read: {why}; {FORM}") from e

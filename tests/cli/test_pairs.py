@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import onnx
@@ -13,7 +14,7 @@ import pytest
 import onnxprune
 from onnxprune.cli.app import run
 from onnxprune.rewrite.plan import Plan
-from tests.cases.commands import FAST, Capture, refused
+from tests.cases.commands import FAST, Capture, files, refused
 from tests.cases.nets import external, small, write
 
 
@@ -122,3 +123,57 @@ def test_a_plan_in_a_place_that_is_taken_is_refused(wrong: str, tmp_path: Path, 
     (tmp_path / "d").mkdir()
     command = [str(write(tmp_path)), "--ratio", "0.5", *FAST, "-o", str(tmp_path / "a.onnx"), "--plan", str(tmp_path / wrong)]
     assert "choose two different files" in refused(command, capsys)
+
+
+def test_weights_in_an_attribute_are_an_input_too(tmp_path: Path, capsys: Capture) -> None:
+    net = small()
+    w = next(t for t in net.graph.initializer if t.name == "w4")
+    (tmp_path / "k.bin").write_bytes(onnx.numpy_helper.to_array(w).tobytes())
+    stored = onnx.TensorProto(name="w4", data_type=w.data_type, dims=w.dims, data_location=onnx.TensorProto.EXTERNAL)
+    stored.external_data.add(key="location", value="k.bin")
+    net.graph.initializer.remove(w)
+    net.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w4"], value=stored))
+    path = tmp_path / "net.onnx"
+    path.write_bytes(net.SerializeToString())
+    before = files(tmp_path)
+    for more in (["-o", str(tmp_path / "k.bin")], ["-o", str(tmp_path / "o.onnx"), "--plan", str(tmp_path / "k.bin")]):
+        assert "k.bin: is the input itself" in refused([str(path), "--ratio", "0.5", *FAST, "--force", *more], capsys)
+    assert files(tmp_path) == before
+
+
+def test_weights_that_others_may_use_are_kept_when_a_model_is_replaced(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    (tmp_path / "d").mkdir()
+    theirs = external(tmp_path / "d", small())
+    foreign = theirs.rename(tmp_path / "d" / "a.onnx")
+    assert run([str(path), "--ratio", "0.5", *FAST, "-o", str(foreign), "--force"]) == 0
+    assert sorted(p.name for p in foreign.parent.iterdir()) == ["a.onnx", "a.plan.json", "net.bin"]
+    source = external(tmp_path, small())
+    command = [str(source), "--ratio", "0.5", *FAST, "-o", str(tmp_path / "b.onnx"), "--force"]
+    assert run(command) == 0
+    (tmp_path / "copy.onnx").write_bytes((tmp_path / "b.onnx").read_bytes())
+    assert run(command) == 0
+    onnx.load(tmp_path / "copy.onnx")
+    onnx.load(tmp_path / "b.onnx")
+
+
+def test_pipes_are_no_inputs(tmp_path: Path, capsys: Capture) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    path, pipe = str(write(tmp_path)), str(tmp_path / "pipe")
+    for command in (["inspect", pipe], ["apply", path, pipe], [path, "--ratio", "0.5", "--work", pipe]):
+        assert "is not a regular file" in refused(command, capsys)
+
+
+def test_control_characters_of_names_do_not_reach_the_terminal(tmp_path: Path, capsys: Capture) -> None:
+    net = small()
+    for node in net.graph.node:
+        node.output[:] = [name.replace("c1", "c\x1b[31m1") for name in node.output]
+        node.input[:] = [name.replace("c1", "c\x1b[31m1") for name in node.input]
+    for t in net.graph.initializer:
+        t.name = t.name.replace("w1", "w\x1b[31m\x071")
+    for node in net.graph.node:
+        node.input[:] = [name.replace("w1", "w\x1b[31m\x071") for name in node.input]
+    path, picture = write(tmp_path, net), tmp_path / "p.svg"
+    assert run(["inspect", str(path), "--picture", str(picture)]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    assert not {"\x1b", "\x07"} & set(picture.read_text())

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 
+from onnxprune.errors import printable
 from onnxprune.report.inspection import Inspection, LayerView
 from onnxprune.report.layers import LayerChange
 from onnxprune.report.values import Report
@@ -18,6 +19,11 @@ ROW, LABEL, BAR, TOP, MARGIN = 14, 340, 480, 62, 80
 CAN, MUST, BARE = "#2b7bba", "#d9730d", "#b0b4ba"
 INSPECTED = {"can be removed": CAN, "must be kept": MUST, "product of two computed tensors": BARE}
 CUT = {"kept": CAN, "removed": "#c9dcec"}
+
+
+def _text(text: str) -> str:
+    """Text in an SVG, which must not hold control characters."""
+    return escape(printable(text))
 
 
 def inspection_to_svg(found: Inspection) -> str:
@@ -61,8 +67,8 @@ def _page(title: str, text: str, legend: Mapping[str, str], rows: int, lines: It
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{LABEL + BAR + MARGIN}" height="{TOP + ROW * rows + 12}" '
         'font-family="sans-serif" font-size="11">',
         '<rect width="100%" height="100%" fill="white"/>',
-        f'<text x="8" y="18" font-size="14">{escape(title)}</text>',
-        f'<text x="8" y="36">{escape(text)}</text>',
+        f'<text x="8" y="18" font-size="14">{_text(title)}</text>',
+        f'<text x="8" y="36">{_text(text)}</text>',
         *_legend(legend),
         *lines,
         "</svg>",
@@ -80,8 +86,8 @@ def _legend(colours: Mapping[str, str]) -> Iterator[str]:
 def _bar(name: str, hover: str, y: int, parts: Sequence[tuple[str, float]], end: str) -> Iterator[str]:
     """One row: its name, the text shown on hovering, (colour, length) of its parts, and the text after the bar."""
     shown = name if len(name) <= 52 else f"{name[:14]}...{name[-35:]}"
-    yield f"<g><title>{escape(name)}: {escape(hover)}</title>"
-    yield f'<text x="{LABEL - 6}" y="{y + 10}" text-anchor="end">{escape(shown)}</text>'
+    yield f"<g><title>{_text(name)}: {_text(hover)}</title>"
+    yield f'<text x="{LABEL - 6}" y="{y + 10}" text-anchor="end">{_text(shown)}</text>'
     x = float(LABEL)
     for colour, share in parts:
         width = max(BAR * share, 0.5 * (share > 0))
