@@ -302,6 +302,8 @@ def _range(path: Path, tensor: TensorProto) -> FileRange | None:
         place = range_of(tensor)
         if place is not None and "\0" in place.file:
             raise ValueError("its location holds a zero byte")
+        if place is not None and min(place.offset, place.length) < 0:
+            raise ValueError(f"its offset is {place.offset}, and its length {place.length}")
     except ValueError as e:
         raise ModelError(f"{path}: weight '{tensor.name}' is not stored properly: {first_line(e)}; export it again") from e
     return place
