@@ -227,9 +227,7 @@ def test_images_whose_range_is_unknown_are_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "LAB"])
 def test_images_of_every_mode_are_read(mode: str, tmp_path: Path) -> None:
-    Image.new(mode, (8, 8)).save(
-        tmp_path / "a.tif", compression="tiff_lzw"
-    )  # Pillow 10.0 does not read all that it writes without
+    Image.new(mode, (8, 8)).save(tmp_path / "a.tif", compression="tiff_lzw")  # Pillow 10.0 cannot read others
     assert only(load_data(tmp_path, net())).shape == (1, 3, 8, 8)
 
 
