@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import reprlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -39,8 +40,8 @@ LARGEST = 2**31
 """Sizes of inputs are below this."""
 SEEDS = 2**63
 """Seeds are below this: every generator takes them."""
-MOST_THREADS = 256
-"""More are an error of the system, which onnxruntime does not survive."""
+MOST_THREADS = max(256, os.cpu_count() or 0)
+"""Of the benchmark: threads beyond the cores make a run of a small network take minutes."""
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 USUAL, LONG = 60.0, 600.0
 """Default time budgets in seconds: of most calls, and of training."""

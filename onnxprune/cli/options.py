@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -15,7 +16,7 @@ from onnxprune.errors import OptionError
 from onnxprune.ir.files import Loaded, check_is_file
 from onnxprune.ir.graph import free_inputs
 from onnxprune.ir.packing import named_after, names_packed, packed_name
-from onnxprune.ir.placing import check_folder, check_output, check_outputs, data_beside
+from onnxprune.ir.placing import check_folder, check_output, check_outputs, data_beside, tidied
 from onnxprune.options import OutputOptions
 from onnxprune.recovery import METHODS
 from onnxprune.selection.criteria import NAMES
@@ -486,6 +487,12 @@ def check_places(places: OutputOptions, *inputs: Path) -> None:
         OutputError: it is not a regular file, or its folder is missing or cannot be written to.
     """
     check_outputs(places.places, places.force, *inputs)
+
+
+def tell_left(places: OutputOptions) -> None:
+    """Say what killed runs left beside the outputs that cannot be removed."""
+    for line in tidied(places.places):
+        print(f"onnxprune: note: {line}", file=sys.stderr)
 
 
 def check_places_for(places: OutputOptions, loaded: Loaded, *inputs: Path) -> None:

@@ -130,6 +130,7 @@ def prune(
     places = OutputOptions(out, plan or named_after(out, ".plan.json"), picture, force, strict, dry_run)
     inputs = [model, *files(scores, layer_ratios, profile, data, labels, work)]
     ask.check_places(places, *inputs)
+    ask.tell_left(places)
     options = resolved(options)
     loaded = opened(model)
     ask.check_places_for(places, loaded, *inputs)
@@ -161,6 +162,7 @@ def apply(
     ask.check_shapes(input_shape)
     places = OutputOptions(ask.output_of(output, model, ENDING, pack), force=force)
     ask.check_places(places, model, plan_file)
+    ask.tell_left(places)
     plan = Plan.load(plan_file)
     loaded = opened(model)
     ask.check_places_for(places, loaded, model, plan_file)

@@ -105,6 +105,7 @@ def unify(
     places = OutputOptions(out, plan or named_after(out, ".plan.json"), None, force)
     inputs = [model, *files(data, labels, work)]
     ask.check_places(places, *inputs)
+    ask.tell_left(places)
     options = resolved(options)
     loaded = opened(model)
     ask.check_places_for(places, loaded, *inputs)

@@ -20,11 +20,6 @@ def sentence() -> str:
     return f"{', '.join(map(str, _files))} {'was' if len(_files) == 1 else 'were'} written"
 
 
-def anything() -> bool:
-    """Whether there are files."""
-    return bool(_files)
-
-
 def forget() -> None:
     """Start anew."""
     _files.clear()

@@ -23,8 +23,10 @@ from onnxprune.ir.scratch import scratch
 from onnxprune.ort import sample, session
 from onnxprune.types import Rng, Shapes
 
-SECONDS, MEMORY = 10, 3 * 2**30
-"""What a trial may take; the memory is on top of three times the size of the model."""
+SECONDS, PER_SECOND = 10, 2**22
+"""Time for a trial: a second more for so many bytes of the model."""
+MEMORY = 3 * 2**30
+"""Bytes for a trial, on top of three times the size of the model."""
 SIZES = (1, 2, 8, 32, 64, 224)
 """What is tried for sizes that the model leaves open, if the user does not state them."""
 CHILD = "from onnxprune.evaluation.trial import main; main()"
@@ -32,8 +34,8 @@ RUNS, FAILS = 0, 3
 """Exit statuses of a trial."""
 STARVED = ("bad_alloc", "allocate memory")
 """How onnxruntime says that memory was not enough."""
-MISSING = ("NOT_IMPLEMENTED", "is not a registered")
-"""How it says that a model may be valid, but that it lacks an operator."""
+MISSING = ("NOT_IMPLEMENTED", "is not a registered", "is under development", "Unsupported model IR version")
+"""How it says that a model may be valid, but that it is too old, or lacks an operator."""
 BOTH = "neither onnxruntime nor onnx.reference can run this model"
 
 
@@ -52,12 +54,13 @@ class Trial:
     declined: str = ""
 
 
-def try_out(model: Path | bytes, shapes: Shapes) -> Trial:
+def try_out(model: Path | bytes, shapes: Shapes, size: int = 0) -> Trial:
     """Whether onnxruntime, or else ONNX's reference evaluator, runs a model, and what comes out are numbers.
 
     Args:
         model: its file, or its bytes.
         shapes: input name -> shape, where the user states them.
+        size: its bytes with all weights, if more than those of the file.
     """
     with scratch() as folder:
         path = model if isinstance(model, Path) else folder / "model.onnx"
@@ -65,13 +68,15 @@ def try_out(model: Path | bytes, shapes: Shapes) -> Trial:
             path.write_bytes(model)
         found = folder / "why.txt"
         stated = json.dumps({name: list(shape) for name, shape in shapes.items()})
-        command = [sys.executable, "-c", CHILD, str(path.resolve()), stated, str(found)]
+        size = max(size, path.stat().st_size)
+        seconds = SECONDS + size // PER_SECOND
+        command = [sys.executable, "-c", CHILD, str(path.resolve()), stated, str(found), str(size), str(seconds)]
         paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         try:
-            run = subprocess.run(command, env=environment, capture_output=True, timeout=SECONDS, check=False, cwd=folder)
+            run = subprocess.run(command, env=environment, capture_output=True, timeout=seconds, check=False, cwd=folder)
         except subprocess.TimeoutExpired:
-            return Trial(f"{BOTH} within {SECONDS} s on small inputs", True)
+            return Trial(f"{BOTH} within {seconds} s on small inputs", True)
         except OSError:
             return Trial()
         if run.returncode == FAILS and found.is_file():
@@ -84,8 +89,8 @@ def try_out(model: Path | bytes, shapes: Shapes) -> Trial:
 
 def main() -> None:
     """Try a model in this process; the exit status says whether it runs, and a file why not."""
-    path, shapes, found = sys.argv[1:]
-    _bound(Path(path).stat().st_size)
+    path, shapes, found, size, seconds = sys.argv[1:]
+    _bound(int(size), int(seconds))
     why = tried(path, json.loads(shapes))
     if any(why):
         Path(found).write_text(json.dumps(why), encoding="utf-8")
@@ -94,13 +99,13 @@ def main() -> None:
     os._exit(FAILS if any(why) else RUNS)  # without waiting for threads that a broken model keeps busy
 
 
-def _bound(size: int) -> None:
+def _bound(size: int, seconds: int) -> None:
     """Bound the memory and the time of this process."""
     if sys.platform == "win32":
         return
     import resource
 
-    for kind, most in ((resource.RLIMIT_AS, MEMORY + 3 * size), (resource.RLIMIT_CPU, SECONDS), (resource.RLIMIT_CORE, 0)):
+    for kind, most in ((resource.RLIMIT_AS, MEMORY + 3 * size), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_CORE, 0)):
         hard = resource.getrlimit(kind)[1]
         resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 

@@ -204,7 +204,8 @@ def _take_external(path: Path, model: ModelProto, stamps: dict[Path, Stamp | Non
     try:
         load_external_data_for_model(model, str(path.parent))
     except Exception as e:  # onnx raises its own ValidationError, ValueError or OSError here
-        raise ModelError(f"{path}: its external data cannot be read: {first_line(e)}") from e
+        advice = "; copy that file, which has two names" if "hard link" in str(e) else ""
+        raise ModelError(f"{path}: its external data cannot be read: {first_line(e)}{advice}") from e
     for t, place in unread:
         leave(t, place)
     return files
@@ -239,19 +240,14 @@ def plan_of_model(model: ModelProto) -> str:
     return next((p.value for p in model.metadata_props if p.key == PLAN_KEY), "")
 
 
-def referred(path: Path) -> tuple[set[str], bool]:
-    """The names of the files in which a model's file stores weights, and whether the model was written by this program.
-
-    Nothing is known of a file that cannot be read.
-    """
+def is_ours(path: Path) -> bool:
+    """Whether a file is a model that this program wrote."""
     try:
         with path.open("rb") as file:
             model = _read(path, file)[2]
     except (OSError, ModelError, DecodeError):
-        return set(), False
-    places = (range_of(t) for t in model.graph.initializer)
-    names = {place.file for place in places if place is not None}
-    return names, any(p.key == VERSION_KEY for p in model.metadata_props)
+        return False
+    return any(p.key == VERSION_KEY for p in model.metadata_props)
 
 
 def check_is_file(path: Path) -> None:
@@ -321,8 +317,6 @@ def _check_external(path: Path, tensor: TensorProto) -> None:
         raise ModelError(f"{where}, which is missing; copy it next to the model")
     if not file.is_file():
         raise ModelError(f"{where}, which is not a regular file; copy the weights next to the model")
-    if file.stat().st_nlink > 1:
-        raise ModelError(f"{where}, which has a second name (a hard link), so that onnx does not read it; copy the file")
     start, size = info.offset or 0, file.stat().st_size
     need = max(info.length if info.length is not None else size - start, nbytes(tensor))
     if start + need > size:

@@ -20,7 +20,7 @@ from pathlib import Path
 from google.protobuf.message import EncodeError
 
 from onnxprune.errors import OptionError, OutputError, first_line
-from onnxprune.ir.scratch import NEW, OLD, identity, locked, put_back, scratch, swept, undisturbed
+from onnxprune.ir.scratch import DRAFTS, NEW, OLD, identity, locked, put_back, scratch, swept, undisturbed
 
 SPECIAL = {
     stat.S_ISCHR: "a device", stat.S_ISBLK: "a device", stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket",
@@ -50,6 +50,8 @@ def check_output(path: Path, force: bool, *inputs: Path) -> None:
 def check_outputs(places: Mapping[str, Path | None], force: bool, *inputs: Path) -> None:
     """Check early that all files of a command can and may be written, and that they are different ones.
 
+    What a killed run left in their folders is removed first: its half of a set of files must not count as existing.
+
     Args:
         places: what each file is for -> its path; None: not written.
 
@@ -57,9 +59,16 @@ def check_outputs(places: Mapping[str, Path | None], force: bool, *inputs: Path)
         OptionError, OutputError: as `check_output`, or a path is given twice.
     """
     check_distinct(places)
+    tidied(places)
     for place in places.values():
         if place is not None:
             check_output(place, force, *inputs)
+
+
+def tidied(places: Mapping[str, Path | None]) -> tuple[str, ...]:
+    """Remove what killed runs left in the folders of some files; a line for each thing that remains."""
+    parents = dict.fromkeys(path.parent for path in places.values() if path is not None)
+    return tuple(line for parent in parents for line in swept(parent))
 
 
 def check_distinct(places: Mapping[str, Path | None]) -> None:
@@ -163,7 +172,9 @@ def written_whole(*paths: Path, force: bool = True, fresh: Collection[Path] = ()
         for parent in parents:
             swept(parent)
         folders = {parent: stack.enter_context(scratch(parent)) for parent in parents}
-        drafts = [folders[p.parent] / p.name for p in paths]
+        for folder in folders.values():
+            (folder / DRAFTS).mkdir()
+        drafts = [folders[p.parent] / DRAFTS / p.name for p in paths]
         yield drafts
         moves = [
             _Move(draft, path, force and path not in fresh) for draft, path in zip(drafts, paths, strict=True) if draft.exists()
@@ -180,6 +191,16 @@ class _Move:
     place: Path
     replaces: bool
 
+    @property
+    def folder(self) -> Path:
+        """The folder for drafts and what belongs to them."""
+        return self.draft.parent.parent
+
+    @property
+    def old(self) -> Path:
+        """Where the file that is replaced is kept until all moves are made."""
+        return self.folder / OLD / self.place.name
+
     def prepare(self) -> None:
         """Keep what the draft replaces, take over its mode and owner, and note what identifies the draft."""
         _check_kind(self.place)
@@ -189,26 +210,25 @@ class _Move:
             if not self.replaces:
                 raise already_there(self.place)
             self._keep()
-        new = self.draft.parent / NEW / self.place.name
+        new = self.folder / NEW / self.place.name
         new.parent.mkdir(exist_ok=True)
         new.write_text(identity(self.draft), encoding="ascii")
 
     def _keep(self) -> None:
-        old = self.draft.parent / OLD / self.place.name
         found = self.place.stat()
         self.draft.chmod(stat.S_IMODE(found.st_mode))
         if sys.platform != "win32":
             with contextlib.suppress(PermissionError):
                 os.chown(self.draft, found.st_uid, found.st_gid)
-        old.parent.mkdir(exist_ok=True)
+        self.old.parent.mkdir(exist_ok=True)
         try:
-            os.link(self.place, old)
+            os.link(self.place, self.old)
         except OSError:  # a disk without hard links
-            shutil.copy2(self.place, old)
+            shutil.copy2(self.place, self.old)
 
     def make(self) -> None:
         """Take the place; one that was free when that was checked must still be free."""
-        if (self.draft.parent / OLD / self.place.name).exists():
+        if self.old.exists():
             self.draft.replace(self.place)
             return
         try:
@@ -231,7 +251,7 @@ def _make(moves: Sequence[_Move]) -> None:
         for move in moves:
             move.make()
     except BaseException as e:
-        for folder in dict.fromkeys(move.draft.parent for move in moves):
+        for folder in dict.fromkeys(move.folder for move in moves):
             try:
                 put_back(folder, whole=True)
             except OSError as again:

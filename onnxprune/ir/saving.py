@@ -17,7 +17,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from onnxprune.errors import OutputError
-from onnxprune.ir.files import referred
+from onnxprune.ir.files import is_ours
 from onnxprune.ir.packing import names_packed, pack
 from onnxprune.ir.placing import data_beside, explained, written_whole
 from onnxprune.ir.protobuf import INLINE_LIMIT, write, write_external
@@ -139,7 +139,7 @@ def _removed(path: Path) -> bool:
 
 def _data_of(path: Path) -> set[Path]:
     """The files of weights, of names that `save` gives, of a model in a place that this program wrote, if only it uses them."""
-    if not path.is_file() or not referred(path)[1]:
+    if not path.is_file() or not is_ours(path):
         return set()
     digested = re.compile(re.escape(path.name) + rf"\.[0-9a-f]{{{DIGITS}}}\.data")
     beside = [p for p in path.parent.iterdir() if p == data_beside(path) or digested.fullmatch(p.name)]

@@ -29,8 +29,8 @@ ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if h
 """Signals that end a program."""
 PATIENCE = 10.0
 """Seconds to wait for another process that moves files into the same folder, which takes milliseconds."""
-NEW, OLD = "new", "old"
-"""Folders in a folder of drafts: what identifies each draft that is about to be moved, and the files that they replace."""
+DRAFTS, NEW, OLD = "drafts", "new", "old"
+"""Folders in one beside outputs: drafts, what identifies each draft that is about to be moved, and the files they replace."""
 
 
 @contextlib.contextmanager
@@ -144,14 +144,11 @@ def _swept(path: Path) -> str:
         lock = None
     if lock is None:
         return f"{path}: may be in use by another machine, or this disk has no locks; remove it if no onnxprune is running"
-    try:
+    with contextlib.suppress(OSError):  # whatever remains is reported
         if path.name.startswith(BESIDE):
             put_back(path)
         shutil.rmtree(path, ignore_errors=True)
-    except OSError:
-        pass
-    finally:
-        _unlock(lock)
+    _unlock(lock)
     return f"{path}: left by an earlier run, and cannot be removed; remove it" if path.exists() else ""
 
 
@@ -164,8 +161,8 @@ def identity(path: Path) -> str:
     return f"{found.st_dev} {found.st_ino} {found.st_mtime_ns}"
 
 
-def put_back(drafts: Path, whole: bool = False) -> None:
-    """Undo moves of drafts.
+def put_back(folder: Path, whole: bool = False) -> None:
+    """Undo moves of drafts out of a folder.
 
     Args:
         whole: even if all were made.
@@ -173,16 +170,16 @@ def put_back(drafts: Path, whole: bool = False) -> None:
     Raises:
         OSError: one of them cannot be undone.
     """
-    meant = {p.name: p.read_text(encoding="ascii") for p in (drafts / NEW).iterdir()} if (drafts / NEW).is_dir() else {}
-    made = [name for name, text in meant.items() if text and identity(drafts.parent / name) == text]
+    meant = {p.name: p.read_text(encoding="ascii") for p in (folder / NEW).iterdir()} if (folder / NEW).is_dir() else {}
+    made = [name for name, text in meant.items() if text and identity(folder.parent / name) == text]
     if len(made) == len(meant) and not whole:
         return
     for name in made:
-        old = drafts / OLD / name
+        old = folder / OLD / name
         if old.exists():
-            old.replace(drafts.parent / name)
+            old.replace(folder.parent / name)
         else:
-            (drafts.parent / name).unlink()
+            (folder.parent / name).unlink()
 
 
 def _lock(folder: Path) -> int | None:

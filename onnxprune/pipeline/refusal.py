@@ -18,6 +18,7 @@ from onnxprune.errors import ModelError, PruneError, VerificationError
 from onnxprune.evaluation.verification import NoRunError
 from onnxprune.ir.files import Loaded, content_of, load
 from onnxprune.ir.graph import all_nodes
+from onnxprune.ir.tensors import size_of
 from onnxprune.options import Options
 from onnxprune.types import Shapes
 
@@ -46,7 +47,7 @@ def opened(source: Any, folds: bool = True) -> Loaded:
         """Try a model that may run for ever, before anything else runs it."""
         bodies = (model.graph.node, *(f.node for f in model.functions))
         if any(node.op_type == "Loop" for nodes in bodies for node in all_nodes(nodes)):
-            found = _trial(source, {})
+            found = _trial(source, {}, size_of(model))
             if found.harmful or found.declined:
                 raise _refusal(name, found.why or INVALID + found.declined)
 
@@ -64,7 +65,7 @@ def refusing(loaded: Loaded, shapes: Shapes | None = None) -> Iterator[None]:
     Raises:
         ModelError: the model does not run.
     """
-    with _blaming(loaded.name, loaded.given, shapes or {}):
+    with _blaming(loaded.name, loaded.given, shapes or {}, loaded.size or 0):
         yield
 
 
@@ -93,13 +94,13 @@ def of_options(loaded: Loaded, options: Options, *_: Any, **__: Any) -> Shapes:
 
 
 @contextmanager
-def _blaming(name: str, source: Any, shapes: Shapes) -> Iterator[None]:
+def _blaming(name: str, source: Any, shapes: Shapes, size: int = 0) -> Iterator[None]:
     try:
         yield
     except Exception as e:
         if isinstance(e, PruneError) and not isinstance(e, VerificationError):
             raise
-        found = _trial(source, shapes)
+        found = _trial(source, shapes, size)
         why = found.why
         if found.declined and not isinstance(e, PruneError):  # what only the reference evaluator takes, in its lenient way
             why = why or INVALID + found.declined
@@ -116,7 +117,7 @@ def _refusal(name: str, why: str) -> ModelError:
     return ModelError(f"{name}: {why[:room]}{advice}")
 
 
-def _trial(source: Any, shapes: Shapes) -> Trial:
+def _trial(source: Any, shapes: Shapes, size: int = 0) -> Trial:
     """Whether a model runs."""
     from onnxprune.evaluation.trial import Trial, try_out  # on demand, for a quick start
 
@@ -124,4 +125,4 @@ def _trial(source: Any, shapes: Shapes) -> Trial:
         content = source.SerializeToString() if isinstance(source, ModelProto) else content_of(Path(source))
     except Exception:  # it is too large, or was never a model: then that was said
         return Trial()
-    return try_out(content, shapes)
+    return try_out(content, shapes, size)

@@ -32,7 +32,7 @@ from onnxprune.errors import DataError, OptionError, PruneError, counted
 from onnxprune.evaluation.answers import check_answered
 from onnxprune.evaluation.evaluator import Evaluator
 from onnxprune.ir.facts import read_graph
-from onnxprune.ir.files import Loaded
+from onnxprune.ir.files import Loaded, marked
 from onnxprune.ir.packing import named_after
 from onnxprune.ir.placing import check_output
 from onnxprune.options import Options, RecoveryOptions
@@ -209,6 +209,7 @@ def search_loaded(
     """
     check_search(options)
     check_storage(how.storage)
+    loaded = marked(loaded)
     clock, metric = Clock(math.inf if how.time is None else how.time), options.data.metric
     assert not isinstance(metric, str)
     asked = _asked(loaded, options, how)

@@ -20,7 +20,7 @@ import pytest
 from fuzzing import injection
 
 from onnxprune.errors import OptionError, OutputError, PruneError
-from onnxprune.ir.placing import check_distinct, check_output, write_text, written_whole
+from onnxprune.ir.placing import check_distinct, check_output, check_outputs, write_text, written_whole
 from onnxprune.ir.saving import save
 from onnxprune.ir.scratch import HOUR, Scratch, scratch, swept
 from tests.cases.commands import files
@@ -98,6 +98,28 @@ def test_a_replaced_file_keeps_its_mode(tmp_path: Path) -> None:
     write_text(path, "new")
     assert path.read_text() == "new"
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("name", ["new", "old", "drafts"])
+def test_an_output_may_have_any_name(name: str, tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        write_text(tmp_path / name, text)
+        assert files(tmp_path) == {name: text.encode()}
+
+
+def test_the_half_of_a_killed_run_does_not_count_as_existing(tmp_path: Path, no_waiting: None) -> None:
+    halves = 0
+    for point in range(injection.calls(lambda: tool.saved(tmp_path, 1.0, True))):
+        for path in tmp_path.iterdir():
+            path.unlink()
+        injection.killed(lambda: tool.saved(tmp_path, 1.0, True), point)
+        if not (tmp_path / tool.PLAN).exists() or (tmp_path / tool.OUT).exists():
+            swept(tmp_path)
+            continue
+        halves += 1
+        check_outputs({"model": tmp_path / tool.OUT, "plan": tmp_path / tool.PLAN}, False)
+        assert list(tmp_path.iterdir()) == []
+    assert halves
 
 
 def test_a_file_that_appeared_meanwhile_is_not_replaced(tmp_path: Path) -> None:

@@ -65,6 +65,13 @@ def test_every_point_holds_all_targets_and_is_what_its_file_holds() -> None:
         assert (one.report.macs.kept <= 0.6, one.report.params.kept <= 0.5) == (True, True)
         assert point.costs["macs"] == one.report.macs.after
         assert point.kept == pytest.approx(one.report.macs.kept)
+        assert point.costs["size"] == one.report.bytes.after == len(one.model.SerializeToString())
+
+
+def test_the_size_that_a_trial_states_is_that_of_its_file() -> None:
+    sized = found(macs=None, size="50%", trials=8)
+    for point, one in zip(sized.report.points, sized.results, strict=True):
+        assert point.candidate.costs["size"] == point.costs["size"] == len(one.model.SerializeToString())
 
 
 def test_points_of_the_front_come_first_and_beat_each_other_nowhere(result: SearchResult) -> None:
