@@ -16,8 +16,10 @@ from onnxprune.evaluation.evaluator import Metric
 from onnxprune.evaluation.verification import Verification
 from onnxprune.ir.facts import read_graph
 from onnxprune.options import CheckOptions, Options, check_input_shape, check_names
-from onnxprune.pipeline.prune import apply_loaded, prune_loaded, resolved, unify_loaded, verify_loaded
+from onnxprune.pipeline.apply import apply_loaded, verify_loaded
+from onnxprune.pipeline.prune import prune_loaded, unify_loaded
 from onnxprune.pipeline.refusal import opened, refusing
+from onnxprune.pipeline.resolve import resolved
 from onnxprune.pipeline.result import Result
 from onnxprune.rewrite.plan import Plan
 from onnxprune.types import Array, Progress, Shapes, silent

@@ -25,7 +25,8 @@ from onnxprune.cli.options import shapes_of
 from onnxprune.ir.files import load
 from onnxprune.options import Options
 from onnxprune.pipeline.components import DEFAULT
-from onnxprune.pipeline.prune import prune_loaded, resolved
+from onnxprune.pipeline.prune import prune_loaded
+from onnxprune.pipeline.resolve import resolved
 from onnxprune.selection.knapsack import knapsack
 from onnxprune.selection.space import Space
 from onnxprune.selection.strategy import Chosen, Limit, Strategy, greedy

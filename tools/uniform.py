@@ -29,7 +29,8 @@ from onnxprune.cli.options import shapes_of
 from onnxprune.cost.benchmark import benchmark, random_feeds
 from onnxprune.ir.files import load
 from onnxprune.options import Options
-from onnxprune.pipeline.prune import prune_loaded, resolved
+from onnxprune.pipeline.prune import prune_loaded
+from onnxprune.pipeline.resolve import resolved
 from onnxprune.pipeline.result import Result
 
 EQUAL, TRIES = 0.02, 6

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,9 @@ from onnxprune.ir.files import Loaded, check_is_file
 from onnxprune.ir.graph import free_inputs
 from onnxprune.ir.packing import named_after, names_packed, packed_name
 from onnxprune.ir.placing import check_folder, check_output, check_outputs, data_beside, tidied
-from onnxprune.options import OutputOptions
+from onnxprune.options import Options, OutputOptions
+from onnxprune.pipeline.resolve import resolved
+from onnxprune.pipeline.result import check_plan_is_free
 from onnxprune.recovery import METHODS
 from onnxprune.selection.criteria import NAMES
 from onnxprune.selection.criteria.names import CALIBRATED
@@ -483,10 +486,11 @@ def check_places(places: OutputOptions, *inputs: Path) -> None:
     """Check early that all outputs can be written and that no input would be overwritten.
 
     Raises:
-        OptionError: a path is one of the inputs, or exists and may not be replaced.
+        OptionError: a path is one of the inputs, or exists and may not be replaced, or a plan there belongs to another model.
         OutputError: it is not a regular file, or its folder is missing or cannot be written to.
     """
     check_outputs(places.places, places.force, *inputs)
+    check_plan_is_free(places)
 
 
 def tell_left(places: OutputOptions) -> None:
@@ -504,6 +508,15 @@ def check_places_for(places: OutputOptions, loaded: Loaded, *inputs: Path) -> No
     check_places(places, *inputs, *loaded.data)
     if loaded.external and not names_packed(places.output):
         check_output(data_beside(places.output), places.force, *inputs, *loaded.data)
+
+
+def looked_up(options: Options) -> Options:
+    """The options with the files, functions and packages that they name (`resolved`).
+
+    What a user's module prints meanwhile goes to stderr: standard output is for the report.
+    """
+    with contextlib.redirect_stdout(sys.stderr):
+        return resolved(options)
 
 
 SHAPE = re.compile(r"(?:(?P<name>.*):)?(?P<sizes>[0-9]{1,9}(?:[x,][0-9]{1,9})*)", re.IGNORECASE | re.DOTALL)

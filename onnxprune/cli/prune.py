@@ -19,7 +19,8 @@ from onnxprune.ir.packing import named_after
 from onnxprune.ir.placing import data_beside, write_texts
 from onnxprune.ir.saving import Saved
 from onnxprune.options import CheckOptions, Options, OutputOptions
-from onnxprune.pipeline.prune import apply_loaded, prune_loaded, resolved
+from onnxprune.pipeline.apply import apply_loaded
+from onnxprune.pipeline.prune import prune_loaded
 from onnxprune.pipeline.refusal import opened
 from onnxprune.pipeline.result import Result
 from onnxprune.report.layers import layer_changes
@@ -131,7 +132,7 @@ def prune(
     inputs = [model, *files(scores, layer_ratios, profile, data, labels, work)]
     ask.check_places(places, *inputs)
     ask.tell_left(places)
-    options = resolved(options)
+    options = ask.looked_up(options)
     loaded = opened(model)
     ask.check_places_for(places, loaded, *inputs)
     options = replace(options, data=replace(options.data, input_shape=ask.shapes_of(input_shape, loaded)))

@@ -19,7 +19,6 @@ from onnxprune.figures import new_figure
 from onnxprune.ir.packing import named_after
 from onnxprune.ir.placing import check_outputs, write_text
 from onnxprune.options import SCOPES, Options, check_picture
-from onnxprune.pipeline.prune import resolved
 from onnxprune.pipeline.refusal import opened
 from onnxprune.report.render.search import draw, search_parts
 
@@ -194,7 +193,7 @@ def search(
     check_outputs({"report": result, "picture": picture, **numbers, **plans}, force, *inputs)
     if picture is not None:
         new_figure(1, 1)  # whether it can be drawn shows before the work
-    options = resolved(options)
+    options = ask.looked_up(options)
     loaded = opened(model)
     options = replace(options, data=replace(options.data, input_shape=ask.shapes_of(input_shape, loaded)))
     try:

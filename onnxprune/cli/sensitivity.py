@@ -18,7 +18,6 @@ from onnxprune.figures import new_figure
 from onnxprune.ir.files import check_is_file
 from onnxprune.ir.placing import check_distinct, check_folder, check_output, check_outputs, write_text
 from onnxprune.options import Options, check_picture
-from onnxprune.pipeline.prune import resolved
 from onnxprune.pipeline.refusal import opened
 from onnxprune.pipeline.sensitivity import RATIOS, check_ratios, sensitivity_loaded
 from onnxprune.report.render.sensitivity import draw, sensitivity_parts
@@ -135,7 +134,7 @@ def sensitivity(
     table = place.with_suffix(".csv")
     if table == place:
         raise OptionError(f"--output: got '{place}', expected another name for the JSON: the table is written to this one")
-    options = resolved(options)
+    options = ask.looked_up(options)
     loaded = opened(model)
     inputs = [model, *loaded.data, *files(data, labels)]
     known = Sensitivity.read(place) if place.is_file() and not force else None

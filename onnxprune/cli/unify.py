@@ -13,7 +13,7 @@ from onnxprune.cli.progress import progress_bars
 from onnxprune.cli.prune import files, saved, show
 from onnxprune.ir.packing import named_after
 from onnxprune.options import Options, OutputOptions
-from onnxprune.pipeline.prune import resolved, unify_loaded
+from onnxprune.pipeline.prune import unify_loaded
 from onnxprune.pipeline.refusal import opened
 
 ENDING = ".unified.onnx"
@@ -106,7 +106,7 @@ def unify(
     inputs = [model, *files(data, labels, work)]
     ask.check_places(places, *inputs)
     ask.tell_left(places)
-    options = resolved(options)
+    options = ask.looked_up(options)
     loaded = opened(model)
     ask.check_places_for(places, loaded, *inputs)
     options = replace(options, data=replace(options.data, input_shape=ask.shapes_of(input_shape, loaded)))

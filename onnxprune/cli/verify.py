@@ -12,7 +12,7 @@ from rich.text import Text
 
 from onnxprune.cli import options as ask
 from onnxprune.cli.progress import print_all
-from onnxprune.pipeline.prune import verify_loaded
+from onnxprune.pipeline.apply import verify_loaded
 from onnxprune.pipeline.refusal import opened
 from onnxprune.report.render.json import to_json
 from onnxprune.report.render.table import verification_text

@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto
-from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model
+from onnx.external_data_helper import load_external_data_for_model
 
 from onnxprune.errors import ModelError, first_line
 from onnxprune.ir.graph import captured, opsets
@@ -25,17 +25,8 @@ from onnxprune.ir.prepare import prepared
 from onnxprune.ir.protobuf import read, write_external
 from onnxprune.ir.scratch import scratch
 from onnxprune.ir.spill import SPILLED
-from onnxprune.ir.tensors import (
-    LARGE_FILE,
-    LARGE_TENSOR,
-    FileRange,
-    array_of,
-    leave,
-    length_of,
-    nbytes,
-    range_of,
-    size_of,
-)
+from onnxprune.ir.stored import check_external, check_weight, range_in, without_unreadable
+from onnxprune.ir.tensors import CHUNK, LARGE_FILE, LARGE_TENSOR, FileRange, leave, nbytes, range_of, size_of
 from onnxprune.version import __version__
 
 OLDEST_OPSET, OLDEST_IR = 9, 3
@@ -126,22 +117,25 @@ def load(source: Any, folds: bool = True, check: Callable[[ModelProto], None] = 
         ModelError: the model cannot be read, or is not an ONNX model that this program supports.
     """
     if isinstance(source, ModelProto):
-        loaded = Loaded(source, "the given model", size=size_of(source), given=source)
+        model, odd = without_unreadable(source)
+        loaded = Loaded(model, "the given model", size=size_of(source), given=source, warnings=odd)
     elif is_graphsurgeon(source):
-        model = from_graphsurgeon(source)
-        loaded = Loaded(model, "the given graph", given=model)
+        model, odd = without_unreadable(from_graphsurgeon(source))
+        loaded = Loaded(model, "the given graph", given=model, warnings=odd)
     elif isinstance(source, str | os.PathLike):
         loaded = _load_file(Path(source))
     else:
         raise ModelError(f"the model: got {source!r}, expected a path, an onnx.ModelProto or an onnx-graphsurgeon graph")
     _check_versions(loaded)
-    _check_weights(loaded)
+    for tensor in loaded.model.graph.initializer:
+        check_weight(tensor, loaded.name)
     check(loaded.model)
     try:
         found = prepared(loaded.model, folds)
     except ModelError as e:
         raise ModelError(f"{loaded.name}: {e.message}") from e
-    ready = replace(loaded, model=found.model, derived=found.derived, warnings=found.warnings, replaced=found.replaced)
+    warnings = (*loaded.warnings, *found.warnings)
+    ready = replace(loaded, model=found.model, derived=found.derived, warnings=warnings, replaced=found.replaced)
     _check_names(ready)
     return ready
 
@@ -151,15 +145,28 @@ def _load_file(path: Path) -> Loaded:
     stamps = {path.absolute(): stamp_of(path)}  # before it is read
     with _reading(path), path.open("rb") as file:
         size, digest, model = _read(path, file)
+    model, odd = without_unreadable(model, path)
     places = _take_external(path, model, stamps)
     known = {place: stamp for place, stamp in stamps.items() if stamp is not None}
-    return Loaded(model, str(path), digest, tuple(places), size + sum(p.stat().st_size for p in places), path, stamps=known)
+    size += sum(p.stat().st_size for p in places)
+    return Loaded(model, str(path), digest, tuple(places), size, path, warnings=odd, stamps=known)
 
 
 def content_of(path: Path) -> Path | bytes:
     """A model's file, or the bytes that it expands to if it is packed."""
     with path.open("rb") as file:
         return expanded(path, file) if is_packed(path, file) else path
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a model's file, or of what it expands to if it is packed."""
+    content, found = content_of(path), hashlib.sha256()
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    with content.open("rb") as file:
+        while data := file.read(CHUNK):
+            found.update(data)
+    return found.hexdigest()
 
 
 def _read(path: Path, file: BufferedReader) -> tuple[int, str, ModelProto]:
@@ -186,12 +193,12 @@ def _parsed(data: bytes) -> tuple[str, ModelProto]:
 
 def _take_external(path: Path, model: ModelProto, stamps: dict[Path, Stamp | None]) -> set[Path]:
     """Load weights stored in other files, or leave them there if they are large; return those files, and add their stamps."""
-    places = [(t, place) for t in model.graph.initializer if (place := _range(path, t))]
-    inner = [(t, place) for t in _inner_tensors(model) if (place := _range(path, t))]
+    places = [(t, place) for t in model.graph.initializer if (place := range_in(path, t))]
+    inner = [(t, place) for t in _inner_tensors(model) if (place := range_in(path, t))]
     unread = [(t, place) for t, place in places if place.file == str(path.resolve())]
     others = [(t, place) for t, place in places if place.file != str(path.resolve())]
     for tensor, _ in (*others, *inner):
-        _check_external(path, tensor)
+        check_external(path, tensor)
     files = {(path.parent / place.file).resolve() for _, place in (*others, *inner)}
     stamps.update({file: stamp_of(file) for file in files})
     if sum(file.stat().st_size for file in files) >= LARGE_FILE:
@@ -288,41 +295,6 @@ def _inner_tensors(model: ModelProto) -> Iterator[TensorProto]:
         graphs, nodes = [g for a in attributes for g in (a.g, *a.graphs) if g.ByteSize()], []
 
 
-def _range(path: Path, tensor: TensorProto) -> FileRange | None:
-    """Where a tensor is stored, if not in the model.
-
-    Raises:
-        ModelError: that is not said properly.
-    """
-    try:
-        place = range_of(tensor)
-        if place is not None and "\0" in place.file:
-            raise ValueError("its location holds a zero byte")
-        if place is not None and min(place.offset, place.length) < 0:
-            raise ValueError(f"its offset is {place.offset}, and its length {place.length}")
-    except ValueError as e:
-        raise ModelError(f"{path}: weight '{tensor.name}' is not stored properly: {first_line(e)}; export it again") from e
-    return place
-
-
-def _check_external(path: Path, tensor: TensorProto) -> None:
-    """Check that external data lies inside the model's folder, exists, and is long enough."""
-    info = ExternalDataInfo(tensor)
-    folder = path.parent.resolve()
-    file = folder / info.location
-    where = f"{path}: weight '{tensor.name}' is stored in '{info.location}'"
-    if not info.location or not file.resolve().is_relative_to(folder):
-        raise ModelError(f"{where}, outside the model's folder; move it into that folder and export the model again")
-    if not file.exists():
-        raise ModelError(f"{where}, which is missing; copy it next to the model")
-    if not file.is_file():
-        raise ModelError(f"{where}, which is not a regular file; copy the weights next to the model")
-    start, size = info.offset or 0, file.stat().st_size
-    need = max(info.length if info.length is not None else size - start, nbytes(tensor))
-    if start + need > size:
-        raise ModelError(f"{where}, which is truncated: got {size} bytes, expected at least {start + need}; copy it again")
-
-
 def _check_versions(loaded: Loaded) -> None:
     """Check that a model is one, of supported versions."""
     model, name = loaded.model, loaded.name
@@ -361,24 +333,6 @@ def _check_names(loaded: Loaded) -> None:
     for v in model.graph.output:
         if v.name not in known:
             raise ModelError(f"{name}: output '{v.name}' is not produced by any node; export the model again")
-
-
-def _check_weights(loaded: Loaded) -> None:
-    """Check that every weight is there, with the length that it states."""
-    model, name = loaded.model, loaded.name
-    for t in model.graph.initializer:
-        place = range_of(t)
-        if place is not None and not Path(place.file).is_absolute():
-            stored = f"{name}: weight '{t.name}' is stored in '{place.file}'"
-            raise ModelError(f"{stored}; load the weights too, or give the file's path")
-        got, need = length_of(t), nbytes(t)
-        if (place or t.HasField("raw_data")) and need and got != need:
-            raise ModelError(f"{name}: weight '{t.name}' has {got} bytes, expected {need}; export the model again")
-        if place is None and not t.HasField("raw_data"):  # in a field of its type, of which not every count fits
-            try:
-                array_of(t)
-            except (ValueError, TypeError, KeyError) as e:
-                raise ModelError(f"{name}: weight '{t.name}' cannot be read: {first_line(e)}; export the model again") from e
 
 
 @contextlib.contextmanager

@@ -17,12 +17,12 @@ from pathlib import Path
 from onnx import ModelProto
 
 from onnxprune.errors import OutputError
-from onnxprune.ir.files import is_ours
+from onnxprune.ir.files import digest_of, is_ours
 from onnxprune.ir.packing import names_packed, pack
 from onnxprune.ir.placing import data_beside, explained, written_whole
 from onnxprune.ir.protobuf import INLINE_LIMIT, write, write_external
 from onnxprune.ir.scratch import scratch
-from onnxprune.ir.tensors import CHUNK, LARGE_FILE, bytes_of, size_of, take_all
+from onnxprune.ir.tensors import LARGE_FILE, bytes_of, size_of, take_all
 
 DIGITS = 16
 """Of the digest in the name of a file of weights."""
@@ -83,7 +83,7 @@ def save(
             write_external(model, draft, draft_data, data.name)
         else:
             digest = _write_packed(model, draft) if packs else _write_inline(model, draft)
-        digest = _digest(draft) if beside else digest
+        digest = digest_of(draft) if beside else digest
         found = texts(digest)
         for place, text_draft in zip(others, drafts, strict=True):
             text_draft.write_text(found[place], encoding="utf-8")
@@ -97,7 +97,7 @@ def _write_inline(model: ModelProto, path: Path) -> str:
     else:
         take_all(model)
         path.write_bytes(model.SerializeToString())
-    return _digest(path)
+    return digest_of(path)
 
 
 def _write_packed(model: ModelProto, path: Path) -> str:
@@ -107,14 +107,6 @@ def _write_packed(model: ModelProto, path: Path) -> str:
         digest = _write_inline(model, plain)
         pack(plain, path)
     return digest
-
-
-def _digest(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(CHUNK):
-            found.update(data)
-    return found.hexdigest()
 
 
 def _name_of_data(model: ModelProto, path: Path) -> Path:

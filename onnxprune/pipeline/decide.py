@@ -140,7 +140,7 @@ def decide(
     graph, selection = analysis.coupled.graph, options.selection
     goal = goal or goal_of(selection)
     spill = spill_for(graph.model)
-    score = score or _scoring(options, batches, effort)
+    score = score or scoring(options, batches, effort)
     for _ in range(MAX_REFUSALS):
         coupled, allowed = analysis.coupled, eligible(analysis, selection, name)
         dead, ranges = provably_dead(coupled, allowed, options) if provable else (None, {})
@@ -166,7 +166,7 @@ def decide(
     raise PruneError(f"{name}: could not be cut in {MAX_REFUSALS} attempts; the last one failed because a node {last}")
 
 
-def _scoring(options: Options, batches: Sequence[Feeds], effort: Effort | None) -> Scoring:
+def scoring(options: Options, batches: Sequence[Feeds], effort: Effort | None) -> Scoring:
     """Scores as the options state."""
     given = options.selection.scores
     if isinstance(given, Mapping):

@@ -15,45 +15,34 @@ from onnx import ModelProto
 from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.analysis.coupling import carried
 from onnxprune.compression.carrier import unified_names
-from onnxprune.cost import benchmark
 from onnxprune.cost.benchmark import Runner, in_this_process
-from onnxprune.cost.peak import peak_memory
-from onnxprune.cost.profile import Profile
 from onnxprune.cost.size import cost
-from onnxprune.data.array_files import read_arrays
-from onnxprune.data.arrays import as_array, inputs_of
-from onnxprune.data.load import check_exists, check_source, load_data
+from onnxprune.data.arrays import inputs_of
+from onnxprune.data.load import load_data
 from onnxprune.data.samples import Data
-from onnxprune.data.user_code import function_named, name_of
+from onnxprune.data.user_code import name_of
 from onnxprune.effort import Clock, Effort
-from onnxprune.errors import CutError, DataError, ModelError, OptionError, PlanError
+from onnxprune.errors import ModelError, OptionError
 from onnxprune.evaluation.evaluator import Evaluator, Metric
 from onnxprune.evaluation.structure import check_contract, only_weights
-from onnxprune.evaluation.verification import Verification, verify, verify_shortened
 from onnxprune.ir.facts import read_graph
-from onnxprune.ir.files import Loaded, marked, plan_of_model
-from onnxprune.ir.graph import Graph
+from onnxprune.ir.files import Loaded, marked
 from onnxprune.ir.sharing import shared_again
-from onnxprune.ir.spill import spill_for
 from onnxprune.ir.tensors import size_of
-from onnxprune.options import SAID, CheckOptions, Options
-from onnxprune.pipeline.claims import unfitted
+from onnxprune.options import SAID, Options
 from onnxprune.pipeline.components import DEFAULT, Components
-from onnxprune.pipeline.decide import Decision, check_selection
+from onnxprune.pipeline.decide import Decision, Scoring, check_selection, scoring
 from onnxprune.pipeline.goal import Goal
-from onnxprune.pipeline.profile import check_same_machine
+from onnxprune.pipeline.measured import measured, seeded_feeds, verified, warnings_of
 from onnxprune.pipeline.refusal import of_options, refuses
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.rounds import in_rounds
 from onnxprune.pipeline.samples import MAKING, Samples, check_inputs, check_sizes, made_up, provide, refinement, sizes_with
 from onnxprune.pipeline.summary import Findings, report_of
-from onnxprune.report.values import Change
-from onnxprune.rewrite.cut import cut
-from onnxprune.rewrite.plan import Plan, dropped_by, plan_of
-from onnxprune.rewrite.shorten import branches, muted, shortened
-from onnxprune.selection.bounds import LayerRatios
+from onnxprune.rewrite.plan import Plan, plan_of
 from onnxprune.selection.knapsack import knapsack
-from onnxprune.types import Array, Feeds, Progress, Shapes, silent
+from onnxprune.selection.strategy import Strategy, by_work, evenly
+from onnxprune.types import Array, Feeds, Progress, silent
 
 if TYPE_CHECKING:
     from onnxprune.pipeline.blocks import InBlocks
@@ -62,12 +51,6 @@ if TYPE_CHECKING:
 
 BEFORE_BLOCKS = 0.25
 """Fraction of the time that is left for the cut and its recovery, if weights are unified afterwards."""
-NOT_REPEATED = ("recover", "recovered", "work")
-"""What a plan says about how weights were fitted, which applying it does not repeat."""
-POINTS = 1025
-"""How many numbers of a range are fed."""
-SEEDS = 3
-"""Seeded inputs on which the written file is compared with its weights."""
 
 
 @refuses(of_options)
@@ -135,14 +118,14 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     searched = options.selection.searches
     decision, recovery = _deepest_cut(chosen, options, own) if searched else chosen(options, own)
     numbers = data.integers if data else None
-    verification = _verified(decision, options.checks, progress, numbers)
+    verification = verified(decision, options.checks, progress, numbers)
     if recovery is not None:
         check_contract(decision.pruned, recovery.model, only_weights(recovery.added))
     model = shared_again(recovery.model if recovery else decision.pruned, decision.pruned, decision.analysis.coupled.graph)
     unified = None
     if options.unification.on:
         unified = _unified(loaded, decision, model, options, samples, judge, effort, progress, numbers)
-    found = _measured(loaded, model, options.data.input_shape, options.checks, components.run, progress, numbers, unified)
+    found = measured(loaded, model, options.data.input_shape, options.checks, components.run, progress, numbers, unified)
     found = replace(
         found,
         verification=verification,
@@ -150,7 +133,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
         samples=samples,
         work=dict(effort.done),
         measure=name_of(metric),
-        warnings=(*_warnings(loaded, verification), *(data.warnings if data else ())),
+        warnings=(*warnings_of(loaded, verification), *(data.warnings if data else ())),
         unified=unified,
     )
     made_by = _made_by(options.asked(), found)
@@ -194,7 +177,7 @@ def unify_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     numbers = data.integers if data else None
     unified = _unified(loaded, decision, loaded.model, options, samples, judge, effort, progress, numbers)
     shapes = options.data.input_shape
-    found = _measured(loaded, unified.numbers, shapes, options.checks, run, progress, numbers, unified)
+    found = measured(loaded, unified.numbers, shapes, options.checks, run, progress, numbers, unified)
     found = replace(
         found,
         samples=samples,
@@ -284,8 +267,7 @@ def _unified(
         )
     fit = samples.fit if samples and method != "none" else None
     task = Task(decision.analysis.coupled, decision.dropped, model, fit, effort.within(1.0, "unify, "), options.data.seed)
-    shapes = cost(loaded.model, options.data.input_shape, loaded.size).inputs
-    feeds = [benchmark.random_feeds(loaded.model, shapes, numbers, seed) for seed in range(SEEDS)]
+    feeds = seeded_feeds(loaded, options.data.input_shape, numbers)
     return in_blocks(task, options.unification, method, judge, feeds, options.checks, progress)
 
 
@@ -329,24 +311,25 @@ def _best_cut(
     goal: Goal,
     teacher: Analysis | None = None,
 ) -> tuple[Decision, Recovery | None]:
-    """The cut and its recovery; channels are chosen in rounds only if that does better on held-out samples than one round.
+    """The cut and its recovery: the best on held-out samples of those by several orders, and of one and several rounds.
 
     Args:
         analysis: of the model that is cut.
         goal: what must be reached.
         teacher: the analysis of the model that weights are fitted to; None: that is `analysis`.
     """
-    rounds = options.recovery.rounds
+    rounds, orders = options.recovery.rounds, _orders(options, components, goal, judge)
     batches = _batches(samples.fit, loaded.model) if samples and (rounds > 1 or options.calibrated) else ()
     fit = samples.fit if samples and judge else None
 
-    def attempt(options: Options, effort: Effort) -> tuple[Decision, Recovery | None]:
+    def attempt(options: Options, effort: Effort, order: str, score: Scoring | None) -> tuple[Decision, Recovery | None]:
         decision = in_rounds(
             analysis,
             options,
             loaded.name,
             batches,
-            strategy=knapsack if options.selection.widths == "knapsack" else components.strategy,
+            strategy=orders[order],
+            score=score,
             recover=components.recover,
             goal=goal,
             effort=effort.within(0.5),
@@ -355,16 +338,46 @@ def _best_cut(
         return decision, _recovered(options, replace(decision, whole=teacher), fit, judge, effort, progress)
 
     once = replace(options, recovery=replace(options.recovery, rounds=1))
-    if rounds == 1 or judge is None:
-        return attempt(once, effort)
-    single = attempt(once, effort.within(1 / (rounds + 1)))
-    several = attempt(options, effort.within(1.0, "in rounds: "))
-    losses = [r.chosen.loss for _, r in (single, several) if r is not None and r.chosen is not None]
-    better = several if losses[1] < losses[0] else single
-    lost = ", ".join(f"{name} {loss:.3f}" for name, loss in zip(("one round", f"{rounds} rounds"), losses, strict=True))
-    kept = "several rounds were" if better is several else "one round was"
-    note = f"loss on held-out samples: {lost}; {kept} kept"
-    return replace(better[0], notes=(*better[0].notes, note)), better[1]
+    parts = len(orders) + (rounds if rounds > 1 and judge is not None else 0)
+    first = effort.within(1 / parts)
+    score = scoring(options, batches, first.within(0.5))
+    tried: dict[str, tuple[Decision, Recovery | None]] = {}
+    for k, order in enumerate(orders):
+        own = effort.within(1 / (parts - k), f"{order}: ") if k else first
+        tried[order] = attempt(once, own, order, score)
+    best = min(tried, key=lambda order: _lost(tried[order])) if len(tried) > 1 else next(iter(tried))
+    if parts > len(orders):
+        several = f"{rounds} rounds"
+        tried[several] = attempt(options, effort.within(1.0, "in rounds: "), best, None)
+        best = min(best, several, key=lambda order: _lost(tried[order]))
+    if len(tried) == 1:
+        return tried[best]
+    lost = ", ".join(f"{order} {_lost(found):.3f}" for order, found in tried.items())
+    decision, recovery = tried[best]
+    return replace(decision, notes=(*decision.notes, f"loss on held-out samples: {lost}; kept: {best}")), recovery
+
+
+def _orders(options: Options, components: Components, goal: Goal, judge: Evaluator | None) -> Mapping[str, Strategy]:
+    """The orders in which channels may go, by what they are called in reports.
+
+    What a channel saves of the latency is a guess about single layers, made from cuts of the whole: where there are inputs to
+    compare with, the order by that is one of three.
+    """
+    selection = options.selection
+    if selection.widths == "knapsack":
+        return {"one round": knapsack}
+    timed = any(budget.learned for budget in goal.budgets)
+    if judge is None or not timed or not options.calibrated or selection.scope != "global":
+        return {"one round": components.strategy}
+    return {"ranked by latency": components.strategy, "by MACs": by_work, "evenly": evenly}
+
+
+def _lost(found: tuple[Decision, Recovery | None]) -> float:
+    """The loss of a recovered cut on held-out samples."""
+    recovery = found[1]
+    assert recovery is not None
+    assert recovery.chosen is not None
+    return recovery.chosen.loss
 
 
 def _goal(
@@ -416,64 +429,6 @@ def _deepest_cut(
     return deepest(attempt, loss, options.selection.most_lost() or 0.0, effort)
 
 
-def resolved(options: Options) -> Options:
-    """Look up the files, functions and packages that options name. No model is needed or run.
-
-    Returns:
-        The options with arrays as scores, a function as metric, and a profile instead of its file.
-
-    Raises:
-        DataError, TrainingError: there is no such file or function, or PyTorch is not installed.
-        OptionError: the profile is of another machine than the latencies.
-    """
-    selection, data = options.selection, options.data
-    if isinstance(selection.scores, str | Path):
-        selection = replace(selection, scores=_as_scores(read_arrays(selection.scores, "--scores")))
-    elif selection.scores is not None:
-        selection = replace(selection, scores=_as_scores(selection.scores))
-    if selection.layer_ratios is not None and not isinstance(selection.layer_ratios, LayerRatios):
-        selection = replace(selection, layer_ratios=LayerRatios.read(selection.layer_ratios))
-    if isinstance(selection.profile, str | Path):
-        profile = Profile.read(Path(selection.profile), f"--profile {selection.profile}")
-        selection = replace(selection, profile=profile)
-    if isinstance(selection.profile, Profile) and selection.latency is not None and not selection.other_machine:
-        check_same_machine(selection.profile, options.checks.threads)
-    if isinstance(data.labels, str | Path):
-        check_exists(data.labels, "--labels", folders=False)
-    check_source(data.data, data.preprocess)
-    if isinstance(data.metric, str):
-        data = replace(data, metric=function_named(data.metric, "--metric"))
-    recovery = replace(options.recovery, work=_work(options.recovery.work))
-    if recovery.recover == "distill":
-        import onnxprune.training.converter  # noqa: F401  # slow; raises an error that says what to install
-    return replace(options, selection=selection, data=data, recovery=recovery)
-
-
-def _work(given: str | Path | Mapping[str, int] | None) -> Mapping[str, int] | None:
-    """The numbers that time decided in an earlier run."""
-    if given is None:
-        return None
-    found = given if isinstance(given, Mapping) else Plan.load(given).made_by.get("work")
-    if isinstance(given, Mapping) and not all(isinstance(n, int) for n in given.values()):
-        raise OptionError("--work: expected whole numbers by name, the record of an earlier run")
-    if not isinstance(found, Mapping) or not all(isinstance(n, int) for n in found.values()):
-        raise PlanError(f'--work {given}: holds no record of work; expected a plan of a run with inputs ("made_by": "work")')
-    return found
-
-
-def _as_scores(given: Mapping[str, Any]) -> dict[str, Array]:
-    """Scores as arrays of finite numbers; whether they fit the model's weights is checked when there is a graph."""
-    found = {str(name): as_array(str(name), x, "--scores") for name, x in given.items()}
-    for name, scores in found.items():
-        if not name:
-            raise DataError("--scores: got a single array, expected an .npz with one array per weight, named as the weight")
-        if scores.dtype.kind not in "fiub" or not np.isfinite(scores).all():
-            at = "" if scores.dtype.kind != "f" else f", first at {np.argwhere(~np.isfinite(scores))[0].tolist()}"
-            got = f"NaN or infinity{at}" if at else f"{scores.dtype} values"
-            raise DataError(f"--scores: '{name}' contains {got}, expected finite numbers, one per output channel")
-    return found
-
-
 def read_data(loaded: Loaded, options: Options, effort: Effort, progress: Progress) -> Data | None:
     """The samples that --data names, with labels that can be compared with the model's first output.
 
@@ -512,28 +467,6 @@ def _batches(data: Data, model: ModelProto) -> list[Feeds]:
     return batched(data, model)
 
 
-def _warnings(loaded: Loaded, verification: Verification | None) -> tuple[str, ...]:
-    """What is wrong with the original, whether it was mended or remains."""
-    remains = verification.flaw if verification else ""
-    what = f"onnx.checker rejects the original, which runs nevertheless, and the result likewise: {remains}"
-    return (*loaded.warnings, *([what] if remains else []))
-
-
-def _verified(
-    decision: Decision, checks: CheckOptions, progress: Progress, numbers: Mapping[str, Array] | None = None
-) -> Verification | None:
-    if not checks.verify:
-        return None
-    coupled = decision.analysis.coupled
-    if decision.whole is not None:
-        graph = decision.whole.coupled.graph
-        gone = [b for b in branches(graph) if (b.skip, b.total) in decision.removed]
-        verify_shortened(graph, muted(graph.model, gone), coupled.graph.model, numbers)
-    ranged = {name: np.linspace(*ends, POINTS) for name, ends in decision.ranges.items()}
-    fed = {**ranged, **(numbers or {})}
-    return verify(coupled, decision.dropped, decision.pruned, lambda done: progress("verify", done), fed, decision.dead)
-
-
 def _recovered(
     options: Options, decision: Decision, fit: Data | None, judge: Evaluator | None, effort: Effort, progress: Progress
 ) -> Recovery | None:
@@ -547,136 +480,3 @@ def _recovered(
     if decision.whole is not None:  # branches are gone: the others learn to do without them
         coupled, dropped = decision.whole.coupled, carried(coupled, dropped, decision.whole.coupled)
     return recover(Task(coupled, dropped, decision.pruned, fit, effort, options.data.seed), method, judge, progress)
-
-
-def _measured(
-    loaded: Loaded,
-    model: ModelProto,
-    shapes: Shapes,
-    checks: CheckOptions,
-    run: Runner,
-    progress: Progress,
-    numbers: Mapping[str, Array] | None = None,
-    unified: InBlocks | None = None,
-) -> Findings:
-    """The cost of the original and of the result; `numbers` as for `verify`."""
-    before = cost(loaded.model, shapes, loaded.size)
-    after = cost(unified.numbers if unified else model, before.inputs)
-    written = unified.model if unified else model
-    after = replace(after, bytes=size_of(written))
-    if not checks.bench:
-        return Findings(before, after)
-    models, feeds = (loaded.model, written), benchmark.random_feeds(loaded.model, before.inputs, numbers)
-    try:
-        timing = benchmark.benchmark(models, feeds, checks.threads, progress=lambda done: progress("benchmark", done), run=run)
-    except DataError as e:  # the cut is there, and verified
-        return Findings(before, after, untimed=e.message)
-    try:
-        peak = Change(*peak_memory(models, feeds, checks.threads))
-    except DataError:
-        peak = None
-    return Findings(before, after, timing=timing, peak=peak)
-
-
-@refuses(lambda loaded, plan, shapes, *_, **__: shapes)
-def apply_loaded(
-    loaded: Loaded,
-    plan: Plan,
-    shapes: Shapes,
-    checks: CheckOptions,
-    progress: Progress = silent,
-    run: Runner = in_this_process,
-) -> Result:
-    """Cut a loaded model according to an existing plan; `run` runs the models to measure their latency.
-
-    Raises:
-        PlanError: the plan does not fit this model.
-    """
-    progress("analyse", 0)
-    if _is_result(loaded, plan):
-        raise PlanError(f"{loaded.name}: is the result of this plan; give the original, to which it is to be applied")
-    loaded = marked(loaded)
-    analysis = analyse(_shorter(read_graph(loaded.model, shapes), plan), plan.policy)
-    dropped = dropped_by(analysis.coupled, plan)
-    try:
-        pruned = cut(analysis.coupled, dropped, spill := spill_for(loaded.model))
-    except CutError as e:
-        raise PlanError(f"{loaded.name}: the plan cannot be applied: {e.message}") from e
-    progress("analyse", 1)
-    differs = bool(plan.model_sha256 and loaded.sha256 and plan.model_sha256 != loaded.sha256)
-    other = "the plan was made for a file with different contents (a retrained copy?), with weights of these names"
-    notes = (other,) if differs else ()
-    cuts = bool(plan.kept or plan.removed) or not plan.blocks
-    decision = Decision(analysis, dropped, pruned, analysis.groups if cuts else (), notes, spill=spill)
-    verification = _verified(decision, checks, progress) if cuts else None
-    pruned = shared_again(pruned, pruned, analysis.coupled.graph)
-    made_by: Mapping[str, Any] = {k: v for k, v in plan.made_by.items() if k != "recovered"}
-    unified = _reapplied(loaded, decision, pruned, plan, shapes, checks, progress) if plan.blocks else None
-    found = _measured(loaded, pruned, shapes, checks, run, progress, None, unified)
-    found = replace(found, verification=verification, warnings=_warnings(loaded, verification), unified=unified)
-    asked = {name: value for name, value in made_by.items() if name not in NOT_REPEATED}
-    report = report_of(loaded.name, decision, found, asked or {"plan": "given"}, "from the plan")
-    report = replace(report, unknown=f"apply measures none; {unfitted(unified is not None)}")
-    pruned = unified.model if unified else pruned
-    own = replace(plan, made_by=made_by, model_sha256=loaded.sha256)
-    external, files = loaded.external, loaded.files
-    return Result(pruned, own, report, external, spill, files, plan.sha256, unchanged=loaded.check_unchanged)
-
-
-@refuses(lambda original, pruned, plan, shapes: shapes)
-def verify_loaded(original: Loaded, pruned: Loaded, plan: Plan, shapes: Shapes) -> Verification:
-    """Compare a loaded pruned model with its original without the channels that a plan removes.
-
-    Raises:
-        PlanError: the plan does not fit the original, or was written with another file than the pruned one.
-        VerificationError: the two do not compute the same outputs.
-    """
-    if plan.pruned_sha256 and pruned.sha256 and not _is_result(pruned, plan):
-        digests = f"its SHA-256 is {pruned.sha256[:12]}..., the plan states {plan.pruned_sha256[:12]}..."
-        raise PlanError(f"{pruned.name}: was not written with this plan: {digests}; give the two that belong together")
-    original, pruned = marked(original), marked(pruned)  # they say which plan made them, and differ in nothing else there
-    coupled = analyse(_shorter(read_graph(original.model, shapes), plan), plan.policy).coupled
-    dropped = dropped_by(coupled, plan)
-    if not plan.recovered and not plan.blocks:
-        return verify(coupled, dropped, pruned.model)
-    bare = cut(coupled, dropped)
-    expected, written = shared_again(bare, bare, coupled.graph), pruned.model
-    if plan.blocks:
-        from onnxprune.pipeline.blocks import check_carried, check_unfitted  # on demand, for a quick start
-
-        expected, written = check_carried(expected, written, plan)
-        if not plan.recovered:
-            check_unfitted(expected, written, plan)
-    check_contract(expected, written, only_weights())
-    return verify(coupled, dropped, bare)
-
-
-def _is_result(loaded: Loaded, plan: Plan) -> bool:
-    """Whether a model was written with this plan, or made by it."""
-    return bool(loaded.sha256 and loaded.sha256 == plan.pruned_sha256) or plan_of_model(loaded.model) == plan.sha256
-
-
-def _shorter(graph: Graph, plan: Plan) -> Graph:
-    """A graph without the residual branches that a plan removes.
-
-    Raises:
-        PlanError: there is no such branch.
-    """
-    return read_graph(shortened(graph.model, plan.removed, graph), graph.fed) if plan.removed else graph
-
-
-def _reapplied(
-    loaded: Loaded,
-    decision: Decision,
-    pruned: ModelProto,
-    plan: Plan,
-    shapes: Shapes,
-    checks: CheckOptions,
-    progress: Progress,
-) -> InBlocks:
-    """The cut model with the blocks of a plan, whose magnitudes are those of its own weights."""
-    from onnxprune.pipeline.blocks import as_planned  # on demand, for a quick start
-
-    sizes = cost(loaded.model, shapes, loaded.size).inputs
-    feeds = [benchmark.random_feeds(loaded.model, sizes, None, seed) for seed in range(SEEDS)]
-    return as_planned(decision.analysis.coupled, pruned, plan, feeds, checks, progress)

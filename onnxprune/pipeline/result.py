@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 from onnx import ModelProto
 
-from onnxprune.ir.files import mark
+from onnxprune.errors import ModelError, OptionError, PlanError
+from onnxprune.ir.files import digest_of, mark
 from onnxprune.ir.graphsurgeon import to_graphsurgeon
+from onnxprune.ir.packing import named_after
 from onnxprune.ir.placing import check_outputs
 from onnxprune.ir.saving import Saved, save
 from onnxprune.ir.spill import Spill
@@ -19,6 +22,22 @@ from onnxprune.ir.tensors import take_all
 from onnxprune.options import OutputOptions
 from onnxprune.report.values import Report
 from onnxprune.rewrite.plan import Plan
+
+
+def check_plan_is_free(places: OutputOptions) -> None:
+    """Check that the plan does not replace the plan of another model beside it: of the same one, packed or not.
+
+    Raises:
+        OptionError: it does.
+    """
+    if places.plan is None or not places.plan.is_file():
+        return
+    with contextlib.suppress(PlanError, ModelError, OSError):  # something else: that may be replaced if it is asked for
+        owner = Plan.load(places.plan).pruned_sha256
+        for other in (named_after(places.output, ending) for ending in (".onnx", ".onnx.zst")):
+            if other != places.output and other.is_file() and owner == digest_of(other):
+                advice = "choose another place for the new plan (--plan)"
+                raise OptionError(f"{places.plan}: is the plan of {other}, which would remain without it; {advice}")
 
 
 def _unchanged() -> None:
@@ -82,7 +101,8 @@ class Result:
             The digest of the model's file, and the files of weights that were written and removed.
 
         Raises:
-            OptionError: a path is a file of the original, two paths are the same, or a file exists and `force` is False.
+            OptionError: a path is a file of the original, or two paths are the same, or a file exists and `force` is False, or
+                the plan there belongs to another model that remains.
             OutputError: they cannot be written.
             ModelError: the original's files were changed since they were read.
         """
@@ -90,6 +110,7 @@ class Result:
         drawn = pictures or {}
         places = OutputOptions(Path(output), Path(plan) if plan else None, next(iter(drawn), None), force)
         check_outputs(places.places, force, *self.inputs)
+        check_plan_is_free(places)
 
         def texts(digest: str) -> dict[Path, str]:
             self.unchanged()  # large weights have been read by now, and nothing is in its place yet

@@ -24,7 +24,7 @@ from onnxprune.ir.bodies import all_weights
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.tensors import take_all
 from onnxprune.options import Options
-from onnxprune.pipeline.decide import Decision, decide, eligible, provably_dead
+from onnxprune.pipeline.decide import Decision, Scoring, decide, eligible, provably_dead
 from onnxprune.pipeline.goal import Goal, goal_of
 from onnxprune.rewrite.cut import cut
 from onnxprune.rewrite.plan import Plan, composed, dropped_by, plan_of
@@ -67,6 +67,7 @@ def in_rounds(
     batches: Sequence[Feeds],
     *,
     strategy: Strategy = greedy,
+    score: Scoring | None = None,
     recover: RoundRecovery = LEAST_SQUARES,
     goal: Goal | None = None,
     effort: Effort | None = None,
@@ -82,6 +83,7 @@ def in_rounds(
         name: name of the model in messages.
         batches: calibration inputs.
         strategy: how limits are met, in every round.
+        score: scores channels, if there is one round; None: as the options state.
         recover: the recovery after each round.
         goal: what all rounds together must reach; None: what the options state.
         effort: the time that there is; if it is short, there are fewer rounds. None: unlimited.
@@ -90,7 +92,7 @@ def in_rounds(
     rounds, graph = options.recovery.rounds, analysis.coupled.graph
     goal, effort = goal or goal_of(options.selection), effort or Effort()
     if rounds == 1:
-        return decide(analysis, options, name, batches, strategy, goal, effort)
+        return decide(analysis, options, name, batches, strategy, goal, effort, score)
     now, kept, added, done = analysis, dict[str, dict[int, tuple[int, ...]]](), frozenset[str](), 0.0
     allowed = eligible(analysis, options.selection, name)
     dead, ranges = provably_dead(analysis.coupled, allowed, options)

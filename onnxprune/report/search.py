@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from onnxprune.errors import counted
+from onnxprune.version import __version__
 
 FORMAT = "onnxprune-search/1"
 
@@ -137,7 +138,7 @@ class SearchReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {"format": FORMAT, **asdict(self), "missed": self.missed}
+        return {"format": FORMAT, "version": __version__, **asdict(self), "missed": self.missed}
 
     def to_json(self) -> str:
         """As a file."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from onnxprune.errors import DataError
 from onnxprune.ir.texts import text_of
+from onnxprune.version import __version__
 
 FORMAT = "onnxprune-sensitivity/1"
 COLUMNS = ("group", "channels", "share_of_macs", "ratio", "width", "lost", "agreement", "accuracy", "loss")
@@ -83,7 +84,7 @@ class Sensitivity:
 
     def to_json(self) -> str:
         """As a file that `read` reads."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
+        return json.dumps({"format": FORMAT, "version": __version__, **asdict(self)}, indent=1)
 
     @classmethod
     def read(cls, path: Path) -> Sensitivity:
@@ -96,6 +97,7 @@ class Sensitivity:
             given = json.loads(text_of(path))
             if given.pop("format") != FORMAT:
                 raise ValueError
+            given.pop("version", None)
             curves = tuple(Curve(**{**c, "points": tuple(Point(**p) for p in c["points"])}) for c in given.pop("curves"))
             return cls(**given, curves=curves)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:

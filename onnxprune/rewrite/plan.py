@@ -25,6 +25,9 @@ from onnxprune.types import Mask
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
 """Weight -> axis -> kept positions of the original axis, ascending."""
 
+Sizes = Mapping[str, Mapping[int, int]]
+"""Weight -> axis -> number of positions of the original axis."""
+
 FORMAT, FORMAT_2, FORMAT_3 = FORMATS = ("onnxprune-plan/1", "onnxprune-plan/2", "onnxprune-plan/3")
 """The second is for plans that name weights which older releases do not know: in bodies of If, Loop and Scan
 (`NODE/then_branch/NAME`), or not stored in the file. The third is for plans with blocks, or without some residual branches.
@@ -76,6 +79,7 @@ class Plan:
         folded: those weights in `kept` that the file does not store: it computes them from others, or they are in a function.
         removed: residual branches that go, each as (tensor, sum): nothing is added to the tensor any more.
         pruned_sha256: digest of the file that was written with the plan; empty if none was.
+        sizes: the sizes of the axes in `kept`, before the cut; older plans do not state them.
     """
 
     model_sha256: str
@@ -87,6 +91,7 @@ class Plan:
     blocks: Mapping[str, BlockMask] = field(default_factory=dict, repr=False)
     removed: tuple[tuple[str, str], ...] = ()
     pruned_sha256: str = field(default="", compare=False)
+    sizes: Sizes = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """A plan with folded weights, with blocks or without some branches has a newer format."""
@@ -121,7 +126,9 @@ class Plan:
         newest = max(self.format, later.format)
         kept = composed(self.kept, later.kept)
         removed = (*self.removed, *later.removed)
-        return Plan(self.model_sha256, kept, later.made_by, later.policy, newest, folded, later.blocks, removed)
+        sizes = {name: {**later.sizes.get(name, {}), **self.sizes.get(name, {})} for name in (*self.sizes, *later.sizes)}
+        made_by, policy = later.made_by, later.policy
+        return Plan(self.model_sha256, kept, made_by, policy, newest, folded, later.blocks, removed, sizes=sizes)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON.
@@ -134,6 +141,7 @@ class Plan:
     def to_json(self) -> str:
         """The text of a plan file."""
         kept = {name: {str(axis): list(p) for axis, p in axes.items()} for name, axes in self.kept.items()}
+        sizes = {name: {str(axis): size for axis, size in axes.items()} for name, axes in self.sizes.items()}
         head: dict[str, Any] = {"format": self.format, "model_sha256": self.model_sha256, "made_by": dict(self.made_by)}
         if self.pruned_sha256:
             head["pruned_sha256"] = self.pruned_sha256
@@ -143,10 +151,9 @@ class Plan:
             head["folded"] = list(self.folded)
         if self.removed:
             head["removed"] = [{"from": skip, "to": total} for skip, total in self.removed]
-        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(axes)}" for name, axes in kept.items())
-        masks = ",\n".join(f"  {json.dumps(name)}: {json.dumps([*m.runs, m.actions])}" for name, m in self.blocks.items())
-        blocks = f',\n "blocks": {{\n{masks}\n }}' if masks else ""
-        return json.dumps(head, indent=1)[:-2] + f',\n "kept": {{\n{lines}\n }}{blocks}\n}}\n'
+        masks = {name: [*m.runs, m.actions] for name, m in self.blocks.items()}
+        tables = {"kept": kept} | {name: table for name, table in (("sizes", sizes), ("blocks", masks)) if table}
+        return json.dumps(head, indent=1)[:-2] + "".join(_table(*named) for named in tables.items()) + "\n}\n"
 
     @property
     def sha256(self) -> str:
@@ -195,7 +202,8 @@ class Plan:
         if not all(isinstance(digest, str) for digest in digests):
             raise ValueError("'model_sha256' or 'pruned_sha256' is not a text")
         own, pruned = digests
-        return cls(own, kept, made_by, policy, data["format"], tuple(folded), blocks, removed, pruned)
+        sizes = {name: _sizes(name, axes, kept.get(name, {})) for name, axes in data.get("sizes", {}).items()}
+        return cls(own, kept, made_by, policy, data["format"], tuple(folded), blocks, removed, pruned, sizes)
 
 
 def composed(first: Kept, second: Kept) -> dict[str, dict[int, tuple[int, ...]]]:
@@ -218,6 +226,12 @@ def composed(first: Kept, second: Kept) -> dict[str, dict[int, tuple[int, ...]]]
                 )
             merged[axis] = positions if before is None else tuple(before[p] for p in positions)
     return found
+
+
+def _table(name: str, rows: Mapping[str, Any]) -> str:
+    """The text of a table of a plan file, with a line per weight, after what comes before it."""
+    lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(row)}" for key, row in rows.items())
+    return f',\n "{name}": {{\n{lines}\n }}'
 
 
 def _pair(given: Any) -> tuple[str, str]:
@@ -250,6 +264,17 @@ def _kept_axes(name: str, axes: Any) -> dict[int, tuple[int, ...]]:
     return {int(axis): tuple(positions) for axis, positions in axes.items()}
 
 
+def _sizes(name: str, given: Any, kept: Mapping[int, tuple[int, ...]]) -> dict[int, int]:
+    """Axis -> size of a weight before the cut; a ValueError describes what is wrong."""
+    if not isinstance(given, dict) or not given.keys() <= {str(axis) for axis in kept}:
+        raise ValueError(f"'sizes' of '{name}': got {given!r:.80}, expected sizes of axes that 'kept' lists")
+    found = {int(axis): size for axis, size in given.items()}
+    for axis, size in found.items():
+        if type(size) is not int or not kept[axis][-1] < size < 2**63:
+            raise ValueError(f"'sizes' of '{name}', axis {axis}: got {size!r:.40}, expected more than {kept[axis][-1]}")
+    return found
+
+
 def plan_of(
     coupled: Coupled,
     dropped: Mask,
@@ -266,13 +291,30 @@ def plan_of(
         derived: weights that the file does not store.
     """
     kept: dict[str, dict[int, tuple[int, ...]]] = {}
+    sizes: dict[str, dict[int, int]] = {}
     for o in coupled.owners:
         removed = dropped[o.start : o.start + o.size]
         if removed.any() and (copies or o.weight not in (coupled.graph.copies or {})):
             kept.setdefault(o.weight, {})[o.axis] = tuple(np.flatnonzero(~removed).tolist())
+            sizes.setdefault(o.weight, {})[o.axis] = o.size
     folded = tuple(name for name in kept if name in derived)
     inside = not coupled.graph.stored_in_bodies.isdisjoint(kept)
-    return Plan(sha256, kept, made_by, coupled.policy, FORMAT_2 if inside or folded else FORMAT, folded)
+    newest = FORMAT_2 if inside or folded else FORMAT
+    return Plan(sha256, kept, made_by, coupled.policy, newest, folded, sizes=sizes)
+
+
+def check_size(plan: Plan, name: str, axis: int, size: int) -> None:
+    """Check that an axis of a weight has the size that it had when the plan was made.
+
+    Raises:
+        PlanError: it has another one, so that the plan would drop positions that it does not know.
+    """
+    last, planned = plan.kept[name][axis][-1], plan.sizes.get(name, {}).get(axis)
+    where = f"axis {axis} of '{name}'"
+    if planned is not None and planned != size:
+        raise PlanError(f"the plan was made for {planned} positions on {where}, which has {size}: is it for another model?")
+    if last >= size:
+        raise PlanError(f"the plan keeps position {last} on {where}, which has only {size} positions: is it for another model?")
 
 
 def dropped_by(coupled: Coupled, plan: Plan) -> Mask:
@@ -292,10 +334,7 @@ def dropped_by(coupled: Coupled, plan: Plan) -> Mask:
                 raise PlanError(
                     f"the plan cuts axis {axis} of '{name}', which this model does not have: is it for another model?"
                 )
-            if positions[-1] >= owner.size:
-                raise PlanError(
-                    f"the plan keeps position {positions[-1]} of '{name}' axis {axis}, which has only {owner.size} positions"
-                )
+            check_size(plan, name, axis, owner.size)
             removed = np.ones(owner.size, bool)
             removed[list(positions)] = False
             dropped[owner.start : owner.start + owner.size] = removed

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from onnx import ModelProto
 
+from onnxprune.cost.macs import macs_model
 from onnxprune.cost.model import CostModel
 from onnxprune.selection.alignment import relaxations
 from onnxprune.selection.order import Order, Widths
@@ -35,6 +36,7 @@ class Limit:
         measured: a cut model -> its cost, if that is measured, or the cost after a later step.
         near: how close to the limit a measured cost must come, as a fraction of it.
         learned: a cost, the labels that a cut drops, and what was measured of it -> the cost, corrected.
+        first: the cost before it was corrected; None: it was not.
     """
 
     cost: CostModel
@@ -44,10 +46,16 @@ class Limit:
     measured: Callable[[ModelProto], float] | None = None
     near: float = NEAR
     learned: Callable[[CostModel, Mask, float], CostModel] | None = None
+    first: CostModel | None = None
+
+    @property
+    def price(self) -> CostModel:
+        """The cost that errors are compared with: always the same, so that corrections lead along one order of cuts."""
+        return self.first or self.cost
 
     def corrected(self, dropped: Mask, found: float) -> Limit:
         """The same limit after a cut without the labels `dropped` (n_labels,) turned out to cost `found`."""
-        return replace(self, cost=self.learned(self.cost, dropped, found)) if self.learned else self
+        return replace(self, cost=self.learned(self.cost, dropped, found), first=self.price) if self.learned else self
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ def greedy(space: Space, limits: Sequence[Limit]) -> Chosen:
 
     Errors are compared with what they save of the first cost.
     """
-    space = space.per(limits[0].cost) if space.additive else space
+    space = space.per(limits[0].price) if space.additive else space
     ranked, cost = [u.scores[u.ranked] for u in space.units], fullness(space, limits)
 
     def worth(group: int, width: int, wider: int) -> float:
@@ -92,6 +100,16 @@ def greedy(space: Space, limits: Sequence[Limit]) -> Chosen:
     for relaxed in range(relaxations(space.sizing.align)):
         widths = filled(widths, space.ladders(relaxed), worth, cost, 1.0, near)
     return Chosen(widths)
+
+
+def by_work(space: Space, limits: Sequence[Limit]) -> Chosen:
+    """The same; errors are compared with the multiply-accumulates that they save, whatever is limited."""
+    return greedy(space.per(macs_model(space.coupled)) if space.additive else space, limits)
+
+
+def evenly(space: Space, limits: Sequence[Limit]) -> Chosen:
+    """The same; all groups lose the same fraction."""
+    return greedy(replace(space, sizing=replace(space.sizing, scope="local"), given=None, additive=False), limits)
 
 
 def shallowest(order: Order, cost: Callable[[Widths], float], limit: float, near: float = NEAR) -> Widths:

@@ -30,7 +30,8 @@ from onnxprune.options import HOME, Options, check_names
 from onnxprune.pipeline.components import DEFAULT
 from onnxprune.pipeline.decide import eligible
 from onnxprune.pipeline.goal import EXPONENTIAL, SCHEDULES, Goal, goal_of
-from onnxprune.pipeline.prune import prune_loaded, resolved
+from onnxprune.pipeline.prune import prune_loaded
+from onnxprune.pipeline.resolve import resolved
 from onnxprune.pipeline.result import Result
 from onnxprune.rewrite.plan import Plan
 from onnxprune.training.compact import load_compact, save_compact

@@ -20,7 +20,7 @@ from onnxprune.errors import OptionError, PlanError, PruneError, did_you_mean, f
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import load
 from onnxprune.rewrite.cut import cut
-from onnxprune.rewrite.plan import Kept, Plan, dropped_by
+from onnxprune.rewrite.plan import Kept, Plan, check_size, dropped_by
 from onnxprune.training.attributes import attributes_of, head_sizes, keep_scale, old_head_size, own_modules, scale_of
 from onnxprune.training.changes import Changes
 from onnxprune.training.export import EXPORTERS, Example, difference, example_of, exported, run_exported
@@ -115,9 +115,10 @@ def _check_fits(module: nn.Module, plan: Plan, runs: bool) -> None:
         if tensor is None:
             raise PlanError(f"the plan cuts '{name}', which {_why_missing(name, plan, tensors, module)}")
         for axis, positions in axes.items():
-            if axis >= tensor.ndim or positions[-1] >= tensor.shape[axis]:
+            if axis >= tensor.ndim:
                 got = f"keeps position {positions[-1]} on axis {axis} of '{name}'"
                 raise PlanError(f"the plan {got}, whose shape is {list(tensor.shape)}: is it for another model?")
+            check_size(plan, name, axis, tensor.shape[axis])
 
 
 def is_constant(name: str, layers: Mapping[str, nn.Module]) -> bool:

@@ -83,7 +83,7 @@ def interrupted(*_: Any, **__: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["onnxprune.pipeline.prune.read_graph", "onnxprune.pipeline.prune.verify", "onnxprune.ir.saving.written_whole"]
+    "place", ["onnxprune.pipeline.prune.read_graph", "onnxprune.pipeline.measured.verify", "onnxprune.ir.saving.written_whole"]
 )
 def test_ctrl_c_leaves_nothing_behind(place: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path)

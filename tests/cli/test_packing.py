@@ -130,3 +130,18 @@ def test_a_packed_input_is_never_overwritten(folder: Path, capsys: Capture) -> N
         command = [str(folder / "net.onnx.zst"), "--ratio", "0.5", "--force", *options]
         assert "is the input itself" in refused(command, capsys)
     assert files(folder) == before
+
+
+def test_a_packed_output_does_not_take_the_plan_of_a_plain_one(tmp_path: Path, capsys: Capture) -> None:
+    path = write(tmp_path)
+    command = [str(path), *FAST, "--ratio"]
+    assert run([*command, "0.5"]) == 0
+    plan = tmp_path / "net.pruned.plan.json"
+    before = plan.read_text()
+    capsys.readouterr()
+    assert "is the plan of" in refused([*command, "0.25", "--force", "--pack", "zst"], capsys)
+    assert plan.read_text() == before
+    assert not (tmp_path / "net.pruned.onnx.zst").exists()
+    assert run([*command, "0.25", "--force"]) == 0  # its own plan is replaced with it
+    (tmp_path / "net.pruned.onnx").unlink()
+    assert run([*command, "0.5", "--force", "--pack", "zst"]) == 0  # and a plan that belongs to nothing any more

@@ -177,3 +177,17 @@ def test_control_characters_of_names_do_not_reach_the_terminal(tmp_path: Path, c
     assert run(["inspect", str(path), "--picture", str(picture)]) == 0
     assert "\x1b" not in capsys.readouterr().out
     assert not {"\x1b", "\x07"} & set(picture.read_text())
+
+
+def test_what_a_users_module_prints_does_not_reach_the_report(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ("import numpy as np", "print('imported')", "def feeds():", "    print('called')", "    return [{'x': X}] * 20")
+    (tmp_path / "talkative.py").write_text("\n".join((lines[0], "X = np.ones((1, 3, 8, 8), 'f')", *lines[1:])))
+    monkeypatch.chdir(tmp_path)
+    command = [str(write(tmp_path)), "--ratio", "0.5", *FAST, "--data", "talkative:feeds", "--format", "json"]
+    assert run(command) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["format"] == "onnxprune-report/1"
+    assert "imported\n" in err
+    assert "called\n" in err

@@ -104,6 +104,6 @@ def test_apply_refuses_a_changed_input_too(tmp_path: Path, monkeypatch: pytest.M
         rewritten(path)
         return dropped_by(*arguments)
 
-    monkeypatch.setattr("onnxprune.pipeline.prune.dropped_by", changing)
+    monkeypatch.setattr("onnxprune.pipeline.apply.dropped_by", changing)
     with pytest.raises(ModelError, match="was changed or replaced while"):
         onnxprune.apply_plan(path, plan, bench=False)

@@ -19,7 +19,8 @@ from onnxprune.ir.files import load
 from onnxprune.options import Options
 from onnxprune.pipeline.claims import recovery_warnings, ties, unknown
 from onnxprune.pipeline.components import DEFAULT
-from onnxprune.pipeline.prune import prune_loaded, resolved
+from onnxprune.pipeline.prune import prune_loaded
+from onnxprune.pipeline.resolve import resolved
 from onnxprune.pipeline.samples import BORDER, Samples
 from onnxprune.recovery.methods import Attempt, Recovery
 from onnxprune.report.render.table import report_parts

@@ -16,9 +16,10 @@ from onnxprune.cost.profile import Profile
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import load
 from onnxprune.options import CheckOptions, Options
+from onnxprune.pipeline.apply import apply_loaded
 from onnxprune.pipeline.components import DEFAULT
 from onnxprune.pipeline.goal import Budget, Goal
-from onnxprune.pipeline.prune import apply_loaded, prune_loaded
+from onnxprune.pipeline.prune import prune_loaded
 from onnxprune.pipeline.rounds import RoundRecovery, in_rounds
 from onnxprune.pipeline.samples import Samples
 from onnxprune.recovery.editor import Fitted

@@ -14,7 +14,8 @@ from onnxprune.errors import TrainingError
 from onnxprune.ir.files import load
 from onnxprune.options import Options
 from onnxprune.pipeline.blocks import check_divisions, divisions_of
-from onnxprune.pipeline.prune import prune_loaded, resolved, unify_loaded
+from onnxprune.pipeline.prune import prune_loaded, unify_loaded
+from onnxprune.pipeline.resolve import resolved
 from onnxprune.pipeline.result import Result
 from onnxprune.training.distillation import distill
 from tests.cases.nets import small, write

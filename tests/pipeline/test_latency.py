@@ -21,7 +21,8 @@ from onnxprune.ir.files import load
 from onnxprune.options import Options
 from onnxprune.pipeline.components import Components
 from onnxprune.pipeline.latency import random_cut
-from onnxprune.pipeline.prune import prune_loaded, resolved
+from onnxprune.pipeline.prune import prune_loaded
+from onnxprune.pipeline.resolve import resolved
 from onnxprune.report.values import Report
 from onnxprune.types import Advance, Array, Feeds
 from tests.cases.nets import TRAINED, pruned

@@ -23,7 +23,8 @@ from onnxprune.ir.files import load
 from onnxprune.options import Options
 from onnxprune.pipeline.components import Components
 from onnxprune.pipeline.profile import SIZES, WIDTHS, kept, measured, own_profile, remembered
-from onnxprune.pipeline.prune import prune_loaded, resolved
+from onnxprune.pipeline.prune import prune_loaded
+from onnxprune.pipeline.resolve import resolved
 from onnxprune.types import Advance, Array, Feeds
 from tests.cases.commands import Capture, files, refused
 from tests.cases.nets import TRAINED, pruned, small

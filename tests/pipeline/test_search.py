@@ -25,7 +25,8 @@ from onnxprune.options import Options
 from onnxprune.pipeline import search as module
 from onnxprune.pipeline.candidates import Ground, Settings, choices_of, presets
 from onnxprune.pipeline.components import Components
-from onnxprune.pipeline.prune import read_data, resolved
+from onnxprune.pipeline.prune import read_data
+from onnxprune.pipeline.resolve import resolved
 from onnxprune.pipeline.search import SearchOptions, SearchResult, search_loaded
 from onnxprune.report.search import STEP
 from onnxprune.selection.bounds import LayerRatios

@@ -22,7 +22,7 @@ from onnxprune.evaluation.evaluator import Evaluator
 from onnxprune.ir.files import load
 from onnxprune.options import Options
 from onnxprune.pipeline import sensitivity
-from onnxprune.pipeline.prune import resolved
+from onnxprune.pipeline.resolve import resolved
 from onnxprune.pipeline.sensitivity import sensitivity_loaded
 from onnxprune.report.sensitivity import Curve, Point, Sensitivity
 from onnxprune.rewrite.cut import cut

@@ -14,7 +14,8 @@ import pytest
 import onnxprune
 from onnxprune.errors import PlanError
 from onnxprune.rewrite.plan import FORMAT, BlockMask, Plan
-from tests.cases.nets import pruned, small
+from tests.cases.nets import SMALL, pruned, small
+from tests.cases.text import model
 
 Kept = dict[str, dict[str, list[int]]]
 
@@ -72,6 +73,7 @@ def test_a_file_that_is_not_a_plan_gives_a_one_line_error(text: str, tmp_path: P
 
 def to_json(change: Callable[[Kept], Any]) -> Plan:
     data = json.loads(made().to_json())
+    del data["sizes"]  # older plans have none
     change(data["kept"])
     return Plan.from_json(data)
 
@@ -110,7 +112,7 @@ def an_output(kept: Kept) -> None:
     [
         (another_name, "which this model does not have"),
         (another_axis, "which this model does not have"),
-        (too_far, "keeps position 12 of 'w2' axis 0, which has only 12"),
+        (too_far, "keeps position 12 on axis 0 of 'w2', which has only 12"),
         (untied, "but cuts channels tied to it"),
         (an_output, "is a model output, so its size is fixed"),
     ],
@@ -118,6 +120,28 @@ def an_output(kept: Kept) -> None:
 def test_a_plan_that_does_not_fit_the_model_is_refused(spoil: Callable[[Kept], Any], why: str) -> None:
     with pytest.raises(PlanError, match=why):
         onnxprune.apply_plan(small(), to_json(spoil), bench=False)
+
+
+def test_a_plan_is_refused_by_a_wider_model_of_the_same_names() -> None:
+    plan = made()
+    assert plan.sizes["w2"] == {0: 12, 1: 16}
+    with pytest.raises(PlanError, match="made for 12 positions on axis 0 of 'w2', which has 20: is it for another model"):
+        onnxprune.apply_plan(model(SMALL.replace("12", "20")), plan, bench=False)
+
+
+@pytest.mark.parametrize("sizes", [{"w2": {"0": 3}}, {"w2": {"0": True}}, {"w2": {"5": 30}}, {"w99": {"0": 30}}, {"w2": 12}])
+def test_sizes_that_contradict_the_kept_positions_are_refused(sizes: dict[str, Any]) -> None:
+    data = json.loads(made().to_json())
+    with pytest.raises(ValueError, match="'sizes' of"):
+        Plan.from_json({**data, "sizes": sizes})
+
+
+def test_the_sizes_of_consecutive_cuts_are_those_of_the_original() -> None:
+    first, later = (
+        Plan("", {"w": {0: (1, 2, 5)}}, sizes={"w": {0: 8}}),
+        Plan("", {"w": {0: (0, 1), 1: (4,)}}, sizes={"w": {0: 3, 1: 6}}),
+    )
+    assert first.then(later).sizes == {"w": {0: 8, 1: 6}}
 
 
 def test_a_plan_records_that_weights_were_refitted() -> None:

@@ -176,7 +176,7 @@ def changed(plan: Plan, name: str, axis: int, positions: tuple[int, ...]) -> Pla
 @pytest.mark.parametrize(
     ("weight", "axis", "positions", "says"),
     [
-        ("conv2.weight", 0, (0, 16), r"position 16 .*'conv2.weight'.*\[16, 12, 3, 3\]"),
+        ("conv2.weight", 0, (0, 16), "position 16 on axis 0 of 'conv2.weight', which has only 16"),
         ("conv2.weight", 4, (0, 1), r"axis 4 of 'conv2.weight'"),
         ("conv2.wieght", 0, (0, 1), r"'conv2.wieght'.*did you mean 'conv2.weight'"),
         ("bn1.num_batches_tracked", 0, (0,), r"'bn1.num_batches_tracked'"),
