@@ -63,6 +63,7 @@ class Decision:
         notes: sentences for the report.
         ratio: fraction of the prunable channels that should be dropped; None if `limits` or a plan decided.
         limits: what the cost of the model should not exceed.
+        fullest: the largest cost relative to its limit, as counted or measured in the cut; 0 without limits.
         spill: storage of the large weights of `pruned`; it exists as long as this object does.
         most: number of channels that the deepest cut removes; None if unknown.
         dead: (n_labels,) True for labels that are dropped because they are provably always zero; None if unknown.
@@ -78,6 +79,7 @@ class Decision:
     notes: tuple[str, ...] = ()
     ratio: float | None = None
     limits: tuple[Limit, ...] = ()
+    fullest: float = 0.0
     spill: Spill | None = field(default=None, repr=False)
     most: int | None = None
     dead: Mask | None = field(default=None, repr=False)
@@ -149,14 +151,14 @@ def decide(
         limits = goal.limits(coupled)
         space = _space(coupled, groups, scored, options, limits, dead)
         try:
-            dropped, pruned, said = _cut(space, limits, strategy, goal.ratio, spill)
+            dropped, pruned, said, fullest = _cut(space, limits, strategy, goal.ratio, spill)
             widths = () if selection.align == "auto" else unaligned(space.groups, dropped, space.sizing.align)
             macs = _macs_without_data(space, dropped, goal.ratio, options)
             notes = (*_notes(analysis.refused, scored, groups), *macs, *said, *widths, *_due(space, goal.ratio))
             notes = (*notes, *_always_zero(allowed, dead), *_added(graph, pruned))
             most, names = int(space.order.removed[-1]), {g.name for g in space.groups}
             shrunk = tuple(g for g in allowed if g.name in names or (dead is not None and dead[g.roots].any()))
-            return Decision(analysis, dropped, pruned, shrunk, notes, goal.ratio, limits, spill, most, dead, ranges)
+            return Decision(analysis, dropped, pruned, shrunk, notes, goal.ratio, limits, fullest, spill, most, dead, ranges)
         except CutError as e:
             if spill:
                 spill.clear()
@@ -176,8 +178,8 @@ def scoring(options: Options, batches: Sequence[Feeds], effort: Effort | None) -
 
 def _cut(
     space: Space, limits: Sequence[Limit], strategy: Strategy, ratio: float | None, spill: Spill | None
-) -> tuple[Mask, ModelProto, tuple[str, ...]]:
-    """The labels to drop, the model without them, and notes on the choice, by a ratio or within limits.
+) -> tuple[Mask, ModelProto, tuple[str, ...], float]:
+    """The labels to drop, the model without them, notes on the choice, and how full the tightest limit is (0: there is none).
 
     Limits on what a file holds are tightened by what a cut adds to it: nodes, and what removed channels leave behind. A cost
     that is measured learns from each cut.
@@ -185,7 +187,7 @@ def _cut(
     coupled = space.coupled
     if not limits:
         dropped = space.dropped(space.by_ratio(ratio or 0.0))
-        return dropped, cut(coupled, dropped, spill), ()
+        return dropped, cut(coupled, dropped, spill), (), 0.0
     aimed = limits
     best: tuple[float, Mask, str] | None = None
     for attempt in range(ATTEMPTS):
@@ -210,8 +212,9 @@ def _cut(
     if best is not None and best[1] is not dropped:
         if spill:
             spill.clear()
-        return best[1], cut(coupled, best[1], spill), (best[2],) * bool(best[2])
-    return dropped, pruned, (chosen.note,) * bool(chosen.note)
+        fullest, dropped, note = best
+        return dropped, cut(coupled, dropped, spill), (note,) * bool(note), fullest
+    return dropped, pruned, (chosen.note,) * bool(chosen.note), fullest
 
 
 def _same(a: Sequence[Limit], b: Sequence[Limit]) -> bool:

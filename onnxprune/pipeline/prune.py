@@ -345,11 +345,11 @@ def _best_cut(
     for k, order in enumerate(orders):
         own = effort.within(1 / (parts - k), f"{order}: ") if k else first
         tried[order] = attempt(once, own, order, score)
-    best = min(tried, key=lambda order: _lost(tried[order])) if len(tried) > 1 else next(iter(tried))
+    best = min(tried, key=lambda order: _worth(tried[order])) if len(tried) > 1 else next(iter(tried))
     if parts > len(orders):
         several = f"{rounds} rounds"
         tried[several] = attempt(options, effort.within(1.0, "in rounds: "), best, None)
-        best = min(best, several, key=lambda order: _lost(tried[order]))
+        best = min(best, several, key=lambda order: _worth(tried[order]))
     if len(tried) == 1:
         return tried[best]
     lost = ", ".join(f"{order} {_lost(found):.3f}" for order, found in tried.items())
@@ -370,6 +370,11 @@ def _orders(options: Options, components: Components, goal: Goal, judge: Evaluat
     if judge is None or not timed or not options.calibrated or selection.scope != "global":
         return {"one round": components.strategy}
     return {"ranked by latency": components.strategy, "by MACs": by_work, "evenly": evenly}
+
+
+def _worth(found: tuple[Decision, Recovery | None]) -> tuple[float, float]:
+    """How far a cut is beyond its limits, and its loss: less is better."""
+    return max(found[0].fullest - 1, 0.0), _lost(found)
 
 
 def _lost(found: tuple[Decision, Recovery | None]) -> float:

@@ -123,7 +123,8 @@ def in_rounds(
     notes = (*decision.notes, f"channels were chosen in {count} rounds{fewer}, with {recover.name} after each")
     groups, limits = _allowed(analysis, decision), goal.limits(analysis.coupled)
     dead = None if dead is None else dead & dropped
-    return Decision(analysis, dropped, pruned, groups, notes, goal.ratio, limits, dead=dead, ranges=ranges)
+    full = decision.fullest
+    return Decision(analysis, dropped, pruned, groups, notes, goal.ratio, limits, full, dead=dead, ranges=ranges)
 
 
 def copy_of(model: ModelProto) -> ModelProto:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,9 @@ from onnx import ModelProto
 
 from onnxprune.analysis.analyse import analyse
 from onnxprune.analysis.groups import find_groups
+from onnxprune.cost.footprint import params_model
 from onnxprune.cost.latency import Features, Latency, Timed, fitted
+from onnxprune.cost.macs import macs_model
 from onnxprune.cost.model import of_original
 from onnxprune.cost.size import cost
 from onnxprune.errors import OptionError
@@ -24,8 +28,11 @@ from onnxprune.pipeline.latency import random_cut
 from onnxprune.pipeline.prune import prune_loaded
 from onnxprune.pipeline.resolve import resolved
 from onnxprune.report.values import Report
+from onnxprune.selection.sizing import Sizing
+from onnxprune.selection.space import space_of
+from onnxprune.selection.strategy import Limit, greedy
 from onnxprune.types import Advance, Array, Feeds
-from tests.cases.nets import TRAINED, pruned
+from tests.cases.nets import TRAINED, pruned, small
 from tests.cases.profiles import profile
 from tests.cases.text import model
 
@@ -77,6 +84,35 @@ def test_a_machine_that_the_model_does_not_describe_is_measured_until_the_target
     [target] = report.targets
     assert target.met
     assert target.reached >= 0.85 * target.most
+
+
+def test_with_inputs_the_best_of_three_orders_is_kept() -> None:
+    x = np.random.default_rng(0).standard_normal((60, 3, 8, 8)).astype("f")
+    options = {"latency": "60%", "data": {"x": x}, "recover": "reconstruct", "verify": False, "align": "none"}
+    one = Components(run=machine(fixed=1e-7), profile=lambda *_: profile())
+    report = prune_loaded(load(small()), resolved(Options.of(**options)), components=one).report
+    [note] = [n for n in report.notes if n.startswith("loss on held-out samples: ")]
+    tried = {order: float(loss) for order, loss in re.findall(r"([a-zA-Z ]+) ([0-9.]+)[,;]", note.partition(":")[2])}
+    assert [*tried] == [" ranked by latency", " by MACs", " evenly"]
+    kept = note.rpartition("kept: ")[2]
+    assert tried[f" {kept}"] == min(tried.values())
+    assert report.targets[0].met
+    local = resolved(Options.of(**options, scope="local"))  # whoever states the order gets it
+    assert not [n for n in prune_loaded(load(small()), local, components=one).report.notes if "held-out samples" in n]
+
+
+def test_corrections_of_a_cost_do_not_change_the_order() -> None:
+    coupled = analyse(read_graph(load(small()).model)).coupled
+    groups, nothing = find_groups(coupled), np.zeros(len(coupled.roots), bool)
+    scores = [np.arange(1.0, len(group) + 1) for group in groups]
+    space = replace(space_of(coupled, groups, scores, Sizing()), additive=True)
+    limit = Limit(macs_model(coupled), 1e9, learned=lambda cost, dropped, found: params_model(coupled))
+    corrected = limit.corrected(nothing, 5.0).corrected(nothing, 6.0)
+    assert (corrected.cost.name, corrected.price.name) == ("parameters", "MACs")
+    for share in (0.3, 0.5, 0.8):
+        most = share * of_original(params_model(coupled), len(nothing))
+        found = greedy(space, [replace(corrected, most=most)]).widths
+        assert found == greedy(space.per(macs_model(coupled)), [Limit(params_model(coupled), most)]).widths
 
 
 def test_an_amount_of_time_is_reached_beside_other_targets() -> None:
