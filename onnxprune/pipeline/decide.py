@@ -68,6 +68,7 @@ class Decision:
         most: number of channels that the deepest cut removes; None if unknown.
         dead: (n_labels,) True for labels that are dropped because they are provably always zero; None if unknown.
         ranges: what that holds for: for some inputs, the lowest and the highest number.
+        order: the order in which channels went, if there were several.
         removed: (tensor, sum) of residual branches that are gone; `analysis` is that of the model without them.
         whole: the analysis of the model with all branches; None: that is `analysis`.
     """
@@ -84,6 +85,7 @@ class Decision:
     most: int | None = None
     dead: Mask | None = field(default=None, repr=False)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    order: str = ""
     removed: tuple[tuple[str, str], ...] = ()
     whole: Analysis | None = field(default=None, repr=False)
 

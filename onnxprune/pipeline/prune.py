@@ -102,15 +102,19 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
 
     def chosen(options: Options, effort: Effort) -> tuple[Decision, Recovery | None]:
         goal = _goal(loaded, options, components, judge, samples.fit.integers if samples else None, progress)
+        orders = _orders(options, components, goal, judge)
         if not options.selection.depth:
-            return _best_cut(loaded, analysis, options, components, samples, judge, effort, progress, goal)
+            return _best_cut(loaded, analysis, options, components, samples, judge, effort, progress, goal, orders)
         from onnxprune.pipeline.depth import shallower  # on demand, for a quick start
 
         amounts = goal.of(analysis.coupled)
 
         def attempt(shorter: Analysis, effort: Effort) -> tuple[Decision, Recovery | None]:
+            nonlocal orders
             teacher = None if shorter is analysis else analysis
-            return _best_cut(loaded, shorter, options, components, samples, judge, effort, progress, amounts, teacher)
+            cut = _best_cut(loaded, shorter, options, components, samples, judge, effort, progress, amounts, orders, teacher)
+            orders = {order: orders[order] for order in (cut[0].order,)}  # the best for the whole serves the shorter ones
+            return cut
 
         assert judge is not None
         return shallower(analysis, loaded.model, judge, attempt, effort, progress)
@@ -309,6 +313,7 @@ def _best_cut(
     effort: Effort,
     progress: Progress,
     goal: Goal,
+    orders: Mapping[str, Strategy],
     teacher: Analysis | None = None,
 ) -> tuple[Decision, Recovery | None]:
     """The cut and its recovery: the best on held-out samples of those by several orders, and of one and several rounds.
@@ -316,9 +321,10 @@ def _best_cut(
     Args:
         analysis: of the model that is cut.
         goal: what must be reached.
+        orders: the orders in which channels may go, by what they are called in reports; the best is kept.
         teacher: the analysis of the model that weights are fitted to; None: that is `analysis`.
     """
-    rounds, orders = options.recovery.rounds, _orders(options, components, goal, judge)
+    rounds = options.recovery.rounds
     batches = _batches(samples.fit, loaded.model) if samples and (rounds > 1 or options.calibrated) else ()
     fit = samples.fit if samples and judge else None
 
@@ -335,6 +341,7 @@ def _best_cut(
             effort=effort.within(0.5),
             progress=lambda done: progress("cut", done),
         )
+        decision = replace(decision, order=order)
         return decision, _recovered(options, replace(decision, whole=teacher), fit, judge, effort, progress)
 
     once = replace(options, recovery=replace(options.recovery, rounds=1))
