@@ -10,7 +10,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+
+class _Stops:
+    """Seconds in which a clock and its parts stood still."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
 
 
 @dataclass(frozen=True)
@@ -19,16 +27,30 @@ class Clock:
 
     Attributes:
         budget: in seconds.
-        start: value of `time.perf_counter` at creation.
+        start: value of `time.perf_counter` at creation, less what the clock had stood still before.
     """
 
     budget: float = math.inf
     start: float = field(default_factory=time.perf_counter)
+    _stops: _Stops = field(default_factory=_Stops, repr=False, compare=False)
+
+    def part(self, share: float) -> Clock:
+        """A clock with a fraction of the time that is left, which stands still with this one."""
+        return Clock(share * self.left, time.perf_counter() - self._stops.seconds, self._stops)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stand still: what is done meanwhile takes no time of the budget."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._stops.seconds += time.perf_counter() - start
 
     @property
     def spent(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self.start
+        """Seconds since the start, without those in which it stood still."""
+        return time.perf_counter() - self.start - self._stops.seconds
 
     @property
     def left(self) -> float:
@@ -54,7 +76,7 @@ class Effort:
 
     def within(self, share: float, prefix: str = "") -> Effort:
         """The same, with a fraction of the time that is left."""
-        return Effort(Clock(share * self.clock.left), self.repeated, self.done, self.prefix + prefix)
+        return Effort(self.clock.part(share), self.repeated, self.done, self.prefix + prefix)
 
     def known(self, name: str) -> int | None:
         """The number of a repeated run; None if there is none."""
@@ -82,12 +104,12 @@ class Effort:
         most = most if known is None else known
         slowest, self.done[self.prefix + name] = 0.0, 0
         for k in range(most):
-            start = time.perf_counter()
+            start = self.clock.spent
             if known is None and k >= least and self.clock.left < slowest:
                 return
             yield k
             self.done[self.prefix + name] = k + 1
-            slowest = max(slowest, time.perf_counter() - start)
+            slowest = max(slowest, self.clock.spent - start)
 
     def record(self, name: str, number: int) -> int:
         """Record a number that was decided; returns it, or that of the repeated run."""

@@ -31,6 +31,20 @@ def test_a_part_has_a_share_of_the_time_and_the_same_record() -> None:
     assert whole.done == {"a": 2}
 
 
+def test_a_clock_that_stands_still_spends_nothing_and_neither_do_its_parts() -> None:
+    whole = Effort(Clock(10.0))
+    with whole.clock.stopped():
+        time.sleep(0.2)
+    part = whole.within(0.5)
+    with whole.within(1.0).clock.stopped():  # whichever of them it is
+        time.sleep(0.2)
+    assert whole.clock.spent < 0.1
+    assert part.clock.spent < 0.1
+    assert part.clock.left == pytest.approx(5, abs=0.1)
+    time.sleep(0.2)
+    assert 0.2 <= part.clock.spent <= whole.clock.spent < 0.4
+
+
 def test_steps_end_when_there_is_no_time_for_another() -> None:
     effort = Effort(Clock(0.1))
     for _ in effort.steps("a", 1, 1000):

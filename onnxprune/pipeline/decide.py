@@ -192,9 +192,13 @@ def _cut(
         return dropped, cut(coupled, dropped, spill), (), 0.0
     aimed = limits
     best: tuple[float, Mask, str] | None = None
+    tried = set[bytes]()
     for attempt in range(ATTEMPTS):
         chosen = strategy(space, aimed)
         dropped = space.dropped(chosen.widths)
+        if best is not None and dropped.tobytes() in tried:
+            break  # it was measured, and there is none between those that were
+        tried.add(dropped.tobytes())
         pruned = cut(coupled, dropped, spill)
         deepest = not all(limit.cost.of(dropped) <= limit.most for limit in aimed)
         found = _found(limits, dropped, pruned, coupled)
@@ -220,7 +224,8 @@ def _cut(
 
 
 def _same(a: Sequence[Limit], b: Sequence[Limit]) -> bool:
-    return all(math.isclose(x.most, y.most, rel_tol=SPARE) for x, y in zip(a, b, strict=True))
+    """Whether limits would lead to the same cut again: also the costs must be the same, which measurements correct."""
+    return all(x.cost is y.cost and math.isclose(x.most, y.most, rel_tol=SPARE) for x, y in zip(a, b, strict=True))
 
 
 def _found(limits: Sequence[Limit], dropped: Mask, pruned: ModelProto, coupled: Coupled) -> list[float]:

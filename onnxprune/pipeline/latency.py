@@ -6,8 +6,8 @@ Cuts are then chosen by the model and measured, until what is measured is within
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -114,18 +114,34 @@ def random_cut(coupled: Coupled, groups: Sequence[Group], rng: np.random.Generat
     return dropped[coupled.roots]
 
 
-def with_latency(goal: Goal, asked: Amount, text: str, watch: Stopwatch) -> Goal:
+def with_latency(
+    goal: Goal, asked: Amount, text: str, watch: Stopwatch, timed: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> Goal:
     """The goal with a target for the latency.
+
+    Args:
+        asked, text: what may remain, as a number and as the user stated it.
+        watch: times cuts.
+        timed: entered while it does.
 
     Raises:
         OptionError: it is more than the original takes.
     """
+
+    def model(coupled: Coupled) -> CostModel:
+        with timed():
+            return watch.model(coupled)
+
+    def milliseconds(model: ModelProto) -> float:
+        with timed():
+            return watch.milliseconds(model)
+
     if not asked.relative:
-        watch.milliseconds(watch.original)
+        milliseconds(watch.original)
         if asked.number > watch.whole:
             what = f"more than the original takes here, {watch.whole:.3g} ms"
             raise OptionError(f"--latency: got {text}, {what}; expected what may remain of it")
-    budget = Budget(watch.model, asked, text, "latency", None, watch.milliseconds, CLOSE, watch.learned)
+    budget = Budget(model, asked, text, "latency", None, milliseconds, CLOSE, watch.learned)
     return replace(goal, budgets=(*goal.budgets, budget))
 
 

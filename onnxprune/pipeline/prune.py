@@ -28,20 +28,20 @@ from onnxprune.evaluation.structure import check_contract, only_weights
 from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import Loaded, marked
 from onnxprune.ir.sharing import shared_again
-from onnxprune.ir.tensors import size_of
+from onnxprune.ir.tensors import size_of, take_all
 from onnxprune.options import SAID, Options
 from onnxprune.pipeline.components import DEFAULT, Components
 from onnxprune.pipeline.decide import Decision, Scoring, check_selection, scoring
 from onnxprune.pipeline.goal import Goal
 from onnxprune.pipeline.measured import measured, seeded_feeds, verified, warnings_of
+from onnxprune.pipeline.orders import Orders, best_order, orders_of
 from onnxprune.pipeline.refusal import of_options, refuses
 from onnxprune.pipeline.result import Result
-from onnxprune.pipeline.rounds import in_rounds
+from onnxprune.pipeline.rounds import copy_of, in_rounds
 from onnxprune.pipeline.samples import MAKING, Samples, check_inputs, check_sizes, made_up, provide, refinement, sizes_with
 from onnxprune.pipeline.summary import Findings, report_of
 from onnxprune.rewrite.plan import Plan, plan_of
-from onnxprune.selection.knapsack import knapsack
-from onnxprune.selection.strategy import Strategy, by_work, evenly
+from onnxprune.selection.strategy import Strategy
 from onnxprune.types import Array, Feeds, Progress, silent
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     own = effort.within(BEFORE_BLOCKS) if options.unification.on else effort
 
     def chosen(options: Options, effort: Effort) -> tuple[Decision, Recovery | None]:
-        goal = _goal(loaded, options, components, judge, samples.fit.integers if samples else None, progress)
-        orders = _orders(options, components, goal, judge)
+        goal = _goal(loaded, options, components, judge, samples.fit.integers if samples else None, effort, progress)
+        orders = orders_of(options, components.strategy, goal, judge)
         if not options.selection.depth:
             return _best_cut(loaded, analysis, options, components, samples, judge, effort, progress, goal, orders)
         from onnxprune.pipeline.depth import shallower  # on demand, for a quick start
@@ -313,10 +313,10 @@ def _best_cut(
     effort: Effort,
     progress: Progress,
     goal: Goal,
-    orders: Mapping[str, Strategy],
+    orders: Orders,
     teacher: Analysis | None = None,
 ) -> tuple[Decision, Recovery | None]:
-    """The cut and its recovery: the best on held-out samples of those by several orders, and of one and several rounds.
+    """The cut and its recovery; channels are chosen in rounds only if that does better on held-out samples than one round.
 
     Args:
         analysis: of the model that is cut.
@@ -328,68 +328,47 @@ def _best_cut(
     batches = _batches(samples.fit, loaded.model) if samples and (rounds > 1 or options.calibrated) else ()
     fit = samples.fit if samples and judge else None
 
-    def attempt(options: Options, effort: Effort, order: str, score: Scoring | None) -> tuple[Decision, Recovery | None]:
-        decision = in_rounds(
+    def cut_by(strategy: Strategy, options: Options, effort: Effort, score: Scoring | None = None) -> Decision:
+        return in_rounds(
             analysis,
             options,
             loaded.name,
             batches,
-            strategy=orders[order],
+            strategy=strategy,
             score=score,
             recover=components.recover,
             goal=goal,
-            effort=effort.within(0.5),
+            effort=effort,
             progress=lambda done: progress("cut", done),
         )
-        decision = replace(decision, order=order)
+
+    def recovered(decision: Decision, effort: Effort) -> tuple[Decision, Recovery | None]:
         return decision, _recovered(options, replace(decision, whole=teacher), fit, judge, effort, progress)
 
+    def lost(decision: Decision) -> float:
+        assert judge is not None
+        if options.recovery.recover == "none":
+            return judge.judge(decision.pruned).loss
+        coupled, model = decision.analysis.coupled, copy_of(decision.pruned)
+        take_all(model)
+        return judge.judge(components.recover.run(coupled, decision.dropped, model, batches, options.data.seed).model).loss
+
     once = replace(options, recovery=replace(options.recovery, rounds=1))
-    parts = len(orders) + (rounds if rounds > 1 and judge is not None else 0)
-    first = effort.within(1 / parts)
-    score = scoring(options, batches, first.within(0.5))
-    tried: dict[str, tuple[Decision, Recovery | None]] = {}
-    for k, order in enumerate(orders):
-        own = effort.within(1 / (parts - k), f"{order}: ") if k else first
-        tried[order] = attempt(once, own, order, score)
-    best = min(tried, key=lambda order: _worth(tried[order])) if len(tried) > 1 else next(iter(tried))
-    if parts > len(orders):
-        several = f"{rounds} rounds"
-        tried[several] = attempt(options, effort.within(1.0, "in rounds: "), best, None)
-        best = min(best, several, key=lambda order: _worth(tried[order]))
-    if len(tried) == 1:
-        return tried[best]
-    lost = ", ".join(f"{order} {_lost(found):.3f}" for order, found in tried.items())
-    decision, recovery = tried[best]
-    return replace(decision, notes=(*decision.notes, f"loss on held-out samples: {lost}; kept: {best}")), recovery
-
-
-def _orders(options: Options, components: Components, goal: Goal, judge: Evaluator | None) -> Mapping[str, Strategy]:
-    """The orders in which channels may go, by what they are called in reports.
-
-    What a channel saves of the latency is a guess about single layers, made from cuts of the whole: where there are inputs to
-    compare with, the order by that is one of three.
-    """
-    selection = options.selection
-    if selection.widths == "knapsack":
-        return {"one round": knapsack}
-    timed = any(budget.learned for budget in goal.budgets)
-    if judge is None or not timed or not options.calibrated or selection.scope != "global":
-        return {"one round": components.strategy}
-    return {"ranked by latency": components.strategy, "by MACs": by_work, "evenly": evenly}
-
-
-def _worth(found: tuple[Decision, Recovery | None]) -> tuple[float, float]:
-    """How far a cut is beyond its limits, and its loss: less is better."""
-    return max(found[0].fullest - 1, 0.0), _lost(found)
-
-
-def _lost(found: tuple[Decision, Recovery | None]) -> float:
-    """The loss of a recovered cut on held-out samples."""
-    recovery = found[1]
-    assert recovery is not None
-    assert recovery.chosen is not None
-    return recovery.chosen.loss
+    own = effort if rounds == 1 or judge is None else effort.within(1 / (rounds + 1))
+    cutting = own.within(0.5)
+    score = scoring(options, batches, cutting.within(1.0 if len(orders) == 1 else 0.5))
+    decision = best_order(orders, lambda strategy: cut_by(strategy, once, cutting, score), lost, cutting)
+    single = recovered(decision, own)
+    if rounds == 1 or judge is None:
+        return single
+    later = effort.within(1.0, "in rounds: ")
+    several = recovered(replace(cut_by(orders[decision.order], options, later.within(0.5)), order=decision.order), later)
+    losses = [r.chosen.loss for _, r in (single, several) if r is not None and r.chosen is not None]
+    better = several if losses[1] < losses[0] else single
+    said = ", ".join(f"{name} {loss:.3f}" for name, loss in zip(("one round", f"{rounds} rounds"), losses, strict=True))
+    kept = "several rounds were" if better is several else "one round was"
+    note = f"loss on held-out samples: {said}; {kept} kept"
+    return replace(better[0], notes=(*better[0].notes, note)), better[1]
 
 
 def _goal(
@@ -398,9 +377,13 @@ def _goal(
     components: Components,
     judge: Evaluator | None,
     numbers: Mapping[str, Array] | None,
+    effort: Effort,
     progress: Progress,
 ) -> Goal:
-    """What the cut must reach; the size of the files is that after recovery and unification."""
+    """What the cut must reach; the size of the files is that after recovery and unification.
+
+    The time in which latencies are measured is none of that of `effort`.
+    """
     goal, asked = components.goal(options.selection), options.unification
     if (latency := options.selection.targets().get("latency")) is not None:
         from onnxprune.pipeline.latency import stopwatch, with_latency  # on demand, for a quick start
@@ -408,7 +391,7 @@ def _goal(
         shapes = cost(loaded.model, options.data.input_shape, loaded.size).inputs
         threads, seed, lanes = options.checks.threads, options.data.seed, options.selection.fast_widths().multiple
         watch = components.watch or stopwatch(loaded.model, shapes, numbers, threads, components.run, seed, progress, lanes)
-        goal = with_latency(goal, latency, str(options.selection.latency), watch)
+        goal = with_latency(goal, latency, str(options.selection.latency), watch, effort.clock.stopped)
     fits = judge is not None and options.recovery.recover != "none"
     if not (fits or asked.on) or not any(budget.target == "size" for budget in goal.budgets):
         return goal

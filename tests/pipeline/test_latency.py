@@ -83,7 +83,7 @@ def test_a_machine_that_the_model_does_not_describe_is_measured_until_the_target
     report = cut(0.0, FIXED, bend, latency=asked, align="none")
     [target] = report.targets
     assert target.met
-    assert target.reached >= 0.85 * target.most
+    assert target.reached >= 0.93 * target.most
 
 
 def test_with_inputs_the_best_of_three_orders_is_kept() -> None:
@@ -91,14 +91,13 @@ def test_with_inputs_the_best_of_three_orders_is_kept() -> None:
     options = {"latency": "60%", "data": {"x": x}, "recover": "reconstruct", "verify": False, "align": "none"}
     one = Components(run=machine(fixed=1e-7), profile=lambda *_: profile())
     report = prune_loaded(load(small()), resolved(Options.of(**options)), components=one).report
-    [note] = [n for n in report.notes if n.startswith("loss on held-out samples: ")]
-    tried = {order: float(loss) for order, loss in re.findall(r"([a-zA-Z ]+) ([0-9.]+)[,;]", note.partition(":")[2])}
-    assert [*tried] == [" ranked by latency", " by MACs", " evenly"]
-    kept = note.rpartition("kept: ")[2]
-    assert tried[f" {kept}"] == min(tried.values())
+    [note] = [n for n in report.notes if n.startswith("order of channels: ")]
+    tried = {order: float(loss) for order, loss in re.findall(r"(by latency|by MACs|evenly) ([0-9.]+)", note)}
+    assert [*tried] == ["by latency", "by MACs", "evenly"]
+    assert tried[note.partition(": ")[2].partition(";")[0]] == min(tried.values())
     assert report.targets[0].met
     local = resolved(Options.of(**options, scope="local"))  # whoever states the order gets it
-    assert not [n for n in prune_loaded(load(small()), local, components=one).report.notes if "held-out samples" in n]
+    assert not [n for n in prune_loaded(load(small()), local, components=one).report.notes if "order of channels" in n]
 
 
 def test_corrections_of_a_cost_do_not_change_the_order() -> None:
