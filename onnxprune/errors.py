@@ -58,6 +58,15 @@ def first_line(error: BaseException, most: int = 200) -> str:
     return next((line for line in lines if line), type(error).__name__)[:most]
 
 
+def shortened(text: str, most: int) -> str:
+    """A text of at most `most` characters, with dots for what is left out at its end.
+
+    >>> shortened("a long reason", 9), shortened("short", 9)
+    ('a long...', 'short')
+    """
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def printable(text: str) -> str:
     """The text with a space for each character that a terminal would not print."""
     return "".join(c if c.isprintable() else " " for c in text)

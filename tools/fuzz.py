@@ -46,7 +46,7 @@ OTHERS: dict[str, Callable[[str, int], Case]] = {"plans": plans, "data": data, "
 def names(options: argparse.Namespace) -> list[str]:
     """The names of the mutants that are asked for."""
     if options.only:
-        return [options.only]
+        return [options.only.removeprefix(f"{options.kind}/")]
     wanted = range(options.first, options.first + options.count)
     if options.kind != "models":
         return [str(k) for k in wanted]

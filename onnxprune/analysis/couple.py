@@ -219,6 +219,8 @@ class _Pass:
         for name, flow in zip(node.outputs, outputs, strict=False):
             if name in self.graph.read:
                 self.flows[name] = self._checked(node, name, flow)
+            elif name:  # runtimes compute what nobody reads, so that its stored sizes must follow
+                self.flows[name] = self._unread(name, flow)
 
     def _owners(self, labels: Indices) -> set[str]:
         """The weights that own channels tied to these labels."""
@@ -258,6 +260,15 @@ class _Pass:
             for axis in unmentioned:
                 if not marks[axis].any():
                     self.labels.pin(axis, Pin(str(node), UNKNOWN_USE))
+
+    def _unread(self, name: str, flow: Flow) -> Flow:
+        """The labels that match sizes; others are left out, and nothing is pinned."""
+        shape = self.graph.shape(name) or ()
+        if len(shape) != len(flow.axes):
+            return Flow.plain(len(shape))
+        fits = [x is not None and size == len(x) and size > 1 for size, x in zip(shape, flow.axes, strict=True)]
+        axes = tuple(x if fit else None for x, fit in zip(flow.axes, fits, strict=True))
+        return Flow(axes, tuple(r if fit else Residue.UNKNOWN for r, fit in zip(flow.residue, fits, strict=True)))
 
     def _checked(self, node: Node, name: str, flow: Flow) -> Flow:
         """Labels must match sizes that are static, known and larger than one; others are pinned."""

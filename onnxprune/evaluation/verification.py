@@ -256,14 +256,20 @@ def _node_by_node(
 
 
 def _comparable(graph: Graph, pruned: ModelProto) -> list[str]:
-    """Tensors that both models compute, that have consumers (channels of others are not tracked), and that are not sizes."""
+    """Tensors that both models compute, that have consumers, and that are not sizes, nor positions of maxima: those count
+    through all channels, of which the other model has fewer."""
     made = {o for n in pruned.graph.node for o in n.output}
     facts = {name: f.cases[0] for name, f in graph.facts.items()}
     return [
         o
         for n in graph.nodes
-        for o in n.outputs
-        if o in graph.read and o in made and n.inputs and facts[o].dtype in COMPARED and facts[o].value is None
+        for k, o in enumerate(n.outputs)
+        if not (n.op == "MaxPool" and k == 1)
+        and o in graph.read
+        and o in made
+        and n.inputs
+        and facts[o].dtype in COMPARED
+        and facts[o].value is None
     ]
 
 

@@ -300,6 +300,8 @@ def _check_versions(loaded: Loaded) -> None:
     model, name = loaded.model, loaded.name
     if not model.graph.node or not model.opset_import:
         raise ModelError(f"{name}: not an ONNX model (it has no nodes or no opset); expected a file written by an exporter")
+    if not model.graph.output:
+        raise ModelError(f"{name}: has no outputs, so that it computes nothing; export it again")
     if not OLDEST_IR <= model.ir_version <= onnx.IR_VERSION:
         raise ModelError(
             f"{name}: IR version {model.ir_version}, expected {OLDEST_IR} to {onnx.IR_VERSION}; update onnx or export again"

@@ -292,8 +292,11 @@ class Graph:
 
 
 def opsets(model: ModelProto) -> dict[str, int]:
-    """Domain -> version, with the default domain under the empty string, even if that is also stated as `ai.onnx`."""
-    stated = {o.domain: o.version for o in model.opset_import}
+    """Domain -> version, with the default domain under the empty string, even if that is also stated as `ai.onnx`.
+
+    Names that are not text in UTF-8 are left out: no node can be of such a domain.
+    """
+    stated = {o.domain: o.version for o in model.opset_import if isinstance(o.domain, str)}
     other = stated.pop("ai.onnx", None)
     return stated if other is None else {"": other, **stated}
 

@@ -19,7 +19,7 @@ from onnxprune.cost.macs import macs_model
 from onnxprune.cost.model import of_original
 from onnxprune.cost.size import cost
 from onnxprune.effort import Effort
-from onnxprune.errors import CutError, ModelError, OptionError, PruneError
+from onnxprune.errors import CutError, ModelError, OptionError, PruneError, shortened
 from onnxprune.ir.bodies import flatten
 from onnxprune.ir.graph import Graph
 from onnxprune.ir.sharing import shared_again
@@ -44,6 +44,8 @@ COUNTED = {"params": "params", "size": "bytes", "memory": "memory"}
 """Targets on what a file holds, and where their costs are in `Cost`."""
 ATTEMPTS, SPARE = 5, 0.001
 """How many times a cut is made so that what it adds is within the limits, too; what is left free of them, more each time."""
+LONGEST_REASON = 120
+"""Characters of a reason that an error quotes."""
 MAX_REFUSALS = 30
 """How many times a cut may be rejected because a node cannot follow it."""
 
@@ -313,7 +315,7 @@ def _most_work(analysis: Analysis) -> str:
         return " (no convolution or matrix product of known shape)"
     first = analysis.pinned[0]  # most work first
     share = f"{first.macs:.0%} of the MACs make" if first.macs else f"{first.channels} are"
-    return f"; {share} channels that are kept because {first.pin}"
+    return f"; {share} channels that are kept because {shortened(str(first.pin), LONGEST_REASON)}"
 
 
 def provably_dead(

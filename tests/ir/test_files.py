@@ -89,6 +89,10 @@ def no_nodes(m: ModelProto) -> None:
     del m.graph.node[:]
 
 
+def no_outputs(m: ModelProto) -> None:
+    del m.graph.output[:]
+
+
 SPOILS: list[tuple[Callable[[ModelProto], None], str]] = [
     (old_ir, "IR version 2, expected 3 to"),
     (new_ir, "update onnx"),
@@ -98,6 +102,7 @@ SPOILS: list[tuple[Callable[[ModelProto], None], str]] = [
     (unknown_output, "output 'missing' is not produced by any node"),
     (short_weight, "bytes, expected"),
     (no_nodes, "has no nodes"),
+    (no_outputs, "has no outputs"),
 ]
 
 

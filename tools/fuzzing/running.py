@@ -14,6 +14,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -180,6 +181,7 @@ def program(arguments: Sequence[str], root: Path, **environment: str) -> int:
     os.environ.update(TMPDIR=str(root / "tmp"), HOME=str(root / "home"), XDG_CACHE_HOME=str(root / "home"), **environment)
     tempfile.tempdir = None
     sys.argv = ["onnxprune", *arguments]
+    warnings.simplefilter("ignore")  # as the program does where it starts
     run: Any = importlib.import_module("onnxprune.cli.app").run
     return int(run(list(arguments)))
 

@@ -50,7 +50,7 @@ class Producer:
 def unit_mean(x: Vector) -> Vector:
     """`x` divided by its mean, so that layers of different scale are comparable; zeros stay zeros."""
     mean = float(x.mean()) if len(x) else 0.0
-    return x / mean if mean > 0 else x
+    return x / mean if 0 < mean < np.inf else x
 
 
 def ccprune_product(p: Producer) -> Vector:
