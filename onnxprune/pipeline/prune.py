@@ -13,7 +13,6 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.analysis.analyse import Analysis, analyse
-from onnxprune.analysis.coupling import carried
 from onnxprune.compression.carrier import unified_names
 from onnxprune.cost.benchmark import Runner, in_this_process
 from onnxprune.cost.size import cost
@@ -32,6 +31,7 @@ from onnxprune.ir.tensors import size_of
 from onnxprune.options import SAID, Options
 from onnxprune.pipeline.components import DEFAULT, Components
 from onnxprune.pipeline.decide import Decision, Scoring, check_selection, scoring
+from onnxprune.pipeline.depth import shallower
 from onnxprune.pipeline.goal import Goal
 from onnxprune.pipeline.measured import measured, seeded_feeds, verified, warnings_of
 from onnxprune.pipeline.refusal import of_options, refuses
@@ -78,7 +78,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     if options.unification.on:
         _check_blocks(loaded, options)
     if options.selection.depth:
-        _check_depth(options)
+        check_depth(options)
     graph = read_graph(loaded.model, options.data.input_shape)
     analysis = analyse(graph, options.selection.policy())
     check_selection(analysis, options.selection, loaded.name)
@@ -104,16 +104,14 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
         goal = _goal(loaded, options, components, judge, samples.fit.integers if samples else None, progress)
         if not options.selection.depth:
             return _best_cut(loaded, analysis, options, components, samples, judge, effort, progress, goal)
-        from onnxprune.pipeline.depth import shallower  # on demand, for a quick start
-
-        amounts = goal.of(analysis.coupled)
+        assert judge is not None
+        sets, amounts = components.sets(analysis, loaded.model, judge, progress), goal.of(analysis.coupled)
 
         def attempt(shorter: Analysis, effort: Effort) -> tuple[Decision, Recovery | None]:
             teacher = None if shorter is analysis else analysis
             return _best_cut(loaded, shorter, options, components, samples, judge, effort, progress, amounts, teacher)
 
-        assert judge is not None
-        return shallower(analysis, loaded.model, judge, attempt, effort, progress)
+        return shallower(analysis, loaded.model, sets, attempt, effort)
 
     searched = options.selection.searches
     decision, recovery = _deepest_cut(chosen, options, own) if searched else chosen(options, own)
@@ -220,7 +218,7 @@ def check_not_unified(loaded: Loaded) -> None:
         raise ModelError(f"{loaded.name}: {why}; cut the original, with --unify")
 
 
-def _check_depth(options: Options) -> None:
+def check_depth(options: Options) -> None:
     """Reject what does not go with `depth`, before any sample is read.
 
     Raises:
@@ -481,7 +479,5 @@ def _recovered(
         return None
     from onnxprune.recovery.methods import Task, recover  # on demand, for a quick start
 
-    coupled, dropped = decision.analysis.coupled, decision.dropped
-    if decision.whole is not None:  # branches are gone: the others learn to do without them
-        coupled, dropped = decision.whole.coupled, carried(coupled, dropped, decision.whole.coupled)
+    coupled, dropped = decision.of_whole()
     return recover(Task(coupled, dropped, decision.pruned, fit, effort, options.data.seed), method, judge, progress)
