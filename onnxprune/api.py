@@ -264,10 +264,14 @@ def search(
     criterion: str | None = None,
     scope: str | None = None,
     normalise: str | None = None,
+    layer_ratios: str | Path | Mapping[str, Any] | None = None,
     align: str | int = "auto",
+    profile: str | Path | Profile | None = None,
+    other_machine: bool = False,
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     carrier: str | Sequence[str] = (),
+    depth: bool = False,
     allow_renormalising: bool = False,
     preprocess: str | None = None,
     samples: int | None = None,
@@ -282,7 +286,7 @@ def search(
     progress: Progress = silent,
     **unknown: Any,
 ) -> SearchResult:
-    """Look for the most faithful cut within targets: over criteria, scopes, scales of scores, floors and widths of layers.
+    """Look for the most faithful cut within targets: over criteria, scopes, scales of scores, floors, widths and depth.
 
     The first trial is what `prune` does with the same targets. The best trials are recovered, and measured on samples that
     nothing was chosen by. Needs the extra `search`.
@@ -299,6 +303,8 @@ def search(
             "postgresql://user@host/database"; None: nowhere.
         study: the name of this search in the storage; None: that of the model's file.
         criterion, scope, normalise: as for `prune`; None: all that make sense are tried.
+        layer_ratios: as for `prune`; every trial holds them, whatever it changes.
+        depth: whether trials also differ in how many whole residual branches are gone.
         unknown: rejected, with the nearest option name.
 
     The other arguments are those of `prune`.
@@ -323,10 +329,14 @@ def search(
         criterion=criterion,
         scope=scope or "global",
         normalise=normalise,
+        layer_ratios=layer_ratios,
         align=align,
+        profile=profile,
+        other_machine=other_machine,
         include=include,
         exclude=exclude,
         carrier=carrier,
+        depth=depth,
         allow_renormalising=allow_renormalising,
         data=data,
         preprocess=preprocess,

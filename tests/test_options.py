@@ -13,6 +13,7 @@ from typing_extensions import TypeAliasType, TypeVar
 
 import onnxprune
 from onnxprune.cli.prune import prune as command
+from onnxprune.cli.search import search
 from onnxprune.cli.unify import BUDGET, unify
 from onnxprune.errors import ModelError, OptionError, PlanError, PruneError
 from onnxprune.options import GROUPS, HOME, SAID, Options, OutputOptions, RecoveryOptions, _classes
@@ -206,6 +207,24 @@ def test_a_default_of_unify_that_differs_between_python_and_the_command_line_is_
     keywords |= {"block": str(keywords["block"]), "time_budget": None}
     assert {k: v or None for k, v in flags.items() if k not in own} == {k: v or None for k, v in keywords.items()}
     assert arguments["time_budget"] == BUDGET
+
+
+def test_a_default_of_search_that_differs_between_python_and_the_command_line_is_detected() -> None:
+    keywords = {
+        k: p.default for k, p in signature(onnxprune.search).parameters.items() if k not in ("model", "progress", "unknown")
+    }
+    flags = {k: p.default for k, p in signature(search).parameters.items() if k != "model"}
+    own = {"output", "picture", "format", "force", "strict"}
+    assert flags.keys() - own == keywords.keys()
+    keywords["data"] = None  # which Python requires by its signature
+    assert {k: v or None for k, v in flags.items() if k not in own} == {k: v or None for k, v in keywords.items()}
+
+
+@pytest.mark.parametrize("name", ["depth", "layer_ratios", "profile", "other_machine"])
+def test_a_value_of_a_wrong_type_for_search_is_refused_in_one_line_that_names_the_argument(name: str) -> None:
+    with pytest.raises(OptionError, match=rf"^`{name}`: got .*, expected ") as e:
+        onnxprune.search("no.onnx", "no.npz", macs="50%", **{name: MISTYPED[name]})
+    assert "\n" not in str(e.value)
 
 
 def test_an_annotation_may_be_an_alias_of_a_generic_class() -> None:

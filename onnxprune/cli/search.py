@@ -36,6 +36,14 @@ Scope = Annotated[
         show_default=False,
     ),
 ]
+Depth = Annotated[
+    bool,
+    typer.Option(
+        "--depth",
+        rich_help_panel=ask.SELECTION,
+        help="Also try cuts without some whole residual branches, each with the widths that then meet the targets.",
+    ),
+]
 Trials = Annotated[
     int | None,
     typer.Option(
@@ -123,10 +131,14 @@ def search(
     criterion: ask.Criterion = None,
     scope: Scope = None,
     normalise: ask.Normalise = None,
+    layer_ratios: ask.LayerRatios = None,
     align: ask.Align = "auto",
+    profile: ask.Profile = None,
+    other_machine: ask.OtherMachine = False,
     include: ask.Include = [],  # noqa: B006
     exclude: ask.Exclude = [],  # noqa: B006
     carrier: ask.Carrier = [],  # noqa: B006
+    depth: Depth = False,
     allow_renormalising: ask.AllowRenormalising = False,
     preprocess: ask.Preprocess = None,
     samples: ask.Samples = None,
@@ -159,10 +171,14 @@ def search(
         criterion=criterion,
         scope=scope or "global",
         normalise=normalise,
+        layer_ratios=layer_ratios,
         align=align,
+        profile=profile,
+        other_machine=other_machine,
         include=tuple(include),
         exclude=tuple(exclude),
         carrier=tuple(carrier),
+        depth=depth,
         allow_renormalising=allow_renormalising,
         data=data,
         preprocess=preprocess,
@@ -186,7 +202,7 @@ def search(
         str(named_after(place, ".search.journal")) if storage is None else storage,
     )
     how = SearchOptions.of(time_budget, storage=kept, study=study, trials=trials, best=best, scope=scope)
-    inputs = [model, *files(data, labels)]
+    inputs = [model, *files(layer_ratios, profile, data, labels)]
     models = [numbered(place, n + 1) for n in range(how.best + 1)]
     numbers = {f"model {n}": path for n, path in enumerate(models, 1)}
     plans = {f"plan of {what}": plan_beside(path) for what, path in numbers.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import glob
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -19,11 +19,12 @@ from onnxprune.cost.size import Cost, cost
 from onnxprune.evaluation.evaluator import Evaluator
 from onnxprune.ir.files import Loaded
 from onnxprune.options import SCOPES, Options, SelectionOptions
-from onnxprune.pipeline.decide import COUNTED, Decision, Scoring, decide, makers
+from onnxprune.pipeline.decide import COUNTED, Decision, Scoring, bounds_of, decide, makers
+from onnxprune.pipeline.depth import Gone, as_cut_of, sizes_of, without
 from onnxprune.pipeline.goal import Goal
 from onnxprune.recovery.batch_norm import reestimate
 from onnxprune.report.search import Candidate
-from onnxprune.selection.bounds import Bounds, LayerRatios
+from onnxprune.selection.bounds import ANY, Bounds, LayerRatios
 from onnxprune.selection.budget import Amount
 from onnxprune.selection.criteria import Scored, Scorer, normalised
 from onnxprune.selection.criteria.names import CALIBRATED
@@ -37,7 +38,8 @@ FLOORS = (0.0, 0.2, 0.35)
 SHARES = (1.0, 0.85, 0.7)
 FACTORS = (1.0, 0.6, 0.8, 1.25, 1.6)
 """What is tried: criteria, ways to compare scores, fractions that every group keeps, how much of what may remain is used, and
-factors on what the channels of a weight keep by default. The first of each is the default."""
+factors on what the channels of a weight keep by default. The first of each is the default. How many residual branches go is
+tried, too, if any may."""
 WIDTH = "width "
 """What precedes the name of a weight in the name of a parameter."""
 BEYOND, WORST = 10.0, 1e6
@@ -54,6 +56,7 @@ class Settings:
     floor: float = 0.0
     share: float = 1.0
     widths: Mapping[str, float] = field(default_factory=dict)
+    branches: int = 0
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> Settings:
@@ -61,13 +64,14 @@ class Settings:
         widths = {n.removeprefix(WIDTH): f for n, f in params.items() if n.startswith(WIDTH) and f != FACTORS[0]}
         return cls(**{n: v for n, v in params.items() if not n.startswith(WIDTH)}, widths=widths)
 
-    def params(self, names: Sequence[str]) -> dict[str, Any]:
-        """The parameters that state them; `names`: all weights whose channels can be cut."""
-        own = {name: value for name, value in asdict(self).items() if name != "widths"}
-        return own | {WIDTH + name: self.widths.get(name, FACTORS[0]) for name in names}
+    def params(self, choices: Iterable[str]) -> dict[str, Any]:
+        """The values of all parameters of a study (`choices_of`) that state them."""
+        widths = {WIDTH + name: factor for name, factor in self.widths.items()}
+        own = asdict(self) | widths
+        return {name: own.get(name, FACTORS[0]) for name in choices}
 
     def selection(self, given: SelectionOptions, usual: Mapping[str, float], source: str) -> SelectionOptions:
-        """The options of the cut.
+        """The options of the cut; what the user states of single layers holds, too.
 
         Args:
             given: the user's.
@@ -76,8 +80,17 @@ class Settings:
         """
         bounds = {glob.escape(name): _bounds(factor, usual[name], self.floor) for name, factor in self.widths.items()}
         bounds |= {"*": Bounds(self.floor)} if self.floor else {}
-        ratios = LayerRatios(source, bounds) if bounds else None
-        found = replace(given, criterion=self.criterion, scope=self.scope, normalise=self.normalise, layer_ratios=ratios)
+        stated = given.layer_ratios
+        assert stated is None or isinstance(stated, LayerRatios)
+        inside = f"{source}, within {stated}" if stated else source
+        found = replace(
+            given,
+            criterion=self.criterion,
+            scope=self.scope,
+            normalise=self.normalise,
+            layer_ratios=LayerRatios(inside, bounds, stated) if bounds else stated,
+            depth=self.branches > 0,
+        )
         parts: dict[str, Any] = {
             name: part_of(name, amount, self.share) for name, amount in given.targets().items() if self.share != 1
         }
@@ -101,13 +114,14 @@ def part_of(target: str, amount: Amount, share: float) -> str:
     return f"{amount.number * share:.6g}ms" if target == "latency" else f"{amount.number * share:.0f}"
 
 
-def choices_of(options: Options, scope: str | None, names: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+def choices_of(options: Options, scope: str | None, names: Iterable[str], branches: Gone = ()) -> dict[str, tuple[Any, ...]]:
     """Parameter -> its possible values; what the user states does not vary.
 
     Args:
         options: the user's.
         scope: the scope that the user states; None: none.
         names: the weights whose channels can be cut.
+        branches: those that may go, in the order in which they go; none: there is no such parameter.
     """
     given = options.selection
     criteria = dict.fromkeys((options.criterion, *CRITERIA)) if given.criterion is None else (given.criterion,)
@@ -117,14 +131,17 @@ def choices_of(options: Options, scope: str | None, names: Sequence[str]) -> dic
         "normalise": NORMALISED if given.normalise is None else (given.normalise,),
         "floor": FLOORS,
         "share": SHARES,
+        **({"branches": sizes_of(branches)} if branches else {}),
         **{WIDTH + name: FACTORS for name in names},
     }
 
 
 def presets(choices: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Trials to begin with: the default with another criterion, scope, way to compare scores, or less of what may remain."""
+    """Trials to begin with: the default with another criterion, scope, way to compare scores, less of what may remain, or fewer
+    residual branches."""
     usual = {name: values[0] for name, values in choices.items()}
-    return [{**usual, name: v} for name in ("criterion", "share", "scope", "normalise") for v in choices[name][1:]]
+    alone = ("criterion", "share", "branches", "scope", "normalise")
+    return [{**usual, name: v} for name in alone for v in choices.get(name, ())[1:]]
 
 
 class Scores:
@@ -167,6 +184,7 @@ class Ground:
         statistics: inputs on which the statistics of a cut are re-estimated before it is judged; none: it is judged as it is.
         scores: scores of channels.
         usual: weight -> the fraction of its channels that the default keeps.
+        branches: residual branches that may go, in the order in which they go.
     """
 
     loaded: Loaded = field(repr=False)
@@ -178,6 +196,12 @@ class Ground:
     statistics: Sequence[Feeds] = field(repr=False)
     scores: Scores = field(repr=False)
     usual: Mapping[str, float] = field(default_factory=dict)
+    branches: Gone = ()
+    _shorter: dict[Gone, Analysis] = field(default_factory=dict, init=False, repr=False)
+
+    def gone(self, settings: Settings) -> Gone:
+        """The residual branches that go."""
+        return self.branches[: settings.branches]
 
     def decision(self, settings: Settings) -> Decision:
         """The cut of a candidate.
@@ -186,19 +210,34 @@ class Ground:
             PruneError: it cannot be made.
         """
         selection = settings.selection(self.options.selection, self.usual, "the search")
-        goal = _scaled(self.goal, settings.share)
+        gone = self.gone(settings)
+        analysis, goal = self._without(gone), self._aims(_scaled(self.goal, settings.share), gone)
         options, score = replace(self.options, selection=selection), self.scores.by(settings.criterion, settings.normalise)
-        return decide(self.analysis, options, self.loaded.name, (), self.strategy, goal, score=score)
+        found = decide(analysis, options, self.loaded.name, (), self.strategy, goal, score=score)
+        return as_cut_of(self.analysis, found, gone)
+
+    def _without(self, gone: Gone) -> Analysis:
+        """The analysis without some branches, always the same one: scores of its channels are kept with it."""
+        if not gone:
+            return self.analysis
+        if gone not in self._shorter:
+            self._shorter[gone] = without(self.analysis, self.loaded.model, gone)
+        return self._shorter[gone]
+
+    def _aims(self, goal: Goal, gone: Gone) -> Goal:
+        """A goal for cuts without some branches: shares are those of the original."""
+        return goal.of(self.analysis.coupled) if gone else goal
 
     def candidate(self, settings: Settings, decision: Decision) -> Candidate:
         """How its cut performs, and what it costs."""
         coupled, dropped, model = decision.analysis.coupled, decision.dropped, decision.pruned
+        original, missing = decision.of_whole()
         if self.statistics:
-            model = reestimate(coupled, dropped, model, self.statistics).model
-        judged, limits = self.judge.judge(model), self.goal.limits(coupled)
+            model = reestimate(original, missing, model, self.statistics).model
+        judged, limits = self.judge.judge(model), self._aims(self.goal, decision.removed).limits(coupled)
         found = cost(decision.pruned, self.options.data.input_shape)
         reached = [_reached(limit.target, limit.cost.of(dropped), found) for limit in limits]
-        whole = of_original(limits[0].cost, len(dropped))
+        whole = of_original(self.goal.budgets[0].model(original), len(original.roots))
         within = all(x <= limit.most for x, limit in zip(reached, limits, strict=True))
         predicted = {limit.target: x for limit, x in zip(limits, reached, strict=True) if limit.target == "latency"}
         costs = {"macs": found.macs, "params": found.params, "size": found.bytes, "memory": found.memory, **predicted}
@@ -211,11 +250,13 @@ def aims(candidate: Candidate) -> tuple[float, float]:
     return candidate.loss + (0.0 if candidate.within else BEYOND), candidate.kept
 
 
-def kept_by(decision: Decision) -> dict[str, float]:
-    """Weight -> the fraction of its channels that a cut keeps, one per group."""
+def kept_by(decision: Decision, selection: SelectionOptions) -> dict[str, float]:
+    """Weight -> the fraction of its channels that a cut keeps, one per group whose ratio the user does not state."""
     found: dict[str, float] = {}
-    for group in decision.groups:
-        name = maker_of(decision.analysis.coupled, group)
+    coupled, groups = decision.analysis.coupled, decision.groups
+    bounds = bounds_of(coupled, groups, selection) or [ANY] * len(groups)
+    for group in (g for g, bound in zip(groups, bounds, strict=True) if not bound.fixed):
+        name = maker_of(coupled, group)
         kept = float(np.mean(~decision.dropped[group.roots]))
         found[name] = min(kept, found.get(name, 1.0))
     return found

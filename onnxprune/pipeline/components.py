@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from onnxprune.cost.benchmark import Runner, in_this_process
 from onnxprune.options import SelectionOptions
+from onnxprune.pipeline.depth import Sets, more_and_more
 from onnxprune.pipeline.goal import Goal, goal_of
 from onnxprune.pipeline.profile import Profiler, own_profile
 from onnxprune.pipeline.rounds import LEAST_SQUARES, RoundRecovery
@@ -31,6 +32,7 @@ class Components:
         run: runs models to measure their latency.
         watch: has timed cuts of this model before; None: they are timed if a target needs it.
         profile: provides the profile of the machine where they run, if the user gives none.
+        sets: which sets of residual branches are left out in turn, with `depth`; the best one is kept.
     """
 
     goal: Callable[[SelectionOptions], Goal] = goal_of
@@ -40,6 +42,7 @@ class Components:
     run: Runner = in_this_process
     watch: Stopwatch | None = None
     profile: Profiler = own_profile
+    sets: Sets = more_and_more
 
 
 DEFAULT = Components()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from onnx import ModelProto
 
 from onnxprune.analysis.analyse import Analysis, check_patterns, refuse
-from onnxprune.analysis.coupling import Coupled
+from onnxprune.analysis.coupling import Coupled, carried
 from onnxprune.analysis.dead import dead_labels, without
 from onnxprune.analysis.groups import Group
 from onnxprune.cost.macs import macs_model
@@ -90,6 +90,16 @@ class Decision:
     order: str = ""
     removed: tuple[tuple[str, str], ...] = ()
     whole: Analysis | None = field(default=None, repr=False)
+
+    def of_whole(self) -> tuple[Coupled, Mask]:
+        """The model with all branches, and the labels (n_labels,) that the cut drops in it.
+
+        It is what weights are fitted to: where branches are gone, the others learn to do without them.
+        """
+        coupled = self.analysis.coupled
+        if self.whole is None:
+            return coupled, self.dropped
+        return self.whole.coupled, carried(coupled, self.dropped, self.whole.coupled)
 
 
 def check_selection(analysis: Analysis, selection: SelectionOptions, name: str) -> None:
@@ -292,8 +302,8 @@ def makers(coupled: Coupled, group: Group) -> list[str]:
     return [coupled.owners[k].weight for k in owners if k >= 0] or [group.name]
 
 
-def _bounds(coupled: Coupled, groups: Sequence[Group], selection: SelectionOptions) -> list[Bounds]:
-    """How much each group must and may keep."""
+def bounds_of(coupled: Coupled, groups: Sequence[Group], selection: SelectionOptions) -> list[Bounds]:
+    """How much each group must and may keep; empty if no option says that."""
     if selection.layer_ratios is None:
         return []
     given = selection.layer_ratios
@@ -357,7 +367,7 @@ def _space(
     """
     known = [(g, s) for g, s in zip(groups, scored.scores, strict=True) if s is not None]
     sizing = Sizing(options.selection.scope, options.selection.alignment().multiple)
-    bounds = _bounds(coupled, [g for g, _ in known], options.selection)
+    bounds = bounds_of(coupled, [g for g, _ in known], options.selection)
     space = space_of(coupled, [g for g, _ in known], [s for _, s in known], sizing, bounds, dead)
     if not options.calibrated or sizing.scope != "global" or not known:
         return space

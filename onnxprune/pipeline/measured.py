@@ -60,7 +60,7 @@ def verified(
     coupled = decision.analysis.coupled
     if decision.whole is not None:
         graph = decision.whole.coupled.graph
-        gone = [b for b in branches(graph) if (b.skip, b.total) in decision.removed]
+        gone = [b for b in branches(graph) if b.ends in decision.removed]
         verify_shortened(graph, muted(graph.model, gone), coupled.graph.model, numbers)
     ranged = {name: np.linspace(*ends, POINTS) for name, ends in decision.ranges.items()}
     fed = {**ranged, **(numbers or {})}

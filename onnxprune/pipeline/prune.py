@@ -13,7 +13,6 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.analysis.analyse import Analysis, analyse
-from onnxprune.analysis.coupling import carried
 from onnxprune.compression.carrier import unified_names
 from onnxprune.cost.benchmark import Runner, in_this_process
 from onnxprune.cost.size import cost
@@ -32,6 +31,7 @@ from onnxprune.ir.tensors import size_of, take_all
 from onnxprune.options import SAID, Options
 from onnxprune.pipeline.components import DEFAULT, Components
 from onnxprune.pipeline.decide import Decision, Scoring, check_selection, scoring
+from onnxprune.pipeline.depth import shallower
 from onnxprune.pipeline.goal import Goal
 from onnxprune.pipeline.measured import measured, seeded_feeds, verified, warnings_of
 from onnxprune.pipeline.orders import Orders, best_order, orders_of
@@ -78,7 +78,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
     if options.unification.on:
         _check_blocks(loaded, options)
     if options.selection.depth:
-        _check_depth(options)
+        check_depth(options)
     graph = read_graph(loaded.model, options.data.input_shape)
     analysis = analyse(graph, options.selection.policy())
     check_selection(analysis, options.selection, loaded.name)
@@ -105,9 +105,8 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
         orders = orders_of(options, components.strategy, goal, judge)
         if not options.selection.depth:
             return _best_cut(loaded, analysis, options, components, samples, judge, effort, progress, goal, orders)
-        from onnxprune.pipeline.depth import shallower  # on demand, for a quick start
-
-        amounts = goal.of(analysis.coupled)
+        assert judge is not None
+        sets, amounts = components.sets(analysis, loaded.model, judge, progress), goal.of(analysis.coupled)
 
         def attempt(shorter: Analysis, effort: Effort) -> tuple[Decision, Recovery | None]:
             nonlocal orders
@@ -116,8 +115,7 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
             orders = {order: orders[order] for order in (cut[0].order,)}  # the best for the whole serves the shorter ones
             return cut
 
-        assert judge is not None
-        return shallower(analysis, loaded.model, judge, attempt, effort, progress)
+        return shallower(analysis, loaded.model, sets, attempt, effort)
 
     searched = options.selection.searches
     decision, recovery = _deepest_cut(chosen, options, own) if searched else chosen(options, own)
@@ -224,7 +222,7 @@ def check_not_unified(loaded: Loaded) -> None:
         raise ModelError(f"{loaded.name}: {why}; cut the original, with --unify")
 
 
-def _check_depth(options: Options) -> None:
+def check_depth(options: Options) -> None:
     """Reject what does not go with `depth`, before any sample is read.
 
     Raises:
@@ -349,9 +347,9 @@ def _best_cut(
         assert judge is not None
         if options.recovery.recover == "none":
             return judge.judge(decision.pruned).loss
-        coupled, model = decision.analysis.coupled, copy_of(decision.pruned)
+        (coupled, dropped), model = replace(decision, whole=teacher).of_whole(), copy_of(decision.pruned)
         take_all(model)
-        return judge.judge(components.recover.run(coupled, decision.dropped, model, batches, options.data.seed).model).loss
+        return judge.judge(components.recover.run(coupled, dropped, model, batches, options.data.seed).model).loss
 
     once = replace(options, recovery=replace(options.recovery, rounds=1))
     own = effort if rounds == 1 or judge is None else effort.within(1 / (rounds + 1))
@@ -471,7 +469,5 @@ def _recovered(
         return None
     from onnxprune.recovery.methods import Task, recover  # on demand, for a quick start
 
-    coupled, dropped = decision.analysis.coupled, decision.dropped
-    if decision.whole is not None:  # branches are gone: the others learn to do without them
-        coupled, dropped = decision.whole.coupled, carried(coupled, dropped, decision.whole.coupled)
+    coupled, dropped = decision.of_whole()
     return recover(Task(coupled, dropped, decision.pruned, fit, effort, options.data.seed), method, judge, progress)

@@ -11,7 +11,7 @@ import hashlib
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from onnxprune.analysis.coupling import Coupled
 from onnxprune.cost.latency import Features, Latency, Timed, fitted
 from onnxprune.cost.machine import this_machine
 from onnxprune.cost.model import CostModel
+from onnxprune.cost.profile import Profile
 from onnxprune.cost.size import cost
 from onnxprune.data.batching import batched
 from onnxprune.data.samples import Data
@@ -47,15 +48,17 @@ from onnxprune.pipeline.candidates import (
 )
 from onnxprune.pipeline.components import Components
 from onnxprune.pipeline.decide import check_selection
+from onnxprune.pipeline.depth import Gone, in_turn
 from onnxprune.pipeline.goal import Budget, Goal, goal_of
 from onnxprune.pipeline.latency import Stopwatch, stopwatch, with_latency
-from onnxprune.pipeline.prune import check_not_unified, prune_loaded, read_data
+from onnxprune.pipeline.prune import check_depth, check_not_unified, prune_loaded, read_data
 from onnxprune.pipeline.refusal import of_options, refuses
 from onnxprune.pipeline.result import Result
 from onnxprune.pipeline.samples import sizes_with
 from onnxprune.pipeline.study import ERROR, Choice, Choices, Study, Tried, check_storage
 from onnxprune.report.search import Candidate, Point, SearchReport, front_of, spaced
 from onnxprune.report.values import Report
+from onnxprune.selection.bounds import LayerRatios
 from onnxprune.types import Progress, silent
 
 TRIALS, BEST, MOST_WRITTEN = 100, 3, 100
@@ -180,12 +183,14 @@ def check_search(options: Options) -> None:
     """Reject options that a search cannot do anything with, before any work.
 
     Raises:
-        OptionError: there are no inputs, or no targets.
+        OptionError: there are no inputs, or no targets, or `depth` does not go with what is given.
     """
     if not options.data.given:
         raise OptionError("search: requires --data, typical inputs to judge on; labels are not needed")
     if not options.selection.targets():
         raise OptionError("search: got no target, expected what may remain, such as --latency 50%, --macs 50% or --size 2MB")
+    if options.selection.depth:
+        check_depth(options)
 
 
 @refuses(of_options)
@@ -273,11 +278,24 @@ def _asked(loaded: Loaded, options: Options, how: SearchOptions) -> dict[str, st
         "scope": how.scope or "",
         "normalise": selection.normalise or "",
         "align": str(selection.align),
+        "profile": selection.profile.digest if isinstance(selection.profile, Profile) else "",
+        "choice of layer ratios": _text(selection.layer_ratios) if isinstance(selection.layer_ratios, LayerRatios) else "",
+        "depth": str(selection.depth or ""),
         "choice of weights": " ".join([*choice, *(["renormalising"] if selection.allow_renormalising else [])]),
         "seed": str(options.data.seed),
         "recover": "none" if options.recovery.recover == "none" else "any",
         **({"threads": str(options.checks.threads)} if selection.latency is not None else {}),
     }
+
+
+def _text(ratios: LayerRatios) -> str:
+    """What a file of layer ratios states, on one line."""
+    return ", ".join(f"{pattern} {bounds.least!r} to {bounds.most!r}" for pattern, bounds in ratios.patterns.items())
+
+
+def _order(setup: Mapping[str, Any]) -> Gone:
+    """The residual branches that may go, in the order in which they go; older studies state none."""
+    return tuple((skip, total) for skip, total in setup.get("branches", ()))
 
 
 class _Predicted:
@@ -374,7 +392,7 @@ class _Search:
         resumed = _done(study)
         setup = study.begin(asked, lambda: begun or self.begun(), presets)
         ground = self._ground(setup)
-        self._run(study, ground, choices_of(self.options, self.how.scope, list(setup["widths"])))
+        self._run(study, ground, self._choices(setup))
         tried = [_candidate(t) for t in study.tried()]
         front = front_of([c for c in tried if c.within], aims) or [min(tried, key=aims)]
         finalists = _finalists(tried, front, self.how.best)
@@ -399,8 +417,11 @@ class _Search:
             "lanes": selection.fast_widths().multiple,
             "machine": machine(threads),
             "widths": {},
+            "branches": [],
             "latency": None,
         }
+        if selection.depth:
+            setup["branches"] = in_turn(self.analysis, self.loaded.model, self.judge, self.progress)
         if (amount := self.options.selection.targets().get("latency")) is not None:
             watch = self._watch(setup)
             with_latency(Goal(None), amount, str(self.options.selection.latency), watch)
@@ -410,10 +431,13 @@ class _Search:
         ground, settings = self._ground(setup), self._settings()
         decision = ground.decision(settings)
         candidate = ground.candidate(settings, decision)
-        setup["widths"] = kept_by(decision)
-        params = settings.params(list(setup["widths"]))
-        choices = choices_of(self.options, self.how.scope, list(setup["widths"]))
-        return choices, Tried(0, params, aims(candidate), {CANDIDATE: _stored(candidate)}), setup
+        setup["widths"] = kept_by(decision, selection)
+        choices = self._choices(setup)
+        return choices, Tried(0, settings.params(choices), aims(candidate), {CANDIDATE: _stored(candidate)}), setup
+
+    def _choices(self, setup: Mapping[str, Any]) -> Choices:
+        """The parameters of the trials."""
+        return choices_of(self.options, self.how.scope, setup["widths"], _order(setup))
 
     def _watch(self, setup: Mapping[str, Any]) -> Stopwatch:
         """Times cuts of the model; what was timed before is known."""
@@ -425,7 +449,9 @@ class _Search:
         return replace(watch, seen=_timed(known), whole=known["whole"]) if known else watch
 
     def _ground(self, setup: Mapping[str, Any]) -> Ground:
-        selection = replace(self.options.selection, align=setup["align"])
+        selection = self.options.selection
+        if selection.profile is None:  # which says what fits for all processes
+            selection = replace(selection, align=setup["align"])
         goal = goal_of(selection)
         if (latency := selection.targets().get("latency")) is not None:
             budget = Budget(_Predicted(setup["latency"], setup["lanes"]).model, latency, str(selection.latency), "latency")
@@ -441,6 +467,7 @@ class _Search:
             [] if self.options.recovery.recover == "none" else batched(statistics, self.loaded.model),
             self.scores,
             setup["widths"],
+            _order(setup),
         )
 
     def _run(self, study: Study, ground: Ground, choices: Choices) -> None:
@@ -465,15 +492,14 @@ class _Search:
     ) -> tuple[Point, Result]:
         """A candidate, recovered, judged on held-out samples, and measured."""
         self.progress("the best", done)
-        settings = Settings(
-            candidate.criterion, candidate.scope, candidate.normalise, candidate.floor, candidate.share, candidate.widths
-        )
+        settings = Settings(**{f.name: getattr(candidate, f.name) for f in fields(Settings)})
         selection = settings.selection(ground.options.selection, ground.usual, f"trial {candidate.trial} of the search")
-        budget = self.options.recovery.time_budget if self.how.time is None else max(self.clock.left / left, 1.0)
+        budget = self.options.recovery.seconds() if self.how.time is None else max(self.clock.left / left, 1.0)
         data = replace(self.options.data, data=self.parts.own, preprocess=None, samples=None, labels=None)
         recovery = replace(self.options.recovery, time_budget=budget)
         options = replace(self.options, selection=selection, data=data, recovery=recovery)
-        result = prune_loaded(self.loaded, options, self.progress, replace(self.components, watch=watch))
+        components = replace(self.components, watch=watch, sets=lambda *_: [ground.gone(settings)])
+        result = prune_loaded(self.loaded, options, self.progress, components)
         if result.report.recovery:
             row = replace(result.report.recovery, source=self.options.data.source)
             result = replace(result, report=replace(result.report, recovery=row))
@@ -527,4 +553,5 @@ class _Search:
             front=tuple(front),
             tried=tuple((c.trial, c.kept, c.lost) for c in tried),
             points=tuple(points),
+            branches=tuple(total for _, total in _order(setup)),
         )

@@ -108,15 +108,17 @@ class Study:
         """Reject a study that was made for something else.
 
         Args:
-            asked: what decides the results, by name; may be a part of it.
+            asked: what decides the results, by name; may be a part of it. Empty is what studies state that do not know it.
 
         Raises:
             OptionError: something differs.
         """
         with self._working():
-            known = self._first().get(ASKED, {})
+            known = self._first().get(ASKED)
+        if known is None:
+            return
         for name, value in asked.items():
-            if name in known and known[name] != value:
+            if known.get(name, "") != value:
                 kept = f" in {self.place}" if self.place else ""
                 what = f"was made with another {name}"
                 raise OptionError(f"--study {self.name}: the study of this name{kept} {what}; choose another --study")

@@ -33,6 +33,7 @@ class Candidate:
         costs: macs, params, size in bytes, memory in bytes, and predicted latency in milliseconds if that is limited.
         kept: what remains of the first target, as a fraction of the original.
         within: whether it holds all targets.
+        branches: how many residual branches are gone (`SearchReport.branches` says which).
     """
 
     trial: int
@@ -47,13 +48,15 @@ class Candidate:
     costs: Mapping[str, float]
     kept: float
     within: bool
+    branches: int = 0
 
     @property
     def settings(self) -> str:
         """What is special about it, in words."""
         more = [f"normalised by {self.normalise}" if self.normalise else "", f"floor {self.floor:.0%}" if self.floor else ""]
         changed = f"{counted(len(self.widths), 'width')} changed" if self.widths else ""
-        return ", ".join(x for x in (self.criterion, self.scope, *more, changed) if x)
+        gone = f"without {self.branches} branch{'es' * (self.branches > 1)}" if self.branches else ""
+        return ", ".join(x for x in (self.criterion, self.scope, *more, changed, gone) if x)
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ class SearchReport:
         front: trials within the targets of which no other one is both better and smaller.
         tried: (trial, kept, lost) of all trials.
         points: the best, first; then the others of the front, by their costs; then those that were worse.
+        branches: the sums of the residual branches that may go, in the order in which they go; none without `depth`.
     """
 
     asked: Mapping[str, str]
@@ -125,6 +129,7 @@ class SearchReport:
     front: tuple[Candidate, ...]
     tried: tuple[tuple[int, float, float], ...]
     points: tuple[Point, ...]
+    branches: tuple[str, ...] = ()
 
     @property
     def best(self) -> Point:

@@ -14,6 +14,9 @@ from onnxprune.errors import PlanError
 from onnxprune.ir.bodies import rename
 from onnxprune.ir.graph import Graph, Node, captured
 
+Ends = tuple[str, str]
+"""The tensor that skips a branch, and the sum."""
+
 
 @dataclass(frozen=True, slots=True)
 class Branch:
@@ -30,6 +33,11 @@ class Branch:
     total: str
     last: str
     nodes: tuple[int, ...]
+
+    @property
+    def ends(self) -> Ends:
+        """What names it in plans, and in a copy of the model with other weights."""
+        return self.skip, self.total
 
 
 def branches(graph: Graph) -> Iterator[Branch]:
@@ -119,7 +127,7 @@ def _with_input(node: NodeProto, old: str, new: str) -> NodeProto:
     return copy
 
 
-def shortened(model: ModelProto, pairs: Sequence[tuple[str, str]], graph: Graph) -> ModelProto:
+def shortened(model: ModelProto, pairs: Sequence[Ends], graph: Graph) -> ModelProto:
     """The model without the branches from one tensor to a sum of it, given as (tensor, sum).
 
     Args:
@@ -128,7 +136,7 @@ def shortened(model: ModelProto, pairs: Sequence[tuple[str, str]], graph: Graph)
     Raises:
         PlanError: there is no such branch.
     """
-    known = {(b.skip, b.total): b for b in branches(graph)}
+    known = {b.ends: b for b in branches(graph)}
     for skip, total in pairs:
         if (skip, total) not in known:
             raise PlanError(f"the plan removes what is added to '{skip}' in '{total}', but this model has no such branch")

@@ -31,6 +31,19 @@ class Bounds:
     least: float = FLOOR
     most: float = 1.0
 
+    @property
+    def fixed(self) -> bool:
+        """Whether they leave no choice."""
+        return self.least == self.most
+
+    def within(self, outer: Bounds) -> Bounds:
+        """These bounds as far as others allow: the narrower one holds, and where they contradict each other, the other.
+
+        >>> Bounds(0.2, 0.6).within(Bounds(0.3, 1.0)), Bounds(0.2, 0.6).within(Bounds(0.7, 0.7))
+        (Bounds(least=0.3, most=0.6), Bounds(least=0.7, most=0.7))
+        """
+        return Bounds(*(min(max(x, outer.least), outer.most) for x in (self.least, self.most)))
+
 
 ANY = Bounds()
 
@@ -42,10 +55,12 @@ class LayerRatios:
     Attributes:
         source: where they come from, for messages.
         patterns: pattern -> bounds, in the order of the file.
+        outer: others that hold, too, and win; None: there are none.
     """
 
     source: str
     patterns: Mapping[str, Bounds]
+    outer: LayerRatios | None = None
 
     @classmethod
     def read(cls, given: str | Path | Mapping[str, Any]) -> LayerRatios:
@@ -70,10 +85,11 @@ class LayerRatios:
 
     def of(self, weights: Sequence[str]) -> Bounds:
         """The bounds of a group whose channels these weights produce."""
-        for pattern, bounds in self.patterns.items():
-            if fnmatch.filter(weights, pattern):
-                return bounds
-        return ANY
+        own = next((bounds for pattern, bounds in self.patterns.items() if fnmatch.filter(weights, pattern)), None)
+        if self.outer is None:
+            return own or ANY
+        outer = self.outer.of(weights)
+        return own.within(outer) if own else outer
 
 
 def _bounds(name: str, value: Any, option: str) -> Bounds:

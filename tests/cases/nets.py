@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import ModelProto
 
@@ -26,6 +27,24 @@ PINNED = "g (float[N,3,8,8] x, float[8,3,3,3] w1) => (float[N,8,6,6] y) { y = Co
 def small(seed: int = 0) -> ModelProto:
     """16 channels on a residual spine and 12 inside its branch."""
     return model(SMALL, weights_seed=seed)
+
+
+def residual(blocks: int = 3) -> ModelProto:
+    """A spine of 16 channels with branches of 12; each branch adds far less than the one before."""
+    inside = "".join(
+        f"a{k} = Conv <pads = [1,1,1,1]> (s{k}, wu{k})  b{k} = Relu(a{k})  c{k} = Conv <pads = [1,1,1,1]> (b{k}, wv{k})  "
+        f"s{k + 1} = Add(s{k}, c{k})  "
+        for k in range(blocks)
+    )
+    weights = ", ".join(f"float[12,16,3,3] wu{k}, float[16,12,3,3] wv{k}" for k in range(blocks))
+    net = model(f"""g (float[N,3,8,8] x, float[16,3,3,3] w, {weights}, float[5,16] wz) => (float[N,5] y) {{
+        t = Conv <pads = [1,1,1,1]> (x, w)  s0 = Relu(t)  {inside}
+        p = GlobalAveragePool(s{blocks})  f = Flatten(p)  y = Gemm <transB = 1> (f, wz) }}""")
+    for tensor in net.graph.initializer:
+        if tensor.name.startswith("wv"):
+            values = onnx.numpy_helper.to_array(tensor) * np.float32(0.1 ** int(tensor.name[2:]))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    return net
 
 
 def grouped(tail: str = "c = Relu(b)  y = Conv(c, w3)", more: str = "", last: str = "5,24,1,1", outs: str = "") -> ModelProto:

@@ -338,6 +338,22 @@ EMPTY = {
         ["search", "HERE/net.onnx", "--data", "HERE/d.npz", "--macs", "50%", "--best", "9999999999"],
         "at most 100",
     ),
+    "search: layer ratios": (
+        ["search", "HERE/net.onnx", "--data", "HERE/d.npz", "--macs", "50%", "--layer-ratios", ""],
+        "--layer-ratios .: cannot be read: is a folder",
+    ),
+    "search: profile": (
+        ["search", "HERE/net.onnx", "--data", "HERE/d.npz", "--macs", "50%", "--profile", ""],
+        "--profile .: cannot be read: is a folder",
+    ),
+    "search: other machine": (
+        ["search", "HERE/net.onnx", "--data", "HERE/d.npz", "--macs", "50%", "--other-machine"],
+        "--other-machine: requires --profile",
+    ),
+    "search: depth": (
+        ["search", "HERE/net.onnx", "--data", "HERE/d.npz", "--macs", "50%", "--depth", "--recover", "none"],
+        "--depth: got --recover none",
+    ),
     "unify: time budget": (["unify", "HERE/net.onnx", "--time-budget", ""], "--time-budget: got ''"),
     "unify: plan": (["unify", "HERE/net.onnx", "--plan", ""], "name a file in it"),
 }

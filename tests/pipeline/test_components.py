@@ -109,6 +109,13 @@ def test_a_profile_of_the_machine_that_is_ignored_is_detected() -> None:
     assert asked == [3]
 
 
+def test_sets_of_branches_that_are_ignored_are_detected() -> None:
+    """One set is given, which therefore goes, however much the network loses without it."""
+    options = Options.of(**{**QUIET, "recover": "bias"}, macs="60%", depth=True, data=data_for(small()))
+    components = replace(DEFAULT, sets=lambda *_: [(("r1", "a"),)])
+    assert prune_loaded(load(small()), options, components=components).plan.removed == (("r1", "a"),)
+
+
 def test_a_recovery_of_rounds_that_is_ignored_is_detected() -> None:
     """It silences the strongest channel of `w2`, which is therefore dropped in the next round."""
     silenced: list[int] = []

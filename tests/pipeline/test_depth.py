@@ -15,7 +15,7 @@ import onnxprune
 from onnxprune.cost.size import cost
 from onnxprune.errors import OptionError, PlanError
 from onnxprune.pipeline import depth
-from onnxprune.pipeline.depth import Candidate, separate
+from onnxprune.pipeline.depth import Candidate, Gone, separate
 from onnxprune.rewrite.plan import Plan
 from onnxprune.rewrite.shorten import Branch
 from tests.cases.nets import TRAINED, pruned, small
@@ -30,7 +30,7 @@ ASKED: dict[str, Any] = {"depth": True, "data": str(DATA), "samples": 60, "recov
 def found() -> onnxprune.Result:
     """The trained network at a fifth of its multiply-accumulates; only cuts without branches are tried."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(depth, "_sets", lambda ranked: iter([separate(ranked, 3)]))
+        patch.setattr(depth, "sizes_of", lambda order: (3,))
         return pruned(TRAINED, macs="20%", **ASKED)
 
 
@@ -59,14 +59,13 @@ def test_a_plan_says_what_is_gone_and_can_be_applied_and_verified(found: onnxpru
 
 def test_the_best_of_the_attempts_is_kept_and_the_cut_without_any_is_one_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = list[int]()
-    whole = depth._sets
+    whole = depth.sizes_of
 
-    def watched(ranked: Any) -> Any:
-        for gone in whole(ranked):
-            tried.append(len(gone))
-            yield gone
+    def watched(order: Gone) -> tuple[int, ...]:
+        tried.extend(whole(order))
+        return whole(order)
 
-    monkeypatch.setattr(depth, "_sets", watched)
+    monkeypatch.setattr(depth, "sizes_of", watched)
     report = pruned(TRAINED, macs="50%", **ASKED).report
     assert tried == [0, 1, 2, 4, 7]
     [note] = [note for note in report.notes if "residual branches left out" in note]

@@ -154,3 +154,29 @@ def test_scores_are_made_comparable_as_asked() -> None:
     asked = {"align": "none", "verify": False}
     widths = {n: kept(pruned(TRAINED, 0.4, normalise=n, **asked).report).values() for n in ("mean", "standard")}
     assert [*widths["mean"]] != [*widths["standard"]]
+
+
+FRACTIONS = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(lambda pair: Bounds(min(pair), max(pair)))
+
+
+@given(FRACTIONS, FRACTIONS)
+def test_bounds_within_others_are_what_both_allow_and_never_leave_the_others(one: Bounds, other: Bounds) -> None:
+    found = one.within(other)
+    assert other.least <= found.least <= found.most <= other.most
+    least, most = max(one.least, other.least), min(one.most, other.most)
+    if least <= most:
+        assert found == Bounds(least, most)
+    if other.fixed:
+        assert found == other
+
+
+def test_ratios_within_others_hold_group_by_group() -> None:
+    outer = LayerRatios.read(
+        {"head": 0.0, "body*": {"keep_at_least": 0.25, "keep_at_most": 0.5}, "lean": {"keep_at_least": 0.0}}
+    )
+    found = LayerRatios("the search", {"body1": Bounds(0.1, 0.3), "*": Bounds(0.4)}, outer)
+    assert found.of(["head"]) == Bounds(1, 1)
+    assert found.of(["body1"]) == Bounds(0.25, 0.3)
+    assert found.of(["body2"]) == Bounds(0.4, 0.5)
+    assert found.of(["other"]) == Bounds(0.4)
+    assert LayerRatios("the search", {}, outer).of(["lean"]) == outer.of(["lean"]) == Bounds(0.0), "none asks for nothing"

@@ -90,7 +90,7 @@ KNOWN = {
     "verify": "--input-shape --format",
     "sensitivity": f"--ratios --jobs --max-loss --layer-ratios -o {DATA} --time-budget --format",
     "bench": "--input-shape --threads --format --seed",
-    "search": f"--trials --time-budget --storage --study -o --picture --macs --latency --scope {DATA}",
+    "search": f"--trials --time-budget --storage --study -o --picture --macs --latency --scope --layer-ratios --profile {DATA}",
 }
 """Command -> its options."""
 GOOD = """--ratio 0.3 --macs 50% --params 60% --max-loss 50% --scope local --align none --samples 4 --time-budget 2s --seed 1

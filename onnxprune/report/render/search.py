@@ -25,6 +25,8 @@ def search_parts(found: SearchReport) -> Iterator[RenderableType]:
     yield Text(f"lost and accuracy: on {counted(found.held_out, 'held-out sample')} of {found.data}, unused before{known}")
     if "latency" in found.original:
         yield Text(f"latency: measured on {found.machine['name']} ({found.machine['processor']})")
+    if found.branches:
+        yield Text(f"residual branches that may go, the first first: {', '.join(found.branches)}")
     before = f", {found.resumed:,} of them before" if found.resumed else ""
     failed = f"; {found.failed:,} more failed" if found.failed else ""
     where = f" in {found.storage}" if found.storage else ""
