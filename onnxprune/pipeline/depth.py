@@ -143,7 +143,7 @@ def as_cut_of(whole: Analysis, decision: Decision, gone: Gone) -> Decision:
 
 
 def _missed(decision: Decision) -> bool:
-    return any(limit.cost.of(decision.dropped) > limit.most * (1 + 1e-6) for limit in decision.limits if not limit.measured)
+    return decision.fullest > 1 + 1e-6
 
 
 def _loss(found: Cut) -> float:
