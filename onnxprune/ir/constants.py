@@ -53,7 +53,10 @@ def _new_tensor(a: AttributeProto) -> TensorProto | None:
     """The tensor that an attribute of a Constant node stands for; None if it is one already, or remains as it is."""
     if a.name in NUMBERS or (a.name == "value" and a.type in MISNAMED):  # onnxruntime goes by the type
         kind = NUMBERS.get(a.name) or MISNAMED[a.type]
-        return onnx.numpy_helper.from_array(np.asarray(onnx.helper.get_attribute_value(a), kind))
+        value = AttributeProto()
+        value.CopyFrom(a)
+        value.ref_attr_name = ""  # outside of functions it refers to nothing
+        return onnx.numpy_helper.from_array(np.asarray(onnx.helper.get_attribute_value(value), kind))
     if a.name == SPARSE and _may_be_dense(a.sparse_tensor):
         return onnx.numpy_helper.from_array(dense(a.sparse_tensor))
     return None

@@ -325,12 +325,16 @@ def _check_names(loaded: Loaded) -> None:
     if any(not v.name for v in graph.input):
         raise ModelError(f"{name}: has an input without a name; export the model again")
     known = {v.name for v in model.graph.input} | {t.name for t in model.graph.initializer} | {""}
+    fed = {v.name for v in model.graph.input}
     known |= {t.values.name for t in model.graph.sparse_initializer}
     for node in model.graph.node:
         for used in (*node.input, *captured(node)):
             if used not in known:
                 at = f"{name}: node '{node.name or node.op_type}' reads '{used}'"
                 raise ModelError(f"{at}, which no node produces; export the model again")
+        if twice := fed.intersection(node.output):
+            at = f"{name}: node '{node.name or node.op_type}' makes '{min(twice)}'"
+            raise ModelError(f"{at}, which is an input of the model, too; export the model again")
         known.update(node.output)
     for v in model.graph.output:
         if v.name not in known:

@@ -81,7 +81,8 @@ class Interpreter:
         for name in node.output:
             if name:
                 found[name] = types.get(name, UNKNOWN)
-        small = node.op_type in SIZED_BY_VALUES or all(_is_small(f) for f in found.values())
+        open_sizes = node.op_type in SIZED_BY_VALUES and all(-1 in (f.shape or (-1,)) for f in found.values())
+        small = open_sizes or all(_is_small(f) for f in found.values())
         if known and small and not _has_graph(node) and node.op_type not in RANDOM:
             found.update(self._evaluate(node, inputs, found))
         elif node.op_type in ("Shape", "Size") and node.domain in ("", "ai.onnx"):

@@ -6,7 +6,11 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 
+from onnxprune.analysis.analyse import analyse
+from onnxprune.errors import ModelError
+from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import load
 from tests.cases.nets import pruned, small
 from tests.cases.text import model
@@ -44,3 +48,32 @@ def test_a_domain_that_is_not_text_is_no_domain_of_any_node() -> None:
     odd = onnx.ModelProto.FromString(net.SerializeToString().replace(b"com.microsoft", b"com.microsof\xff"))
     assert pruned(odd, 0.5).plan.kept == pruned(small(), 0.5).plan.kept
     assert load(odd).model.graph.node
+
+
+def test_maxima_that_are_put_back_elsewhere_keep_their_channels() -> None:
+    text = """g (float[2,3,8,8] x, float[8,3,3,3] w1, float[4,8,1,1] w2) => (float[2,4,8,{width}] y) {{
+        a = Conv <pads = [1,1,1,1]> (x, w1)  d, i = MaxPool <kernel_shape = [2,2], strides = [2,2]> (a)
+        b = MaxUnpool <kernel_shape = [2,2], strides = [2,{stride}]> (d, i)  y = Conv(b, w2) }}"""
+    counts = [analyse(read_graph(model(text.format(width=w, stride=s)))).prunable for w, s in ((8, 2), (11, 3))]
+    assert counts == [8, 0]
+
+
+def test_a_range_of_billions_is_not_written_out() -> None:
+    net = model("""g (float[2,3,8,8] x, float[8,3,3,3] w1, float[4,8,1,1] w2) => (float[2,4,8,8] y)
+        <int64 low = {-2147483648}, int64 one = {1}> {
+        a = Conv <pads = [1,1,1,1]> (x, w1)  y = Conv(a, w2)  s = Shape(a)  n = Gather(s, one)  r = Range(low, n, one) }""")
+    assert read_graph(net).facts["r"].cases[0].value is None
+
+
+def test_an_attribute_that_refers_to_nothing_keeps_its_value() -> None:
+    net = model("""g (float[2,3,8,8] x, float[8,3,3,3] w1, float[4,8,1,1] w2) => (float[2,4,8,8] y) {
+        a = Conv <pads = [1,1,1,1]> (x, w1)  k = Constant <value_float = 0.5> ()  b = Mul(a, k)  y = Conv(b, w2) }""")
+    net.graph.node[1].attribute[0].ref_attr_name = "alpha"
+    assert pruned(net, 0.5, align="none").report.macs.kept < 0.6
+
+
+def test_an_input_that_a_node_makes_is_refused() -> None:
+    net = small()
+    net.graph.input.append(onnx.helper.make_tensor_value_info("c2", onnx.TensorProto.FLOAT, None))
+    with pytest.raises(ModelError, match="makes 'c2', which is an input of the model, too"):
+        load(net)

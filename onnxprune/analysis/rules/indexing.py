@@ -14,6 +14,7 @@ import numpy as np
 from onnxprune.analysis.labels import Flow, Residue
 from onnxprune.analysis.rules.signatures import by_signature
 from onnxprune.analysis.rules.site import Rule, Site, Unsupported, rules
+from onnxprune.ir.graph import Graph, Node
 from onnxprune.types import Indices
 
 
@@ -173,9 +174,15 @@ def max_pool(site: Site) -> list[Flow]:
     [passed] = by_signature("n c _* -> n c _*")(site)
     readers = site.graph.consumers.get(site.node.outputs[1], ()) if len(site.node.outputs) > 1 else ()
     outside = len(site.node.outputs) > 1 and site.node.outputs[1] in site.graph.outputs
-    if outside or any(node.op != "MaxUnpool" or k != 1 for node, k in readers):
+    sizes = [fact.shape and fact.shape[2:] for fact in site.graph.facts[site.node.inputs[0]].cases]
+    if outside or any(node.op != "MaxUnpool" or k != 1 or _sizes(site.graph, node) != sizes for node, k in readers):
         return [passed]
     return [passed, Flow(passed.axes, (Residue.UNKNOWN,) * len(passed.axes))]
+
+
+def _sizes(graph: Graph, node: Node) -> list[tuple[int, ...] | None]:
+    """The sizes of a node's output beyond samples and channels; if they are not those of the maxima's input, positions move."""
+    return [fact.shape and fact.shape[2:] for fact in graph.facts[node.outputs[0]].cases]
 
 
 def dft(site: Site) -> list[Flow]:
