@@ -85,10 +85,8 @@ def steady_labels(
             return zero
         return zero | (_vanishes(steady, read) & ~np.isnan(steady.values(read.name, read.axis)))
 
-    found, zero = (
-        _dispensable(coupled, groups, holds, _none(coupled), among)
-        for holds in (is_steady, lambda read: _is_zero(steady, read))
-    )
+    holds: tuple[Callable[[Read], Mask], ...] = (is_steady, lambda read: _is_zero(steady, read))
+    found, zero = (_dispensable(coupled, groups, one, _none(coupled), among) for one in holds)
     if not (found & ~zero).any():  # as usual: what is dead need not be known
         return _none(coupled)
     dead = dead_labels(coupled, groups)
