@@ -16,8 +16,8 @@ from onnxprune.analysis.steady import Steady
 from onnxprune.ir.facts import read_graph
 from onnxprune.recovery.constants import foldable, folded
 from onnxprune.types import Mask
-from tests.analysis.test_dead import LAWS, every_value, fed
 from tests.cases.comparing import compare_all
+from tests.cases.laws import LAWS, every_value, fed
 from tests.cases.running import runner
 from tests.cases.text import model
 

@@ -19,7 +19,7 @@ from onnxprune.ir.files import load
 from onnxprune.pipeline import depth
 from onnxprune.recovery.editor import OffsetSlot
 from onnxprune.rewrite.plan import Plan
-from tests.analysis.test_dead import with_values
+from tests.cases.laws import with_values
 from tests.cases.nets import TRAINED, pruned, write
 from tests.cases.running import random_feeds, runner
 from tests.cases.text import model
