@@ -266,7 +266,7 @@ INPUTS = {"x": np.random.default_rng(0).standard_normal((40, 3, 8, 8)).astype(np
 
 
 def test_whole_branches_go_with_the_numbers_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(depth, "_sets", lambda ranked: iter([depth.separate(ranked, 1)]))
+    monkeypatch.setattr(depth, "sizes_of", lambda order: (1,))
     result = pruned(BRANCHED, macs="50%", depth=True, data=INPUTS, time_budget=10, **LESS)
     assert len(result.plan.removed) == 1
     assert result.report.constant == 2
