@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Channels that are provably always zero: without them, the network computes what it computed with them."""
+"""Channels that are provably always zero: without them, the network computes what it computed with them.
+
+And channels that are always the same number: what they add to the layers that read them is one number for each output, so that
+the network can do without them, too, once these layers add it themselves.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,6 +16,7 @@ from onnxprune.analysis.coupling import Coupled
 from onnxprune.analysis.groups import Group
 from onnxprune.analysis.intervals import Intervals
 from onnxprune.analysis.labels import Residue
+from onnxprune.analysis.steady import Steady
 from onnxprune.ir.decompositions import LABELS_ONLY
 from onnxprune.ir.graph import Node
 from onnxprune.types import Indices, Mask
@@ -27,6 +32,24 @@ BY_CHANNEL = frozenset(
 """Operators whose results in a channel depend on that channel only, wherever its label is on the result, too."""
 
 
+@dataclass(frozen=True, eq=False)
+class Read:
+    """A tensor's axis whose channels a node mixes with others.
+
+    Attributes:
+        name, axis: the tensor and the axis.
+        labels: those labels on it that the node mixes.
+        node: the node; None: the tensor is an output of the model.
+        place: which of the node's operands it is.
+    """
+
+    name: str
+    axis: int
+    labels: Indices = field(repr=False)
+    node: Node | None = None
+    place: int = 0
+
+
 def dead_labels(coupled: Coupled, groups: Sequence[Group], ranges: Mapping[str, tuple[float, float]] | None = None) -> Mask:
     """Labels (n_labels,) of channels that are zero wherever a node mixes them with others, for all finite inputs in range.
 
@@ -36,27 +59,85 @@ def dead_labels(coupled: Coupled, groups: Sequence[Group], ranges: Mapping[str, 
         groups: the groups whose channels may go.
         ranges: for some inputs, the lowest and the highest number that they hold.
     """
-    able = np.zeros(len(coupled.roots), bool)
+    intervals = Intervals(coupled, ranges)
+    return _dispensable(coupled, groups, lambda read: _is_zero(intervals, read), _none(coupled))
+
+
+def steady_labels(
+    coupled: Coupled, groups: Sequence[Group], steady: Steady, adding: Collection[int], among: Mask | None = None
+) -> Mask:
+    """Labels (n_labels,) of channels that are always the same, but not zero, wherever a node mixes them with others.
+
+    Each of these nodes can add what they contribute itself. Masked, they are zero there. Channels that are dead are not among
+    them, and one channel of each axis is neither.
+
+    Args:
+        groups: the groups whose channels may go.
+        steady: the numbers that channels hold.
+        adding: indices of the nodes whose first operand is multiplied by a stored weight, without padding, and to whose results
+            an offset can be added.
+        among: labels (n_labels,) to look at; None: all.
+    """
+
+    def is_steady(read: Read) -> Mask:
+        zero = _is_zero(steady, read)
+        if read.node is None or read.place or read.node.index not in adding or read.node.inputs.count(read.name) > 1:
+            return zero
+        return zero | (_vanishes(steady, read) & ~np.isnan(steady.values(read.name, read.axis)))
+
+    holds: tuple[Callable[[Read], Mask], ...] = (is_steady, lambda read: _is_zero(steady, read))
+    found, zero = (_dispensable(coupled, groups, one, _none(coupled), among) for one in holds)
+    if not (found & ~zero).any():  # as usual: what is dead need not be known
+        return _none(coupled)
+    dead = dead_labels(coupled, groups)
+    return _dispensable(coupled, groups, is_steady, dead, among) & ~dead
+
+
+def _is_zero(intervals: Intervals, read: Read) -> Mask:
+    """Which positions of an axis are always zero, masked or not."""
+    low, high = intervals.per_position(read.name, read.axis)
+    zero: Mask = (low == 0) & (high == 0) & _vanishes(intervals, read)
+    return zero
+
+
+def _vanishes(intervals: Intervals, read: Read) -> Mask:
+    """Which positions of an axis are zero if they are masked."""
+    flow = intervals.coupled.flows[read.name]
+    return np.full(len(intervals.labels(read.name, read.axis)), flow.residue[read.axis] is Residue.ZERO)
+
+
+def _dispensable(
+    coupled: Coupled, groups: Sequence[Group], holds: Callable[[Read], Mask], gone: Mask, among: Mask | None = None
+) -> Mask:
+    """Labels (n_labels,) of channels of which something holds wherever a node mixes them with others; one of an axis is kept.
+
+    Args:
+        holds: for which positions of the axis it does.
+        gone: labels that go in any case.
+        among: labels to look at; None: all.
+    """
+    able, seen = _none(coupled), _none(coupled)
     for group in groups:
         if not group.blocks:
-            able[group.roots] = True
+            able[group.roots] = True if among is None else among[group.roots]
     for mix in coupled.mixed:
         able[coupled.roots[mix.labels]] = False
-    intervals, seen = Intervals(coupled, ranges), np.zeros(len(coupled.roots), bool)
-    for name, axis, read in _mixed(coupled):
-        roots = coupled.roots[read]
+    for read in _mixed(coupled):
+        roots = coupled.roots[read.labels]
         seen[roots] = True
-        low, high = intervals.per_position(name, axis)
-        zero = (low == 0) & (high == 0) if coupled.flows[name].residue[axis] is Residue.ZERO else np.zeros(len(low), bool)
-        labels = coupled.flows[name].axes[axis]
+        labels = coupled.flows[read.name].axes[read.axis]
         assert labels is not None
-        able[coupled.roots[labels[~zero & np.isin(coupled.roots[labels], roots)]]] = False
+        able[coupled.roots[labels[~holds(read) & np.isin(coupled.roots[labels], roots)]]] = False
     able &= seen
     for roots in coupled.spans():
-        if able[roots].all():
-            able[roots[:1]] = False
+        if (able | gone)[roots].all():
+            able[roots[~gone[roots]][:1]] = False
     found: Mask = able[coupled.roots]
     return found
+
+
+def _none(coupled: Coupled) -> Mask:
+    return np.zeros(len(coupled.roots), bool)
 
 
 def without(groups: Sequence[Group], dead: Mask) -> tuple[Group, ...]:
@@ -65,19 +146,19 @@ def without(groups: Sequence[Group], dead: Mask) -> tuple[Group, ...]:
     return tuple(g for g in found if len(g))
 
 
-def _mixed(coupled: Coupled) -> Iterator[tuple[str, int, Indices]]:
-    """Tensors, axes and the labels on them that a node reads other than channel by channel."""
+def _mixed(coupled: Coupled) -> Iterator[Read]:
+    """What nodes read other than channel by channel."""
     graph = coupled.graph
     for node in graph.elementary:
         passed = _passed(coupled, node)
-        for name in (*node.inputs, *node.implicit):
+        for place, name in enumerate((*node.inputs, *node.implicit)):
             for axis, labels in enumerate(_axes(coupled, name)):
                 if labels is not None:
-                    yield name, axis, labels[~np.isin(coupled.roots[labels], passed)]
+                    yield Read(name, axis, labels[~np.isin(coupled.roots[labels], passed)], node, place)
     for name in graph.outputs:
         for axis, labels in enumerate(_axes(coupled, name)):
             if labels is not None:
-                yield name, axis, labels
+                yield Read(name, axis, labels)
 
 
 def _axes(coupled: Coupled, name: str) -> Sequence[Indices | None]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf, prod
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto
@@ -120,10 +121,14 @@ class Intervals:
 
     Args:
         ranges: for some inputs, the lowest and the highest number that they hold.
+
+    Attributes:
+        coupled: the graph and its labels.
     """
 
     def __init__(self, coupled: Coupled, ranges: Mapping[str, tuple[float, float]] | None = None) -> None:
-        self._coupled, self._known = coupled, dict[str, Interval]()
+        self.coupled = coupled
+        self._known = dict[str, Interval]()
         for name in coupled.graph.inputs:
             fact = coupled.sizes.get(name)
             bounds = (ranges or {}).get(name, TYPES.get(fact.dtype or 0) if fact else None)
@@ -141,29 +146,30 @@ class Intervals:
 
     def per_position(self, name: str, axis: int) -> tuple[Vector, Vector]:
         """The bounds of every position of an axis (n,)."""
-        found, size = self.of(name), len(self._labels(name, axis))
+        found, size = self.of(name), len(self.labels(name, axis))
         if found.axis != axis or len(found.low) != size:
             found = found.whole()
         return np.broadcast_to(found.low, size), np.broadcast_to(found.high, size)
 
-    def _labels(self, name: str, axis: int) -> Array:
-        labels = self._coupled.flows[name].axes[axis]
+    def labels(self, name: str, axis: int) -> Array:
+        """The labels of an axis that has some."""
+        labels = self.coupled.flows[name].axes[axis]
         assert labels is not None
         return labels
 
     def _axis(self, name: str) -> int | None:
         """The only labelled axis of a tensor."""
-        flow = self._coupled.flows.get(name)
+        flow = self.coupled.flows.get(name)
         axes = [k for k, labels in enumerate(flow.axes) if labels is not None] if flow else []
         return axes[0] if len(axes) == 1 else None
 
     def _rank(self, name: str) -> int | None:
-        fact = self._coupled.sizes.get(name)
+        fact = self.coupled.sizes.get(name)
         return None if fact is None or fact.shape is None else len(fact.shape)
 
     def _number(self, name: str) -> Array | None:
         """The values of a constant of finite numbers."""
-        weight, fact = self._coupled.graph.weights.get(name), self._coupled.graph.facts.get(name)
+        weight, fact = self.coupled.graph.weights.get(name), self.coupled.graph.facts.get(name)
         if weight is not None and prod(weight.shape) > LARGEST:
             return None
         value = weight.array if weight is not None else fact.value if fact is not None else None
@@ -179,7 +185,7 @@ class Intervals:
             terms: how many there are: in a sum, one after the other may be rounded.
         """
         low, high = sizes or (np.abs(found.low), np.abs(found.high))
-        fact = self._coupled.sizes.get(node.outputs[0])
+        fact = self.coupled.sizes.get(node.outputs[0])
         least, each = ROUNDING.get(fact.dtype or 0, COARSEST) if fact else COARSEST
         by = max(least, each * terms)
         down, up = (by * np.where(size < inf, size, 0) for size in (low, high))
@@ -192,7 +198,7 @@ class Intervals:
         if node.op in MOVES:
             yield from ((name, self._moved(node, name)) for name in node.outputs if name)
             return
-        rule = RULES.get(node.op)
+        rule = self._rule(node)
         if node.op == "Dropout" and len(node.inputs) > 2 and node.inputs[2]:
             return  # it may be training, and scale
         found = rule(self, node) if rule else None
@@ -204,10 +210,18 @@ class Intervals:
             high = np.where(np.isnan(found.high), inf, found.high)
             yield node.outputs[0], self._along(node.outputs[0], Interval(low, high, found.axis))
 
+    def _rule(self, node: Node) -> Callable[[Any, Node], Interval | None] | None:
+        """The interval of a node's first output, as a function."""
+        return RULES.get(node.op)
+
+    def _surrounded(self, node: Node, x: Interval) -> Interval:
+        """What a node that may pad its operand reads."""
+        return x.with_zero()
+
     def _along(self, name: str, found: Interval) -> Interval:
         """The interval, by position only if these are the positions of the tensor's channel axis."""
         axis = self._axis(name)
-        fits = axis is not None and found.axis == axis and len(found.low) == len(self._labels(name, axis))
+        fits = axis is not None and found.axis == axis and len(found.low) == len(self.labels(name, axis))
         return found if fits else found.whole()
 
     def _moved(self, node: Node, name: str) -> Interval:
@@ -216,8 +230,8 @@ class Intervals:
         own = self._axis(node.inputs[0])
         if source.axis is None or axis is None or own != source.axis:
             return source.whole()
-        roots = self._coupled.roots
-        before, after = roots[self._labels(node.inputs[0], own)], roots[self._labels(name, axis)]
+        roots = self.coupled.roots
+        before, after = roots[self.labels(node.inputs[0], own)], roots[self.labels(name, axis)]
         if len(before) != len(source.low) or not np.isin(after, before).all():
             return source.whole()
         kinds, place = np.unique(before, return_inverse=True)
@@ -270,20 +284,20 @@ class Intervals:
 
     def _averagepool(self, node: Node) -> Interval:
         x = self.of(node.inputs[0])
-        return self._rounded(node, x.with_zero())  # padding may count
+        return self._rounded(node, self._surrounded(node, x))  # padding may count
 
     def _resize(self, node: Node) -> Interval | None:
         x = self.of(node.inputs[0])
         if node.attribute("mode", b"nearest") not in (b"nearest", b"linear", "nearest", "linear"):
             return None
-        return self._rounded(node, x.with_zero())
+        return self._rounded(node, self._surrounded(node, x))
 
     def _pad(self, node: Node) -> Interval | None:
         x, stated = self.of(node.inputs[0]), len(node.inputs) > 2 and node.inputs[2]
         value = self._number(node.inputs[2]) if stated else np.array(node.attribute("value", 0.0))
         if value is None:
             return None
-        before, after = (None if k is None else self._labels(n, k) for n, k in self._places(node))
+        before, after = (None if k is None else self.labels(n, k) for n, k in self._places(node))
         x = x if before is not None and after is not None and np.array_equal(before, after) else x.whole()
         return Interval(np.minimum(x.low, value.min()), np.maximum(x.high, value.max()), x.axis)
 
@@ -302,7 +316,7 @@ class Intervals:
         return Interval(low, high, x.axis)
 
     def _cast(self, node: Node) -> Interval | None:
-        x, fact = self.of(node.inputs[0]), self._coupled.sizes.get(node.outputs[0])
+        x, fact = self.of(node.inputs[0]), self.coupled.sizes.get(node.outputs[0])
         floats = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
         if fact is None or fact.dtype not in floats:
             return None
@@ -381,7 +395,7 @@ class Intervals:
         if rank is None or axis is None or int(node.attribute("axis", 0)) % rank != axis:
             wholes = [p.whole() for p in parts]
             return Interval(np.min([p.low for p in wholes], 0), np.max([p.high for p in wholes], 0))
-        sizes = [self._coupled.sizes[name].shape for name in node.inputs]
+        sizes = [self.coupled.sizes[name].shape for name in node.inputs]
         if any(shape is None or shape[axis] < 0 for shape in sizes):
             return None
         ends = list[tuple[Vector, Vector]]()
@@ -436,7 +450,7 @@ class Intervals:
         x, last = self.of(node.inputs[0]), (self._rank(node.inputs[0]) or 0) - 1
         place = last if node.op in ("MatMul", "Gemm") else 1
         inputs = weight.shape[1] * groups
-        x = (x if x.axis == place and len(x.low) == inputs else x.whole()).with_zero()
+        x = self._surrounded(node, x if x.axis == place and len(x.low) == inputs else x.whole())
         low, high = (np.broadcast_to(end, inputs).reshape(groups, 1, -1, 1) for end in (x.low, x.high))
         rows = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
         down = (times(np.maximum(rows, 0), low) + times(np.minimum(rows, 0), high)).sum((2, 3)).ravel()

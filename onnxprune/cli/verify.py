@@ -39,7 +39,7 @@ def verify(
             )
         )
         return
-    print_all([Text(f"verified: {_told(verification_text(verification), loaded_plan)}")])
+    print_all([Text(f"verified: {_told(verification_text(verification, bool(loaded_plan.constant)), loaded_plan)}")])
 
 
 def _told(verified: str, plan: Plan) -> str:

@@ -63,3 +63,14 @@ def reduced_axes(operator: Operator, rank: int, given: Sequence[int] | None) -> 
     if not axes:
         return set() if operator.attribute("noop_with_empty_axes", 0) else set(range(rank))
     return {a % rank for a in axes}
+
+
+def may_pad(operator: Operator) -> bool:
+    """Whether some results of a sliding operator may see less than a full window, or what is not in its operand.
+
+    A transposed convolution always does: its outermost results see only a part of the kernel.
+    """
+    crops = operator.attribute("coordinate_transformation_mode", b"") in (b"tf_crop_and_resize", "tf_crop_and_resize")
+    automatic = operator.attribute("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID", "NOTSET", "VALID")
+    pads = any(operator.attribute("pads") or ()) or bool(operator.attribute("ceil_mode", 0))
+    return operator.op == "ConvTranspose" or crops or automatic or pads

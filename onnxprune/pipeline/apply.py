@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto
 
-from onnxprune.analysis.analyse import analyse
+from onnxprune.analysis.analyse import Analysis, analyse
 from onnxprune.cost.benchmark import Runner, in_this_process
 from onnxprune.errors import CutError, PlanError
 from onnxprune.evaluation.structure import check_contract, only_weights
@@ -21,6 +21,7 @@ from onnxprune.ir.sharing import shared_again
 from onnxprune.ir.spill import spill_for
 from onnxprune.options import CheckOptions
 from onnxprune.pipeline.claims import unfitted
+from onnxprune.pipeline.constants import Folding, check_all_folded, folding_of
 from onnxprune.pipeline.decide import Decision
 from onnxprune.pipeline.measured import measured, seeded_feeds, verified, warnings_of
 from onnxprune.pipeline.refusal import refuses
@@ -56,8 +57,8 @@ def apply_loaded(
     if _is_result(loaded, plan):
         raise PlanError(f"{loaded.name}: is the result of this plan; give the original, to which it is to be applied")
     loaded = marked(loaded)
-    analysis = analyse(_shorter(read_graph(loaded.model, shapes), plan), plan.policy)
-    dropped = dropped_by(analysis.coupled, plan)
+    constants, analysis = _analysed(read_graph(loaded.model, shapes), plan, checks.verify)
+    dropped = dropped_by(analysis.coupled, plan, constants.added)
     try:
         pruned = cut(analysis.coupled, dropped, spill := spill_for(loaded.model))
     except CutError as e:
@@ -68,6 +69,7 @@ def apply_loaded(
     notes = (other,) if differs else ()
     cuts = bool(plan.kept or plan.removed) or not plan.blocks
     decision = Decision(analysis, dropped, pruned, analysis.groups if cuts else (), notes, spill=spill)
+    decision = constants.marked(decision)
     verification = verified(decision, checks, progress) if cuts else None
     pruned = shared_again(pruned, pruned, analysis.coupled.graph)
     made_by: Mapping[str, Any] = {k: v for k, v in plan.made_by.items() if k != "recovered"}
@@ -78,7 +80,7 @@ def apply_loaded(
     report = report_of(loaded.name, decision, found, asked or {"plan": "given"}, "from the plan")
     report = replace(report, unknown=f"apply measures none; {unfitted(unified is not None)}")
     pruned = unified.model if unified else pruned
-    own = replace(plan, made_by=made_by, model_sha256=loaded.sha256)
+    own = replace(plan, made_by=made_by, model_sha256=loaded.sha256, constant=constants.constant)
     external, files = loaded.external, loaded.files
     return Result(pruned, own, report, external, spill, files, plan.sha256, unchanged=loaded.check_unchanged)
 
@@ -95,8 +97,10 @@ def verify_loaded(original: Loaded, pruned: Loaded, plan: Plan, shapes: Shapes) 
         digests = f"its SHA-256 is {pruned.sha256[:12]}..., the plan states {plan.pruned_sha256[:12]}..."
         raise PlanError(f"{pruned.name}: was not written with this plan: {digests}; give the two that belong together")
     original, pruned = marked(original), marked(pruned)  # they say which plan made them, and differ in nothing else there
-    coupled = analyse(_shorter(read_graph(original.model, shapes), plan), plan.policy).coupled
-    dropped = dropped_by(coupled, plan)
+    constants, analysis = _analysed(read_graph(original.model, shapes), plan)
+    check_all_folded(constants, original.name)
+    coupled = analysis.coupled
+    dropped = dropped_by(coupled, plan, constants.added)
     if not plan.recovered and not plan.blocks:
         return verify(coupled, dropped, pruned.model)
     bare = cut(coupled, dropped)
@@ -116,13 +120,22 @@ def _is_result(loaded: Loaded, plan: Plan) -> bool:
     return bool(loaded.sha256 and loaded.sha256 == plan.pruned_sha256) or plan_of_model(loaded.model) == plan.sha256
 
 
+def _analysed(graph: Graph, plan: Plan, checks: bool = True) -> tuple[Folding, Analysis]:
+    """What a plan does before the cut, and the analysis of what is then cut."""
+    found = folding_of(analyse(graph, plan.policy), plan, checks)
+    if not plan.removed:
+        return found, found.analysis
+    whole = found.analysis.coupled.graph if found.constant else graph
+    return found, analyse(_shorter(whole, plan), plan.policy)
+
+
 def _shorter(graph: Graph, plan: Plan) -> Graph:
     """A graph without the residual branches that a plan removes.
 
     Raises:
         PlanError: there is no such branch.
     """
-    return read_graph(shortened(graph.model, plan.removed, graph), graph.fed) if plan.removed else graph
+    return replace(read_graph(shortened(graph.model, plan.removed, graph), graph.fed), copies=graph.copies)
 
 
 def _reapplied(

@@ -69,6 +69,8 @@ class Decision:
         spill: storage of the large weights of `pruned`; it exists as long as this object does.
         most: number of channels that the deepest cut removes; None if unknown.
         dead: (n_labels,) True for labels that are dropped because they are provably always zero; None if unknown.
+        constant: (n_labels,) those of `dead` that were always the same number, and are zero since other layers add what they
+            contributed; None if there are none.
         ranges: what that holds for: for some inputs, the lowest and the highest number.
         order: the order in which channels went, if there were several.
         removed: (tensor, sum) of residual branches that are gone; `analysis` is that of the model without them.
@@ -86,6 +88,7 @@ class Decision:
     spill: Spill | None = field(default=None, repr=False)
     most: int | None = None
     dead: Mask | None = field(default=None, repr=False)
+    constant: Mask | None = field(default=None, repr=False)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     order: str = ""
     removed: tuple[tuple[str, str], ...] = ()
@@ -169,10 +172,11 @@ def decide(
             widths = () if selection.align == "auto" else unaligned(space.groups, dropped, space.sizing.align)
             macs = _macs_without_data(space, dropped, goal.ratio, options)
             notes = (*_notes(analysis.refused, scored, groups), *macs, *said, *widths, *_due(space, goal.ratio))
-            notes = (*notes, *_always_zero(allowed, dead), *_added(graph, pruned))
+            notes = (*notes, *_added(graph, pruned))
             most, names = int(space.order.removed[-1]), {g.name for g in space.groups}
             shrunk = tuple(g for g in allowed if g.name in names or (dead is not None and dead[g.roots].any()))
-            return Decision(analysis, dropped, pruned, shrunk, notes, goal.ratio, limits, fullest, spill, most, dead, ranges)
+            made = Decision(analysis, dropped, pruned, shrunk, notes, goal.ratio, limits, fullest, spill, most, dead)
+            return replace(made, ranges=ranges)
         except CutError as e:
             if spill:
                 spill.clear()
@@ -340,16 +344,6 @@ def provably_dead(
         ranges = {coupled.graph.inputs[0]: (min(0.0, *low), max(0.0, *high))}  # images may be padded with zeros
     dead = dead_labels(coupled, groups, ranges)
     return (dead, ranges) if dead.any() else (None, {})
-
-
-def _always_zero(groups: Sequence[Group], dead: Mask | None) -> tuple[str, ...]:
-    """A note on channels that went because they are always zero."""
-    if dead is None:
-        return ()
-    counts = {g.name: n for g in groups if (n := int(dead[g.roots].sum()))}
-    listed = ", ".join(f"{n} of {name}" for name, n in [*counts.items()][:3]) + ", ..." * (len(counts) > 3)
-    what = "channel is" if sum(counts.values()) == 1 else "channels are"
-    return (f"{sum(counts.values())} {what} provably always zero and removed besides, without any change ({listed})",)
 
 
 def _space(

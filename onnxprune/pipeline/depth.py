@@ -134,7 +134,8 @@ def shallower(
 def without(analysis: Analysis, model: ModelProto, gone: Gone) -> Analysis:
     """The analysis of a model without some branches."""
     graph = analysis.coupled.graph
-    return analyse(read_graph(shortened(model, gone, graph), graph.fed), analysis.coupled.policy)
+    copies = graph.copies if model is graph.model else None
+    return analyse(replace(read_graph(shortened(model, gone, graph), graph.fed), copies=copies), analysis.coupled.policy)
 
 
 def as_cut_of(whole: Analysis, decision: Decision, gone: Gone) -> Decision:

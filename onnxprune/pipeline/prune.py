@@ -30,7 +30,8 @@ from onnxprune.ir.sharing import shared_again
 from onnxprune.ir.tensors import size_of, take_all
 from onnxprune.options import SAID, Options
 from onnxprune.pipeline.components import DEFAULT, Components
-from onnxprune.pipeline.decide import Decision, Scoring, check_selection, scoring
+from onnxprune.pipeline.constants import folding
+from onnxprune.pipeline.decide import Decision, Scoring, check_selection, eligible, scoring
 from onnxprune.pipeline.depth import shallower
 from onnxprune.pipeline.goal import Goal
 from onnxprune.pipeline.measured import measured, seeded_feeds, verified, warnings_of
@@ -96,6 +97,9 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
         options = replace(options, data=replace(options.data, input_shape=shapes))
         if any(-1 in (f.shape or (-1,)) for f in inputs_of(loaded.model).values()):
             analysis = analyse(read_graph(loaded.model, shapes), options.selection.policy())
+    numbers, allowed = data.integers if data else None, eligible(analysis, options.selection, loaded.name)
+    constants = folding(analysis, allowed, options.recovery.recover == "none", options.checks.verify, numbers)
+    analysis = constants.analysis
     samples = provide(loaded, options, data, components.make, effort, progress)
     judge = _judge(loaded, options, samples, metric)
     own = effort.within(BEFORE_BLOCKS) if options.unification.on else effort
@@ -106,7 +110,8 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
         if not options.selection.depth:
             return _best_cut(loaded, analysis, options, components, samples, judge, effort, progress, goal, orders)
         assert judge is not None
-        sets, amounts = components.sets(analysis, loaded.model, judge, progress), goal.of(analysis.coupled)
+        model = analysis.coupled.graph.model if constants.constant else loaded.model
+        sets, amounts = components.sets(analysis, model, judge, progress), goal.of(analysis.coupled)
 
         def attempt(shorter: Analysis, effort: Effort) -> tuple[Decision, Recovery | None]:
             nonlocal orders
@@ -115,11 +120,11 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
             orders = {order: orders[order] for order in (cut[0].order,)}  # the best for the whole serves the shorter ones
             return cut
 
-        return shallower(analysis, loaded.model, sets, attempt, effort)
+        return shallower(analysis, model, sets, attempt, effort)
 
     searched = options.selection.searches
     decision, recovery = _deepest_cut(chosen, options, own) if searched else chosen(options, own)
-    numbers = data.integers if data else None
+    decision = constants.marked(decision)
     verification = verified(decision, options.checks, progress, numbers)
     if recovery is not None:
         check_contract(decision.pruned, recovery.model, only_weights(recovery.added))
@@ -139,8 +144,8 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
         unified=unified,
     )
     made_by = _made_by(options.asked(), found)
-    plan = plan_of(decision.analysis.coupled, decision.dropped, loaded.sha256, made_by, derived=loaded.derived)
-    plan = replace(plan, blocks=unified.masks if unified else {}, removed=decision.removed)
+    plan = plan_of(decision.analysis.coupled, decision.dropped, loaded.sha256, made_by, False, loaded.derived, constants.added)
+    plan = replace(plan, blocks=unified.masks if unified else {}, removed=decision.removed, constant=constants.constant)
     return _result(loaded, decision, model, plan, options, options.asked(), found)
 
 

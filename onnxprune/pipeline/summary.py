@@ -12,6 +12,7 @@ from onnxprune.cost.model import of_original
 from onnxprune.cost.size import Cost
 from onnxprune.evaluation.verification import Verification
 from onnxprune.pipeline.claims import recovery_warnings, ties, unknown
+from onnxprune.pipeline.constants import beside
 from onnxprune.pipeline.decide import COUNTED, Decision
 from onnxprune.pipeline.loss import loss_of
 from onnxprune.pipeline.remarks import far_below, missed_limit, missed_ratio
@@ -74,6 +75,7 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
         for g in decision.groups
     )
     dead = 0 if decision.dead is None else sum(int(decision.dead[g.roots].sum()) for g in decision.groups)
+    constant = 0 if decision.constant is None else sum(int(decision.constant[g.roots].sum()) for g in decision.groups)
     prunable, removed = sum(r.before for r in rows) - dead, sum(r.before - r.after for r in rows) - dead
     unified = found.unified
     last = unified.recovery if unified else found.recovery
@@ -91,7 +93,8 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
         align_reason=align_reason,
         prunable=prunable,
         removed=removed,
-        dead=dead,
+        dead=dead - constant,
+        constant=constant,
         macs=Change(found.before.macs, found.after.macs),
         params=Change(found.before.params, found.after.params),
         loss=loss,
@@ -106,7 +109,7 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
         benchmark=found.timing,
         peak=found.peak,
         measure=found.measure,
-        notes=(*decision.notes, *near, *notes, *_one_branch(found), *ties(last), *(unified.notes if unified else ())),
+        notes=(*decision.notes, *beside(decision), *near, *notes, *_one_branch(found), *ties(last), *_of_blocks(unified)),
         unknown=unknown(
             decision.analysis.coupled.graph.model, last, found.samples, asked.get("recover", "none"), unified is not None
         ),
@@ -123,6 +126,10 @@ def report_of(name: str, decision: Decision, found: Findings, asked: Mapping[str
         **_recovered(found),
         unification=_in_blocks(found),
     )
+
+
+def _of_blocks(unified: InBlocks | None) -> tuple[str, ...]:
+    return unified.notes if unified else ()
 
 
 def _in_blocks(found: Findings) -> UnificationRow | None:

@@ -37,20 +37,42 @@ def absorb(coupled: Coupled, dropped: Mask, pruned: ModelProto, batches: Sequenc
         batches: calibration inputs to measure means on; if empty, means are derived from BatchNormalization where there is one.
         seed: seed of the normal samples.
     """
-    model = ModelProto()
-    model.CopyFrom(pruned)
-    editor, graph = Editor(model), coupled.graph
-    original = {s.total: s for s in find_sums(graph)}
-    sites = [(original[s.total], s) for s in find_sums(read_graph(model)) if s.total in original]
-    losing = [t.linear.node for old, _ in sites if _loses(coupled, dropped, old) for t in old.terms]
-    axes = {node.inputs[0]: 1 if node.op in ("Conv", "ConvTranspose") else -1 for node in losing}
+    losing = [t.linear.node for site in find_sums(coupled.graph) if _loses(coupled, dropped, site) for t in site.terms]
+    axes = {node.inputs[0]: input_axis(node) for node in losing}
+    graph = coupled.graph
     means = _measured(graph, axes, batches) if batches else _expected(graph, list(axes), seed)
-    for old, new in sites:
-        delta = _mean_loss(coupled, dropped, old, means)
-        if delta is not None:
-            for place in offset_slots(new, editor)[:1]:
-                place.add(editor, delta)
+    return with_means(coupled, dropped, pruned, means)
+
+
+def with_means(coupled: Coupled, dropped: Mask, model: ModelProto, means: Mapping[str, Vector], masked: bool = False) -> Fitted:
+    """A model whose biases add what removed channels contributed.
+
+    Args:
+        coupled, dropped: the analysis of the original, and the labels (n_labels,) that were removed.
+        model: the original without them.
+        means: what the channels of the inputs of layers hold (channels,), by the names of these inputs.
+        masked: whether removed channels are still there, as zeros.
+    """
+    new = ModelProto()
+    new.CopyFrom(model)
+    editor = Editor(new)
+    original = {s.total: s for s in find_sums(coupled.graph)}
+    for site in find_sums(read_graph(new)):
+        old = original.get(site.total)
+        delta = None if old is None else _mean_loss(coupled, dropped, old, means)
+        if old is None or delta is None:
+            continue
+        labels = coupled.flows[old.total].axes[old.channel_axis]
+        gone = np.zeros(len(delta), bool) if labels is None else dropped[labels]
+        delta = np.where(gone, 0, delta) if masked else delta[~gone]
+        for place in offset_slots(site, editor)[:1]:
+            place.add(editor, delta)
     return editor.fitted()
+
+
+def input_axis(node: Node) -> int:
+    """The channel axis of the first operand of a linear node."""
+    return 1 if node.op in ("Conv", "ConvTranspose") else -1
 
 
 def _input_axis(site: LinearSum, k: int) -> int:
@@ -70,9 +92,8 @@ def _loses(coupled: Coupled, dropped: Mask, site: LinearSum) -> bool:
 
 
 def _mean_loss(coupled: Coupled, dropped: Mask, site: LinearSum, means: Mapping[str, Vector]) -> Vector | None:
-    """Mean loss of a site (kept channels,); None if it loses nothing or the loss is unknown."""
+    """Mean loss of a site (channels,); None if it loses nothing or the loss is unknown."""
     total = None
-    labels = coupled.flows[site.total].axes[site.channel_axis]
     for k, term in enumerate(site.terms):
         removed, mean = _removed_inputs(coupled, dropped, site, k), means.get(term.linear.node.inputs[0])
         if removed is None or mean is None or len(mean) != len(removed):
@@ -82,7 +103,7 @@ def _mean_loss(coupled: Coupled, dropped: Mask, site: LinearSum, means: Mapping[
         scale, _ = editor.affine(term)
         lost = scale * ((removed * mean).repeat(len(matrix) // len(mean)) @ matrix)
         total = lost if total is None else total + lost
-    return total if total is None or labels is None else total[~dropped[labels]]
+    return total
 
 
 def _measured(graph: Graph, axes: Mapping[str, int], batches: Sequence[Feeds]) -> dict[str, Vector]:
@@ -111,7 +132,7 @@ def _expected(graph: Graph, names: Sequence[str], seed: int) -> dict[str, Vector
                 normal[source.outputs[0]] = _normal(graph, source, rng)
         values = {s.outputs[0]: normal[s.outputs[0]] for s in sources}
         x = _run(graph.model, nodes, name, values)
-        if x is not None and x.ndim > 1:
+        if x is not None and x.ndim > 1 and x.size:  # a window larger than one position may leave nothing
             found[name] = x.mean(tuple(k for k in range(x.ndim) if k != 1), dtype=np.float64)
     return found
 

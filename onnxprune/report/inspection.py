@@ -120,6 +120,7 @@ class Inspection:
         folded: whether others seem to have been folded into convolutions, so that their scales are not scored.
         prunable: number of channels that can be removed.
         dead: how many of them are provably always zero, whatever the inputs.
+        constant: how many more of them are provably always the same, so that biases can make up for them.
         held_macs: share of the MACs spent on channels that cannot be removed.
         fixed_macs: share of the MACs that remains if everything that can be removed is removed.
         groups, pins, rest, layers: the parts; pins and rest largest first, groups and layers in graph order.
@@ -134,6 +135,7 @@ class Inspection:
     folded: bool
     prunable: int
     dead: int
+    constant: int
     held_macs: float
     fixed_macs: float
     groups: tuple[GroupView, ...]
@@ -145,12 +147,15 @@ class Inspection:
 
 def inspect(analysis: Analysis, name: str) -> Inspection:
     """Summarise an analysis."""
+    from onnxprune.recovery.constants import foldable  # on demand, for a quick start
+
     coupled, graph = analysis.coupled, analysis.coupled.graph
     facts = coupled.sizes
     total = _count(coupled, facts, np.zeros(len(coupled.roots), bool))
     layers = tuple(_layers(coupled, facts, total))
     macs = macs_model(coupled)
     fixed, dead = macs.of(coupled.free) / max(1, total), dead_labels(coupled, analysis.groups)
+    constant = foldable(coupled, analysis.groups)
     return Inspection(
         model=name,
         nodes=len(graph.nodes),
@@ -160,6 +165,7 @@ def inspect(analysis: Analysis, name: str) -> Inspection:
         folded=seems_folded(coupled, analysis.groups),
         prunable=analysis.prunable,
         dead=sum(int(dead[g.roots].sum()) for g in analysis.groups),
+        constant=sum(int(constant[g.roots].sum()) for g in analysis.groups),
         held_macs=sum(p.macs for p in analysis.pinned),
         fixed_macs=fixed,
         groups=tuple(_group(coupled, g, macs, total) for g in analysis.groups),

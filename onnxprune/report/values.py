@@ -218,6 +218,7 @@ class Report:
         align_reason: why widths are rounded to `asked["align"]`.
         prunable: number of channels that could be removed; `removed` of them were.
         dead: number of channels that are provably always zero, and went besides.
+        constant: number of channels that are provably always the same, but not zero, and went besides.
         macs, params, bytes, memory: cost before and after; memory is that of weights and activations, computed.
         targets: what was asked of these costs, and what was reached.
         loss: what was allowed to be lost, and what is; None if nothing was asked.
@@ -252,6 +253,7 @@ class Report:
     pins: tuple[PinRow, ...]
     targets: tuple[TargetRow, ...] = ()
     dead: int = 0
+    constant: int = 0
     loss: LossRow | None = None
     renormalising: tuple[MixRow, ...] = ()
     verification: Verification | None = None

@@ -28,10 +28,10 @@ Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
 Sizes = Mapping[str, Mapping[int, int]]
 """Weight -> axis -> number of positions of the original axis."""
 
-FORMAT, FORMAT_2, FORMAT_3 = FORMATS = ("onnxprune-plan/1", "onnxprune-plan/2", "onnxprune-plan/3")
+FORMAT, FORMAT_2, FORMAT_3, FORMAT_4 = FORMATS = tuple(f"onnxprune-plan/{n}" for n in (1, 2, 3, 4))
 """The second is for plans that name weights which older releases do not know: in bodies of If, Loop and Scan
 (`NODE/then_branch/NAME`), or not stored in the file. The third is for plans with blocks, or without some residual branches.
-The first can be read by older releases."""
+The fourth is for plans with channels that are always the same. The first can be read by older releases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,8 @@ class Plan:
         removed: residual branches that go, each as (tensor, sum): nothing is added to the tensor any more.
         pruned_sha256: digest of the file that was written with the plan; empty if none was.
         sizes: the sizes of the axes in `kept`, before the cut; older plans do not state them.
+        constant: weight -> axis -> positions of channels that are always the same number: what they contribute is added by the
+            layers that read them, instead of being zeroed.
     """
 
     model_sha256: str
@@ -92,10 +94,11 @@ class Plan:
     removed: tuple[tuple[str, str], ...] = ()
     pruned_sha256: str = field(default="", compare=False)
     sizes: Sizes = field(default_factory=dict, repr=False)
+    constant: Kept = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        """A plan with folded weights, with blocks or without some branches has a newer format."""
-        needed = FORMAT_3 if self.blocks or self.removed else FORMAT_2 if self.folded else FORMAT
+        """A plan with folded weights, with blocks, without some branches or with constant channels has a newer format."""
+        needed = FORMAT_4 if self.constant else FORMAT_3 if self.blocks or self.removed else FORMAT_2 if self.folded else FORMAT
         object.__setattr__(self, "format", max(self.format, needed))
 
     @classmethod
@@ -127,8 +130,9 @@ class Plan:
         kept = composed(self.kept, later.kept)
         removed = (*self.removed, *later.removed)
         sizes = {name: {**later.sizes.get(name, {}), **self.sizes.get(name, {})} for name in (*self.sizes, *later.sizes)}
-        made_by, policy = later.made_by, later.policy
-        return Plan(self.model_sha256, kept, made_by, policy, newest, folded, later.blocks, removed, sizes=sizes)
+        constant = united(self.constant, original(self.kept, later.constant))
+        made_by, policy, blocks = later.made_by, later.policy, later.blocks
+        return Plan(self.model_sha256, kept, made_by, policy, newest, folded, blocks, removed, sizes=sizes, constant=constant)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON.
@@ -140,7 +144,7 @@ class Plan:
 
     def to_json(self) -> str:
         """The text of a plan file."""
-        kept = {name: {str(axis): list(p) for axis, p in axes.items()} for name, axes in self.kept.items()}
+        kept, constant = _plain(self.kept), _plain(self.constant)
         sizes = {name: {str(axis): size for axis, size in axes.items()} for name, axes in self.sizes.items()}
         head: dict[str, Any] = {"format": self.format, "model_sha256": self.model_sha256, "made_by": dict(self.made_by)}
         if self.pruned_sha256:
@@ -152,7 +156,8 @@ class Plan:
         if self.removed:
             head["removed"] = [{"from": skip, "to": total} for skip, total in self.removed]
         masks = {name: [*m.runs, m.actions] for name, m in self.blocks.items()}
-        tables = {"kept": kept} | {name: table for name, table in (("sizes", sizes), ("blocks", masks)) if table}
+        others = (("sizes", sizes), ("constant", constant), ("blocks", masks))
+        tables = {"kept": kept} | {name: table for name, table in others if table}
         return json.dumps(head, indent=1)[:-2] + "".join(_table(*named) for named in tables.items()) + "\n}\n"
 
     @property
@@ -175,7 +180,8 @@ class Plan:
         try:
             return cls.from_json(json.loads(text))
         except (ValueError, TypeError, AttributeError, RecursionError) as e:
-            expected = f"JSON with format '{FORMAT}', '{FORMAT_2}' or '{FORMAT_3}' and 'kept'"
+            formats = ", ".join(f"'{name}'" for name in FORMATS[:-1])
+            expected = f"JSON with format {formats} or '{FORMAT_4}' and 'kept'"
             raise PlanError(f"{path}: not a plan ({first_line(e)}); expected {expected}") from e
 
     @classmethod
@@ -203,7 +209,8 @@ class Plan:
             raise ValueError("'model_sha256' or 'pruned_sha256' is not a text")
         own, pruned = digests
         sizes = {name: _sizes(name, axes, kept.get(name, {})) for name, axes in data.get("sizes", {}).items()}
-        return cls(own, kept, made_by, policy, data["format"], tuple(folded), blocks, removed, pruned, sizes)
+        constant = {name: _kept_axes(name, axes, "constant") for name, axes in data.get("constant", {}).items()}
+        return cls(own, kept, made_by, policy, data["format"], tuple(folded), blocks, removed, pruned, sizes, constant)
 
 
 def composed(first: Kept, second: Kept) -> dict[str, dict[int, tuple[int, ...]]]:
@@ -226,6 +233,38 @@ def composed(first: Kept, second: Kept) -> dict[str, dict[int, tuple[int, ...]]]
                 )
             merged[axis] = positions if before is None else tuple(before[p] for p in positions)
     return found
+
+
+def original(first: Kept, positions: Kept) -> dict[str, dict[int, tuple[int, ...]]]:
+    """Positions of a cut model as those of its original.
+
+    Raises:
+        PlanError: the cut has removed some of them.
+
+    >>> original({"w": {0: (1, 3, 5)}}, {"w": {0: (0, 2), 1: (4,)}})
+    {'w': {0: (1, 5), 1: (4,)}}
+    """
+    found = composed(first, positions)
+    return {name: {axis: found[name][axis] for axis in axes} for name, axes in positions.items()}
+
+
+def united(first: Kept, second: Kept) -> dict[str, dict[int, tuple[int, ...]]]:
+    """The positions of either.
+
+    >>> united({"w": {0: (1, 3)}}, {"w": {0: (2, 3)}, "v": {1: (0,)}})
+    {'w': {0: (1, 2, 3)}, 'v': {1: (0,)}}
+    """
+    found = {name: dict(axes) for name, axes in first.items()}
+    for name, axes in second.items():
+        for axis, positions in axes.items():
+            own = found.setdefault(name, {})
+            own[axis] = tuple(sorted({*own.get(axis, ()), *positions}))
+    return found
+
+
+def _plain(positions: Kept) -> dict[str, dict[str, list[int]]]:
+    """Positions as JSON has them."""
+    return {name: {str(axis): list(p) for axis, p in axes.items()} for name, axes in positions.items()}
 
 
 def _table(name: str, rows: Mapping[str, Any]) -> str:
@@ -253,14 +292,14 @@ def _mask(name: str, given: Any) -> BlockMask:
     return BlockMask(tuple(runs), actions)
 
 
-def _kept_axes(name: str, axes: Any) -> dict[int, tuple[int, ...]]:
-    """Axis -> kept positions of a weight; a ValueError describes what is wrong."""
+def _kept_axes(name: str, axes: Any, what: str = "kept") -> dict[int, tuple[int, ...]]:
+    """Axis -> kept positions of a weight, or others; a ValueError describes what is wrong."""
     if not isinstance(axes, dict) or not all(axis.isdecimal() for axis in axes):
-        raise ValueError(f"'{name}': expected an object, axis -> kept positions")
+        raise ValueError(f"'{name}': expected an object, axis -> {what} positions")
     for axis, positions in axes.items():
         whole = isinstance(positions, list) and all(type(p) is int for p in positions)
         if not whole or not positions or any(a >= b for a, b in pairwise(positions)) or positions[0] < 0:
-            raise ValueError(f"'{name}' axis {axis}: expected kept positions in ascending order, at least one")
+            raise ValueError(f"'{name}' axis {axis}: expected {what} positions in ascending order, at least one")
     return {int(axis): tuple(positions) for axis, positions in axes.items()}
 
 
@@ -282,6 +321,7 @@ def plan_of(
     made_by: Mapping[str, Any],
     copies: bool = False,
     derived: Collection[str] = (),
+    added: Collection[str] = (),
 ) -> Plan:
     """The plan that drops the given labels.
 
@@ -289,18 +329,47 @@ def plan_of(
         copies: also name copies of shared constants, which follow from the rest and which the file does not have.
         dropped: (n_labels,) True for labels to remove; the same for all labels of a class.
         derived: weights that the file does not store.
+        added: weights that it never had, which follow from the rest.
     """
     kept: dict[str, dict[int, tuple[int, ...]]] = {}
     sizes: dict[str, dict[int, int]] = {}
     for o in coupled.owners:
         removed = dropped[o.start : o.start + o.size]
-        if removed.any() and (copies or o.weight not in (coupled.graph.copies or {})):
+        if o.weight not in added and removed.any() and (copies or o.weight not in (coupled.graph.copies or {})):
             kept.setdefault(o.weight, {})[o.axis] = tuple(np.flatnonzero(~removed).tolist())
             sizes.setdefault(o.weight, {})[o.axis] = o.size
     folded = tuple(name for name in kept if name in derived)
     inside = not coupled.graph.stored_in_bodies.isdisjoint(kept)
     newest = FORMAT_2 if inside or folded else FORMAT
     return Plan(sha256, kept, made_by, coupled.policy, newest, folded, sizes=sizes)
+
+
+def positions_of(coupled: Coupled, labels: Mask) -> dict[str, dict[int, tuple[int, ...]]]:
+    """Weight -> axis -> the positions that have some labels (n_labels,)."""
+    copies, found = coupled.graph.copies or {}, dict[str, dict[int, tuple[int, ...]]]()
+    for o in coupled.owners:
+        own = labels[o.start : o.start + o.size]
+        if own.any() and o.weight not in copies:
+            found.setdefault(o.weight, {})[o.axis] = tuple(np.flatnonzero(own).tolist())
+    return found
+
+
+def labels_at(coupled: Coupled, positions: Kept) -> Mask:
+    """The labels (n_labels,) of the channels at some positions, in all tensors.
+
+    Raises:
+        PlanError: the model does not have these positions.
+    """
+    owners, classes = {(o.weight, o.axis): o for o in coupled.owners}, np.zeros(len(coupled.roots), bool)
+    for name, axes in positions.items():
+        for axis, where in axes.items():
+            owner = owners.get((name, axis))
+            if owner is None or where[-1] >= owner.size:
+                at = f"position {where[-1]} of axis {axis} of '{name}'"
+                raise PlanError(f"the plan names {at}, which this model does not have: is it for another model?")
+            classes[coupled.roots[owner.start + np.array(where)]] = True
+    found: Mask = classes[coupled.roots]
+    return found
 
 
 def check_size(plan: Plan, name: str, axis: int, size: int) -> None:
@@ -317,8 +386,11 @@ def check_size(plan: Plan, name: str, axis: int, size: int) -> None:
         raise PlanError(f"the plan keeps position {last} on {where}, which has only {size} positions: is it for another model?")
 
 
-def dropped_by(coupled: Coupled, plan: Plan) -> Mask:
+def dropped_by(coupled: Coupled, plan: Plan, added: Collection[str] = ()) -> Mask:
     """The labels (n_labels,) that a plan drops in this graph.
+
+    Args:
+        added: weights that the plan does not know.
 
     Raises:
         PlanError: the plan does not fit the model, cuts pinned channels, or separates tied channels.
@@ -341,7 +413,7 @@ def dropped_by(coupled: Coupled, plan: Plan) -> Mask:
     classes = np.zeros(len(coupled.roots), bool)
     classes[coupled.roots[dropped]] = True
     everywhere = classes[coupled.roots]
-    implied = (coupled.graph.copies or {}).keys() - plan.kept.keys()
+    implied = {*(coupled.graph.copies or {}), *added} - plan.kept.keys()
     for o in coupled.owners:
         if o.weight in implied:
             continue

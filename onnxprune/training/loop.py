@@ -247,7 +247,8 @@ class _Loop:
         share = number / self._rounds
         goal = self._goal.part(share, self._analysis.coupled, self._channels, left, self._schedule)
         result = _cut(model, self._options, goal)
-        return result.plan, result.model if result.plan.recovered else None
+        changed = result.plan.recovered or result.plan.constant  # a module takes made-up biases over with the weights
+        return replace(result.plan, constant={}), result.model if changed else None
 
     def _finish(
         self, journal: Journal, module: nn.Module, plan: Plan, number: int, cut: float | None, metric: float, seconds: float

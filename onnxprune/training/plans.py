@@ -107,6 +107,11 @@ def _check_fits(module: nn.Module, plan: Plan, runs: bool) -> None:
             f"the plan removes residual branches, such as what is added to '{plan.removed[0][0]}', which no slicing of a "
             "module can do; train the ONNX file (--recover distill), or make a plan without --depth"
         )
+    if plan.constant:
+        raise PlanError(
+            f"the plan removes channels that are always the same, such as some of '{next(iter(plan.constant))}', and other "
+            "layers make up for them, which no slicing of a module can do; make a plan with --recover none"
+        )
     tensors, layers = named_tensors(module), dict(module.named_modules())
     for name, axes in plan.kept.items():
         tensor = tensors.get(name)

@@ -19,52 +19,14 @@ from onnxprune.ir.facts import read_graph
 from onnxprune.ir.files import load
 from onnxprune.rewrite.cut import cut
 from tests.cases.comparing import compare_all
+from tests.cases.laws import CASES, ENDS, LAWS, every_value, fed, with_values
 from tests.cases.nets import TRAINED, pruned, small
-from tests.cases.operators import SAMPLES
-from tests.cases.operators.sample import Sample, conv, named
-from tests.cases.releases import has
-from tests.cases.running import random_feeds, runner
+from tests.cases.running import runner
 from tests.cases.text import model
-from tests.cases.topologies import NETS
-
-ENDS = (-2.0, 3.0)
-"""What the inputs of the tests are between."""
-OWN = [
-    *("Round", "Mish", "Erf", "Gelu", "Exp", "Neg", "Abs", "Softsign", "Sin", "Cos", "Floor", "Ceil", "HardSwish"),
-    *("Softplus", "Tanh", "Sigmoid", "Dropout"),
-]
-"""Functions of one number that may have no sample of their own."""
-ROOT = Sample(conv("c = Abs(a)  b = Sqrt(c)"))
-SUMMED = "com.microsoft.SkipSimplifiedLayerNormalization"
-"""Before onnxruntime 1.21 it leaves the bias out of its sum."""
-CASES = [
-    *(case for case in named(SAMPLES) if case[1].here and (has(onnxruntime="1.21") or not case[0].startswith(SUMMED))),
-    *((f"own {op}", Sample(conv(f"b = {op}(a)"), opset=22)) for op in OWN),
-    ("own Sqrt", ROOT),
-]
-
-
-LAWS: list[tuple[str, Any]] = [*CASES, *NETS.items()]
-
-
-def fed(net: ModelProto, seed: int) -> dict[str, Any]:
-    feeds = random_feeds(net, np.random.default_rng(seed), 2)
-    return {name: np.clip(x, *ENDS).astype(x.dtype) if x.dtype.kind == "f" else x for name, x in feeds.items()}
 
 
 def ranges(net: ModelProto) -> dict[str, tuple[float, float]]:
     return {name: ENDS if x.dtype.kind == "f" else (0, 4) for name, x in fed(net, 0).items()}
-
-
-def every_value(net: ModelProto, feeds: dict[str, Any]) -> dict[str, Any]:
-    """All tensors of the main graph that can be outputs."""
-    names = [o for n in net.graph.node for o in n.output if o]
-    shown = ModelProto()
-    shown.CopyFrom(net)
-    known = {v.name for v in net.graph.output}
-    shown.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in names if n not in known)
-    found = runner(shown)(feeds)
-    return dict(zip([v.name for v in shown.graph.output], found, strict=True))
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0**-10])
@@ -123,16 +85,6 @@ def test_without_them_nothing_changes(name: str, sample: Any) -> None:
 NORMED = """g (float[1,3,8,8] x, float[6,3,3,3] w1, float[6] ws1, float[6] wt1, float[6] wm1, float[6] wvar1,
     float[4,6,3,3] w2) => (float[] y) {
     a = Conv(x, w1)  b = BatchNormalization(a, ws1, wt1, wm1, wvar1)  c = Relu(b)  y = Conv <pads = [1,1,1,1]> (c, w2) }"""
-
-
-def with_values(net: ModelProto, **values: Any) -> ModelProto:
-    """The model with other values at the beginning of some weights."""
-    for tensor in net.graph.initializer:
-        if tensor.name in values:
-            array = onnx.numpy_helper.to_array(tensor).copy()
-            array[: len(values[tensor.name])] = values[tensor.name]
-            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
-    return net
 
 
 def normed(scales: list[float], shifts: list[float]) -> ModelProto:

@@ -46,3 +46,13 @@ def test_means_of_activations_follow_from_batch_norm() -> None:
     fresh = batches_for(net, seed=1)
     assert error(measured, closed, fresh) < 0.05
     assert error(reestimated, closed, fresh) < 0.8 * error(reestimated, p.pruned, fresh)
+
+
+def test_a_window_larger_than_the_simulated_positions_tells_nothing() -> None:
+    """It leaves no values, and their mean would be NaN."""
+    net = model("""g (float[1,3,8,8] x, float[6,3,1,1] w1, float[6] ws, float[6] wt, float[6] wm, float[6] wvar,
+        float[4,6,1,1] w2) => (float[] y) {
+        a = Conv(x, w1)  b = BatchNormalization(a, ws, wt, wm, wvar)  c = AveragePool <kernel_shape = [2,2]> (b)
+        y = Conv(c, w2) }""")
+    p = drop(net, "w1", [0, 1])
+    assert absorb(p.coupled, p.dropped, p.pruned).model == p.pruned

@@ -49,6 +49,18 @@ def test_channels_that_are_always_zero_are_counted(tmp_path: Path, capsys: Captu
     assert "2 channels of them provably always zero" in " ".join(capsys.readouterr().out.split())
 
 
+def test_channels_that_are_always_the_same_are_counted(tmp_path: Path, capsys: Capture) -> None:
+    net = model("""g (float[1,3,8,8] x, float[6,3,1,1] w1, float[6] w1b, float[4,6,1,1] w2) => (float[] y) {
+        a = Conv(x, w1, w1b)  y = Conv(a, w2) }""")
+    values = onnx.numpy_helper.to_array(net.graph.initializer[0]).copy()
+    values[:2] = 0
+    net.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(values, "w1"))
+    found = inspect(analyse(read_graph(net)), "net")
+    assert (found.dead, found.constant) == (0, 2)
+    assert run(["inspect", str(write(tmp_path, net))]) == 0
+    assert "2 channels of them provably always the same, but not zero" in " ".join(capsys.readouterr().out.split())
+
+
 def test_shares_of_the_macs_add_up_to_one() -> None:
     found, space = inspection(), 2 * 8 * 8
     first, second, third = (space * n for n in (8 * 3, 6 * 8, 4 * 6))

@@ -189,6 +189,36 @@ def test_a_recovery_without_labels_before_the_retraining_is_better_than_none(tra
     assert accuracy(restored) == refitted.best.metric
 
 
+class Constant(nn.Module):
+    """Two of eight channels are always the same number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.bn = nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8)
+        self.inside, self.head = nn.Conv2d(8, 6, 1, bias=False), nn.Linear(6, 4)
+        with torch.no_grad():
+            self.bn.weight[:2], self.bn.bias[:2] = 0, 1.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.inside(F.relu(self.bn(self.stem(x)))))
+        found: Tensor = self.head(x.mean((2, 3)))
+        return found
+
+
+def test_channels_that_are_always_the_same_go_without_loss(tmp_path: Path) -> None:
+    """A plan alone cannot tell a module to add what they contribute; the biases come with the weights."""
+
+    def nothing(_model: nn.Module, _task: Retraining) -> None:
+        pass
+
+    torch.manual_seed(0)
+    net = Constant().eval()
+    expected = net(EXAMPLE)
+    found = loop(net, tmp_path, rounds=1, train=nothing, macs="80%", recover="bias", data={"x": FIT[0].numpy()})
+    assert found.model.get_parameter("stem.weight").shape[0] == 6
+    torch.testing.assert_close(found.model(EXAMPLE), expected, atol=1e-5, rtol=1e-4)
+
+
 def test_the_original_teaches_in_the_users_loop(trained: Net, tmp_path: Path) -> None:
     """Distillation follows each round's plan: the loss falls while the network is retrained without labels."""
     seen: list[tuple[float, float]] = []

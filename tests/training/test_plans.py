@@ -67,6 +67,18 @@ def test_a_cut_that_needs_nodes_that_a_module_cannot_have_is_refused(name: str) 
     unchanged(module, before)
 
 
+def test_a_plan_whose_channels_others_make_up_for_is_refused() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1)).eval()
+    with torch.no_grad():
+        module[0].get_parameter("weight")[:2], module[0].get_parameter("bias")[:2] = 0, 1
+    x = torch.ones(1, 3, 4, 4)
+    before, result = state(module), onnxprune.prune(exported(module, [x]), 0.0, recover="bias", align="none", bench=False)
+    assert result.report.constant == 2
+    with pytest.raises(PlanError, match=r"always the same, such as some of '0\.weight'.*make a plan with `recover` none"):
+        apply_plan(module, result.plan, example_inputs=x)
+    unchanged(module, before)
+
+
 @pytest.mark.parametrize("name", ["resnet", "mobilenet", "group norm", "shuffled groups", "tied weights", "vit, packed", "gpt"])
 def test_a_cut_module_can_be_cut_again(name: str) -> None:
     case = MODULES[name]

@@ -39,6 +39,9 @@ def inspection_parts(found: Inspection, bars: bool) -> Iterator[RenderableType]:
     )
     if found.dead:
         yield Text(f"{counted(found.dead, 'channel')} of them provably always zero: any cut removes them, beside what is asked")
+    if found.constant:
+        what = f"{counted(found.constant, 'channel')} of them provably always the same, but not zero"
+        yield Text(f"{what}: a cut removes them, too, and biases make up for them (not with --recover none)")
     if found.folded:
         yield Text(
             f"BatchNormalization seems to be folded into convolutions, so its scale is not scored; to score it, {KEEPING}"

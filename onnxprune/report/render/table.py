@@ -298,7 +298,8 @@ def _closing(report: Report) -> Iterator[RenderableType]:
     verification = report.verification
     if verification is not None:
         refitted = f"; weights were then refitted ({report.recovery.method})" if _refitted(report) and report.recovery else ""
-        yield Text("verified: ", style="green").append(Text(verification_text(verification) + refitted, style="default"))
+        what = verification_text(verification, bool(report.constant))
+        yield Text("verified: ", style="green").append(Text(what + refitted, style="default"))
     elif report.unification is None or report.groups:
         yield Text("not verified (--no-verify)", style="yellow")
     if report.unification is not None:
@@ -321,8 +322,12 @@ def _refitted(report: Report) -> bool:
     return report.recovery is not None and report.recovery.method != "none"
 
 
-def verification_text(verification: Verification) -> str:
-    """What was verified and how closely, in one sentence."""
+def verification_text(verification: Verification, made_up: bool = False) -> str:
+    """What was verified and how closely, in one sentence.
+
+    Args:
+        made_up: whether biases make up for removed channels that are always the same.
+    """
     count = verification.renormalising
     nodes = "1 node works" if count == 1 else f"{count:,} nodes work"
     done, failures = len(verification.inputs), verification.failures
@@ -330,9 +335,10 @@ def verification_text(verification: Verification) -> str:
     why = f"; the original fails on {'; '.join(failures)}" if failures else ""
     bodies = f", and in each of {len(verification.reached)} bodies of If and Loop" if verification.reached else ""
     missed = f"; not reached, so not verified: {'; '.join(verification.unreached)}" if verification.unreached else ""
+    same = ", those that are always the same apart" if made_up else ""
     mixes = f", in which {nodes} on the kept channels only" if count else ""
     return (
-        f"equal to the original with the removed channels zeroed{mixes}, "
+        f"equal to the original with the removed channels zeroed{same}{mixes}, "
         f"largest relative difference {verification.error:.1e} (tolerance {verification.tolerance:.0e}) "
         f"on {inputs} seeded inputs in {verification.engine}{bodies}{why}{missed}"
     )
