@@ -67,7 +67,7 @@ def folding(
     count = sum(int(labels[g.roots].sum()) for g in groups)
     what = f"{counted(count, 'channel')} {'is' if count == 1 else 'are'} provably always the same, but not zero"
     if keeps_weights:
-        why = "without them, biases of other layers have to change, which --recover none does not allow"
+        why = "without them, biases of other layers have to change, which takes --data, or --recover bias"
         return Folding(analysis, notes=(f"{what}, and kept: {why}",))
     found = folded(analysis, labels)
     try:

@@ -98,10 +98,10 @@ def prune_loaded(loaded: Loaded, options: Options, progress: Progress = silent, 
         if any(-1 in (f.shape or (-1,)) for f in inputs_of(loaded.model).values()):
             analysis = analyse(read_graph(loaded.model, shapes), options.selection.policy())
     numbers, allowed = data.integers if data else None, eligible(analysis, options.selection, loaded.name)
-    constants = folding(analysis, allowed, options.recovery.recover == "none", options.checks.verify, numbers)
-    analysis = constants.analysis
     samples = provide(loaded, options, data, components.make, effort, progress)
     judge = _judge(loaded, options, samples, metric)
+    constants = folding(analysis, allowed, not _may_recover(options, judge), options.checks.verify, numbers)
+    analysis = constants.analysis
     own = effort.within(BEFORE_BLOCKS) if options.unification.on else effort
 
     def chosen(options: Options, effort: Effort) -> tuple[Decision, Recovery | None]:
@@ -465,13 +465,19 @@ def _batches(data: Data, model: ModelProto) -> list[Feeds]:
     return batched(data, model)
 
 
+def _may_recover(options: Options, judge: Evaluator | None) -> bool:
+    """Whether weights that are kept may change: without inputs that resemble real ones, only biases, if that is asked for."""
+    method = options.recovery.recover
+    return method == "bias" or (judge is not None and method != "none")
+
+
 def _recovered(
     options: Options, decision: Decision, fit: Data | None, judge: Evaluator | None, effort: Effort, progress: Progress
 ) -> Recovery | None:
     """The best recovered model; it may differ from the cut one only in its weights."""
-    method = options.recovery.recover
-    if judge is None and method != "bias":
+    if not _may_recover(options, judge) and judge is None:
         return None
+    method = options.recovery.recover
     from onnxprune.recovery.methods import Task, recover  # on demand, for a quick start
 
     coupled, dropped = decision.of_whole()
