@@ -116,7 +116,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _result(arguments: list[str] | None) -> int:
     """The exit status of a command, with one line on stderr if it fails."""
     try:
-        status = app(arguments, standalone_mode=False)
+        try:
+            status = app(arguments, standalone_mode=False)
+        except Exception as e:
+            if signals.arrived() and not isinstance(e, BrokenPipeError):
+                raise KeyboardInterrupt from e  # a library has made an error of its own of it
+            raise
         if status == INTERRUPTED:  # newer releases of typer turn Ctrl-C into a status, older ones let it through
             raise KeyboardInterrupt
         signals.check()  # one that arrived and was lost

@@ -48,6 +48,11 @@ def _unraisable(lost: Any, shown: Any = sys.unraisablehook) -> None:
         shown(lost)
 
 
+def arrived() -> bool:
+    """Whether a signal has arrived."""
+    return bool(_arrived)
+
+
 def check() -> None:
     """Raise `Stopped` if a signal has arrived."""
     if _arrived:

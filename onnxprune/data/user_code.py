@@ -6,11 +6,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,34 @@ def _size(call: Any, facts: Mapping[str, Fact]) -> int:
     return max(1, shape[0]) if fact.shape is not None and 0 < len(fact.shape) == len(shape) else 1
 
 
+_theirs: dict[Path, Path] = {}
+"""The working folder of the program -> the one that the user's code chose instead."""
+
+
+@contextmanager
+def at_home() -> Iterator[None]:
+    """Run the user's code in the working folder that it chose last; that of the program, where outputs go, stays the same."""
+    ours = _working_folder()
+    if ours in _theirs:
+        with suppress(OSError):
+            os.chdir(_theirs[ours])
+    try:
+        yield
+    finally:
+        here = _working_folder()
+        _theirs.clear()
+        if ours and here != ours:
+            os.chdir(ours)
+            _theirs.update({ours: here} if here else {})
+
+
+def _working_folder() -> Path | None:
+    """The working folder; None if it was removed."""
+    with suppress(OSError):
+        return Path.cwd()
+    return None
+
+
 @contextmanager
 def one_line(what: str) -> Iterator[None]:
     """Report any exception of the user's code in one line, with its location; also if it calls `sys.exit`.
@@ -121,7 +150,8 @@ def one_line(what: str) -> Iterator[None]:
     Ctrl-C remains an interrupt, and an error that is already one line remains as it is.
     """
     try:
-        yield
+        with at_home():
+            yield
     except (PruneError, KeyboardInterrupt):
         raise
     except BaseException as e:

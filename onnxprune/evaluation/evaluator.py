@@ -15,7 +15,7 @@ from onnx import ModelProto
 from onnxprune.data.batching import batch_size
 from onnxprune.data.classes import best_class, class_axis
 from onnxprune.data.samples import Data, count
-from onnxprune.data.user_code import raised
+from onnxprune.data.user_code import at_home, raised
 from onnxprune.errors import DataError, first_line
 from onnxprune.evaluation.measure import Agreement, Yardstick, rows_of
 from onnxprune.evaluation.parts import Part, parts_of
@@ -219,7 +219,8 @@ def _measured(metric: Metric, outputs: Outputs, truth: Any) -> float:
         DataError: it raises anything (or calls `sys.exit`), or does not return a finite number.
     """
     try:
-        found: Any = metric(outputs, truth)
+        with at_home():
+            found: Any = metric(outputs, truth)
     except KeyboardInterrupt:
         raise
     except BaseException as e:

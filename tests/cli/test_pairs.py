@@ -191,3 +191,30 @@ def test_what_a_users_module_prints_does_not_reach_the_report(
     assert json.loads(out)["format"] == "onnxprune-report/1"
     assert "imported\n" in err
     assert "called\n" in err
+
+
+def test_a_function_that_changes_the_working_folder_does_not_move_the_outputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "here.txt").write_text("3")
+    lines = (
+        *(
+            "import os",
+            "from pathlib import Path",
+            "import numpy as np",
+            "def feeds():",
+            "    os.chdir('elsewhere')",
+            "    for k in range(20):",
+        ),
+        "        yield {'x': np.full((1, 3, 8, 8), float(Path('here.txt').read_text()) + k, 'f')}",
+        *("def metric(outputs, labels):", "    os.chdir('/')", "    return 0.5"),
+    )
+    (tmp_path / "wandering.py").write_text("\n".join(lines))
+    write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    data = ("--data", "wandering:feeds", "--metric", "wandering:metric", "--recover", "bias", "--no-bench")
+    assert run(["net.onnx", "--ratio", "0.5", "-o", "out.onnx", *data]) == 0
+    assert Path.cwd() == tmp_path
+    assert {"out.onnx", "out.plan.json"} <= files(tmp_path).keys()
+    assert list(files(tmp_path / "elsewhere")) == ["here.txt"]

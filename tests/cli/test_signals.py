@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from onnxprune.cli import signals
+from onnxprune.cli.app import run
+from onnxprune.errors import ModelError
 from tests.cases.nets import write
 
 PROGRAM = [sys.executable, "-m", "onnxprune"]
@@ -175,3 +178,16 @@ def test_what_cannot_be_removed_is_reported(folder: Path) -> None:
     assert run.stderr.startswith(f"onnxprune: note: {place.name}: may be in use by another machine")
     assert run.stderr.count("\n") == 1
     assert place.is_dir()
+
+
+def test_a_signal_that_a_library_turns_into_an_error_is_still_a_signal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        signals._arrived.append(signal.SIGTERM)
+        raise ModelError("the model: cannot be read")
+
+    monkeypatch.setattr("onnxprune.pipeline.prune.analyse", fails)
+    monkeypatch.setattr(signals, "_arrived", [])
+    assert run([str(write(tmp_path)), "--ratio", "0.5", "--no-bench", "--recover", "none"]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "onnxprune: ended by SIGTERM; nothing was written\n"

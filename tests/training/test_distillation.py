@@ -73,6 +73,9 @@ class Ticks:
     def left(self) -> float:
         return self.budget
 
+    def part(self, share: float) -> Clock:
+        return Clock(share * self.budget)
+
 
 @pytest.fixture(autouse=True)
 def any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
