@@ -19,6 +19,7 @@ import pytest
 from typer.main import get_command
 
 from onnxprune.cli.app import app, run
+from onnxprune.options import MOST_THREADS
 from tests.cases.commands import FAST, Capture, files, refused
 from tests.cases.nets import TRAINED, external
 from tests.cases.profiles import PI, profile
@@ -132,7 +133,7 @@ NAMES: dict[str, tuple[tuple[str, ...], str]] = {
     "runtime": ((*RATIO, "--unify", "16", "--runtime", "new"), "such as 1.24"),
     "runtime alone": ((*RATIO, "--runtime", "1.24"), "--runtime: requires --unify"),
     "threads": ((*RATIO, "--threads", "0"), "expected at least 1"),
-    "too many threads": ((*RATIO, "--threads", "100000"), "expected at most 256"),
+    "too many threads": ((*RATIO, "--threads", "100000"), f"expected at most {MOST_THREADS}"),
     "preprocess nan": ((*RATIO, "--data", "HERE/images", "--preprocess", "mean=nan"), "numbers such as"),
     "preprocess superscript": ((*RATIO, "--data", "HERE/images", "--preprocess", "size=²"), "a size such as"),
     "output folder": ((*RATIO, "-o", "HERE/no/o.onnx"), "no such folder"),
