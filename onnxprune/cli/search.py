@@ -17,7 +17,7 @@ from onnxprune.cli.written import wrote
 from onnxprune.errors import OptionError
 from onnxprune.figures import new_figure
 from onnxprune.ir.packing import named_after
-from onnxprune.ir.placing import check_outputs, write_text
+from onnxprune.ir.placing import check_distinct, check_outputs, write_text
 from onnxprune.options import SCOPES, Options, check_picture
 from onnxprune.pipeline.refusal import opened
 from onnxprune.report.render.search import draw, search_parts
@@ -206,6 +206,8 @@ def search(
     models = [numbered(place, n + 1) for n in range(how.best + 1)]
     numbers = {f"model {n}": path for n, path in enumerate(models, 1)}
     plans = {f"plan of {what}": plan_beside(path) for what, path in numbers.items()}
+    journal = None if "://" in kept else Path(kept)  # it goes on, so it may exist, but it is none of the other files
+    check_distinct({"report": result, "picture": picture, "storage": journal, **numbers, **plans})
     check_outputs({"report": result, "picture": picture, **numbers, **plans}, force, *inputs)
     if picture is not None:
         new_figure(1, 1)  # whether it can be drawn shows before the work

@@ -174,8 +174,9 @@ class Plan:
         """
         try:
             text = text_of(Path(path))
-        except (OSError, UnicodeDecodeError) as e:
-            reason = getattr(e, "strerror", None) or "not a text file"
+        except (OSError, ValueError) as e:
+            text = "not a text file" if isinstance(e, UnicodeDecodeError) else first_line(e)
+            reason = getattr(e, "strerror", None) or text
             raise PlanError(f"{path}: cannot read the plan: {reason}; pass the .plan.json written by onnxprune") from e
         try:
             return cls.from_json(json.loads(text))

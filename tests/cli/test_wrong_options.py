@@ -334,6 +334,10 @@ EMPTY = {
         ["search", "HERE/net.onnx", "--data", "HERE/d.npz", "--macs", "50%", "--storage", ""],
         "--storage: got ''",
     ),
+    "search: storage and output": (
+        ["search", "HERE/net.onnx", "--data", "HERE/d.npz", "--macs", "50%", "--storage", "HERE/o.onnx", "-o", "HERE/o.onnx"],
+        "is given for both the storage and the model 1",
+    ),
     "search: study": (["search", "HERE/net.onnx", "--data", "HERE/d.npz", "--macs", "50%", "--study", ""], "--study: got ''"),
     "search: best": (
         ["search", "HERE/net.onnx", "--data", "HERE/d.npz", "--macs", "50%", "--best", "9999999999"],

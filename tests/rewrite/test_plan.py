@@ -71,6 +71,11 @@ def test_a_file_that_is_not_a_plan_gives_a_one_line_error(text: str, tmp_path: P
     assert "\n" not in str(e.value)
 
 
+def test_a_path_that_cannot_be_one_gives_a_one_line_error() -> None:
+    with pytest.raises(PlanError, match="cannot read the plan: embedded null byte"):
+        Plan.load("\0")
+
+
 def to_json(change: Callable[[Kept], Any]) -> Plan:
     data = json.loads(made().to_json())
     del data["sizes"]  # older plans have none
