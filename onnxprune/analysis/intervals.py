@@ -445,7 +445,7 @@ class Intervals:
 
     def _weighted(self, node: Node, weight: Array | None, groups: int, bias_factor: float = 1.0) -> Interval | None:
         """Sums of products (outputs, inputs of a group, ...), any of which padding may leave out."""
-        if weight is None:
+        if weight is None or not weight.size:
             return None
         x, last = self.of(node.inputs[0]), (self._rank(node.inputs[0]) or 0) - 1
         place = last if node.op in ("MatMul", "Gemm") else 1

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -156,5 +157,6 @@ def _result(arguments: list[str] | None) -> int:
 
 def _fail(message: str, status: int) -> int:
     words = (word if len(word) <= LONGEST else f"{word[:40]}...{word[-40:]}" for word in message.split())
-    print("onnxprune: " + printable(" ".join(words)), file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody can be told, but the status says it
+        print("onnxprune: " + printable(" ".join(words)), file=sys.stderr)
     return status

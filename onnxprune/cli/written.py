@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from onnxprune.ir.placing import placed
+
 _files: list[Path] = []
 
 
@@ -15,11 +17,13 @@ def wrote(*paths: Path | None) -> None:
 
 def sentence() -> str:
     """What was written, for a message."""
-    if not _files:
+    found = [*dict.fromkeys((*_files, *placed))]
+    if not found:
         return "nothing was written"
-    return f"{', '.join(map(str, _files))} {'was' if len(_files) == 1 else 'were'} written"
+    return f"{', '.join(map(str, found))} {'was' if len(found) == 1 else 'were'} written"
 
 
 def forget() -> None:
     """Start anew."""
     _files.clear()
+    placed.clear()

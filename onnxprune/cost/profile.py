@@ -59,7 +59,7 @@ class Profile:
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n"
 
     @classmethod
-    def read(cls, path: Path, name: str = "") -> Profile:
+    def read(cls, path: str | Path, name: str = "") -> Profile:
         """Read a file.
 
         Args:
@@ -71,7 +71,7 @@ class Profile:
         """
         name = name or str(path)
         try:
-            given = json.loads(text_of(path))
+            given = json.loads(text_of(Path(path)))
         except OSError as e:
             raise DataError(f"{name}: cannot be read: {e.strerror}; 'onnxprune profile -o FILE' writes one") from e
         except (ValueError, RecursionError) as e:

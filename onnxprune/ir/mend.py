@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 
 import onnx
 import onnx.shape_inference
-from onnx import AttributeProto, ModelProto, TensorProto, ValueInfoProto
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from onnxprune.errors import ModelError
 from onnxprune.ir.facts import read_graph, without_large_weights
@@ -33,14 +34,37 @@ def mended(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
     if not _flawed(model):
         return model, ()
     new = with_nodes(model, model.graph.node)
-    return new, (*_name(new), *_imports(new), *_tensors(new), *_references(new), *_initializers(new), *_outputs(new))
+    return new, (
+        *_name(new),
+        *_imports(new),
+        *_tensors(new),
+        *_references(new),
+        *_parts(new),
+        *_initializers(new),
+        *_outputs(new),
+    )
 
 
 def _flawed(model: ModelProto) -> bool:
     stored, names = [*_stored(model)], [t.name for t in model.graph.initializer]
     odd = any(t.HasField("segment") for t in stored) or "" in names or len({*names}) < len(names) or any(_referring(model))
-    outputs = any(map(_is_open, model.graph.output))
+    outputs = any(map(_is_open, model.graph.output)) or any(_nameless(model))
     return bool(not model.graph.name or _unimported(model) or _not_inputs(model) or odd or outputs)
+
+
+def _nameless(model: ModelProto) -> Iterator[NodeProto]:
+    """Nodes that leave out a part: Split has no optional outputs, and onnxruntime crashes."""
+    return (n for n in all_nodes(model.graph.node) if n.op_type == "Split" and not n.domain and "" in n.output)
+
+
+def _parts(model: ModelProto) -> Iterator[str]:
+    taken = {name for n in all_nodes(model.graph.node) for name in n.output}
+    for node in _nameless(model):
+        for k, name in enumerate(node.output):
+            if not name:
+                node.output[k] = next(new for n in count() if (new := f"part_{n}") not in taken)
+                taken.add(node.output[k])
+        yield f"a part that Split leaves out is now called '{node.output[0] or node.output[-1]}'"
 
 
 def _name(model: ModelProto) -> Iterator[str]:

@@ -27,6 +27,8 @@ SPECIAL = {
 }  # fmt: skip
 LONGEST_NAME, LONGEST_PATH = 220, 4000
 """Bytes of the name and of the path of an output; systems allow 255 and 4,096, and files beside it have longer names."""
+placed: list[Path] = []
+"""Files that this process has put in their places: a signal may arrive before anybody else knows."""
 SHOWN = 40
 """Characters of a name that is too long that a message shows."""
 
@@ -181,6 +183,7 @@ def written_whole(*paths: Path, force: bool = True, fresh: Collection[Path] = ()
         ]
         with undisturbed(), locked(*parents):
             _make(moves)
+            placed.extend(move.place for move in moves)
 
 
 @dataclass(frozen=True)

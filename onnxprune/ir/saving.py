@@ -16,7 +16,7 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from onnxprune.errors import OutputError
+from onnxprune.errors import OptionError, OutputError
 from onnxprune.ir.files import digest_of, is_ours
 from onnxprune.ir.packing import names_packed, pack
 from onnxprune.ir.placing import data_beside, explained, written_whole
@@ -24,6 +24,8 @@ from onnxprune.ir.protobuf import INLINE_LIMIT, write, write_external
 from onnxprune.ir.scratch import scratch
 from onnxprune.ir.tensors import LARGE_FILE, bytes_of, size_of, take_all
 
+ATTEMPTS = 20
+"""How many names for the weights are tried, if other processes write to the same place."""
 DIGITS = 16
 """Of the digest in the name of a file of weights."""
 
@@ -74,6 +76,26 @@ def save(
             f"{path}: the model is too large to be packed: {most}; choose a name that ends in .onnx, without --pack"
         )
     beside = not packs and (external or size >= INLINE_LIMIT)
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return _save(model, path, others, texts, beside, force, keep)
+        except OptionError:  # another process took the name of the weights meanwhile
+            if not (beside and force):
+                raise
+    return _save(model, path, others, texts, beside, force, keep)
+
+
+def _save(
+    model: ModelProto,
+    path: Path,
+    others: Sequence[Path],
+    texts: Callable[[str], Mapping[Path, str]],
+    beside: bool,
+    force: bool,
+    keep: Collection[Path],
+) -> Saved:
+    """The same, with the first free name for the weights."""
+    packs = names_packed(path)
     with explained(path):
         data = _name_of_data(model, path) if beside and force else data_beside(path)
         kept = {p.resolve() for p in ((data, *keep) if beside else keep)}

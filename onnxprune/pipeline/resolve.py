@@ -15,12 +15,15 @@ from onnxprune.data.array_files import read_arrays
 from onnxprune.data.arrays import as_array
 from onnxprune.data.load import check_exists, check_source
 from onnxprune.data.user_code import function_named
-from onnxprune.errors import DataError, OptionError, PlanError
+from onnxprune.errors import DataError, OptionError, PlanError, shortened
 from onnxprune.options import Options
 from onnxprune.pipeline.profile import check_same_machine
 from onnxprune.rewrite.plan import Plan
 from onnxprune.selection.bounds import LayerRatios
 from onnxprune.types import Array
+
+MOST_WORK = 10**9
+"""No run has done so much of anything."""
 
 
 def resolved(options: Options) -> Options:
@@ -65,6 +68,14 @@ def _work(given: str | Path | Mapping[str, int] | None) -> Mapping[str, int] | N
         raise OptionError("--work: expected whole numbers by name, the record of an earlier run")
     if not isinstance(found, Mapping) or not all(isinstance(n, int) for n in found.values()):
         raise PlanError(f'--work {given}: holds no record of work; expected a plan of a run with inputs ("made_by": "work")')
+    odd = {
+        name: n for name, n in found.items() if not 0 <= n <= MOST_WORK or (n == 0 and ("samples" in name or "batches" in name))
+    }
+    if odd:
+        name, number = next(iter(odd.items()))
+        raise PlanError(
+            f"--work: holds {shortened(str(number), 20)} for '{name}', which no run records; give the plan of an earlier run"
+        )
     return found
 
 

@@ -13,6 +13,7 @@ from onnx import ModelProto
 from onnxprune.calibration.chains import affine
 from onnxprune.calibration.sums import LinearSum, Term
 from onnxprune.ir.graph import Weight, captured, read_weights
+from onnxprune.ir.mend import FREE_INITIALIZERS
 from onnxprune.types import Array, Vector
 
 SUFFIX = "_refit"
@@ -88,6 +89,8 @@ class Editor:
             name, n = f"{stem}{SUFFIX}{n}", n + 1
         tensor = self.model.graph.initializer.add()
         tensor.CopyFrom(onnx.numpy_helper.from_array(value, name))
+        if self.model.ir_version < FREE_INITIALIZERS:
+            self.model.graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
         self.weights[name], self.users[name] = Weight(name, tensor), 1
         self.added.add(name)
         return name

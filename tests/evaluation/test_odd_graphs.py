@@ -77,3 +77,23 @@ def test_an_input_that_a_node_makes_is_refused() -> None:
     net.graph.input.append(onnx.helper.make_tensor_value_info("c2", onnx.TensorProto.FLOAT, None))
     with pytest.raises(ModelError, match="makes 'c2', which is an input of the model, too"):
         load(net)
+
+
+@pytest.mark.parametrize("recover", ["bias", "reconstruct"])
+def test_layers_that_nobody_reads_are_no_part_of_a_recovery(recover: str) -> None:
+    net = model("""g (float[N,3,8,8] x, float[8,3,3,3] w1, float[7,8,1,1] w2, float[6,7,1,1] w3, float[4,8,1,1] w4) =>
+        (float[N,4,1,1] y) {
+        a = Conv <pads = [1,1,1,1]> (x, w1)  r = Relu(a)  b = Conv(r, w2)  c = Conv(b, w3)
+        p = GlobalAveragePool(r)  y = Conv(p, w4) }""")
+    x = np.random.default_rng(0).standard_normal((40, 3, 8, 8)).astype("f")
+    found = pruned(net, 0.5, align="none", recover=recover, data={"x": x})
+    assert found.report.recovery is not None
+    assert found.report.recovery.method == recover
+
+
+def test_a_part_without_a_name_gets_one_because_onnxruntime_crashes_on_it() -> None:
+    net = model("""g (float[2,3,8,8] x, float[8,3,3,3] w1, float[4,4,1,1] w2) => (float[2,4,8,8] y) <int64[2] k = {4,4}> {
+        a = Conv <pads = [1,1,1,1]> (x, w1)  p, q = Split <axis = 1> (a, k)  y = Conv(q, w2) }""")
+    net.graph.node[1].output[0] = ""
+    assert "" not in load(net).model.graph.node[1].output
+    assert pruned(net, 0.5, align="none").report.verification is not None

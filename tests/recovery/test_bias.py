@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import onnx
 import pytest
 
+import onnxprune
 from onnxprune.recovery.batch_norm import reestimate
 from onnxprune.recovery.bias import absorb
+from tests.cases.nets import small
 from tests.cases.recovery import CONSTANT, batches_for, drop, error
 from tests.cases.text import model
 
@@ -56,3 +60,17 @@ def test_a_window_larger_than_the_simulated_positions_tells_nothing() -> None:
         y = Conv(c, w2) }""")
     p = drop(net, "w1", [0, 1])
     assert absorb(p.coupled, p.dropped, p.pruned).model == p.pruned
+
+
+def test_a_bias_that_is_added_to_a_file_in_which_weights_are_inputs_is_an_input_too(tmp_path: Path) -> None:
+    net = small()
+    net.ir_version = 3
+    for t in net.graph.initializer:
+        net.graph.input.append(onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims))
+    onnx.save(net, tmp_path / "old.onnx")
+    found = onnxprune.prune(tmp_path / "old.onnx", 0.5, recover="bias", bench=False)
+    names = {v.name for v in found.model.graph.input}
+    assert {t.name for t in found.model.graph.initializer} <= names
+    assert any(name.endswith("_refit") for name in names)
+    found.save(tmp_path / "new.onnx", tmp_path / "new.json")
+    onnxprune.verify_files(tmp_path / "old.onnx", tmp_path / "new.onnx", tmp_path / "new.json")
